@@ -18,8 +18,8 @@ COPY src src
 # The caches stay out of the image, so the binary is copied out of its cache in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
-    cargo build --release --locked --bin onceward \
-    && cp target/release/onceward /usr/local/bin/onceward
+    cargo build --profile dist --locked --bin onceward \
+    && cp target/dist/onceward /usr/local/bin/onceward
 
 FROM debian:bookworm-slim
 # The certificates of public authorities, for an upstream or a Redis behind TLS.

@@ -1,4 +1,5 @@
-//! The fingerprint of a 1 KiB body, by value and by its bytes: what reading JSON costs every protected request.
+//! The fingerprint of a 1 KiB body, by value and by bytes. The difference is the cost of parsing
+//! JSON for every protected request.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
@@ -9,7 +10,7 @@ use onceward::key::{BodyHash, fingerprint};
 
 const BODY_BYTES: usize = 1024;
 
-/// A payment with line items, filled up to the size with a note.
+/// Returns a payment with line items. A note fills it up to [`BODY_BYTES`].
 fn payment() -> Bytes {
     let item =
         |n| format!(r#"{{"sku":"SKU-{n:04}","quantity":{n},"unit_price":{n}9.90,"taxable":true}}"#);
@@ -26,7 +27,7 @@ fn fingerprints(c: &mut Criterion) {
     assert_eq!(body.len(), BODY_BYTES);
     let of = |body: &Bytes, how| fingerprint("POST", "/v1/payments", None, body, how);
     let json = BodyHash::Json { is_json: true, ignore: &[] };
-    // A body that is no clear JSON would be hashed as bytes.
+    // An ambiguous JSON body would be hashed as bytes.
     assert_ne!(of(&body, json), of(&body, BodyHash::Raw));
 
     let mut group = c.benchmark_group("fingerprint");

@@ -1,6 +1,8 @@
-//! The whole gate on the memory store, around a service that answers at once: what Onceward itself adds to a request.
+//! The whole gate on the memory store, around a service that answers at once. This is the time that
+//! Onceward itself adds to a request.
 //!
-//! One thread, no network. The requests are made, and the store is emptied, outside of what is timed.
+//! It runs on one thread, without a network. Making the requests and emptying the store are not
+//! timed.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::convert::Infallible;
@@ -19,13 +21,13 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 use tower::{Layer, Service, service_fn};
 
-type Sent = Request<Full<Bytes>>;
+type ClientRequest = Request<Full<Bytes>>;
 
-const ASKED: &[u8] = br#"{"amount":4990,"currency":"EUR","customer":"c_81"}"#;
-const ANSWERED: &[u8] = br#"{"id":"pay_1","amount":4990,"currency":"EUR","status":"succeeded"}"#;
+const REQUEST_BODY: &[u8] = br#"{"amount":4990,"currency":"EUR","customer":"c_81"}"#;
+const ANSWER_BODY: &[u8] = br#"{"id":"pay_1","amount":4990,"currency":"EUR","status":"succeeded"}"#;
 
-/// An empty gate around a service that counts how often it runs.
-fn gated() -> (impl Service<Sent, Error = Infallible>, Arc<AtomicU64>) {
+/// Returns an empty gate around a service, and the counter of the service's runs.
+fn gated() -> (impl Service<ClientRequest, Error = Infallible>, Arc<AtomicU64>) {
     let runs = Arc::new(AtomicU64::new(0));
     let counter = runs.clone();
     let charge = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
@@ -34,25 +36,25 @@ fn gated() -> (impl Service<Sent, Error = Infallible>, Arc<AtomicU64>) {
             .status(StatusCode::CREATED)
             .header("content-type", "application/json");
         std::future::ready(Ok::<_, Infallible>(
-            response.body(Full::new(Bytes::from_static(ANSWERED))).expect("response"),
+            response.body(Full::new(Bytes::from_static(ANSWER_BODY))).expect("response"),
         ))
     });
     (OncewardLayer::in_memory().expect("defaults").layer(charge), runs)
 }
 
-fn request(key: &str) -> Sent {
+fn request(key: &str) -> ClientRequest {
     Request::post("/v1/payments")
         .header("idempotency-key", key)
         .header("authorization", "Bearer secret")
         .header("content-type", "application/json")
-        .body(Full::new(Bytes::from_static(ASKED)))
+        .body(Full::new(Bytes::from_static(REQUEST_BODY)))
         .expect("request")
 }
 
-/// How long the requests take, one after the other.
-fn time<S>(runtime: &Runtime, service: &mut S, requests: Vec<Sent>) -> Duration
+/// Sends the requests one after the other, and returns how long they took.
+fn time<S>(runtime: &Runtime, service: &mut S, requests: Vec<ClientRequest>) -> Duration
 where
-    S: Service<Sent, Error = Infallible>,
+    S: Service<ClientRequest, Error = Infallible>,
 {
     runtime.block_on(async {
         let start = Instant::now();
@@ -68,7 +70,8 @@ fn gate(c: &mut Criterion) {
     let mut group = c.benchmark_group("gate");
     group.bench_function("miss", |b| {
         b.iter_custom(|n| {
-            // A store of its own for each sample: its size, and so the figure, doesn't grow with the run.
+            // Each sample has its own store. Otherwise the store, and so the time, would grow with
+            // the run.
             let (mut service, runs) = gated();
             let took = time(
                 &runtime,

@@ -1,4 +1,5 @@
-//! The byte guard, which every byte of every HTTP/1.1 client passes: it should cost nothing next to the parser behind it.
+//! The byte guard, which checks every byte of every HTTP/1.1 client. It should cost little compared
+//! with the parser after it.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
@@ -8,7 +9,7 @@ use onceward::proxy::Scanner;
 
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// What a client library sends for a payment.
+/// The request that a client library sends for a payment.
 const PAYMENT: &str = "POST /v1/payments HTTP/1.1\r\n\
     Host: pay.example.com\r\n\
     User-Agent: payments-sdk/4.2.1 (linux; x86_64) runtime/22.1.0\r\n\
@@ -37,7 +38,7 @@ fn guard(c: &mut Criterion) {
             let mut scanner = Scanner::new(HEAD_BYTES_MAX);
             b.iter(|| {
                 let found = scanner.scan(black_box(request.as_bytes()));
-                // What is measured is what the name says.
+                // The benchmark must measure complete requests that pass.
                 assert!(found.safe == request.len() && found.refused.is_none());
             });
         });

@@ -1,6 +1,6 @@
-//! The read model with a million operations: how fast it is built, and how fast it answers what on-call asks.
+//! The read model with a million operations: how fast it is built, and how fast it answers queries.
 //!
-//! Prints medians; `cargo bench --bench read_model -- 100000` has fewer operations.
+//! Prints medians. `cargo bench --bench read_model -- 100000` uses fewer operations.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use onceward::event::{Context, Event, EventKind, Observation, ObservationKind};
 use onceward::key::{SLOT_BYTES, Slot, Space};
-use onceward::read_model::{Filter, Projector, QueryError, ReadModel, State};
+use onceward::read_model::{Filter, OperationState, Projector, QueryError, ReadModel};
 use onceward::record::{Fence, Lifetime, Record, Version};
 use onceward::store::Records;
 use onceward::store::log::{EntryId, LogEntry};
@@ -19,23 +19,23 @@ use onceward::store::memory::Memory;
 use tokio::time::Instant;
 
 const OPERATIONS: u64 = 1_000_000;
-/// Entries in one transaction, as the projector takes them.
+/// Entries in one transaction, as in the projector.
 const BATCH: usize = 4096;
-/// Of each question, with other values each time.
-const QUESTIONS: u64 = 200;
+/// How often each query runs, each time with other values.
+const RUNS: u64 = 200;
 /// Operations on a page.
 const PAGE: usize = 50;
 
 /// The scope of the large tenant.
 const LARGE: &str = "1a49e00000000000";
 
-/// When the day of the operations begins, and how long it is.
+/// The begin and the length of the day on which the operations happen, in ms.
 const T0: u64 = 1_800_000_000_000;
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// How long records are kept.
 const KEEP_MS: u64 = 7 * DAY_MS;
 
-/// A number that looks like chance and is the same in each run (the finalizer of SplitMix64).
+/// Returns a number that looks random and is the same in each run (the finalizer of SplitMix64).
 fn mixed(n: u64) -> u64 {
     let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -52,7 +52,7 @@ fn slot(n: u64) -> Slot {
     Slot::from_hash(Space::Enforced, hash)
 }
 
-/// A third is of one large tenant, the rest of 5000.
+/// A third of the operations belongs to one large tenant, the rest to 5000 tenants.
 fn scope(n: u64) -> String {
     if n.is_multiple_of(3) { LARGE.to_owned() } else { format!("{:016x}", mixed(n % 5000)) }
 }
@@ -88,7 +88,8 @@ fn claimed(n: u64, at_ms: u64) -> Event {
     }
 }
 
-/// How it ends: one in 2000 uncertain, one in 50 declined, the rest well.
+/// Returns the event that ends an operation: one in 2000 is uncertain, one in 50 is declined, and
+/// the rest succeed.
 fn ended(n: u64, at_ms: u64) -> Event {
     let lost = mixed(n).is_multiple_of(2000);
     let mut event = claimed(n, at_ms);
@@ -110,8 +111,8 @@ fn at_ms(n: u64, of: u64) -> u64 {
     T0 + n * DAY_MS / of
 }
 
-/// What the log tells of so many operations, as it would be read.
-fn told(operations: std::ops::Range<u64>, of: u64) -> Vec<LogEntry> {
+/// Returns the log entries of these operations.
+fn entries(operations: std::ops::Range<u64>, of: u64) -> Vec<LogEntry> {
     let entry = |n: u64, nth: u64, event: &Event| {
         let slot = slot(n);
         let partition = u16::from(slot.hash()[0]);
@@ -131,13 +132,13 @@ fn told(operations: std::ops::Range<u64>, of: u64) -> Vec<LogEntry> {
         .collect()
 }
 
-/// Fills a file; how long applying took.
+/// Fills a file, and returns how long applying the entries took.
 fn fill(model: &ReadModel, operations: u64) -> Duration {
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     let (mut took, mut reported) = (Duration::ZERO, 0);
     for first in (0..operations).step_by(BATCH / 2) {
-        let mut entries = told(first..operations.min(first + BATCH as u64 / 2), operations);
-        // Within a partition in order, as every log has them.
+        let mut entries = entries(first..operations.min(first + BATCH as u64 / 2), operations);
+        // Every log has the entries of a partition in order.
         entries.sort_by_key(|entry| (entry.partition, entry.id));
         let began = Instant::now();
         model.apply(generation, &entries).unwrap();
@@ -153,10 +154,10 @@ fn fill(model: &ReadModel, operations: u64) -> Duration {
     took
 }
 
-/// Duplicates of the last hour, as gateways tell them.
+/// Applies observations of duplicates of the last hour, as gateways export them.
 fn observe(model: &ReadModel, operations: u64) {
-    let generation = model.reached().unwrap().generation;
-    let seen = |n: u64| Observation {
+    let generation = model.progress().unwrap().checkpoint.fence;
+    let observation = |n: u64| Observation {
         until_ms: None,
         times: None,
         kind: ObservationKind::Replayed,
@@ -172,22 +173,24 @@ fn observe(model: &ReadModel, operations: u64) {
     };
     let batches: Vec<(EntryId, Bytes)> = (0..50)
         .map(|batch| {
-            let seen: Vec<Observation> = (0..200).map(|n| seen(batch * 200 + n)).collect();
-            (EntryId { ms: T0 + DAY_MS, seq: batch }, serde_json::to_vec(&seen).unwrap().into())
+            let observations: Vec<Observation> =
+                (0..200).map(|n| observation(batch * 200 + n)).collect();
+            let id = EntryId { ms: T0 + DAY_MS, seq: batch };
+            (id, serde_json::to_vec(&observations).unwrap().into())
         })
         .collect();
     model.apply_observations(generation, &batches).unwrap();
 }
 
-/// Asks a question many times, warm, and prints the median and the slowest.
-fn ask<T>(name: &str, question: impl Fn(u64) -> Result<T, QueryError>) {
-    for n in 0..QUESTIONS / 10 {
-        black_box(question(n).unwrap());
+/// Runs a query many times after a warm-up, and prints the median and the slowest time.
+fn measure<T>(name: &str, query: impl Fn(u64) -> Result<T, QueryError>) {
+    for n in 0..RUNS / 10 {
+        black_box(query(n).unwrap());
     }
-    let mut took: Vec<Duration> = (0..QUESTIONS)
+    let mut took: Vec<Duration> = (0..RUNS)
         .map(|n| {
             let began = Instant::now();
-            black_box(question(n).unwrap());
+            black_box(query(n).unwrap());
             began.elapsed()
         })
         .collect();
@@ -199,48 +202,60 @@ fn ask<T>(name: &str, question: impl Fn(u64) -> Result<T, QueryError>) {
     );
 }
 
-fn questions(model: &ReadModel, operations: u64) {
+fn queries(model: &ReadModel, operations: u64) {
     let now_ms = T0 + DAY_MS;
     let any = |n: u64| mixed(n) % operations;
     let search = |filter: Filter| model.search(&filter, now_ms, None, PAGE);
     let none = Filter::default;
-    ask("newest", |_| search(none()));
-    ask("route", |n| search(Filter { route: Some(route(n)), ..none() }));
-    ask("route, no such", |_| search(Filter { route: Some("nowhere".into()), ..none() }));
-    ask("state uncertain", |_| search(Filter { state: Some(State::Uncertain), ..none() }));
-    ask("state completed", |_| search(Filter { state: Some(State::Completed), ..none() }));
-    ask("state expired (none)", |_| search(Filter { state: Some(State::Expired), ..none() }));
-    ask("route and state", |n| {
-        search(Filter { route: Some(route(n)), state: Some(State::Uncertain), ..none() })
+    measure("newest", |_| search(none()));
+    measure("route", |n| search(Filter { route: Some(route(n)), ..none() }));
+    measure("route, no such", |_| search(Filter { route: Some("nowhere".into()), ..none() }));
+    measure("state uncertain", |_| {
+        search(Filter { state: Some(OperationState::Uncertain), ..none() })
     });
-    ask("status 402", |_| search(Filter { status: Some(402), ..none() }));
-    ask("status 500 (none)", |_| search(Filter { status: Some(500), ..none() }));
-    ask("status and route", |n| {
+    measure("state completed", |_| {
+        search(Filter { state: Some(OperationState::Completed), ..none() })
+    });
+    measure("state expired (none)", |_| {
+        search(Filter { state: Some(OperationState::Expired), ..none() })
+    });
+    measure("route and state", |n| {
+        search(Filter { route: Some(route(n)), state: Some(OperationState::Uncertain), ..none() })
+    });
+    measure("status 402", |_| search(Filter { status: Some(402), ..none() }));
+    measure("status 500 (none)", |_| search(Filter { status: Some(500), ..none() }));
+    measure("status and route", |n| {
         search(Filter { status: Some(402), route: Some(route(n)), ..none() })
     });
-    ask("scope", |n| search(Filter { scopes: vec![scope(any(n))], ..none() }));
-    ask("scope and state", |n| {
-        search(Filter { scopes: vec![scope(any(n))], state: Some(State::Uncertain), ..none() })
+    measure("scope", |n| search(Filter { scopes: vec![scope(any(n))], ..none() }));
+    measure("scope and state", |n| {
+        search(Filter {
+            scopes: vec![scope(any(n))],
+            state: Some(OperationState::Uncertain),
+            ..none()
+        })
     });
     let large = |filter: Filter| search(Filter { scopes: vec![LARGE.to_owned()], ..filter });
-    ask("the large scope", |_| large(none()));
-    ask("the large scope and state", |_| large(Filter { state: Some(State::Uncertain), ..none() }));
-    ask("the large scope and status", |_| large(Filter { status: Some(402), ..none() }));
+    measure("the large scope", |_| large(none()));
+    measure("the large scope and state", |_| {
+        large(Filter { state: Some(OperationState::Uncertain), ..none() })
+    });
+    measure("the large scope and status", |_| large(Filter { status: Some(402), ..none() }));
     let field = |name: &str, value: String| Filter { field: Some((name.into(), value)), ..none() };
-    ask("field order", |n| search(field("order", format!("order-{}", any(n)))));
-    ask("field currency (a third)", |_| search(field("currency", "EUR".into())));
-    let lost = |filter: Filter| Filter { state: Some(State::Uncertain), ..filter };
-    ask("field currency and state", |_| search(lost(field("currency", "EUR".into()))));
-    ask("field currency and scope", |n| {
+    measure("field order", |n| search(field("order", format!("order-{}", any(n)))));
+    measure("field currency (a third)", |_| search(field("currency", "EUR".into())));
+    let lost = |filter: Filter| Filter { state: Some(OperationState::Uncertain), ..filter };
+    measure("field currency and state", |_| search(lost(field("currency", "EUR".into()))));
+    measure("field currency and scope", |n| {
         search(Filter { scopes: vec![scope(any(n))], ..field("currency", "EUR".into()) })
     });
     let hour = |n: u64| {
         (T0 + mixed(n) % (DAY_MS - 3_600_000), T0 + mixed(n) % (DAY_MS - 3_600_000) + 3_600_000)
     };
-    ask("an hour", |n| {
+    measure("an hour", |n| {
         search(Filter { from_ms: Some(hour(n).0), until_ms: Some(hour(n).1), ..none() })
     });
-    ask("an hour and status", |n| {
+    measure("an hour and status", |n| {
         search(Filter {
             from_ms: Some(hour(n).0),
             until_ms: Some(hour(n).1),
@@ -248,15 +263,19 @@ fn questions(model: &ReadModel, operations: u64) {
             ..none()
         })
     });
-    ask("text: a reference", |n| search(Filter { text: Some(slot(any(n)).to_string()), ..none() }));
-    ask("text: an order", |n| search(Filter { text: Some(format!("order-{}", any(n))), ..none() }));
-    ask("text: nothing", |_| search(Filter { text: Some("nothing".into()), ..none() }));
-    ask("timeline", |n| model.timeline(&slot(any(n)).to_string(), now_ms));
-    ask("overview", |_| model.overview(now_ms));
-    ask("statistics of a day", |_| model.statistics(T0, now_ms));
+    measure("text: a reference", |n| {
+        search(Filter { text: Some(slot(any(n)).to_string()), ..none() })
+    });
+    measure("text: an order", |n| {
+        search(Filter { text: Some(format!("order-{}", any(n))), ..none() })
+    });
+    measure("text: nothing", |_| search(Filter { text: Some("nothing".into()), ..none() }));
+    measure("timeline", |n| model.timeline(&slot(any(n)).to_string(), now_ms));
+    measure("overview", |_| model.overview(now_ms));
+    measure("statistics of a day", |_| model.statistics(T0, now_ms));
 }
 
-/// From a log on: reading, applying, and how far it is told.
+/// Measures the projector: it reads a log, applies the entries, and stores how far it has read.
 fn drain(operations: u64) {
     let store = Arc::new(Memory::new(Arc::new(|| T0)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -311,7 +330,7 @@ fn record() -> Record {
 
 fn main() {
     let operations =
-        std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(OPERATIONS);
+        std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(OPERATIONS);
     drain(operations.min(200_000));
     let folder = tempfile::tempdir().unwrap();
     let model = ReadModel::open(&folder.path().join("model.sqlite")).unwrap();
@@ -321,7 +340,7 @@ fn main() {
         2.0 * operations as f64 / took.as_secs_f64()
     );
     observe(&model, operations);
-    questions(&model, operations);
+    queries(&model, operations);
     let bytes = std::fs::metadata(folder.path().join("model.sqlite")).unwrap().len();
     println!("the file has {} bytes per operation", bytes / operations);
     let began = Instant::now();

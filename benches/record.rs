@@ -1,4 +1,5 @@
-//! A completed record to bytes and back: what every durable store pays for a result, and for each replay of it.
+//! Encodes and decodes a completed record. Every durable store pays this for a result, and for each
+//! replay of it.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
@@ -54,7 +55,7 @@ fn records(c: &mut Criterion) {
     let encoded = encode(&record);
     let read = || {
         decode(black_box(&encoded.head), black_box(encoded.payload.clone()))
-            .expect("what encode wrote")
+            .expect("an encoded record")
     };
     assert_eq!(read(), record);
 

@@ -1,4 +1,5 @@
-//! The rules, which every protected request passes at least twice: they should cost nothing next to a store's answer.
+//! The rules, which every protected request passes at least twice. They should cost little compared
+//! with an answer of the store.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
@@ -15,7 +16,7 @@ use onceward::engine::{
 use onceward::key::{BodyHash, Caller, fingerprint};
 use onceward::record::{Cause, Fence, Held, Record, Reply, ReplyBody, Version};
 
-/// The policy of who configures nothing but an upstream.
+/// Returns the policy of a configuration that has only an upstream.
 fn policy() -> Policy {
     let overrides =
         Overrides { upstream: Some("http://localhost:9000".into()), ..Overrides::default() };
@@ -62,11 +63,13 @@ fn rules(c: &mut Criterion) {
         |outcome: &Outcome| settle(Some(&claimed), &attempt, outcome, &policy, Version(9));
     let completed = match settled(&answered) {
         Settlement::Write(next) => held(next.record),
-        Settlement::Done | Settlement::Stale => unreachable!("the claim is the record's own"),
+        Settlement::Done | Settlement::Stale => {
+            unreachable!("the record has the fence of the claim")
+        }
     };
     let running = held(claimed.clone());
     let admitted = |current: Option<&Held>| admit(current, &duplicate, &policy);
-    // What is measured is what the names say.
+    // Each benchmark must measure the case in its name.
     assert_eq!(admitted(None), Admission::Claim(onceward::engine::ClaimOver::Nothing));
     assert!(matches!(admitted(Some(&completed)), Admission::Replay(_)));
     let two_seconds = Duration::from_secs(2);

@@ -1,10 +1,11 @@
-//! What an operation costs on the embedded store: empty, and with many records in it.
+//! Measures the time of an operation on the embedded store, empty and with many records.
 //!
-//!     cargo run --release --example embedded_cost -- [RECORDS] [DIR]
+//!     cargo run --profile dist --example embedded_cost -- [RECORDS] [DIR]
 //!
-//! Prints the time per claim and completion with 64 clients and with one, and how many claims share a commit. DIR must
-//! be new; it is kept, and the temporary folder that is used without it is not.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a measurement stops where it can't go on")]
+//! Prints the time per operation (claim and completion) with 64 clients and with one, and how many
+//! claims share a commit. DIR must be new and is kept. Without DIR, a temporary folder is used and
+//! removed.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a measurement stops at the first error")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,16 +19,16 @@ use onceward::key::{Caller, Fingerprint, Scope, Slot, Space};
 use onceward::record::{
     Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version,
 };
-use onceward::store::embedded::{Embedded, Options};
+use onceward::store::embedded::{Embedded, EmbeddedOptions};
 use onceward::store::{Records, Swap};
 use tokio::time::Instant;
 
 const RECORDS: u64 = 1_000_000;
-/// Clients that fill the store: many, so that it is full soon.
+/// The number of clients that fill the store. Many clients fill it quickly.
 const FILLERS: u64 = 512;
-/// Operations of each measurement.
+/// The number of operations in each measurement.
 const MEASURED: u64 = 10_000;
-/// Bytes of a reply's body: a payment in JSON.
+/// The size of a reply's body, in bytes, similar to a payment in JSON.
 const BODY_BYTES: usize = 512;
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -58,7 +59,7 @@ fn reply() -> Arc<Reply> {
     })
 }
 
-/// One operation: a claim over nothing, and its result.
+/// Runs one operation: claims an empty slot, and writes the result.
 async fn operation(store: &Embedded, n: u64) {
     let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), &n.to_be_bytes(), b"");
     let claim = record(n, 1, State::InFlight { doubt_since_ms: None });
@@ -69,7 +70,7 @@ async fn operation(store: &Embedded, n: u64) {
     assert_eq!(store.swap(&slot, Some(Version(1)), &result, keep).await.unwrap(), Swap::Stored);
 }
 
-/// Runs `count` operations by `clients`; returns how long it took.
+/// Runs `count` operations with `clients` clients, and returns how long they took.
 async fn run(store: &Arc<Embedded>, next: &Arc<AtomicU64>, clients: u64, count: u64) -> Duration {
     let begin = Instant::now();
     let end = next.load(Ordering::Relaxed) + count;
@@ -121,7 +122,7 @@ async fn main() {
     let dir = given.clone().unwrap_or_else(|| own.clone());
     let clock = Clock::system();
     let boot = clock.clone();
-    let options = Options::new(Arc::new(move || boot.boot_ms()), clock.unix_ms());
+    let options = EmbeddedOptions::new(Arc::new(move || boot.boot_ms()), clock.unix_ms());
     let store = Arc::new(Embedded::open(&dir, options.clone()).unwrap());
     let next = Arc::new(AtomicU64::new(0));
 

@@ -1,16 +1,17 @@
-//! Runs seeded simulations of gateways under faults, many of them, or tells one.
+//! Runs many seeded simulations of gateways under faults, or prints the history of one.
 //!
-//!     cargo run --release --example simulate -- --seeds 1000000 [--from N] [--flaw NAME]
+//!     cargo run --profile dist --example simulate -- --seeds 1000000 [--from N] [--flaw NAME]
 //!     cargo run --release --example simulate -- --seed N [--flaw NAME]
 //!
-//! Prints how many ran and, at the end, how often each fault and each kind of answer occurred. Where a promise is not
-//! kept, it prints the lowest such seed with everything that happened to that key, and exits with 1. A flaw is a wrong
-//! store, clock, upstream or policy, for which something must be found.
+//! Prints how many simulations ran and, at the end, how often each fault and each kind of answer
+//! occurred. If a guarantee is violated, it prints the lowest such seed with everything that
+//! happened to that key, and exits with 1. A flaw is a faulty store, clock, upstream or policy:
+//! with it, a violation must be found.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a simulation stops where it can't go on"
+    reason = "a simulation stops at the first error"
 )]
 
 #[path = "../tests/sim/simulation/mod.rs"]
@@ -32,13 +33,13 @@ struct Arguments {
     /// How many seeds to run.
     #[arg(long, default_value_t = 100_000)]
     seeds: u64,
-    /// The first of them.
+    /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Tells the story of this seed alone.
+    /// Prints the history of this seed only.
     #[arg(long)]
     seed: Option<u64>,
-    /// What is made wrong.
+    /// The flaw to simulate.
     #[arg(long, value_parser = flaw)]
     flaw: Option<Flaw>,
 }
@@ -61,8 +62,8 @@ fn main() -> ExitCode {
             println!("{ran} seeds, {:.0} per second", rate(ran));
         }
     });
-    for (what, times) in &found.tally {
-        println!("{times:>12}  {what}");
+    for (name, count) in &found.tally {
+        println!("{count:>12}  {name}");
     }
     println!(
         "{} seeds in {:.1} s, {:.0} per second",

@@ -1,18 +1,20 @@
-//! Time, passed in: the one room that reads clocks. And how a time is written.
+//! Clocks, passed as arguments: the only module that reads the machine's clocks. And the format of
+//! times.
 //!
-//! Danger: a clock that stands still while the process is stopped would let a gateway send a payment on a claim
-//! that is long over. So spans are measured by a clock that runs on through a stop of the process or a suspended machine.
+//! Danger: with a clock that stops while the process is stopped, a gateway could send a payment on
+//! a claim after its lease ended. So durations are measured by a clock that continues while the
+//! process is stopped or the machine suspended.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// The last millisecond that RFC 3339 can write: it gives years four digits.
+/// The last millisecond of the year 9999, the last that RFC 3339 can write.
 const LAST_MS: u64 = 253_402_300_799_999;
 
-/// A time, in ms since 1970, as RFC 3339 writes it, in UTC. What is later than the year 9999 is written as its end: times are
-/// read from stores, and whoever can write there must not be able to stop what shows them.
+/// Formats a time in ms since 1970 by RFC 3339, in UTC. Times after the year 9999 are written as
+/// its end: stores contain times, and a forged one must not break the programs that show it.
 pub fn rfc3339(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(unix_ms.min(LAST_MS)))
         .to_string()
@@ -39,10 +41,11 @@ impl fmt::Debug for ClockSource {
     }
 }
 
-/// A store's clock: milliseconds since 1970 that only run forward.
+/// A store's clock, in ms since 1970. It must continue while the process is stopped, and must not
+/// jump.
 pub type StoreClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// A clock that tests move by hand.
+/// A clock that tests move.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     boot_ms: AtomicU64,
@@ -50,19 +53,19 @@ pub struct ManualClock {
 }
 
 impl Clock {
-    /// The machine's clocks.
+    /// Returns the machine's clocks.
     pub fn system() -> Clock {
         Clock(ClockSource::System)
     }
 
-    /// A clock that only moves when told, with the handle that moves it.
+    /// Creates a clock that moves only through its handle, and the handle.
     pub fn manual(boot_ms: u64, unix_ms: u64) -> (Clock, Arc<ManualClock>) {
         let manual = Arc::new(ManualClock { boot_ms: boot_ms.into(), unix_ms: unix_ms.into() });
         (Clock(ClockSource::Manual(manual.clone())), manual)
     }
 
-    /// Clocks from elsewhere, for simulations that have a time of their own. The first must run on while the process is
-    /// stopped, as [`Clock::boot_ms`] does.
+    /// Creates clocks from functions, for simulations with their own time. The first must continue
+    /// while the process is stopped, like [`Clock::boot_ms`].
     pub fn given(
         boot_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
         unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
@@ -70,13 +73,14 @@ impl Clock {
         Clock(ClockSource::Given { boot_ms, unix_ms })
     }
 
-    /// Milliseconds since the machine started, suspension included (`CLOCK_BOOTTIME`). For spans of time.
+    /// Returns milliseconds since the machine started, including suspension (`CLOCK_BOOTTIME`). For
+    /// durations.
     pub fn boot_ms(&self) -> u64 {
         match &self.0 {
             ClockSource::System => {
                 #[cfg(any(target_os = "linux", target_os = "android"))]
                 let id = rustix::time::ClockId::Boottime;
-                // Elsewhere the monotonic clock is the nearest there is; on macOS it runs on through sleep.
+                // Elsewhere the monotonic clock is the closest; on macOS it continues during sleep.
                 #[cfg(not(any(target_os = "linux", target_os = "android")))]
                 let id = rustix::time::ClockId::Monotonic;
                 millis(rustix::time::clock_gettime(id))
@@ -86,8 +90,8 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since 1970 by this machine's wall clock. For people, `Date` fields and the
-    /// times in tokens, which are their issuer's; never for leases or retention.
+    /// Returns milliseconds since 1970 by the machine's wall clock. For people, for `Date` fields
+    /// and for the times in tokens, which follow the issuer's clock; never for leases or retention.
     pub fn unix_ms(&self) -> u64 {
         match &self.0 {
             ClockSource::System => {
@@ -100,8 +104,8 @@ impl Clock {
 }
 
 impl Clock {
-    /// The clock of a store in this process: the wall clock as it is now, run on by the other one. A wall clock that is
-    /// set while the process runs expires nothing early.
+    /// Returns the clock of a store in this process: the current wall clock, continued by the boot
+    /// clock. Setting the wall clock later expires nothing early.
     pub fn anchored(&self) -> StoreClock {
         let clock = self.clone();
         let (boot_ms, unix_ms) = (self.boot_ms(), self.unix_ms());
@@ -109,7 +113,8 @@ impl Clock {
     }
 }
 
-/// Microseconds of the monotonic clock, by which a service manager tells one reload from another.
+/// Returns microseconds of the monotonic clock. The service manager uses them to distinguish
+/// reloads.
 pub fn monotonic_us() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000
@@ -122,13 +127,13 @@ fn millis(time: rustix::time::Timespec) -> u64 {
 }
 
 impl ManualClock {
-    /// Lets time pass on both clocks.
+    /// Advances both clocks.
     pub fn pass_ms(&self, ms: u64) {
         self.boot_ms.fetch_add(ms, Ordering::SeqCst);
         self.unix_ms.fetch_add(ms, Ordering::SeqCst);
     }
 
-    /// Sets the wall clock alone, as an operator or a time server does.
+    /// Sets only the wall clock, as an operator or a time server does.
     pub fn set_unix_ms(&self, ms: u64) {
         self.unix_ms.store(ms, Ordering::SeqCst);
     }

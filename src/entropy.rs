@@ -1,7 +1,8 @@
-//! Randomness, from one place: fences, first versions, trace ids and jitter.
+//! Random numbers for fences, first versions, trace ids and jitter, from one source.
 //!
-//! Fences need to be distinct, not secret: one random start per process, then a bijection over a counter, so that no
-//! two values of a process are equal and two processes meet only by a chance of 2^-64 per pair.
+//! Fences must be distinct, not secret. A process has one random start, then a bijection over a
+//! counter: no two values of a process are equal, and two processes collide with a probability of
+//! 2^-64 per pair of values.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,23 +11,24 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Entropy(AtomicU64);
 
-/// The operating system gave no randomness.
+/// The operating system returned no random number.
 #[derive(Debug, thiserror::Error)]
-#[error("the operating system gives no random numbers: {0}")]
+#[error("the operating system returned no random numbers: {0}")]
 pub struct EntropyError(getrandom::Error);
 
 impl Entropy {
-    /// Starts at a number from the operating system.
+    /// Creates a source with a seed from the operating system.
     pub fn from_system() -> Result<Entropy, EntropyError> {
         getrandom::u64().map(Entropy::from_seed).map_err(EntropyError)
     }
 
-    /// Starts at a given number, for tests that must repeat.
+    /// Creates a source with a given seed, for repeatable tests.
     pub fn from_seed(seed: u64) -> Entropy {
         Entropy(AtomicU64::new(seed))
     }
 
-    /// The next number: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+    /// Returns the next number: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
+    /// generators, 2014).
     pub fn next(&self) -> u64 {
         const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
         let mut z = self.0.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
@@ -35,7 +37,7 @@ impl Entropy {
         z ^ (z >> 31)
     }
 
-    /// A duration between half of `around` and one and a half times it.
+    /// Returns a duration between half of `around` and one and a half times it.
     pub fn jitter(&self, around: Duration) -> Duration {
         let percent = 50 + (self.next() % 101) as u32;
         around * percent / 100

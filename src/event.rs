@@ -1,9 +1,10 @@
-//! Events: what every change of a record says of itself, written in the same step as the record.
+//! Events: each describes one change of a record, and is written in the same step as the record.
 //!
-//! Folded in order, the events of an operation give its record's state ([`Summary::fold`]). An event tells nothing that may
-//! not be read by operators: no key, no body, no credentials.
+//! The events of an operation, folded in order, give its record's state ([`Summary::fold`]).
+//! Operators may read events, so an event contains no key, no body and no credentials.
 //!
-//! Events are JSON, because others read them too. Members are added, never changed or taken away.
+//! Events are JSON, because other programs read them too. New versions add members, and never
+//! change or remove one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,13 +19,15 @@ mod observation;
 
 pub use observation::{Difference, Observation, ObservationKind};
 
-/// Longest reason of an operator that is kept, in bytes: longer ones are cut, or an event would be too long to be read.
+/// Longest reason of an operator, in bytes. Longer ones are cut, or the event would be too long to
+/// be read.
 pub const REASON_BYTES_MAX: usize = 1024;
 
-/// Room for an event without long fields: growing to it step by step takes a third of the time that writing it does.
+/// Initial capacity for an event without long fields: growing step by step would take a third of
+/// the time of writing it.
 const USUAL_BYTES: usize = 384;
 
-/// What happened to an operation.
+/// Kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
@@ -32,13 +35,13 @@ pub enum EventKind {
     Claimed,
     /// The upstream's answer is the result.
     Completed,
-    /// Nobody knows whether the upstream acted.
+    /// It is unknown whether the upstream executed the operation.
     Uncertain,
     /// The attempt provably did nothing: the key is free.
     Released,
-    /// An operator said what the result is.
+    /// An operator set the result.
     Resolved,
-    /// The upstream told, when it was asked, what the result is.
+    /// The upstream's answer to a probe is the result.
     Found,
     /// An operator lets the next duplicate run.
     Retried,
@@ -47,7 +50,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// Its name in an event.
+    /// Returns the name in events.
     pub fn name(self) -> &'static str {
         match self {
             EventKind::Claimed => "claimed",
@@ -65,11 +68,12 @@ impl EventKind {
 /// One change of one record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// What happened.
+    /// Kind of the change.
     pub kind: EventKind,
-    /// The version that the change wrote, in decimal digits: too large a number for some readers of JSON.
+    /// The version that the change wrote, in decimal digits: some JSON parsers can't read such
+    /// large numbers.
     pub version: String,
-    /// The attempt or decision, in decimal digits.
+    /// The fence of the attempt or decision, in decimal digits.
     pub fence: String,
     /// The route.
     pub route: String,
@@ -77,60 +81,60 @@ pub struct Event {
     pub opened_ms: u64,
     /// How long the record is kept from this change on, in ms.
     pub keep_ms: u64,
-    /// How long a tombstone stands from this change on, in ms.
+    /// How long a tombstone is kept from this change on, in ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone_ms: Option<u64>,
-    /// How long the attempt's lease is, in ms.
+    /// Duration of the attempt's lease, in ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
-    /// The result's status.
+    /// Status of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Bytes of the result's body, where it was kept.
+    /// Bytes of the result's body, if it is stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_bytes: Option<u64>,
-    /// Why the outcome is uncertain, in words.
+    /// Description of the cause of an uncertain outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// What the gateway knew beside the record.
+    /// Data of the gateway that is not in the record.
     #[serde(flatten)]
     pub context: Context,
 }
 
-/// What a gateway knows of a change beside the record.
+/// Data of a gateway about a change that is not in the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Context {
-    /// The scope's hash, shortened: operations of one tenant have the same.
+    /// The mark of the tenant: all operations of one tenant have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// The trace that the request belongs to: 32 hexadecimal digits.
+    /// Id of the request's trace, in 32 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
     /// Bytes of the request's body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_bytes: Option<u64>,
-    /// From sending the request to the end of its response, in ms.
+    /// Time from sending the request to the end of its response, in ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream_ms: Option<u64>,
-    /// Members of the request's or the response's body that the route's configuration names, by their name there. Those of the
-    /// request are told with the claim, those of the response with the completion.
+    /// Body members that the route's configuration chooses, by their configured names. Members of
+    /// the request are in the claim's event, members of the response in the completion's event.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fields: BTreeMap<String, String>,
-    /// Who decided, of an operator's decision.
+    /// The operator of a decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
-    /// The reason that the operator gave.
+    /// The operator's reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// Bytes that are no event.
+/// The bytes are not a known event.
 #[derive(Debug, thiserror::Error)]
-#[error("an entry of the event log is no event that this version knows: {0}")]
+#[error("an entry of the event log is not an event that this version can read: {0}")]
 pub struct EventDecodeError(#[from] serde_json::Error);
 
 impl Event {
-    /// What a change says of itself: it wrote `next`, to live so long.
+    /// Creates the event of a change that wrote `next` with this lifetime.
     pub fn of(next: &Record, lifetime: Lifetime, mut context: Context) -> Event {
         let (mut status, mut response_bytes, mut cause) = (None, None, None);
         let kind = match &next.state {
@@ -168,7 +172,7 @@ impl Event {
             route: next.route.to_string(),
             opened_ms: next.opened_unix_ms,
             keep_ms: millis(lifetime.keep),
-            // With a claim it says something else: that a tombstone stands in its way.
+            // With a claim, the field has another meaning: an existing tombstone refuses it.
             tombstone_ms: lifetime.tombstone.filter(|_| status.is_some()).map(millis),
             lease_ms: lifetime.due.filter(|_| kind == EventKind::Claimed).map(millis),
             status,
@@ -178,7 +182,7 @@ impl Event {
         }
     }
 
-    /// As it is appended: what [`Serialize`] writes, in a third of its time.
+    /// Encodes the event. The output equals that of [`Serialize`], in a third of its time.
     pub fn encode(&self) -> Vec<u8> {
         let Event { kind, version, fence, route, opened_ms, keep_ms, tombstone_ms, .. } = self;
         let Event { lease_ms, status, response_bytes, cause, context, .. } = self;
@@ -210,41 +214,42 @@ impl Event {
         encoded
     }
 
-    /// Reads one. Members that this version doesn't know are passed over.
+    /// Decodes an event. Unknown members are ignored.
     ///
     /// # Errors
-    /// It is none.
+    /// The bytes are not a known event.
     pub fn decode(bytes: &[u8]) -> Result<Event, EventDecodeError> {
         Ok(serde_json::from_slice(bytes)?)
     }
 }
 
-/// Where an operation stands, told by its events alone.
+/// The state of an operation, computed from its events alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// The last event.
     pub last: Event,
-    /// When that was, in ms since 1970 by the store's clock.
+    /// Time of the last event, in ms since 1970 by the store's clock.
     pub changed_ms: u64,
-    /// Whose it is, as the last event that knew it said.
+    /// The mark of the tenant, from the last event that has one.
     pub scope: Option<String>,
 }
 
 impl Summary {
-    /// Folds an operation's events, in order, each with the time of its entry. `None` without any.
+    /// Folds an operation's events in order, each with the time of its entry. `None` without
+    /// events.
     pub fn fold(events: impl IntoIterator<Item = (u64, Event)>) -> Option<Summary> {
         events.into_iter().fold(None, |before: Option<Summary>, (at_ms, event)| {
             Some(Summary::after(before, at_ms, event))
         })
     }
 
-    /// What one more event makes of it.
+    /// Adds one event to a summary.
     pub fn after(before: Option<Summary>, at_ms: u64, event: Event) -> Summary {
         let scope = event.context.scope.clone().or_else(|| before.and_then(|before| before.scope));
         Summary { last: event, changed_ms: at_ms, scope }
     }
 
-    /// The name of the record's state, as [`State::name`] has it.
+    /// Returns the name of the record's state, equal to [`State::name`].
     pub fn state(&self) -> &'static str {
         match self.last.kind {
             EventKind::Claimed => "in_flight",
@@ -255,17 +260,19 @@ impl Summary {
         }
     }
 
-    /// When the lease of the attempt under way ends unless it was renewed, which no event tells of.
+    /// Returns the end of the active attempt's lease, if it was not renewed: renewals write no
+    /// events.
     pub fn lease_ends_ms(&self) -> Option<u64> {
         self.last.lease_ms.map(|lease| self.changed_ms.saturating_add(lease))
     }
 
-    /// When the record is gone, by the store's clock; of one in flight not before that.
+    /// Returns the time when the record disappears, by the store's clock. A record in flight may
+    /// live longer.
     pub fn ends_ms(&self) -> u64 {
         self.changed_ms.saturating_add(self.last.keep_ms)
     }
 
-    /// When the tombstone that it leaves is gone.
+    /// Returns the time when the record's tombstone disappears.
     pub fn tombstone_ends_ms(&self) -> Option<u64> {
         self.last.tombstone_ms.map(|span| self.changed_ms.saturating_add(span))
     }

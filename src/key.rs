@@ -1,7 +1,8 @@
-//! Who asks for which operation: idempotency keys, scopes, callers, slots and fingerprints, parsed at the door.
+//! The identity of a request: idempotency key, scope, caller, slot and fingerprint. Parsed once, at
+//! the edge.
 //!
-//! Danger: two different requests that end in one [`Slot`] would share an answer, so everything that is hashed here
-//! is length-prefixed and carries the name of what it is.
+//! Danger: two different requests with the same [`Slot`] would share an answer. So every hashed
+//! part is preceded by its length, and every hash by its purpose.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -34,14 +35,14 @@ pub use reading::Reading;
 pub use spelling::key_field_value;
 pub use syntax::KeySyntax;
 
-/// Number of partitions that records are spread over. Part of the storage layout: it never changes.
+/// Number of partitions for records. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;
 
-/// Bytes of a slot: a SHA-256 cut to 160 bits. Short enough to be read out to a colleague, long enough that meeting
-/// another operation by search costs 2^160 tries (two of one's own keys: 2^80).
+/// Bytes of a slot: SHA-256 cut to 160 bits. Short enough to read aloud; finding the slot of a
+/// given operation takes 2^160 tries, and two operations with the same slot 2^80.
 pub const SLOT_BYTES: usize = 20;
 
-/// Why a key was refused. The texts never contain the key.
+/// A refused key. The texts never contain the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The value is empty.
@@ -53,39 +54,41 @@ pub enum KeyError {
         /// The route's limit.
         max: usize,
     },
-    /// The decoded value is shorter than the route asks for.
+    /// The decoded value is shorter than the route requires.
     #[error("is shorter than {min} characters")]
     TooShort {
         /// The route's limit.
         min: usize,
     },
-    /// A byte outside visible ASCII, or a quote inside a bare key.
+    /// The value has a byte outside visible ASCII, or a quote inside a bare key.
     #[error(
-        "has a character that a key can't have (allowed are visible ASCII characters without white space or quotes, or a quoted string)"
+        "has a character that a key can't have (allowed: visible ASCII characters without white space and quotes, or a quoted string)"
     )]
     Character,
-    /// Starts as a structured-field string and isn't one.
+    /// The value starts like a structured-field string and isn't a valid one.
     #[error("starts with a quote and isn't a well-formed structured string (RFC 9651)")]
     Quoting,
-    /// The route wants another form.
+    /// The route requires another form.
     #[error("doesn't have the form that this route asks for: {expected}")]
     Form {
-        /// What the route asks for.
+        /// The required form.
         expected: &'static str,
     },
 }
 
-/// An idempotency key, decoded: 1 to `max_length` bytes of printable ASCII.
+/// A decoded idempotency key: 1 to `max_length` bytes of printable ASCII.
 ///
-/// Its `Debug` hides the value: keys never reach logs.
+/// `Debug` hides the value: keys never reach logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key(String);
 
 impl Key {
-    /// Parses one field value (IETF draft-ietf-httpapi-idempotency-key-header-07, section 2.1; RFC 9651).
+    /// Parses one field value (IETF draft-ietf-httpapi-idempotency-key-header-07, section 2.1; RFC
+    /// 9651).
     ///
-    /// A value that starts with `"` is a structured-field string: escapes are undone, parameters ignored. Anything
-    /// else is taken as it is, so `"abc"` and `abc` are the same key.
+    /// A value that starts with `"` is a structured-field string: escapes are decoded and
+    /// parameters ignored. Any other value is the key itself, so `"abc"` and `abc` are the same
+    /// key.
     pub fn parse(value: &[u8], syntax: KeySyntax, max_length: usize) -> Result<Key, KeyError> {
         let value = value.trim_ascii();
         if value.is_empty() {
@@ -108,7 +111,7 @@ impl Key {
         Key::checked(text, syntax, max_length)
     }
 
-    /// Takes a key from a member of a JSON body, where it is a string without further quoting.
+    /// Parses a key from a member of a JSON body, where it is a string without further quoting.
     pub fn from_body(text: &str, syntax: KeySyntax, max_length: usize) -> Result<Key, KeyError> {
         if !text.bytes().all(|b| matches!(b, 0x20..=0x7e)) {
             return Err(KeyError::Character);
@@ -129,7 +132,7 @@ impl Key {
         }
     }
 
-    /// The key, if it has at least this many characters.
+    /// Returns the key if it has at least `min` characters.
     ///
     /// # Errors
     /// [`KeyError::TooShort`].
@@ -137,7 +140,7 @@ impl Key {
         if self.0.len() < min { Err(KeyError::TooShort { min }) } else { Ok(self) }
     }
 
-    /// The decoded key. For hashing and comparing only; never for a log line.
+    /// Returns the decoded key. For hashing and comparing only; never for a log line.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -157,12 +160,12 @@ fn parse_quoted(value: &[u8]) -> Result<String, KeyError> {
     }
 }
 
-/// SHA-256 over parts that can't run into each other: each is preceded by its length, the whole by its purpose.
+/// SHA-256 over separate parts: each part is preceded by its length, and the whole by its purpose.
 #[derive(Clone)]
 pub struct PartHasher(Sha256);
 
 impl PartHasher {
-    /// Starts a hash for one purpose; equal parts under another purpose hash differently.
+    /// Starts a hash for one purpose. Equal parts under another purpose hash differently.
     pub fn new(purpose: &str) -> PartHasher {
         let mut hasher = PartHasher(Sha256::new());
         hasher.part(purpose.as_bytes());
@@ -180,71 +183,86 @@ impl PartHasher {
         self.0.update(bytes);
     }
 
-    /// The 32 bytes.
+    /// Returns the 32 bytes.
     pub fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }
 }
 
-/// Whose keys these are, hashed: two scopes never share a record. Without a configured scope all clients of a route
-/// share one key space, and the [`Caller`] keeps them apart.
+/// The hashed key space of a client: two scopes never share a record. On a route without a
+/// configured scope, all clients share one key space, and the [`Caller`] separates them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scope([u8; 32]);
 
 impl Scope {
-    /// The key space of a route that configures no scope.
+    /// Returns the key space of a route without a scope.
     pub fn shared() -> Scope {
         static SHARED: LazyLock<Scope> =
             LazyLock::new(|| Scope(PartHasher::new("scope:none").finish()));
         *SHARED
     }
 
-    /// A key space named by header fields, in the configured order.
+    /// Creates a key space from header fields, in the configured order.
     pub fn of_fields<'a>(fields: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Scope {
         Scope(hash_fields("scope:fields", fields))
     }
 
-    /// The hash itself, to be mixed into derived keys.
+    /// Creates the key space of one of the gateway's own components, such as a sink or a saga. Its
+    /// hash has a purpose of its own, so no client's scope ever equals it.
+    pub fn internal(component: &str, name: &str) -> Scope {
+        let fields = [(component, name.as_bytes())];
+        Scope(hash_fields("scope:internal", fields))
+    }
+
+    /// Returns the hash. Derived keys include it.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// Who sent a request, as far as credentials tell: a replay is only given to the caller who asked first.
+/// The hashed credentials of a client. A replay is given only to the caller of the first request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller([u8; 32]);
 
 impl Caller {
-    /// A request without any of the caller fields.
+    /// Returns the caller of requests without any of the caller fields.
     pub fn nobody() -> Caller {
         static NOBODY: LazyLock<Caller> =
             LazyLock::new(|| Caller(PartHasher::new("caller:none").finish()));
         *NOBODY
     }
 
-    /// A caller known by one field; name and value count.
+    /// Creates a caller from one field. Name and value count.
     pub fn of_field(name: &str, value: &[u8]) -> Caller {
         Caller::of_lines(name, [value])
     }
 
-    /// A caller known by a field that may come in several lines; every line counts, in its order.
+    /// Creates a caller from a field that may have several lines. Every line counts, in order.
     pub fn of_lines<'a>(name: &str, lines: impl IntoIterator<Item = &'a [u8]>) -> Caller {
         Caller(hash_fields("caller:field", lines.into_iter().map(|line| (name, line))))
     }
 
-    /// A caller known by scope alone (`caller = "scope"`), or by a field together with a scope header.
+    /// Combines the caller with a scope: for `caller = "scope"`, or for a field together with a
+    /// scope header.
     pub fn with_scope(self, scope: &Scope) -> Caller {
         let mut hasher = PartHasher::new("caller:scoped");
         hasher.part(&self.0).part(&scope.0);
         Caller(hasher.finish())
     }
 
-    /// Takes a hash back from a stored record.
+    /// Creates the caller for one of the gateway's own components. Its hash has a purpose of its
+    /// own, so no client's caller ever equals it.
+    pub fn internal(component: &str, name: &str) -> Caller {
+        let fields = [(component, name.as_bytes())];
+        Caller(hash_fields("caller:internal", fields))
+    }
+
+    /// Creates a caller from a stored hash.
     pub fn from_bytes(bytes: [u8; 32]) -> Caller {
         Caller(bytes)
     }
 
-    /// The hash as it is stored.
+    /// Returns the hash, as stored.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -296,44 +314,47 @@ fn hash_fields<'a>(
     hasher.finish()
 }
 
-/// What a request asks for, hashed: method, path, query and body. A duplicate with another fingerprint is not one.
+/// The hash of a request's method, path, query and body. A request with another fingerprint is no
+/// duplicate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// Takes a hash back from a stored record.
+    /// Creates a fingerprint from a stored hash.
     pub fn from_bytes(bytes: [u8; 32]) -> Fingerprint {
         Fingerprint(bytes)
     }
 
-    /// The hash as it is stored.
+    /// Returns the hash, as stored.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// How a body enters the fingerprint.
+/// The part of a body in the fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyHash<'a> {
-    /// JSON media types by value, without the members under `ignore` (RFC 6901 pointers, parsed); others as bytes.
+    /// The JSON value, without the members under `ignore`; other media types as bytes.
     Json {
-        /// Whether the request's media type is a JSON one.
+        /// Whether the request has a JSON media type.
         is_json: bool,
-        /// Pointers to leave out.
+        /// Members that don't count (RFC 6901).
         ignore: &'a [Pointer],
     },
-    /// A form by its parts, whatever their boundary; as bytes where readers could differ about it.
+    /// The parts of a form, whatever its boundary; as bytes if readers could interpret the form
+    /// differently.
     Form {
         /// The boundary, from [`form_boundary`].
         boundary: &'a str,
     },
     /// The bytes as received.
     Raw,
-    /// Not at all.
+    /// Nothing.
     None,
 }
 
-/// Fingerprints a request. Path and query are taken as received; the media type is not part of it.
+/// Computes the fingerprint of a request. Path and query count as received; the media type doesn't
+/// count.
 pub fn fingerprint<'b>(
     method: &str,
     path: &str,
@@ -351,7 +372,7 @@ pub fn fingerprint<'b>(
     Fingerprint(hasher.finish())
 }
 
-/// Adds a body to a hash, in the way the route asks for.
+/// Adds a body to a hash, by the rule of the route.
 pub fn hash_body(hasher: &mut PartHasher, body: Reading<'_>, how: BodyHash<'_>) {
     let bytes = body.bytes();
     let by_value = match how {
@@ -363,7 +384,7 @@ pub fn hash_body(hasher: &mut PartHasher, body: Reading<'_>, how: BodyHash<'_>) 
         BodyHash::Form { boundary } => multipart::hash_form(hasher, bytes, boundary),
         BodyHash::Raw | BodyHash::Json { is_json: false, .. } => false,
     };
-    // What has no one clear value is only equal to itself.
+    // A body without one unambiguous value is equal only to the same bytes.
     if !by_value {
         hasher.part(b"raw").part(bytes);
     }
@@ -374,20 +395,20 @@ pub fn hash_body(hasher: &mut PartHasher, body: Reading<'_>, how: BodyHash<'_>) 
 pub struct Pointer(Vec<String>);
 
 impl Pointer {
-    /// Parses a pointer such as `/order/id`; the empty pointer (the whole document) is refused.
+    /// Parses a pointer such as `/order/id`. The empty pointer (the whole document) is refused.
     pub fn parse(text: &str) -> Option<Pointer> {
         let rest = text.strip_prefix('/')?;
         rest.split('/').map(unescape_token).collect::<Option<Vec<_>>>().map(Pointer)
     }
 
-    /// The reference tokens, unescaped.
+    /// Returns the reference tokens, unescaped.
     pub fn tokens(&self) -> &[String] {
         &self.0
     }
 }
 
 impl fmt::Display for Pointer {
-    /// As RFC 6901 writes it.
+    /// Formats the pointer as in RFC 6901.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0
             .iter()
@@ -411,16 +432,17 @@ fn unescape_token(token: &str) -> Option<String> {
     Some(out)
 }
 
-/// Which key space of the store a slot lies in.
+/// The key space of the store that contains a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Space {
-    /// Records that protect.
+    /// Records of enforcing routes.
     Enforced,
-    /// Records of routes in shadow mode: watched, never replayed.
+    /// Records of routes in shadow mode, which are never replayed.
     Shadow,
 }
 
-/// Where an operation's record lies: the hash of route name, scope and key. It doesn't reveal the key.
+/// The location of an operation's record: the hash of route name, scope and key. It doesn't reveal
+/// the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot {
     /// The key space.
@@ -428,13 +450,14 @@ pub struct Slot {
     hash: [u8; SLOT_BYTES],
 }
 
-/// A text that is not an operation's reference.
+/// The text is not an operation reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an operation's reference is `op_` followed by {} hexadecimal digits", SLOT_BYTES * 2)]
 pub struct ReferenceError;
 
 impl Slot {
-    /// The slot of an operation. `variant` is empty except where a policy keeps one record per fingerprint.
+    /// Computes the slot of an operation. `variant` is empty, except where a route keeps one record
+    /// per path or per fingerprint.
     pub fn of(space: Space, route: &str, scope: &Scope, key: &[u8], variant: &[u8]) -> Slot {
         let mut hasher = PartHasher::new("slot:1");
         hasher.part(route.as_bytes()).part(&scope.0).part(key).part(variant);
@@ -444,35 +467,35 @@ impl Slot {
         Slot { space, hash }
     }
 
-    /// A slot from its stored hash.
+    /// Creates a slot from its stored hash.
     pub const fn from_hash(space: Space, hash: [u8; SLOT_BYTES]) -> Slot {
         Slot { space, hash }
     }
 
-    /// The hash, as it is stored.
+    /// Returns the hash, as stored.
     pub fn hash(&self) -> &[u8; SLOT_BYTES] {
         &self.hash
     }
 
-    /// The partition, 0 to 255.
+    /// Returns the partition, 0 to 255.
     pub fn partition(&self) -> u16 {
         u16::from(self.hash[0])
     }
 
-    /// Parses a public reference, as problem bodies and `onceward operations` show it.
+    /// Parses an operation reference, as in problem documents and in `onceward operations`.
     pub fn from_reference(text: &str) -> Result<Slot, ReferenceError> {
         let hash = text.strip_prefix("op_").and_then(hex::decode).ok_or(ReferenceError)?;
         Ok(Slot { space: Space::Enforced, hash })
     }
 
-    /// The hash in hexadecimal.
+    /// Returns the hash in hexadecimal.
     pub fn hex(&self) -> String {
         hex::encode(&self.hash)
     }
 }
 
 impl fmt::Display for Slot {
-    /// The operation's public reference.
+    /// Writes the operation reference.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "op_{}", Hex(&self.hash))
     }

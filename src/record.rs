@@ -1,7 +1,8 @@
-//! The record: what is known about one operation, and the reply that its duplicates get.
+//! The record: the stored state of one operation, and the reply for its duplicates.
 //!
-//! `absent -> in flight -> completed | uncertain | released`. A record says who asked (hashed), what for (hashed),
-//! which attempt may still write to it (its fence) and which change it last saw (its version).
+//! `absent -> in flight -> completed | uncertain | released`. A record contains the caller
+//! (hashed), the fingerprint, the attempt that may still write to it (its fence) and the number of
+//! its last change (its version).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,9 @@ pub use codec::{
     head_fence, head_in_flight, head_version,
 };
 
-/// Counts the changes of a record. Every change increments it; over nothing it starts at a random number, so that a
-/// version is never written twice in a slot and an old attempt can't pass for a new one.
+/// Counts the changes of a record. Each change increments it. In an empty slot it starts at a
+/// random number, so that a slot never has the same version twice and an old attempt can't pass for
+/// a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version(pub u64);
 
@@ -29,186 +31,196 @@ impl Version {
         Version(self.0.wrapping_add(1))
     }
 
-    /// One further than the next, for a change that another may be racing to make: what its own attempt writes at the same
-    /// time has the next version, the same fence and perhaps the same state, and a store takes two such records for one.
+    /// The version after the next one, for a change that races with the attempt. The attempt's own
+    /// write would have the next version, the same fence and perhaps the same state, and a store
+    /// treats two such records as one.
     pub fn after_next(self) -> Version {
         self.next().next()
     }
 }
 
-/// Names one attempt to run an operation, at random. A write with an old fence changes nothing.
+/// Random id of one attempt to run an operation. A write with an old fence changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fence(pub u64);
 
-/// What is known about one operation.
+/// The stored state of one operation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// The change that wrote this.
+    /// The version that the last change wrote.
     pub version: Version,
-    /// The attempt that this belongs to.
+    /// The attempt that the record belongs to.
     pub fence: Fence,
-    /// The route's name; where it is no longer configured, the defaults apply.
+    /// The route's name. If the route is no longer configured, the defaults apply.
     pub route: Arc<str>,
-    /// What was asked for. `None` only on a released marker.
+    /// The fingerprint of the request. `None` only on a released marker.
     pub fingerprint: Option<Fingerprint>,
-    /// Who asked. `None` only on a released marker.
+    /// The caller of the request. `None` only on a released marker.
     pub caller: Option<Caller>,
-    /// When the first attempt began, in ms since 1970 by its gateway's clock. For people; no rule reads it.
+    /// When the first attempt began, in ms since 1970 by its gateway's clock. For people; no rule
+    /// reads it.
     pub opened_unix_ms: u64,
-    /// While an outcome is owed, and only where stores seal it: the key as the upstream knows it, so that it can be asked
-    /// without waiting for a duplicate.
+    /// The upstream's form of the key, for background probes. Kept only while the outcome is
+    /// unknown, and only in stores that seal it.
     pub kept: Option<Bytes>,
-    /// What else is kept, that no rule asks for.
+    /// Data that no rule reads.
     pub extras: Extras,
-    /// Where the operation stands.
+    /// The state.
     pub state: State,
 }
 
-/// What is kept of an operation's first request for people. Gone with the caller and the fingerprint, and from tombstones.
+/// Data about the first request, for people. Removed with caller and fingerprint, and from
+/// tombstones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// Digests of what the request is made of ([`crate::key::LeafDigests`]).
+    /// Digests of the request's members ([`crate::key::LeafDigests`]).
     pub leaves: Option<Bytes>,
-    /// The span of a trace in which the attempt runs, or ran.
+    /// The trace span of the attempt.
     pub span: Option<SpanId>,
 }
 
-/// A span, and the trace that it belongs to (W3C Trace Context).
+/// A span, and its trace (W3C Trace Context).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanId {
     /// The trace's id.
     pub trace: [u8; 16],
-    /// The span's own.
+    /// The span's id.
     pub span: [u8; 8],
 }
 
-/// Where an operation stands.
+/// The state of an operation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
-    /// An attempt is under way, under a lease.
+    /// An attempt is active, under a lease.
     InFlight {
-        /// When this attempt began from an uncertain record: since when that was so, in ms of the store's clock.
-        /// Such an attempt never leaves less than uncertain.
+        /// For an attempt that began from an uncertain record: the time since when the record was
+        /// uncertain, in ms of the store's clock. Such an attempt completes the operation or leaves
+        /// it uncertain, and never releases it.
         doubt_since_ms: Option<u64>,
     },
-    /// Nobody knows whether the upstream acted.
+    /// It is unknown whether the upstream executed the operation.
     Uncertain {
-        /// What happened.
+        /// The reason.
         cause: Cause,
-        /// Since when, in ms of the store's clock; `None`: since this was written. Only an attempt that provably did nothing
-        /// gives an older time back.
+        /// The time since when the operation is uncertain, in ms of the store's clock; `None`:
+        /// since this version. Only an attempt that provably did nothing restores an older time.
         since_ms: Option<u64>,
-        /// Where an operator has decided that the next duplicate runs: the fence of the lost attempt. That may still settle the
-        /// operation before a duplicate runs, although the record carries the decision's own fence.
+        /// The fence of the lost attempt, if an operator has decided that the next duplicate runs.
+        /// The lost attempt may still settle the operation before a duplicate runs, although the
+        /// record has the fence of the decision.
         retry: Option<Fence>,
     },
-    /// Answered; duplicates get this reply.
+    /// The operation is answered. Duplicates get this reply.
     Completed {
-        /// The reply: shared, because it goes to the store and to the client.
+        /// The reply. Shared, because it goes to the store and to the client.
         reply: Arc<Reply>,
-        /// Who settled it.
+        /// The source of the result.
         by: Settler,
     },
-    /// The attempt provably did nothing. A late claim under the same fence meets this marker and is refused.
+    /// The attempt provably did nothing. The marker refuses a late claim under the same fence.
     Released,
-    /// The small tombstone that outlives a completed record.
+    /// The tombstone: a small record that outlives a completed one.
     Expired,
 }
 
-/// Why an outcome is uncertain.
+/// The reason for an uncertain outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// The connection broke after a byte of the request was written.
     Broken,
-    /// The upstream answered, and the answer can't be read. Versions that don't know it read [`Cause::Broken`].
+    /// The upstream's answer can't be parsed. Versions without this cause read [`Cause::Broken`].
     Unreadable(AnswerFault),
     /// The upstream didn't answer in time.
     TimedOut,
-    /// The upstream answered with a status that doesn't say whether it acted. Below 100 it is gRPC's own.
+    /// The upstream's status doesn't show whether it executed the operation. Numbers below 100 are
+    /// gRPC statuses.
     Status(u16),
-    /// The gateway that ran it went silent until its lease ended.
+    /// The gateway of the attempt stopped renewing the lease.
     LeaseEnded,
-    /// The gateway was stopped while the attempt was under way.
+    /// The gateway was stopped during the attempt.
     Stopped,
-    /// A later attempt did nothing, so that what the first one did is as unknown as before.
+    /// A later attempt did nothing, so the outcome of the first one is as unknown as before.
     NotRepeated,
 }
 
-/// What is wrong with an answer that can't be read.
+/// The reason why an answer can't be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerFault {
-    /// Its head has more fields than are taken.
+    /// The head has more fields than the limit.
     TooManyFields,
-    /// Its head is larger than is taken.
+    /// The head is larger than the limit.
     HeadTooLarge,
-    /// Its head is not well-formed HTTP.
+    /// The head is not well-formed HTTP.
     Malformed,
 }
 
-/// Who settled an operation.
+/// The source of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settler {
     /// The upstream's own answer.
     Upstream,
     /// An operator's decision.
     Operator,
-    /// The upstream's answer to a question about it.
+    /// The upstream's answer to a probe.
     Probe,
 }
 
-/// An answer: status, end-to-end header fields and body.
+/// A stored answer: status, end-to-end header fields and body.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     /// The status code.
     pub status: StatusCode,
-    /// End-to-end fields, `Date` included.
+    /// End-to-end fields, including `Date`.
     pub headers: HeaderMap,
     /// The body.
     pub body: ReplyBody,
-    /// The fields behind the body (RFC 9110, section 6.5), where they are kept: of gRPC answers with a whole body. Empty beside
-    /// a sealed body, which has them with it. Version 0.1.0 does not read records of such replies.
+    /// Trailers (RFC 9110, section 6.5), which are kept for gRPC answers with a whole body. Empty
+    /// if the body is sealed, which then contains them. Version 0.1.0 can't read records with
+    /// trailers.
     pub trailers: Option<HeaderMap>,
 }
 
-/// A reply's body, as far as it was kept.
+/// The stored part of a reply's body.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReplyBody {
-    /// All of it.
+    /// The whole body.
     Whole(Bytes),
-    /// Too large, an event stream or a switched protocol: streamed once, not kept.
+    /// No body: it was too large, an event stream or a switched protocol, and was streamed once.
     NotStored,
-    /// Sealed, and the header fields with it. Only stores hold such replies; above them it means that the key is missing.
+    /// A sealed body with its header fields. Only stores contain such replies; above them it means
+    /// that the key is missing.
     Sealed(Bytes),
 }
 
-/// How long a record is to live. Durations: the store counts them by its own clock.
+/// The lifetime of a record, as durations: the store computes times by its own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
-    /// Until it disappears.
+    /// Time until the record disappears.
     pub keep: Duration,
-    /// Until it is overdue and somebody has to look at it: the lease while in flight. `None` keeps it out of the index
-    /// of unsettled records.
+    /// Time until the record is due for a check, which is the lease while in flight. `None` keeps
+    /// it out of the index of unsettled records.
     pub due: Option<Duration>,
-    /// With a result: until the tombstone that it leaves disappears, counted from now (so at least `keep`).
-    /// With a claim, over nothing or over a marker: that a tombstone, if there is one, stands in its way.
+    /// With a result: the time until its tombstone disappears, counted from now (so at least
+    /// `keep`). With a claim, over an empty slot or a marker: an existing tombstone refuses it.
     pub tombstone: Option<Duration>,
 }
 
-/// A record as the store holds it, with the store's times (ms since 1970 by the store's clock).
+/// A stored record, with times in ms since 1970 by the store's clock.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Held {
     /// The record.
     pub record: Record,
-    /// When it was last changed. Of a settled record it may be off by what an answer of the store took.
+    /// The time of the last change. For a settled record it may be off by the duration of a store
+    /// call.
     pub written_ms: u64,
-    /// When somebody has to look at it again: the end of the lease while in flight; 0 where never.
+    /// The time of the next check: the end of the lease while in flight; 0: never.
     pub due_ms: u64,
-    /// The store's time of this reading; of a settled record, whose age no rule asks for, as its earlier answers tell it.
+    /// The store's time at this read. For a settled record, derived from the store's earlier
+    /// answers, because its age has no effect.
     pub now_ms: u64,
 }
 
 impl Record {
-    /// The small tombstone that outlives a result.
+    /// Returns the tombstone of a completed record.
     pub fn tombstone(&self) -> Record {
         Record {
             route: self.route.clone(),
@@ -219,22 +231,23 @@ impl Record {
         }
     }
 
-    /// Whether an attempt may still settle this record, as far as fences decide: the record carries the attempt's fence, or
-    /// an operator's retry names it.
+    /// Returns whether an attempt may still settle this record, by its fence: the record has the
+    /// attempt's fence, or an operator's retry names it.
     pub fn belongs_to(&self, attempt: Fence) -> bool {
         let named =
             matches!(self.state, State::Uncertain { retry: Some(lost), .. } if lost == attempt);
         self.fence == attempt || named
     }
 
-    /// Whether both were written by the same call. Version, fence and state are enough, because no two different writes
-    /// share them: an operator's decision has a fence of its own, an attempt writes each state once, and who writes under
-    /// another's fence skips a version.
+    /// Returns whether both records were written by the same call. Comparing version, fence and
+    /// state is enough, because two different writes never share all three: an operator's decision
+    /// has its own fence, an attempt writes each state once, and a write under another attempt's
+    /// fence skips a version.
     pub fn is_same_write(&self, other: &Record) -> bool {
         self.version == other.version && self.is_same_state(other)
     }
 
-    /// Whether both are of the same attempt and in the same state, in whatever versions.
+    /// Returns whether both records have the same attempt and state, in any version.
     pub fn is_same_state(&self, other: &Record) -> bool {
         let state = |record: &Record| std::mem::discriminant(&record.state);
         (self.fence, state(self)) == (other.fence, state(other))
@@ -242,14 +255,14 @@ impl Record {
 }
 
 impl Held {
-    /// Whether an attempt's lease is over, by the store's own clock.
+    /// Returns whether the attempt's lease has ended, by the store's clock.
     pub fn lease_is_over(&self) -> bool {
         matches!(self.record.state, State::InFlight { .. }) && self.now_ms >= self.due_ms
     }
 }
 
 impl State {
-    /// The state's name, as metrics, listings and the admin API write it.
+    /// Returns the state's name in metrics, lists and the admin API.
     pub fn name(&self) -> &'static str {
         match self {
             State::InFlight { .. } => "in_flight",
@@ -260,14 +273,14 @@ impl State {
         }
     }
 
-    /// Whether an outcome is still owed.
+    /// Returns whether the outcome is still open.
     pub fn is_unsettled(&self) -> bool {
         matches!(self, State::InFlight { .. } | State::Uncertain { .. })
     }
 }
 
 impl Cause {
-    /// The cause in words, for people.
+    /// Describes the cause for people.
     pub fn describe(&self) -> String {
         match self {
             Cause::Broken => {
@@ -293,7 +306,7 @@ impl Cause {
 }
 
 impl AnswerFault {
-    /// The fault in words, for people.
+    /// Describes the fault for people.
     pub fn describe(self) -> &'static str {
         match self {
             AnswerFault::TooManyFields => "the upstream's answer has more than 256 header fields",

@@ -1,8 +1,9 @@
-//! Which route a request belongs to, by its path and method.
+//! Finds the route of a request by path and method.
 //!
-//! Danger: a path that the upstream reads differently than the gateway slips past the protection. So percent-encoded
-//! unreserved characters are decoded before matching (RFC 3986, section 6.2.2.2), and a path is refused if a folding of it
-//! (see `folding`) leads to a protected route that the path itself does not lead to.
+//! Danger: a path that the upstream interprets differently than the gateway bypasses the
+//! protection. So percent-encoded unreserved characters are decoded before matching (RFC 3986,
+//! section 6.2.2.2), and a path is refused if a folding of it (see `folding`) leads to a protected
+//! route that the path itself does not lead to.
 
 use std::cell::LazyCell;
 use std::sync::Arc;
@@ -16,16 +17,16 @@ use folding::{Pattern, Readings};
 
 mod folding;
 
-/// A protected, watched or switched-off route.
+/// A route: enforced, shadowed or switched off.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// The patterns, any of which matches: `{name}` is one segment, `{*rest}` one or more.
+    /// Path patterns, any of which may match. `{name}` is one segment, `{*rest}` one or more.
     pub paths: Vec<String>,
-    /// The methods it covers.
+    /// Methods.
     pub methods: Vec<Method>,
-    /// Index of its upstream.
+    /// Index of the upstream.
     pub upstream: usize,
-    /// Its rules.
+    /// Rules.
     pub policy: Policy,
 }
 
@@ -41,7 +42,7 @@ struct Compiled {
     route: Arc<Route>,
 }
 
-/// A pattern that can't be matched.
+/// The pattern is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the path pattern `{path}` is not valid: {why}")]
 pub struct PatternError {
@@ -49,7 +50,8 @@ pub struct PatternError {
     why: String,
 }
 
-/// A path that the upstream could read as another one, which is protected, or as another operation's.
+/// The upstream could interpret the path as another one, which is protected, or as the path of
+/// another operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the path can be read as another path")]
 pub struct AmbiguousPath;
@@ -72,11 +74,12 @@ impl Routes {
         routes.into_iter().map(compile).collect::<Result<_, _>>().map(Routes)
     }
 
-    /// Returns the place of the first route that covers a request. A trailing slash matches the same route.
+    /// Returns the position of the first route that matches a request. A trailing slash doesn't
+    /// matter.
     ///
-    /// Fails where a folding of the path leads to a protected route that the path does not lead to, and where the path is
-    /// part of an identity or of a derived key and a folding changes it. A plain path costs one scan more than its match, except where a
-    /// route takes no account of letter case.
+    /// Fails if a folding of the path leads to a protected route that the path does not lead to, or
+    /// if the path is part of an identity or of a derived key and a folding changes it. A plain
+    /// path costs one scan in addition to its match, except if a route ignores letter case.
     pub fn position(&self, method: &Method, path: &str) -> Result<Option<usize>, AmbiguousPath> {
         let bare = as_matched(path);
         let found =
@@ -86,14 +89,14 @@ impl Routes {
             return Ok(found);
         }
         if self.leads_elsewhere(method, path, &bare, found)
-            || found.is_some_and(|at| self.0[at].is_told_apart_by(path))
+            || found.is_some_and(|at| self.0[at].has_ambiguous_identity(path))
         {
             return Err(AmbiguousPath);
         }
         Ok(found)
     }
 
-    /// Whether a folding of a path leads to a protected route other than the one found.
+    /// Returns whether a folding of a path leads to a protected route other than the found one.
     fn leads_elsewhere(
         &self,
         method: &Method,
@@ -109,7 +112,7 @@ impl Routes {
         }
         let sensitive = LazyCell::new(|| Readings::of(path, PathCase::Sensitive));
         let insensitive = LazyCell::new(|| Readings::of(path, PathCase::Insensitive));
-        // A path that can't be searched could lead anywhere.
+        // A path that is too complex to search could lead anywhere.
         let some_reading = |case, holds: &dyn Fn(&Readings) -> bool| match case {
             PathCase::Sensitive => sensitive.as_ref().is_none_or(holds),
             PathCase::Insensitive => insensitive.as_ref().is_none_or(holds),
@@ -119,7 +122,7 @@ impl Routes {
             let matched = other.router.at(bare).is_ok();
             let leads_there = matched
                 || some_reading(other.case(), &|readings| other.some_reading_matches(readings));
-            // What leads to a route that comes first does not lead to the other one, except in another letter case.
+            // Paths of an earlier route don't lead to this one, except in another letter case.
             let found = found.filter(|found| *found < at).map(|found| &self.0[found]);
             let first = found.filter(|found| {
                 matched || !other.ignores_case() || found.case() == PathCase::Insensitive
@@ -131,7 +134,7 @@ impl Routes {
         })
     }
 
-    /// The routes, in order.
+    /// Returns the routes in order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.0.iter().map(|each| &each.route)
     }
@@ -162,8 +165,9 @@ impl Compiled {
         self.patterns.iter().all(|pattern| readings.some_differ(pattern))
     }
 
-    /// Whether the path is part of the route's identities and has other foldings, which would be other operations.
-    fn is_told_apart_by(&self, path: &str) -> bool {
+    /// Returns whether the path is part of the route's identities and has other foldings, which
+    /// would be other operations.
+    fn has_ambiguous_identity(&self, path: &str) -> bool {
         self.route.policy.separates_paths() && self.protects() && !is_opaque_throughout(path)
     }
 }

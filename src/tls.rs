@@ -1,4 +1,5 @@
-//! TLS: rustls with ring. Whom to trust, who this server is, and who this process is to other servers.
+//! TLS with rustls and ring: trusted authorities, the server certificate, and the client
+//! certificates.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -12,22 +13,23 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// No certificate authority that could be trusted.
+/// There is no certificate authority to trust.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
     /// The text is not PEM, or a certificate in it is malformed.
-    #[error("a certificate of the authorities can't be read: {0}")]
+    #[error("a certificate of an authority can't be read: {0}")]
     Malformed(String),
-    /// Neither in the given text nor on the system.
+    /// No authority is in the given text, or none on the system.
     #[error("no certificate authority was found; install the system's certificates or set ca_file")]
     NoneFound,
-    /// The cryptography doesn't offer what TLS needs, which a build of this program rules out.
+    /// The cryptography lacks something that TLS needs, which this build rules out.
     #[error("TLS can't be set up: {0}")]
     Unsupported(String),
 }
 
-/// Trusts the authorities in `ca_pem`, or else the system's. `identity`: shown to servers that ask for a certificate. `alpn`: the
-/// protocols that are offered, in this order.
+/// Creates a client configuration that trusts the authorities in `ca_pem`, or else the system's.
+/// `identity` is the certificate for servers that request one, and `alpn` the offered protocols in
+/// order.
 ///
 /// # Errors
 /// See [`TrustError`].
@@ -62,7 +64,7 @@ pub fn client_config(
         None => builder.with_no_client_auth(),
         Some(identity) => builder.with_client_cert_resolver(identity),
     };
-    // A resumed session keeps the certificate of the first one, also when that was replaced.
+    // A resumed session keeps the certificate of the first one, even if that was replaced.
     if shows_certificate {
         config.resumption = rustls::client::Resumption::disabled();
     }
@@ -70,43 +72,44 @@ pub fn client_config(
     Ok(config)
 }
 
-/// The subject of a certificate, the content of its DER; `None` where it is empty, which names nobody.
+/// Returns the subject of a certificate, the content of its DER; `None` if it is empty.
 pub fn subject(certificate: &CertificateDer<'_>) -> Option<Bytes> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     Some(Bytes::copy_from_slice(certificate.subject())).filter(|subject| !subject.is_empty())
 }
 
-/// The files that say who this server is.
+/// The files of the server certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityFiles {
-    /// Its certificate, and those that lead to an authority, in PEM.
+    /// The certificate and its chain, in PEM.
     pub cert: PathBuf,
-    /// Its private key, in PEM.
+    /// The private key, in PEM.
     pub key: PathBuf,
-    /// The authorities of clients, in PEM: with them every client has to show a certificate.
+    /// The authorities of clients, in PEM. With them, every client must show a certificate.
     pub client_ca: Option<PathBuf>,
 }
 
-/// The files that say who this process is to servers that ask.
+/// The files of a client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFiles {
-    /// Its certificate, and those that lead to an authority, in PEM.
+    /// The certificate and its chain, in PEM.
     pub cert: PathBuf,
-    /// Its private key, in PEM.
+    /// The private key, in PEM.
     pub key: PathBuf,
 }
 
-/// Who this process is to servers that ask. Each new connection reads the files again, and shows what they say; files that can't
-/// be used leave things as they are, since one of the two may not have been renewed yet.
+/// The client certificate for servers that request one. Each new connection reads the files again.
+/// Unusable files leave the current certificate in use: one of the two may not have been renewed
+/// yet.
 pub struct ClientIdentity {
     files: ClientFiles,
-    /// What the files said when it was loaded.
+    /// The certificates in the files at load time.
     loaded: Vec<CertificateDer<'static>>,
     current: RwLock<Arc<CertifiedKey>>,
 }
 
 impl ClientIdentity {
-    /// Reads the files.
+    /// Loads the files.
     ///
     /// # Errors
     /// See [`IdentityError`].
@@ -121,7 +124,7 @@ impl ClientIdentity {
 }
 
 impl PartialEq for ClientIdentity {
-    /// Whether both were loaded from the same files, and these said the same.
+    /// Compares the files' names and their contents at load time.
     fn eq(&self, other: &ClientIdentity) -> bool {
         self.files == other.files && self.loaded == other.loaded
     }
@@ -130,21 +133,21 @@ impl PartialEq for ClientIdentity {
 impl Eq for ClientIdentity {}
 
 impl std::fmt::Debug for ClientIdentity {
-    /// Without the key.
+    /// Omits the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ClientIdentity").field("files", &self.files).finish_non_exhaustive()
     }
 }
 
 impl ResolvesClientCert for ClientIdentity {
-    /// Connections are made rarely, and the files are small: reading them takes less than the handshake.
+    /// Connections are rare and the files small: reading them takes less time than the handshake.
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         match certified_key(&self.files) {
             Ok(key) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key)
             }
             Err(error) => {
-                tracing::warn!(%error, "the client certificate can't be read again: the one that was read before stays")
+                tracing::warn!(%error, "client certificate not reloaded: the current one stays in use")
             }
         }
         Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
@@ -162,37 +165,37 @@ fn certified_key(files: &ClientFiles) -> Result<CertifiedKey, IdentityError> {
     })
 }
 
-/// Files that say nothing of use.
+/// The certificate files are unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// It can't be read.
+    /// A file can't be read.
     #[error("can't read {}: {why}", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// What went wrong.
+        /// The error.
         why: String,
     },
-    /// There is nothing in it, or nothing that is well-formed.
-    #[error("{} is not what it should be: {why}", .file.display())]
+    /// A file is empty or malformed.
+    #[error("{} is invalid: {why}", .file.display())]
     Malformed {
         /// The file.
         file: PathBuf,
-        /// What was expected.
+        /// The expected content.
         why: String,
     },
-    /// They don't fit each other.
+    /// The certificate and the key don't match.
     #[error("the certificate in {} can't be used: {why}", .file.display())]
     Unusable {
         /// The certificate's file.
         file: PathBuf,
-        /// What went wrong.
+        /// The error.
         why: String,
     },
 }
 
 impl IdentityError {
-    /// The file that it is about.
+    /// Returns the file with the fault.
     pub fn file(&self) -> &Path {
         match self {
             IdentityError::Unreadable { file, .. }
@@ -202,27 +205,27 @@ impl IdentityError {
     }
 }
 
-/// Who this server is, as its files say now.
+/// The server certificate in use.
 #[derive(Debug)]
-pub struct Identity(RwLock<Current>);
+pub struct Identity(RwLock<LoadedCertificate>);
 
 #[derive(Debug)]
-struct Current {
+struct LoadedCertificate {
     files: IdentityFiles,
     config: Arc<ServerConfig>,
 }
 
-/// Files that were read, and can be used.
-pub struct Renewal(Current);
+/// A loaded and checked certificate.
+pub struct Renewal(LoadedCertificate);
 
-/// How often the files are looked at: a certificate that was renewed is in use before anybody misses it.
+/// Interval between checks of the files: a renewed certificate is in use before clients notice.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 
-/// The protocols that are offered to clients.
+/// Protocols offered to clients.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 impl Identity {
-    /// Reads the files.
+    /// Loads the files.
     ///
     /// # Errors
     /// See [`IdentityError`].
@@ -230,30 +233,31 @@ impl Identity {
         Ok(Arc::new(Identity(RwLock::new(Identity::prepare(files)?.0))))
     }
 
-    /// Reads files, perhaps others than before, to be used by [`Identity::renew`].
+    /// Loads files, perhaps others than before, for [`Identity::renew`].
     ///
     /// # Errors
     /// See [`IdentityError`].
     pub fn prepare(files: IdentityFiles) -> Result<Renewal, IdentityError> {
         let config = Arc::new(read(&files)?);
-        Ok(Renewal(Current { files, config }))
+        Ok(Renewal(LoadedCertificate { files, config }))
     }
 
-    /// New connections are greeted with what was read.
+    /// Uses a loaded certificate for new connections.
     pub fn renew(&self, Renewal(current): Renewal) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = current;
     }
 
-    /// What new connections are greeted with.
+    /// Returns the configuration for new connections.
     pub fn current(&self) -> Arc<ServerConfig> {
         self.open().config.clone()
     }
 
-    fn open(&self) -> RwLockReadGuard<'_, Current> {
+    fn open(&self) -> RwLockReadGuard<'_, LoadedCertificate> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the files again whenever they change, for ever. Files that say nothing of use leave things as they are.
+    /// Reloads the files whenever they change, for ever. Unusable files leave the current
+    /// certificate in use.
     pub async fn keep(self: Arc<Self>) {
         let files = self.open().files.clone();
         let mut seen = contents(&files).await;
@@ -268,11 +272,11 @@ impl Identity {
                 Ok(renewal) => {
                     self.renew(renewal);
                     seen = contents;
-                    tracing::info!("new connections get the new certificate");
+                    tracing::info!("certificate reloaded: new connections use it");
                 }
-                // Half written, perhaps: looked at again.
+                // The file may be half written: it is read again at the next check.
                 Err(error) => {
-                    tracing::warn!(%error, "the certificate changed and can't be used: the old one stays")
+                    tracing::warn!(%error, "certificate changed but is unusable: the current one stays in use")
                 }
             }
         }
@@ -303,12 +307,16 @@ fn text(file: &Path) -> Result<Vec<u8>, IdentityError> {
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let all = CertificateDer::pem_slice_iter(&text(file)?).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|error| malformed(file, error))?;
-    if all.is_empty() { Err(malformed(file, "it has no certificate in PEM")) } else { Ok(all) }
+    if all.is_empty() {
+        Err(malformed(file, "the file has no certificate in PEM"))
+    } else {
+        Ok(all)
+    }
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     PrivateKeyDer::from_pem_slice(&text(file)?)
-        .map_err(|_| malformed(file, "it has no private key in PEM"))
+        .map_err(|_| malformed(file, "the file has no private key in PEM"))
 }
 
 fn read(files: &IdentityFiles) -> Result<ServerConfig, IdentityError> {
@@ -344,7 +352,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes a new certificate and its key; returns the certificate.
+    /// Writes a new certificate and its key, and returns the certificate.
     fn renew(files: &ClientFiles) -> CertificateDer<'static> {
         let own = rcgen::generate_simple_self_signed(["gateway.example".to_owned()]).unwrap();
         std::fs::write(&files.cert, own.cert.pem()).unwrap();
@@ -368,7 +376,7 @@ mod tests {
             "a reload sees another one"
         );
 
-        // Half a renewal: the new certificate, and the key of the old one.
+        // Half a renewal: the new certificate with the old key.
         let key = std::fs::read(&files.key).unwrap();
         renew(&files);
         std::fs::write(&files.key, key).unwrap();

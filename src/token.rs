@@ -1,8 +1,10 @@
-//! Tokens (JWT, RFC 7519, signed in the compact form of RFC 7515): whom one speaks of, believed only after its signature.
+//! Signed tokens (JWT, RFC 7519, in the compact form of RFC 7515). Claims are used only after the
+//! signature is verified.
 //!
-//! Danger: whoever can make up a token gets another's answers. So the key decides what may be verified with it: an
-//! algorithm that its kind doesn't have, that its own `alg` excludes, that is `none` or that needs a shared secret verifies
-//! nothing. Nothing inside a token is looked at before its signature, but for the name of its key and its algorithm.
+//! Danger: a forged token would get the answers of another caller. So the key decides which
+//! algorithms may verify with it: never one of another key type, one that the key's own `alg`
+//! excludes, `none`, or one that needs a shared secret. Before the signature is verified, only the
+//! key's id, the algorithm and `crit` are read.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,34 +13,35 @@ use serde_json::{Map, Value};
 mod keyring;
 mod keys;
 
-pub use keyring::{Keyring, Pace};
+pub use keyring::{Keyring, RefreshIntervals};
 pub use keys::{KEY_SET_BYTES_MAX, KeySet, KeySetError};
 
-/// Longest token, in bytes: several times what identity providers issue, and little work to look through.
+/// Longest token, in bytes: several times what identity providers issue, and fast to parse.
 pub const TOKEN_BYTES_MAX: usize = 16 << 10;
 
-/// By how much clocks may differ, in seconds: the issuer's, and this machine's.
+/// Tolerated difference between the issuer's clock and this machine's, in seconds.
 pub const LEEWAY_S: f64 = 30.0;
 
-/// What a token has to say to be believed, besides being in time.
+/// Requirements for a token, besides its signature and its times.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    /// The claim that names whom it speaks of.
+    /// The claim with the subject.
     pub claim: &'a str,
-    /// Who has to have issued it (`iss`); `None`: whoever has the keys.
+    /// The required issuer (`iss`); `None`: any issuer with a key of the set.
     pub issuer: Option<&'a str>,
-    /// For whom it has to be (`aud`); `None`: for anybody.
+    /// The required audience (`aud`); `None`: any.
     pub audience: Option<&'a str>,
 }
 
-/// Whom a verified token speaks of.
+/// The subject of a verified token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// Who issued it; empty where it doesn't say. A subject is one only together with its issuer (RFC 7519, section 4.1.2).
+    /// The issuer; empty if the token has none. A subject is unique only together with its issuer
+    /// (RFC 7519, section 4.1.2).
     pub issuer: String,
-    /// The claim's value; never empty.
+    /// The claim's value, not empty.
     pub value: String,
-    /// Whether it is a number: 7 and "7" are two.
+    /// Whether the value is a number: 7 and "7" are different subjects.
     pub is_number: bool,
 }
 
@@ -48,24 +51,25 @@ impl std::fmt::Debug for Subject {
     }
 }
 
-/// Why a token is not believed. EventSource no more than its sender may know.
+/// A refused token. The texts disclose no more than its sender may learn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It was good until lately.
+    /// The token has expired.
     #[error("has expired")]
     Expired,
-    /// No key of the set could have signed it: perhaps the set is older than the key.
+    /// No key of the set could have signed the token. The set may be older than the key.
     #[error("is signed with an unknown key")]
     UnknownKey,
-    /// Anything else.
+    /// The token is invalid for any other reason.
     #[error("is not valid")]
     Invalid,
 }
 
-/// Verifies the token in a field's value, with or without `Bearer` before it.
+/// Verifies the token in a field's value, with or without `Bearer` before it. `now_ms` is the wall
+/// clock, in ms since 1970.
 ///
 /// # Errors
-/// See [`TokenError`]. `now_ms`: the wall clock, ms since 1970.
+/// See [`TokenError`].
 pub fn verify(
     field: &[u8],
     keys: &KeySet,
@@ -83,7 +87,7 @@ pub fn verify(
         .filter(|(_, payload)| !payload.contains('.'))
         .ok_or(TokenError::Invalid)?;
     let header = object(header)?;
-    // An extension that has to be understood (RFC 7515, section 4.1.11); none is.
+    // The token requires an extension (RFC 7515, section 4.1.11), and none is supported.
     if header.contains_key("crit") {
         return Err(TokenError::Invalid);
     }
@@ -98,7 +102,7 @@ pub fn verify(
     subject(&object(payload)?, expected, now_ms)
 }
 
-/// The token behind the scheme's name, which is case-insensitive (RFC 9110, section 11.1).
+/// Returns the token after the scheme's name, which is case-insensitive (RFC 9110, section 11.1).
 fn without_scheme(field: &[u8]) -> &[u8] {
     const SCHEME: &[u8] = b"bearer ";
     let field = field.trim_ascii();
@@ -113,7 +117,7 @@ fn object(part: &str) -> Result<Map<String, Value>, TokenError> {
     serde_json::from_slice(&bytes).map_err(|_| TokenError::Invalid)
 }
 
-/// What a verified token says.
+/// Checks the claims of a verified token and returns its subject.
 fn subject(
     claims: &Map<String, Value>,
     expected: &Expected<'_>,
@@ -147,7 +151,7 @@ fn subject(
     }
     let (value, is_number) = match claims.get(expected.claim) {
         Some(Value::String(text)) if !text.is_empty() => (text.clone(), false),
-        // Beyond 64 bits, and behind a point, digits are lost: two subjects could become one.
+        // Larger numbers and fractions lose digits, and two subjects could become equal.
         Some(Value::Number(number)) if number.is_u64() || number.is_i64() => {
             (number.to_string(), true)
         }

@@ -1,4 +1,4 @@
-//! The admin API's client, for the command line.
+//! The client of the admin API, for the command line.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
-use super::{
-    Listed, LogLevelView, LoggedView, OperationView, ProjectionView, ReleaseRequest, ReportView,
-    ResolveRequest, ScopeRequest, ScopeView, VerifiedView,
+use super::view::{
+    DecisionRequest, LogLevelView, LoggedView, OperationListView, OperationView, ProjectionView,
+    ReportView, ResolveRequest, ScopeRequest, ScopeView, VerifiedView,
 };
 
-/// Longest wait for the admin port, and largest answer.
+/// Longest wait for the admin port, and largest response.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No answer.
+    /// No response.
     #[error("the admin port {address} can't be reached: {why}")]
     Unreachable {
-        /// Where.
+        /// The address.
         address: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// A refusal.
@@ -37,64 +37,64 @@ pub enum ClientError {
     Refused {
         /// The status.
         status: StatusCode,
-        /// What it said.
+        /// The detail of the problem document.
         detail: String,
     },
 }
 
 /// A decision that needs no more than its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
-    /// It was not executed: the key is free.
+pub enum PlainDecision {
+    /// The operation was not executed; the key is free.
     Release,
-    /// It was not executed: the next duplicate runs.
+    /// The operation was not executed; the next duplicate runs.
     Retry,
-    /// The result is not kept any longer.
+    /// The result is deleted before the end of its retention.
     Expire,
 }
 
-impl Word {
+impl PlainDecision {
     fn segment(self) -> &'static str {
         match self {
-            Word::Release => "/release",
-            Word::Retry => "/retry",
-            Word::Expire => "/expire",
+            PlainDecision::Release => "/release",
+            PlainDecision::Retry => "/retry",
+            PlainDecision::Expire => "/expire",
         }
     }
 }
 
-/// Which operations to list: those for which all holds that is given.
+/// The filters of a list of operations; all that are set must match.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
-    /// In this state.
+pub struct OperationFilter {
+    /// The state.
     pub state: Option<String>,
-    /// On this route.
+    /// The route.
     pub route: Option<String>,
-    /// Of the scope with this mark.
+    /// The scope's mark.
     pub scope: Option<String>,
 }
 
-/// Talks to one admin port.
+/// A client of one admin port.
 pub struct Client {
     address: String,
     token: Option<String>,
 }
 
 impl Client {
-    /// A client for `host:port`, with a bearer token where one is needed.
+    /// Creates a client for `host:port`, with a bearer token where the port requires one.
     pub fn new(address: impl Into<String>, token: Option<String>) -> Client {
         Client { address: address.into(), token }
     }
 
-    /// A page of operations.
+    /// Returns a page of operations.
     pub async fn list(
         &self,
-        wanted: &Wanted,
+        filter: &OperationFilter,
         limit: usize,
         cursor: Option<&str>,
-    ) -> Result<Listed, ClientError> {
+    ) -> Result<OperationListView, ClientError> {
         let limit = limit.to_string();
-        let Wanted { state, route, scope } = wanted;
+        let OperationFilter { state, route, scope } = filter;
         let parameters = [
             ("limit", Some(&*limit)),
             ("state", state.as_deref()),
@@ -105,12 +105,12 @@ impl Client {
         self.json(Method::GET, &with_query("/v1/operations", parameters), None::<&()>, None).await
     }
 
-    /// The mark by which a client's operations are found.
+    /// Returns the mark under which a client's operations are listed.
     pub async fn scope(&self, request: &ScopeRequest) -> Result<ScopeView, ClientError> {
         self.json(Method::POST, "/v1/scope", Some(request), None).await
     }
 
-    /// What enforcing would have done on shadow routes, since a time (RFC 3339).
+    /// Returns the report on shadow routes since a time (RFC 3339).
     pub async fn report(&self, since: &str) -> Result<ReportView, ClientError> {
         self.json(
             Method::GET,
@@ -121,17 +121,17 @@ impl Client {
         .await
     }
 
-    /// How far the read model is.
+    /// Returns the position of the read model.
     pub async fn projection(&self) -> Result<ProjectionView, ClientError> {
         self.json(Method::GET, "/v1/projection", None::<&()>, None).await
     }
 
-    /// Empties the read model, which is built anew then.
+    /// Empties the read model, which is then rebuilt from the event log.
     pub async fn rebuild_projection(&self) -> Result<ProjectionView, ClientError> {
         self.json(Method::POST, "/v1/projection/rebuild", None::<&()>, None).await
     }
 
-    /// Verifies a piece of the event log, from a cursor on.
+    /// Verifies a part of the event log, starting at a cursor.
     pub async fn verify_log(&self, cursor: Option<&str>) -> Result<VerifiedView, ClientError> {
         self.json(
             Method::GET,
@@ -142,7 +142,8 @@ impl Client {
         .await
     }
 
-    /// A piece of the event log: behind a cursor, or since a time (RFC 3339), or from now on. It is waited for so long, in seconds.
+    /// Returns events behind a cursor, since a time (RFC 3339), or from now on. The gateway waits
+    /// up to `wait_s` seconds for one.
     pub async fn tail(
         &self,
         after: Option<&str>,
@@ -155,17 +156,17 @@ impl Client {
         self.json(Method::GET, &path, None::<&()>, None).await
     }
 
-    /// What the process logs.
+    /// Returns the filter of the process log.
     pub async fn log_level(&self) -> Result<LogLevelView, ClientError> {
         self.json(Method::GET, "/v1/log-level", None::<&()>, None).await
     }
 
-    /// Changes what the process logs.
-    pub async fn set_log_level(&self, wanted: &LogLevelView) -> Result<LogLevelView, ClientError> {
-        self.json(Method::PUT, "/v1/log-level", Some(wanted), None).await
+    /// Changes the filter of the process log.
+    pub async fn set_log_level(&self, filter: &LogLevelView) -> Result<LogLevelView, ClientError> {
+        self.json(Method::PUT, "/v1/log-level", Some(filter), None).await
     }
 
-    /// One operation.
+    /// Returns one operation.
     pub async fn show(&self, operation: &str) -> Result<OperationView, ClientError> {
         self.json(Method::GET, &path(operation, ""), None::<&()>, None).await
     }
@@ -180,19 +181,19 @@ impl Client {
         self.json(Method::POST, &path(operation, "/resolve"), Some(request), Some(version)).await
     }
 
-    /// Carries out a decision that needs no more than its reason, if the operation still has this version.
+    /// Applies a decision without a result, if the operation still has this version.
     pub async fn decide(
         &self,
         operation: &str,
-        word: Word,
+        decision: PlainDecision,
         version: &str,
-        request: &ReleaseRequest,
+        request: &DecisionRequest,
     ) -> Result<OperationView, ClientError> {
-        self.json(Method::POST, &path(operation, word.segment()), Some(request), Some(version))
+        self.json(Method::POST, &path(operation, decision.segment()), Some(request), Some(version))
             .await
     }
 
-    /// Whether a path answers 200, with what it said.
+    /// Calls a health path, and returns the text of a 200 response.
     pub async fn probe(&self, path: &str) -> Result<String, ClientError> {
         let body = self.call(Method::GET, path, Bytes::new(), None).await?;
         Ok(String::from_utf8_lossy(&body).trim().to_owned())
@@ -264,7 +265,7 @@ impl Client {
     }
 }
 
-/// A path with those parameters that have a value.
+/// Returns the path with those parameters that have a value.
 fn with_query<const N: usize>(path: &str, parameters: [(&str, Option<&str>); N]) -> String {
     let stated = parameters.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let written = stated.map(|(name, value)| {

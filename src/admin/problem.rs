@@ -1,4 +1,5 @@
-//! Why the admin port refuses: a closed set of problem documents (RFC 9457), each with its type, its status and what to do.
+//! The refusals of the admin port: a closed set of problem documents (RFC 9457), each with its
+//! type, status and advice.
 
 use axum::extract::Request;
 use axum::extract::rejection::JsonRejection;
@@ -7,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::problem_kind::{ProblemKind, TYPE_PREFIX};
 use crate::engine::DecisionDenied;
 use crate::event::REASON_BYTES_MAX;
 use crate::gate::{LookupError, OperatorError};
@@ -14,358 +16,177 @@ use crate::read_model::QueryError;
 use crate::store::{ListError, StoreError};
 use crate::telemetry::FilterError;
 
-/// What a problem's type begins with.
-pub(super) const TYPE_PREFIX: &str = "urn:onceward:problem:";
-
-/// Longest detail that is taken over from a text that was not written here, in bytes.
+/// Longest detail that is copied from a text of the framework, in bytes.
 const DETAIL_BYTES_MAX: usize = 1024;
 
 /// Why a request to the admin port is refused. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AdminRefusal {
-    /// No token, or one that is not known.
+    /// No token, or an unknown one.
     #[error("a valid bearer token is required")]
     TokenMissing,
-    /// A page sent it, or a name that may have been rebound to this machine.
+    /// A web page sent the request, or its host name may have been rebound to this machine.
     #[error("requests from web pages, or for other host names, need a token")]
     FromPage,
-    /// The token's role does not allow it.
-    #[error("this token may read, and not change anything")]
+    /// The token's role does not allow the request.
+    #[error("this token may read, but not change anything")]
     ReadOnly,
     /// No such path.
     #[error("there is nothing here")]
     NotFound,
-    /// No such method on this path.
-    #[error("this path does not take that method: the Allow field says which it takes")]
+    /// The path does not have this method.
+    #[error("this path does not take that method: the Allow field lists the methods it takes")]
     Method,
-    /// It can't be understood.
+    /// The request can't be parsed.
     #[error("{0}")]
     Invalid(String),
-    /// Its body is too large.
-    #[error("the body is larger than this path takes")]
+    /// The body is too large.
+    #[error("the body is larger than this path accepts")]
     TooLarge,
-    /// It did not come to its end.
+    /// The request did not finish in time.
     #[error(
-        "this took too long, as a rule because the body did not come: look what was done before you ask again"
+        "the request timed out, usually because its body did not arrive: check what was done before you send it again"
     )]
     TooSlow,
-    /// Too many requests are under way.
+    /// Too many requests are active.
     #[error(
-        "too many requests are under way on the admin port: health and readiness are answered all the same"
+        "too many requests are active on the admin port; health and readiness are still answered"
     )]
     Busy,
-    /// A state that is none.
+    /// An unknown state.
     #[error(
-        "state is one of in_flight, uncertain, completed, released, expired; of the read model also gone"
+        "state must be in_flight, uncertain, completed, released or expired; in the read model also gone"
     )]
     StateUnknown,
-    /// A route that is none.
-    #[error("no route has this name: it has to be as in the configuration")]
+    /// An unknown route.
+    #[error("no route has this name: use the name from the configuration")]
     RouteUnknown,
-    /// Nothing can be looked up by this.
+    /// The key or the scope of a look-up does not fit the route.
     #[error(transparent)]
     Lookup(#[from] LookupError),
-    /// Nothing is there.
+    /// No operation under this key.
     #[error(
-        "nothing lies under this key: it never came on this route in this scope, or its retention is over"
+        "no operation is stored under this key: it was never used on this route in this scope, or its retention is over"
     )]
     NothingUnderKey,
-    /// A change that does not say what it changes.
+    /// A change without `If-Match`.
     #[error(
-        "a change names the version it was decided on: send If-Match with the ETag of the operation as you saw it"
+        "a change must name the version it was decided on: send If-Match with the ETag of the operation as you read it"
     )]
     VersionMissing,
-    /// That is no version.
-    #[error("If-Match is one version in double quotes, as the operation's ETag has it")]
+    /// `If-Match` is no version.
+    #[error("If-Match must be one version in double quotes, as in the operation's ETag")]
     VersionInvalid,
-    /// That is no reference of an operation.
+    /// Malformed reference of an operation.
     #[error("{0}")]
     Reference(#[from] crate::key::ReferenceError),
-    /// The configuration was not taken.
+    /// The configuration was refused.
     #[error("{0}")]
     ReloadRefused(String),
     /// The configuration was not read.
     #[error("{0}")]
     ReloadUnavailable(&'static str),
-    /// Nothing is told of an operation.
+    /// The read model has no event of the operation.
     #[error(
-        "the event log tells nothing of it: it is older than the log, or a moment too young, or there never was one"
+        "the event log has no entry of this operation: it is older than the log, or newer than the read model, or never existed"
     )]
-    Untold,
-    /// What is logged was not changed.
+    NoEvents,
+    /// The log filter was not changed.
     #[error(transparent)]
     LogLevel(#[from] FilterError),
-    /// There is no event log to read.
+    /// The event log is disabled.
     #[error("the event log is off: set enabled = true under [log]")]
     LogOff,
-    /// There is no read model to ask.
+    /// There is no read model.
     #[error(
-        "this needs the read model: set enabled = true under [log], leave it so under [read_model], and start the gateway again"
+        "this needs the read model: set enabled = true under [log], keep it so under [read_model], and restart the gateway"
     )]
     ReadModelOff,
-    /// The read model does not answer.
+    /// The read model failed.
     #[error(transparent)]
     Query(#[from] QueryError),
-    /// Nothing came back from the thread that asked it.
-    #[error("the read model did not answer: ask again")]
+    /// The task that queried the read model ended without a result.
+    #[error("the read model did not answer: try again")]
     Unanswered,
-    /// The store was asked, and did not tell.
-    #[error("{}", unread(.0))]
-    Unread(#[from] StoreError),
-    /// The store was asked for a page of a listing, and did not give it.
-    #[error("{}", unlisted(.0))]
-    Listed(#[from] ListError),
-    /// The decision was not carried out.
+    /// The store could not be read.
+    #[error("{}", describe_read_error(.0))]
+    StoreRead(#[from] StoreError),
+    /// The store could not list records.
+    #[error("{}", describe_list_error(.0))]
+    StoreListing(#[from] ListError),
+    /// The decision was not applied.
     #[error(transparent)]
     Operator(#[from] OperatorError),
 }
 
 impl AdminRefusal {
-    /// A change without a reason, or with one that the event log would cut.
+    /// A change without a reason, or with one that is too long for the event log.
     pub(super) fn reason() -> AdminRefusal {
         AdminRefusal::Invalid(format!(
-            "reason is required: why this is done, in 1 to {REASON_BYTES_MAX} bytes of text"
+            "reason is required: why the change is made, in 1 to {REASON_BYTES_MAX} bytes of text"
         ))
     }
 
-    /// What kind of problem it is.
-    pub(super) fn kind(&self) -> Kind {
+    /// Returns the kind of the problem.
+    pub(super) fn kind(&self) -> ProblemKind {
         match self {
-            AdminRefusal::TokenMissing | AdminRefusal::FromPage => Kind::Unauthorized,
-            AdminRefusal::ReadOnly => Kind::Forbidden,
-            AdminRefusal::NotFound => Kind::NotFound,
-            AdminRefusal::Method => Kind::MethodNotAllowed,
-            AdminRefusal::Invalid(_) => Kind::RequestInvalid,
-            AdminRefusal::TooLarge => Kind::BodyTooLarge,
-            AdminRefusal::TooSlow => Kind::RequestTimeout,
-            AdminRefusal::Busy => Kind::Overloaded,
-            AdminRefusal::StateUnknown => Kind::StateUnknown,
-            AdminRefusal::RouteUnknown => Kind::RouteUnknown,
-            AdminRefusal::Lookup(_) => Kind::LookupInvalid,
-            AdminRefusal::VersionMissing => Kind::IfMatchRequired,
-            AdminRefusal::VersionInvalid => Kind::IfMatchInvalid,
-            AdminRefusal::ReloadRefused(_) => Kind::ReloadRefused,
-            AdminRefusal::ReloadUnavailable(_) => Kind::ReloadUnavailable,
-            AdminRefusal::LogLevel(FilterError::NotLogging) => Kind::LogLevelUnavailable,
-            AdminRefusal::LogLevel(FilterError::TooLong | FilterError::Unclear { .. }) => {
-                Kind::LogLevelRefused
+            AdminRefusal::TokenMissing | AdminRefusal::FromPage => ProblemKind::Unauthorized,
+            AdminRefusal::ReadOnly => ProblemKind::Forbidden,
+            AdminRefusal::NotFound => ProblemKind::NotFound,
+            AdminRefusal::Method => ProblemKind::MethodNotAllowed,
+            AdminRefusal::Invalid(_) => ProblemKind::RequestInvalid,
+            AdminRefusal::TooLarge => ProblemKind::BodyTooLarge,
+            AdminRefusal::TooSlow => ProblemKind::RequestTimeout,
+            AdminRefusal::Busy => ProblemKind::Overloaded,
+            AdminRefusal::StateUnknown => ProblemKind::StateUnknown,
+            AdminRefusal::RouteUnknown => ProblemKind::RouteUnknown,
+            AdminRefusal::Lookup(_) => ProblemKind::LookupInvalid,
+            AdminRefusal::VersionMissing => ProblemKind::IfMatchRequired,
+            AdminRefusal::VersionInvalid => ProblemKind::IfMatchInvalid,
+            AdminRefusal::ReloadRefused(_) => ProblemKind::ReloadRefused,
+            AdminRefusal::ReloadUnavailable(_) => ProblemKind::ReloadUnavailable,
+            AdminRefusal::LogLevel(FilterError::NotLogging) => ProblemKind::LogLevelUnavailable,
+            AdminRefusal::LogLevel(FilterError::TooLong | FilterError::Malformed { .. }) => {
+                ProblemKind::LogLevelRefused
             }
-            AdminRefusal::LogOff => Kind::LogOff,
-            AdminRefusal::ReadModelOff => Kind::ReadModelOff,
-            AdminRefusal::Query(QueryError::Cursor) => Kind::RequestInvalid,
-            AdminRefusal::Query(_) | AdminRefusal::Unanswered => Kind::ReadModelUnavailable,
-            AdminRefusal::Reference(_) | AdminRefusal::NothingUnderKey | AdminRefusal::Untold => {
-                Kind::OperationUnknown
+            AdminRefusal::LogOff => ProblemKind::LogOff,
+            AdminRefusal::ReadModelOff => ProblemKind::ReadModelOff,
+            AdminRefusal::Query(QueryError::Cursor) => ProblemKind::RequestInvalid,
+            AdminRefusal::Query(_) | AdminRefusal::Unanswered => ProblemKind::ReadModelUnavailable,
+            AdminRefusal::Reference(_) | AdminRefusal::NothingUnderKey | AdminRefusal::NoEvents => {
+                ProblemKind::OperationUnknown
             }
-            AdminRefusal::Listed(ListError::Cursor) => Kind::RequestInvalid,
-            AdminRefusal::Unread(_) | AdminRefusal::Listed(ListError::Store(_)) => {
-                Kind::StoreUnavailable
+            AdminRefusal::StoreListing(ListError::Cursor) => ProblemKind::RequestInvalid,
+            AdminRefusal::StoreRead(_) | AdminRefusal::StoreListing(ListError::Store(_)) => {
+                ProblemKind::StoreUnavailable
             }
             AdminRefusal::Operator(error) => match error {
-                OperatorError::Unknown => Kind::OperationUnknown,
-                OperatorError::Moved => Kind::OperationMoved,
-                OperatorError::DecisionDenied(DecisionDenied::InFlight) => Kind::InFlight,
-                OperatorError::DecisionDenied(DecisionDenied::Settled(_)) => Kind::OperationSettled,
+                OperatorError::Unknown => ProblemKind::OperationUnknown,
+                OperatorError::Moved => ProblemKind::OperationMoved,
+                OperatorError::DecisionDenied(DecisionDenied::InFlight) => ProblemKind::InFlight,
+                OperatorError::DecisionDenied(DecisionDenied::Settled(_)) => {
+                    ProblemKind::OperationSettled
+                }
                 OperatorError::DecisionDenied(DecisionDenied::NoResult(_)) => {
-                    Kind::OperationNotCompleted
+                    ProblemKind::OperationNotCompleted
                 }
                 OperatorError::DecisionDenied(DecisionDenied::TooEarly { .. }) => {
-                    Kind::OutcomeUncertain
+                    ProblemKind::OutcomeUncertain
                 }
-                OperatorError::Store(_) => Kind::StoreUnavailable,
+                OperatorError::Store(_) => ProblemKind::StoreUnavailable,
             },
         }
     }
 
-    /// The status that it is answered with.
+    /// Returns the status of the response.
     pub(super) fn status(&self) -> StatusCode {
         self.kind().status()
     }
 }
 
-/// The kinds of problems: the ends of their types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    MethodNotAllowed,
-    RequestInvalid,
-    BodyTooLarge,
-    RequestTimeout,
-    Overloaded,
-    StateUnknown,
-    RouteUnknown,
-    LookupInvalid,
-    IfMatchRequired,
-    IfMatchInvalid,
-    OperationUnknown,
-    OperationMoved,
-    InFlight,
-    OperationSettled,
-    OperationNotCompleted,
-    OutcomeUncertain,
-    ReloadRefused,
-    ReloadUnavailable,
-    LogLevelRefused,
-    LogLevelUnavailable,
-    LogOff,
-    ReadModelOff,
-    ReadModelUnavailable,
-    StoreUnavailable,
-}
-
-impl Kind {
-    /// All of them.
-    #[cfg(test)]
-    pub(super) const ALL: [Kind; 27] = [
-        Kind::Unauthorized,
-        Kind::Forbidden,
-        Kind::NotFound,
-        Kind::MethodNotAllowed,
-        Kind::RequestInvalid,
-        Kind::BodyTooLarge,
-        Kind::RequestTimeout,
-        Kind::Overloaded,
-        Kind::StateUnknown,
-        Kind::RouteUnknown,
-        Kind::LookupInvalid,
-        Kind::IfMatchRequired,
-        Kind::IfMatchInvalid,
-        Kind::OperationUnknown,
-        Kind::OperationMoved,
-        Kind::InFlight,
-        Kind::OperationSettled,
-        Kind::OperationNotCompleted,
-        Kind::OutcomeUncertain,
-        Kind::ReloadRefused,
-        Kind::ReloadUnavailable,
-        Kind::LogLevelRefused,
-        Kind::LogLevelUnavailable,
-        Kind::LogOff,
-        Kind::ReadModelOff,
-        Kind::ReadModelUnavailable,
-        Kind::StoreUnavailable,
-    ];
-
-    /// The end of the problem's type.
-    pub(super) fn name(self) -> &'static str {
-        self.described().1
-    }
-
-    /// The status of the answer.
-    pub(super) fn status(self) -> StatusCode {
-        self.described().0
-    }
-
-    /// What it means.
-    pub(super) fn meaning(self) -> &'static str {
-        self.described().2
-    }
-
-    fn described(self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Kind::Unauthorized => {
-                (StatusCode::UNAUTHORIZED, "unauthorized", "no valid token, or a web page sent it")
-            }
-            Kind::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "the token's role is `read`"),
-            Kind::NotFound => (StatusCode::NOT_FOUND, "not-found", "no such path"),
-            Kind::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "not on this path")
-            }
-            Kind::RequestInvalid => (
-                StatusCode::BAD_REQUEST,
-                "request-invalid",
-                "a parameter, the cursor or the body can't be read",
-            ),
-            Kind::BodyTooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large")
-            }
-            Kind::RequestTimeout => {
-                (StatusCode::REQUEST_TIMEOUT, "request-timeout", "its body did not come in time")
-            }
-            Kind::Overloaded => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "overloaded",
-                "too many requests are under way on the admin port",
-            ),
-            Kind::StateUnknown => (StatusCode::BAD_REQUEST, "state-unknown", "no such state"),
-            Kind::RouteUnknown => {
-                (StatusCode::NOT_FOUND, "route-unknown", "no route has this name")
-            }
-            Kind::LookupInvalid => {
-                (StatusCode::BAD_REQUEST, "lookup-invalid", "the route has no such key or scope")
-            }
-            Kind::IfMatchRequired => (
-                StatusCode::PRECONDITION_REQUIRED,
-                "if-match-required",
-                "a change without `If-Match`",
-            ),
-            Kind::IfMatchInvalid => {
-                (StatusCode::BAD_REQUEST, "if-match-invalid", "`If-Match` is not one version")
-            }
-            Kind::OperationUnknown => (
-                StatusCode::NOT_FOUND,
-                "operation-unknown",
-                "there never was one, or its retention is over",
-            ),
-            Kind::OperationMoved => (
-                StatusCode::PRECONDITION_FAILED,
-                "operation-moved",
-                "it has changed since: look again",
-            ),
-            Kind::InFlight => (StatusCode::CONFLICT, "in-flight", "it is still running"),
-            Kind::OperationSettled => {
-                (StatusCode::CONFLICT, "operation-settled", "it is not uncertain")
-            }
-            Kind::OperationNotCompleted => {
-                (StatusCode::CONFLICT, "operation-not-completed", "it has no result to expire")
-            }
-            Kind::OutcomeUncertain => (
-                StatusCode::CONFLICT,
-                "outcome-uncertain",
-                "too early: the lost request may still be executed; see `Retry-After`",
-            ),
-            Kind::ReloadRefused => (
-                StatusCode::CONFLICT,
-                "reload-refused",
-                "the configuration can't be taken; nothing has changed",
-            ),
-            Kind::ReloadUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "reload-unavailable",
-                "it was not read; ask again",
-            ),
-            Kind::LogLevelRefused => {
-                (StatusCode::BAD_REQUEST, "log-level-refused", "that is no filter")
-            }
-            Kind::LogLevelUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "log-level-unavailable",
-                "the process logs nothing",
-            ),
-            Kind::LogOff => (StatusCode::NOT_IMPLEMENTED, "log-off", "it needs `[log]` enabled"),
-            Kind::ReadModelOff => (
-                StatusCode::NOT_IMPLEMENTED,
-                "read-model-off",
-                "it needs `[log]` and `[read_model]` enabled since the start",
-            ),
-            Kind::ReadModelUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "read-model-unavailable",
-                "it can't be read; ask again",
-            ),
-            Kind::StoreUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "store-unavailable",
-                "the store does not answer; ask again",
-            ),
-        }
-    }
-}
-
-/// Why the store did not tell what it was asked. Its own words are of writes, and would have people look for one.
-pub(super) fn unread(error: &StoreError) -> String {
+/// Describes a failed read of the store. The store's own text is about writes, and would send
+/// people looking for one.
+pub(super) fn describe_read_error(error: &StoreError) -> String {
     match error {
         StoreError::NotApplied(why) | StoreError::MaybeApplied(why) => {
             format!("the store does not answer: {why}")
@@ -374,10 +195,10 @@ pub(super) fn unread(error: &StoreError) -> String {
     }
 }
 
-/// Why there is no page of a listing, in the same way.
-fn unlisted(error: &ListError) -> String {
+/// Describes a failed listing in the same way.
+fn describe_list_error(error: &ListError) -> String {
     match error {
-        ListError::Store(error) => unread(error),
+        ListError::Store(error) => describe_read_error(error),
         ListError::Cursor => error.to_string(),
     }
 }
@@ -413,7 +234,7 @@ impl IntoResponse for AdminRefusal {
     }
 }
 
-fn document(kind: Kind, detail: &str) -> Response {
+fn document(kind: ProblemKind, detail: &str) -> Response {
     let status = kind.status();
     let body = json!({
         "type": format!("{TYPE_PREFIX}{}", kind.name()),
@@ -424,7 +245,8 @@ fn document(kind: Kind, detail: &str) -> Response {
     (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
-/// Makes problem documents of the refusals that the framework words itself: of a query, a path or a method.
+/// Middleware that turns the framework's own refusals (of a query, a path or a method) into problem
+/// documents.
 pub(super) async fn every_refusal_is_a_document(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
@@ -453,17 +275,8 @@ pub(super) async fn every_refusal_is_a_document(request: Request, next: Next) ->
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_kind_is_listed_once() {
-        for (at, kind) in Kind::ALL.into_iter().enumerate() {
-            assert_eq!(at, kind as usize, "{kind:?}");
-            assert!(Kind::ALL[..at].iter().all(|other| other.name() != kind.name()), "{kind:?}");
-        }
-        assert_eq!(Kind::ALL.last(), Some(&Kind::StoreUnavailable), "the last of the enum");
-    }
-
     #[tokio::test]
-    async fn a_refusal_says_its_type_what_to_do_and_when_to_come_back() {
+    async fn a_refusal_has_its_type_advice_and_the_time_to_come_back() {
         let early = DecisionDenied::TooEarly { wait: std::time::Duration::from_millis(4200) };
         let response = AdminRefusal::Operator(early.into()).into_response();
         assert_eq!(

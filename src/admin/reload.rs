@@ -1,72 +1,46 @@
-//! `POST /v1/reload`: asks whoever runs the gateway to read its configuration again.
+//! Reload requests of operators, on their way to the task that runs the gateway.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use axum::extract::State;
-use axum::{Extension, Json};
-use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Admin;
-use super::auth::Operator;
-use super::problem::AdminRefusal;
-
-/// Requests to reload that wait for the one before them. More at once are a mistake, and told so.
+/// Most queued reload requests. More at once are a mistake, and are refused.
 const WAITING_MAX: usize = 4;
 
-/// Longest wait for the answer: the store may have to be asked, and the files of keys and certificates to be read.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Why a configuration was refused, one sentence each.
+pub type ReloadFaults = Vec<String>;
 
-/// Why a configuration was not taken, one sentence each.
-pub type Faults = Vec<String>;
-
-/// Where reloads are asked for. Cheap to clone.
+/// The sender of reload requests. Cheap to clone.
 #[derive(Clone)]
-pub struct Reloads(mpsc::Sender<ReloadAsked>);
+pub struct Reloads(mpsc::Sender<ReloadRequest>);
 
-/// A reload that was asked for, by whom, and where the answer goes.
-pub struct ReloadAsked {
-    /// Who asked.
+/// A reload request, with the way back for its result.
+pub struct ReloadRequest {
+    /// The operator who requested it.
     pub operator: String,
-    answer: oneshot::Sender<Result<(), Faults>>,
+    answer: oneshot::Sender<Result<(), ReloadFaults>>,
 }
 
 impl Reloads {
-    /// Where to ask, and where what is asked arrives.
-    pub fn channel() -> (Reloads, mpsc::Receiver<ReloadAsked>) {
-        let (asked, arriving) = mpsc::channel(WAITING_MAX);
-        (Reloads(asked), arriving)
+    /// Returns the sender, and the receiver of its requests.
+    pub fn channel() -> (Reloads, mpsc::Receiver<ReloadRequest>) {
+        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        (Reloads(sender), receiver)
+    }
+
+    /// Sends a request. Returns the receiver of its result; `None` if the queue is full or closed.
+    pub(super) fn request(
+        &self,
+        operator: String,
+    ) -> Option<oneshot::Receiver<Result<(), ReloadFaults>>> {
+        let (answer, result) = oneshot::channel();
+        self.0.try_send(ReloadRequest { operator, answer }).ok()?;
+        Some(result)
     }
 }
 
-impl ReloadAsked {
-    /// Tells whether the configuration was taken.
-    pub fn answer(self, result: Result<(), Faults>) {
-        // Who asked may have left.
+impl ReloadRequest {
+    /// Sends whether the configuration was applied.
+    pub fn answer(self, result: Result<(), ReloadFaults>) {
+        // The client may have left.
         let _ = self.answer.send(result);
-    }
-}
-
-/// Has the configuration read again.
-#[utoipa::path(
-    post, path = "/v1/reload", tag = "process",
-    responses((status = 200, description = "It is in force"), super::openapi::Reloaded),
-)]
-pub(super) async fn reload(
-    State(admin): State<Arc<Admin>>,
-    Extension(operator): Extension<Operator>,
-) -> Result<Json<serde_json::Value>, AdminRefusal> {
-    let (answer, answered) = oneshot::channel();
-    if admin.reloads.0.try_send(ReloadAsked { operator: operator.0, answer }).is_err() {
-        let why = "others are waiting to be taken already, or the process is about to end";
-        return Err(AdminRefusal::ReloadUnavailable(why));
-    }
-    match tokio::time::timeout(ANSWER_MAX, answered).await {
-        Ok(Ok(Ok(()))) => Ok(Json(json!({ "result": "applied" }))),
-        Ok(Ok(Err(faults))) => Err(AdminRefusal::ReloadRefused(faults.join("; "))),
-        Ok(Err(_)) | Err(_) => Err(AdminRefusal::ReloadUnavailable(
-            "the configuration was not read in time; the metrics tell what became of it",
-        )),
     }
 }

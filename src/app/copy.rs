@@ -1,54 +1,37 @@
-//! Copies one store into another: opens both ends, and has them copied.
+//! Copies one store into another.
 
-use crate::config::{Config, StoreUrl};
+use super::store::settings;
+use crate::clock::Clock;
+use crate::config::Config;
 pub use crate::store::copy::{Copied, CopyError, CopyStep};
 use crate::store::copy::{CopyTarget, copy};
-use crate::store::embedded::CopiedFile;
+use crate::store::open::{CopyEnd, StoreOpenError};
+use crate::telemetry::BreakerMeter;
 
-use super::*;
-
-/// Which end of a copy a store is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    From,
-    To,
-}
-
-/// Copies the store of one configuration into the store of another, which has to be empty or to hold an interrupted copy of the
-/// same store. `report` is called with what is done, and how many items of it.
+/// Copies the store of one configuration into the store of another. The second store must be empty,
+/// or hold an interrupted copy of the first one. Calls `report` with the current step, and the
+/// number of items done.
 ///
 /// # Errors
-/// Why nothing, or not everything, was copied. Gateways are kept from the second store until a copy is complete.
+/// The reason why nothing, or not everything, was copied. The second store stays closed to gateways
+/// until a copy is complete.
 pub async fn copy_store(
     from: &Config,
     to: &Config,
     report: &(dyn Fn(CopyStep, u64) + Send + Sync),
 ) -> Result<Copied, CopyError> {
-    let source = open(from, End::From)?;
-    let target = open(to, End::To)?;
+    let source = open(from, CopyEnd::Source)?;
+    let target = open(to, CopyEnd::Target)?;
     copy(&*source, &*target, report).await
 }
 
-fn open(config: &Config, end: End) -> Result<Box<dyn CopyTarget>, CopyError> {
+fn open(config: &Config, end: CopyEnd) -> Result<Box<dyn CopyTarget>, CopyError> {
     let refused = |error: anyhow::Error| {
         CopyError::Refused(format!("{}: {error:#}", config.store.location()))
     };
-    match &config.store.url {
-        StoreUrl::Memory => {
-            Err(CopyError::Refused("memory: belongs to one process, and can't be copied".into()))
-        }
-        StoreUrl::File(dir) => {
-            let clock = Clock::system();
-            let unix_ms = clock.unix_ms();
-            let options = EmbeddedOptions::new(Arc::new(move || clock.boot_ms()), unix_ms);
-            Ok(Box::new(if end == End::From {
-                CopiedFile::source(dir, options)?
-            } else {
-                CopiedFile::target(dir, options)?
-            }))
-        }
-        StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
-            redis_store::copied(config).map_err(refused)
-        }
-    }
+    let settings = settings(config, BreakerMeter::default()).map_err(refused)?;
+    settings.open_for_copy(end, &Clock::system()).map_err(|error| match error {
+        StoreOpenError::Copy(error) => error,
+        other => refused(other.into()),
+    })
 }

@@ -1,27 +1,29 @@
-//! File descriptors: how many the process may open, and what they are shared out to.
+//! File descriptors: how many the process may open, and how they are divided.
 //!
-//! Danger: without descriptors the process accepts nobody, also not those who ask for its health, and its store can't be
-//! reached again. So clients and upstreams get only what the admin port, the store and the process itself leave.
+//! Danger: without descriptors the process accepts no connection, not even for health checks, and
+//! can't reconnect to its store. So clients and upstreams get only what the admin port, the store
+//! and the process itself leave.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Limits;
 
-/// For the admin port's connections, for the store's (Redis takes a few per server, the embedded store a few files), and
-/// for log files, certificates and the runtime.
+/// Reserved for the admin port's connections, for the store (Redis takes a few per server, the
+/// embedded store a few files), and for log files, certificates and the runtime.
 const RESERVED: u64 = 128 + 64 + 64;
 
-/// Idle connections that each further upstream may keep while the others use all places.
+/// Idle connections that each further upstream may keep while the others use all permits.
 const IDLE_PER_UPSTREAM: u64 = 512;
 
-/// Connections of clients, and requests in flight (each of which may take a connection to an upstream).
+/// The limits of client connections and of requests in flight; each of these may take a connection
+/// to an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Share {
+pub(super) struct DescriptorShare {
     pub connections: usize,
     pub in_flight: usize,
 }
 
-/// Raises the limit of open files as far as the system lets a process do it, and warns where that is not enough.
+/// Raises the limit of open files as far as the system allows, and warns if that is not enough.
 pub(super) fn raise(limits: &Limits, upstreams: usize) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
@@ -42,12 +44,12 @@ pub(super) fn raise(limits: &Limits, upstreams: usize) {
     }
 }
 
-/// What clients and upstreams may take under the process's limit of open files.
-pub(super) fn share(limits: &Limits, upstreams: usize) -> Share {
+/// Returns the limits of clients and upstreams under the process's limit of open files.
+pub(super) fn share(limits: &Limits, upstreams: usize) -> DescriptorShare {
     fit(limits, upstreams, allowed())
 }
 
-/// How many files the process may open; `None`: any number.
+/// Returns how many files the process may open; `None`: unlimited.
 fn allowed() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
@@ -62,18 +64,23 @@ fn needed(limits: &Limits, upstreams: usize) -> u64 {
         .saturating_add(reserved(upstreams))
 }
 
-/// The configured limits; where there are too few descriptors, both in proportion, and at least one of each.
-fn fit(limits: &Limits, upstreams: usize, allowed: Option<u64>) -> Share {
+/// Returns the configured limits; with too few descriptors both are lowered in proportion, to at
+/// least 1.
+fn fit(limits: &Limits, upstreams: usize, allowed: Option<u64>) -> DescriptorShare {
     let (connections, in_flight) = (limits.connections as u64, limits.in_flight as u64);
-    let wanted = connections.saturating_add(in_flight);
-    let left = allowed.map_or(wanted, |allowed| allowed.saturating_sub(reserved(upstreams))).max(2);
-    if left >= wanted {
-        return Share { connections: limits.connections, in_flight: limits.in_flight };
+    let configured = connections.saturating_add(in_flight);
+    let left =
+        allowed.map_or(configured, |allowed| allowed.saturating_sub(reserved(upstreams))).max(2);
+    if left >= configured {
+        return DescriptorShare { connections: limits.connections, in_flight: limits.in_flight };
     }
-    let of_clients = u128::from(left) * u128::from(connections) / u128::from(wanted);
-    let connections = u64::try_from(of_clients).unwrap_or(left).clamp(1, left - 1);
+    let for_clients = u128::from(left) * u128::from(connections) / u128::from(configured);
+    let connections = u64::try_from(for_clients).unwrap_or(left).clamp(1, left - 1);
     let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    Share { connections: size(connections), in_flight: size((left - connections).min(in_flight)) }
+    DescriptorShare {
+        connections: size(connections),
+        in_flight: size((left - connections).min(in_flight)),
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +94,7 @@ mod tests {
             Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() };
         let limits = Config::load(None, overrides).unwrap().limits;
         assert_eq!((limits.connections, limits.in_flight), (10_000, 5000));
-        let share = |connections, in_flight| Share { connections, in_flight };
+        let share = |connections, in_flight| DescriptorShare { connections, in_flight };
         for allowed in [None, Some(1 << 20), Some(15_256)] {
             assert_eq!(fit(&limits, 1, allowed), share(10_000, 5000), "{allowed:?}");
         }

@@ -1,32 +1,41 @@
-//! Whether a configuration's identities are those that its store keeps: asked before anything is claimed.
+//! Checks at the start, before anything is claimed, that the store keeps the identities of the
+//! configuration.
+
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::*;
+use super::settings::hashing;
+use super::store;
+use crate::clock::Clock;
+use crate::config::{Config, Secrets};
 use crate::engine::{Identities, Notes};
-use crate::gate::{IdentityCheckError, agree, notes};
+use crate::gate::{IdentityCheckError, check_identities, notes};
+use crate::key::Hashing;
+use crate::store::Store;
 use crate::store::pending::PendingStore;
-use crate::telemetry::VanishedRoutes;
+use crate::telemetry::{BreakerMeter, Meter, VanishedRoutes};
 
-/// How often a store that doesn't answer yet is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Pause before a store that does not answer yet is tried again.
+const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
-/// A store whose identities are agreed on, or will be before it opens.
-pub(super) struct Agreed {
+/// A store with checked identities; or with a check that must pass before the store opens.
+pub(super) struct CheckedStore {
     pub store: Store,
-    /// Where it doesn't answer yet: asks on, and tells if it disagrees.
-    pub pending: Option<Pending>,
+    /// The pending check, if the store does not answer yet.
+    pub pending: Option<PendingCheck>,
 }
 
-/// A comparison that waits for its store.
-pub(super) struct Pending {
+/// A check that waits for its store.
+pub(super) struct PendingCheck {
     pub disagreement: oneshot::Receiver<IdentityCheckError>,
-    pub asking: AbortOnDropHandle<()>,
+    pub task: AbortOnDropHandle<()>,
 }
 
-/// What identities are made of by a configuration.
+/// Returns the identities of a configuration.
 pub(super) fn configured(config: &Config, hashing: &Hashing) -> Identities {
     Identities::of(
         config.routes.iter().map(|route| (&route.policy, &*route.methods, &*route.paths)),
@@ -34,69 +43,68 @@ pub(super) fn configured(config: &Config, hashing: &Hashing) -> Identities {
     )
 }
 
-/// Compares with what the store keeps. One that doesn't answer stays latched until it has told: its gateway starts not ready.
+/// Compares the identities of the configuration with those in the store. A store that does not
+/// answer stays closed until the check has passed: its gateway starts not ready.
 ///
 /// # Errors
 /// The configuration would change identities.
-pub(super) async fn agreed(
+pub(super) async fn check(
     store: Store,
     configured: Identities,
     accept: bool,
     vanished: &VanishedRoutes,
-) -> Result<Agreed> {
-    match agree(&*store.identities, &configured, accept).await {
+) -> Result<CheckedStore> {
+    match check_identities(&*store.identities, &configured, accept).await {
         Ok(count) => {
             vanished.set(count);
-            return Ok(Agreed { store, pending: None });
+            return Ok(CheckedStore { store, pending: None });
         }
         Err(error @ IdentityCheckError::Changed(_)) => return Err(error.into()),
         Err(IdentityCheckError::Store(error)) => {
-            tracing::warn!(%error, "the store doesn't tell yet what identities are made of: nothing is claimed until it does");
+            tracing::warn!(%error, "the store has not returned its identities yet: nothing is claimed until it does");
         }
     }
     let waiting = PendingStore::new(store.clone());
-    let (tell, disagreement) = oneshot::channel();
-    let asking = tokio::spawn({
+    let (report, disagreement) = oneshot::channel();
+    let task = tokio::spawn({
         let (waiting, vanished) = (waiting.clone(), vanished.clone());
         async move {
             loop {
-                sleep(ASK_AGAIN).await;
-                match agree(&*store.identities, &configured, accept).await {
+                sleep(RETRY_PERIOD).await;
+                match check_identities(&*store.identities, &configured, accept).await {
                     Ok(count) => {
                         vanished.set(count);
                         return waiting.open();
                     }
                     Err(error @ IdentityCheckError::Changed(_)) => {
-                        // Who started this gateway has left.
-                        let _ = tell.send(error);
+                        // The gateway may have ended meanwhile.
+                        let _ = report.send(error);
                         return;
                     }
                     Err(IdentityCheckError::Store(error)) => {
-                        tracing::debug!(%error, "the store doesn't tell yet what identities are made of")
+                        tracing::debug!(%error, "the store has not returned its identities yet")
                     }
                 }
             }
         }
     });
-    let pending = Pending { disagreement, asking: AbortOnDropHandle::new(asking) };
-    Ok(Agreed { store: waiting.store(), pending: Some(pending) })
+    let pending = PendingCheck { disagreement, task: AbortOnDropHandle::new(task) };
+    Ok(CheckedStore { store: waiting.store(), pending: Some(pending) })
 }
 
-/// Looks whether a configuration's identities are those that its store keeps, and whether all routes are still configured. `None` where it keeps none, as in memory or in
-/// a directory that is not there yet.
+/// Returns the differences between the identities and routes of a configuration and those in the
+/// store. `None` if the store keeps none, as in memory or in a directory that does not exist yet.
 ///
 /// # Errors
-/// A store that can't be asked; a secret that is none.
+/// A store that can't be read, or an unusable secret.
 pub async fn identity_changes(config: &Config, secrets: &Secrets) -> Result<Option<Vec<String>>> {
-    let kept = match &config.store.url {
-        StoreUrl::Memory => Notes::default(),
-        StoreUrl::File(dir) if !dir.exists() => Notes::default(),
-        _ => {
-            let kept = open_store(config, &Clock::system(), &Meter::new()).await?;
-            let told = notes(&*kept.store.identities).await;
-            kept.close().await;
-            told?
-        }
+    let kept = if store::settings(config, BreakerMeter::default())?.may_exist() {
+        let opened = store::open(config, &Clock::system(), &Meter::new()).await?;
+        let read = notes(&*opened.store.identities).await;
+        opened.close().await;
+        read?
+    } else {
+        Notes::default()
     };
     if kept.identities.is_none() {
         return Ok(None);
@@ -109,11 +117,16 @@ pub async fn identity_changes(config: &Config, secrets: &Secrets) -> Result<Opti
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http::Method;
 
     use super::*;
+    use crate::app::settings::fallback;
+    use crate::engine::Policy;
     use crate::key::{Scope, Slot, Space};
     use crate::store::Records;
+    use crate::store::memory::Memory;
 
     fn identities(route: &str) -> Identities {
         let policy = Policy { route: route.into(), ..fallback().unwrap() };
@@ -131,8 +144,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_comes_back_is_compared_before_it_is_used() {
         let (server, _) = out_of_reach();
-        let Agreed { store, pending } =
-            agreed(server.store(), identities("payments"), false, &VanishedRoutes::default())
+        let CheckedStore { store, pending } =
+            check(server.store(), identities("payments"), false, &VanishedRoutes::default())
                 .await
                 .unwrap();
         assert!(pending.is_some());
@@ -142,7 +155,7 @@ mod tests {
             server.load(&slot).await.is_ok() && store.records.load(&slot).await.is_err(),
             "it answers, and is not compared yet"
         );
-        sleep(ASK_AGAIN * 2).await;
+        sleep(RETRY_PERIOD * 2).await;
         assert_eq!(store.records.load(&slot).await.unwrap(), None);
         assert_eq!(
             notes(&*server).await.unwrap(),
@@ -153,25 +166,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_comes_back_and_disagrees_is_never_used() {
         let (server, memory) = out_of_reach();
-        agree(&*memory, &identities("payments"), false).await.unwrap();
+        check_identities(&*memory, &identities("payments"), false).await.unwrap();
         let kept = notes(&*memory).await.unwrap();
-        let Agreed { store, pending } =
-            agreed(server.store(), identities("payouts"), false, &VanishedRoutes::default())
+        let CheckedStore { store, pending } =
+            check(server.store(), identities("payouts"), false, &VanishedRoutes::default())
                 .await
                 .unwrap();
         server.open();
-        let told = pending.unwrap().disagreement.await.unwrap().to_string();
-        assert!(told.contains("route \"payments\" is not configured any more"), "{told}");
+        let error = pending.unwrap().disagreement.await.unwrap().to_string();
+        assert!(error.contains("route \"payments\" is not configured any more"), "{error}");
         assert!(store.records.ping().await.is_err());
         assert_eq!(notes(&*memory).await.unwrap(), kept);
-        // Had it answered at once, there would have been no start.
+        // If it had answered at once, the gateway would not have started.
         assert!(
-            agreed(memory.clone().into(), identities("payouts"), false, &VanishedRoutes::default())
+            check(memory.clone().into(), identities("payouts"), false, &VanishedRoutes::default())
                 .await
                 .is_err()
         );
         assert!(
-            agreed(memory.into(), identities("payouts"), true, &VanishedRoutes::default())
+            check(memory.into(), identities("payouts"), true, &VanishedRoutes::default())
                 .await
                 .is_ok()
         );

@@ -1,4 +1,5 @@
-//! The keys that tokens are verified with: read once, kept as new as they are, shared by the routes that name the same.
+//! The keys for verifying tokens: read at the start, refreshed, and shared by routes with the same
+//! source.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -10,53 +11,59 @@ use bytes::Bytes;
 use tokio::io::AsyncReadExt;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{read, scheme};
+use super::settings::{read, scheme};
 use crate::config::{Config, JwksSource};
 use crate::proxy::{Forward, Http2, RequestBody, Upstream, UpstreamSettings, fetch};
-use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, Pace};
+use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, RefreshIntervals};
 
-/// How long connecting to a server of keys, and the whole answer, may take. Nobody waits for it.
+/// Longest connect and longest response of a key server. No request waits for it.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 const FETCH_MAX: Duration = Duration::from_secs(10);
-/// Servers of keys are asked rarely.
+/// Key servers are queried rarely.
 const IDLE_MAX: Duration = Duration::from_secs(4);
-/// Its name is looked up again by then.
+/// Longest use of a connection; then the server's name is resolved again.
 const AGE_MAX: Duration = Duration::from_secs(300);
 
-/// The keys by the route's name.
+/// The keyrings, by the route's name.
 #[derive(Default)]
 pub(super) struct Keyrings {
     pub by_route: HashMap<String, Arc<Keyring>>,
-    kept: Vec<Arc<Kept>>,
+    shared: Vec<Arc<SharedKeyring>>,
 }
 
-/// Keys, and the task that reads them again.
-struct Kept {
+/// The keyring of one source, and the task that refreshes it.
+struct SharedKeyring {
     place: JwksSource,
     keyring: Arc<Keyring>,
-    _keeper: AbortOnDropHandle<()>,
+    _refresher: AbortOnDropHandle<()>,
 }
 
-/// Reads all keys that are in files, and begins to ask for the others. Those of places that were named `before` are taken over
-/// as they are: a server's keys are there at once, and its tokens are not refused until it is asked again.
+/// Reads all keys from files, and starts to query the key servers. Keyrings of sources that are
+/// also in `before` are taken over: keys of a server are available at once, and its tokens are not
+/// refused until it is queried again.
 ///
 /// # Errors
-/// A file that can't be read or has no usable key, a server that nobody could vouch for.
+/// A file that can't be read or has no usable key, or a server with a name that no certificate
+/// could cover.
 pub(super) async fn keyrings(config: &Config, before: &Keyrings) -> Result<Keyrings> {
     let mut keyrings = Keyrings::default();
     for route in &config.routes {
         let Some(place) = &route.jwks else { continue };
-        let known =
-            keyrings.kept.iter().chain(&before.kept).find(|kept| kept.place == *place).cloned();
-        let kept = match known {
-            Some(kept) => kept,
+        let known = keyrings
+            .shared
+            .iter()
+            .chain(&before.shared)
+            .find(|shared| shared.place == *place)
+            .cloned();
+        let shared = match known {
+            Some(shared) => shared,
             None => {
-                let (keyring, keeper) = open(place).await?;
-                Arc::new(Kept { place: place.clone(), keyring, _keeper: keeper })
+                let (keyring, refresher) = open(place).await?;
+                Arc::new(SharedKeyring { place: place.clone(), keyring, _refresher: refresher })
             }
         };
-        keyrings.by_route.insert(route.name.clone(), kept.keyring.clone());
-        keyrings.kept.push(kept);
+        keyrings.by_route.insert(route.name.clone(), shared.keyring.clone());
+        keyrings.shared.push(shared);
     }
     Ok(keyrings)
 }
@@ -71,8 +78,9 @@ async fn open(place: &JwksSource) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>
                 keys.with_context(|| format!("the keys of tokens (jwks) in {name}"))?,
             ));
             let file = file.clone();
-            let keeper = keyring.clone().keep(name, Pace::FILE, move || contents(file.clone()));
-            (keyring, AbortOnDropHandle::new(tokio::spawn(keeper)))
+            let refresher =
+                keyring.clone().keep(name, RefreshIntervals::FILE, move || contents(file.clone()));
+            (keyring, AbortOnDropHandle::new(tokio::spawn(refresher)))
         }
         JwksSource::Server { url, path, ca_file } => {
             let settings = UpstreamSettings {
@@ -102,13 +110,13 @@ async fn open(place: &JwksSource) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>
                         .map_err(|error| error.to_string())
                 }
             };
-            let keeper = keyring.clone().keep(url.to_string(), Pace::SERVER, ask);
-            (keyring, AbortOnDropHandle::new(tokio::spawn(keeper)))
+            let refresher = keyring.clone().keep(url.to_string(), RefreshIntervals::SERVER, ask);
+            (keyring, AbortOnDropHandle::new(tokio::spawn(refresher)))
         }
     })
 }
 
-/// A file, as far as keys may go and one byte further.
+/// Reads a file up to the largest size of a key set, and one byte more.
 async fn contents(file: PathBuf) -> Result<Bytes, String> {
     let reading = async {
         let mut text = Vec::new();

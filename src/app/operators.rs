@@ -1,7 +1,9 @@
-//! The admin port's listener. It shares memory and file descriptors with payments, so it takes a bounded share of them.
+//! The admin port's listener. It shares memory and file descriptors with payments, so its share is
+//! limited.
 //!
-//! Danger: whoever opens connections and sends nothing must not keep probes out, or an orchestrator ends a healthy process. So
-//! when all places are taken, the connection that has been without a request for longest makes room.
+//! Danger: clients that open connections and send nothing must not block probes, or an orchestrator
+//! ends a healthy process. So when all permits are taken, the connection that has been without a
+//! request for longest is closed.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -22,40 +24,42 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::current::Current;
-use crate::admin::holding;
+use super::swappable::SwappableService;
+use crate::admin::with_guard;
 
-/// Connections at once: as many as the admin port works on requests other than probes, and some for probes.
+/// Most connections: as many as the admin port processes requests other than probes, and some for
+/// probes.
 const CONNECTIONS_MAX: usize = 160;
 
-/// Whoever says nothing for this long is not an operator.
+/// A client that sends no request for this long is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection is used, and how long its last request may take then, which is longer than any request may. Who takes
-/// no answers would hold a place for ever otherwise, and with all of them keep probes out; others connect again.
+/// Longest life of a connection, and longest duration of its last request after that, which exceeds
+/// any request's limit. Otherwise clients that read no responses could hold all permits forever,
+/// and block probes. Other clients reconnect.
 const LIFE: Duration = Duration::from_secs(300);
 const LAST_REQUEST: Duration = Duration::from_secs(60);
 
-/// Serves until it is given up.
-pub(super) async fn serve(listener: TcpListener, router: Current<Router>) {
-    let places = Permits::new(CONNECTIONS_MAX);
+/// Accepts connections until the task is aborted.
+pub(super) async fn serve(listener: TcpListener, router: SwappableService<Router>) {
+    let permits = ConnectionPermits::new(CONNECTIONS_MAX);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (router, place) = (router.clone(), places.enter().await);
-        tokio::spawn(async move { serve_connection(stream, router, place).await });
+        let (router, permit) = (router.clone(), permits.enter().await);
+        tokio::spawn(async move { serve_connection(stream, router, permit).await });
     }
 }
 
-/// The permits of connections, and which of those have no request under way.
-struct Permits {
+/// The permits of connections, and the connections that have no active request.
+struct ConnectionPermits {
     free: Arc<Semaphore>,
     waiting: Arc<Mutex<Waiting>>,
 }
 
-/// Connections without a request under way, in the order in which they began to wait for one.
+/// Connections without an active request, in the order in which they began to wait for one.
 #[derive(Default)]
 struct Waiting {
     next: u64,
@@ -63,26 +67,27 @@ struct Waiting {
 }
 
 /// A connection's permit.
-struct Permit {
+struct ConnectionPermit {
     waiting: Arc<Mutex<Waiting>>,
-    /// Under which number it waits.
+    /// The connection's number in `waiting`.
     number: Mutex<u64>,
-    /// Set when the connection has to make room.
+    /// Cancelled when the connection has to be closed.
     evicted: CancellationToken,
     _held: OwnedSemaphorePermit,
 }
 
-/// A request under way. The connection waits again when this is dropped.
-struct RequestUnderWay(Arc<Permit>);
+/// An active request. The connection waits again when this is dropped.
+struct RequestGuard(Arc<ConnectionPermit>);
 
-impl Permits {
-    fn new(count: usize) -> Permits {
-        Permits { free: Arc::new(Semaphore::new(count)), waiting: Arc::default() }
+impl ConnectionPermits {
+    fn new(count: usize) -> ConnectionPermits {
+        ConnectionPermits { free: Arc::new(Semaphore::new(count)), waiting: Arc::default() }
     }
 
-    /// Takes a permit for a new connection, if need be that of the connection that has waited for longest.
-    async fn enter(&self) -> Arc<Permit> {
-        const LOOK: Duration = Duration::from_millis(20);
+    /// Returns a permit for a new connection, if necessary by closing the connection that has
+    /// waited for longest.
+    async fn enter(&self) -> Arc<ConnectionPermit> {
+        const RETRY: Duration = Duration::from_millis(20);
         let held = loop {
             if let Ok(held) = self.free.clone().try_acquire_owned() {
                 break held;
@@ -90,14 +95,14 @@ impl Permits {
             if let Some((_, oldest)) = lock(&self.waiting).connections.pop_first() {
                 oldest.cancel();
             }
-            // Where all have a request under way, one of them will wait again or end.
-            if let Ok(Ok(held)) = timeout(LOOK, self.free.clone().acquire_owned()).await {
+            // If all connections have an active request, one of them will end it.
+            if let Ok(Ok(held)) = timeout(RETRY, self.free.clone().acquire_owned()).await {
                 break held;
             }
         };
         let evicted = CancellationToken::new();
         let number = lock(&self.waiting).add(evicted.clone());
-        Arc::new(Permit {
+        Arc::new(ConnectionPermit {
             waiting: self.waiting.clone(),
             number: Mutex::new(number),
             evicted,
@@ -115,30 +120,30 @@ impl Waiting {
     }
 }
 
-impl Permit {
-    /// A request begins: until it is answered, the connection makes no room for others.
-    fn begin(self: &Arc<Permit>) -> RequestUnderWay {
+impl ConnectionPermit {
+    /// Marks a request as active: until it is answered, the connection is not closed for others.
+    fn begin(self: &Arc<ConnectionPermit>) -> RequestGuard {
         let number = *lock(&self.number);
         lock(&self.waiting).connections.remove(&number);
-        RequestUnderWay(self.clone())
+        RequestGuard(self.clone())
     }
 }
 
-impl Drop for RequestUnderWay {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         let mut number = lock(&self.0.number);
         *number = lock(&self.0.waiting).add(self.0.evicted.clone());
     }
 }
 
-impl Drop for Permit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let number = *lock(&self.number);
         lock(&self.waiting).connections.remove(&number);
     }
 }
 
-/// A panic elsewhere leaves the map whole: every change is a single insert or removal.
+/// A panic elsewhere leaves the map consistent: every change is a single insert or removal.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -146,20 +151,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn serve_connection<S>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     service: S,
-    place: Arc<Permit>,
+    permit: Arc<ConnectionPermit>,
 ) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
 {
-    let evicted = place.evicted.clone();
+    let evicted = permit.evicted.clone();
     let service = service_fn(move |request| {
-        let (mut service, under_way) = (service.clone(), place.begin());
+        let (mut service, guard) = (service.clone(), permit.begin());
         async move {
             let answer = service.call(request).await?;
-            // The body owns it: an answer that is still being made is no time to leave.
-            Ok::<_, Infallible>(answer.map(|body| holding(body, under_way)))
+            // The body owns the guard: the connection must not be closed while a response is being
+            // sent.
+            Ok::<_, Infallible>(answer.map(|body| with_guard(body, guard)))
         }
     });
-    // HTTP/1.1 alone: to tell it from HTTP/2 would mean to wait for the first bytes, without a limit of time.
+    // HTTP/1.1 only: detecting HTTP/2 would mean waiting for the first bytes without a time limit.
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -193,21 +199,23 @@ mod tests {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_no_answer_gives_the_place_back() {
+    async fn a_client_that_takes_no_answer_gives_the_permit_back() {
         let router = Router::new().route("/", get(|| async { vec![0; 1 << 20] }));
         let (mut client, server) = duplex(1024);
         client.write_all(REQUEST).await.unwrap();
-        let place = Permits::new(1).enter().await;
+        let permit = ConnectionPermits::new(1).enter().await;
         let began = Instant::now();
-        timeout(2 * LIFE, serve_connection(server, router, place)).await.expect("it has not ended");
+        timeout(2 * LIFE, serve_connection(server, router, permit))
+            .await
+            .expect("it has not ended");
         assert_eq!(began.elapsed(), LIFE + LAST_REQUEST);
     }
 
-    /// Serves a connection in a place, as soon as there is one.
-    async fn connect(places: &Permits, router: &Router) -> DuplexStream {
+    /// Serves a connection as soon as a permit is free.
+    async fn connect(permits: &ConnectionPermits, router: &Router) -> DuplexStream {
         let (client, server) = duplex(1024);
-        let (router, place) = (router.clone(), places.enter().await);
-        tokio::spawn(async move { serve_connection(server, router, place).await });
+        let (router, permit) = (router.clone(), permits.enter().await);
+        tokio::spawn(async move { serve_connection(server, router, permit).await });
         client
     }
 
@@ -216,24 +224,24 @@ mod tests {
         let router = Router::new()
             .route("/", get(|| async { "ok" }))
             .route("/slow", get(|| async { sleep(Duration::from_secs(5)).await }));
-        let places = Permits::new(3);
+        let permits = ConnectionPermits::new(3);
         let began = Instant::now();
-        let mut working = connect(&places, &router).await;
+        let mut working = connect(&permits, &router).await;
         working.write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-        let mut half = connect(&places, &router).await;
+        let mut half = connect(&permits, &router).await;
         half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-        let mut answered = connect(&places, &router).await;
+        let mut answered = connect(&permits, &router).await;
         answered.write_all(REQUEST).await.unwrap();
         let mut text = [0; 12];
         answered.read_exact(&mut text).await.unwrap();
 
-        let mut next = connect(&places, &router).await;
+        let mut next = connect(&permits, &router).await;
         assert_eq!(half.read(&mut text).await.unwrap(), 0, "half a request made room");
         next.write_all(REQUEST).await.unwrap();
         next.read_exact(&mut text).await.unwrap();
         assert_eq!(&text, b"HTTP/1.1 200");
         assert!(began.elapsed() < Duration::from_secs(1));
         working.read_exact(&mut text).await.unwrap();
-        assert_eq!(&text, b"HTTP/1.1 200", "what was under way was answered");
+        assert_eq!(&text, b"HTTP/1.1 200", "the active request was answered");
     }
 }

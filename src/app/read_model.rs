@@ -1,4 +1,5 @@
-//! Keeps the read model up to date where there is an event log to read: beside the gateway, or in a process of its own.
+//! Keeps the read model up to date with the event log: beside the gateway, or in a process of its
+//! own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,52 +9,55 @@ use anyhow::{Context, Result, bail};
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::open_store;
+use super::store;
 use crate::clock::Clock;
-use crate::config::{Config, ReadModelConfig, StoreUrl};
+use crate::config::{Config, ReadModelConfig};
 pub use crate::read_model::Freshness;
 use crate::read_model::{Projector, ReadModel};
 use crate::store::Store;
-use crate::telemetry::Meter;
+use crate::store::open::StoreSettings;
+use crate::telemetry::{BreakerMeter, Meter};
 
-/// The file's name, in whatever folder it lies.
+/// The file's name, in any folder.
 const FILE: &str = "read-model.sqlite";
 
-/// How often a gateway looks how far another process has brought the file.
-const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// Period in which a gateway reads how far another process has brought the file.
+const REFRESH_PERIOD: Duration = Duration::from_secs(1);
 
-/// A read model that follows a store's log for as long as this is held.
-pub(super) struct Following {
-    /// What is asked.
+/// A read model that follows the event log while this is held.
+pub(super) struct FollowedReadModel {
+    /// The read model.
     pub model: Arc<ReadModel>,
     _task: AbortOnDropHandle<()>,
 }
 
-/// Opens the read model and begins to follow, or to look how far who follows is; `None` where there is none, or no log.
+/// Opens the read model, and starts to follow the log or to refresh the position that another
+/// process writes. `None` if there is no read model or no log.
 pub(super) async fn follow(
     config: &Config,
     store: Store,
     clock: &Clock,
-) -> Result<Option<Following>> {
+) -> Result<Option<FollowedReadModel>> {
     let (Some(keep), Some(wanted)) = (config.log_keep, &config.read_model) else { return Ok(None) };
-    let model = open(configured_place(config, wanted)).await?;
+    let model = open(configured_path(config, wanted)?).await?;
     let task = if wanted.project {
         tokio::spawn(projector(model.clone(), store, keep, clock.clone()).follow())
     } else {
-        tokio::spawn(look(model.clone()))
+        tokio::spawn(refresh(model.clone()))
     };
-    Ok(Some(Following { model, _task: AbortOnDropHandle::new(task) }))
+    Ok(Some(FollowedReadModel { model, _task: AbortOnDropHandle::new(task) }))
 }
 
-/// A read model that a process without a gateway keeps up to date.
-pub struct Projection(Following);
+/// A read model that is kept up to date by a process without a gateway.
+pub struct Projection(FollowedReadModel);
 
 impl Projection {
-    /// Opens the configured store and read model, and begins to follow; `rebuild`: from the beginning of the log. It reads no
-    /// records, and needs no secret beside the store's own.
+    /// Opens the configured store and read model, and starts to follow the log; with `rebuild`,
+    /// from its beginning. It reads no records, and needs no secrets except the store's own.
     ///
     /// # Errors
-    /// There is no log, no file, or a store that no other process can read; or one of them can't be opened.
+    /// There is no log, no file, or no store that other processes can read; or one of them can't be
+    /// opened.
     pub async fn start(config: &Config, rebuild: bool) -> Result<Projection> {
         let Some(keep) = config.log_keep else {
             bail!("the event log is off: set enabled = true under [log]")
@@ -61,34 +65,36 @@ impl Projection {
         let Some(wanted) = &config.read_model else {
             bail!("the read model is switched off: set enabled = true under [read_model]")
         };
-        if matches!(config.store.url, StoreUrl::Memory | StoreUrl::File(_)) {
+        if !store::settings(config, BreakerMeter::default())?.capabilities().shared {
             bail!(
                 "the store {} can't be read by another process: its gateway keeps the read model itself",
                 config.store.url
             );
         }
-        let Some(place) = configured_place(config, wanted) else {
-            bail!("nobody else could read what is built in memory: set path under [read_model]")
+        let Some(path) = configured_path(config, wanted)? else {
+            bail!(
+                "a read model in memory can't be read by another process: set path under [read_model]"
+            )
         };
         let clock = Clock::system();
-        let store = open_store(config, &clock, &Meter::new()).await?.store;
-        let model = open(Some(place)).await?;
+        let store = store::open(config, &clock, &Meter::new()).await?.store;
+        let model = open(Some(path)).await?;
         if rebuild {
             let emptied = model.clone();
             tokio::task::spawn_blocking(move || emptied.clear()).await??;
         }
         let task = tokio::spawn(projector(model.clone(), store, keep, clock).follow());
-        Ok(Projection(Following { model, _task: AbortOnDropHandle::new(task) }))
+        Ok(Projection(FollowedReadModel { model, _task: AbortOnDropHandle::new(task) }))
     }
 
-    /// How far it is.
+    /// Returns the position of the read model.
     pub fn freshness(&self) -> Freshness {
         self.0.model.freshness()
     }
 }
 
-async fn open(place: Option<PathBuf>) -> Result<Arc<ReadModel>> {
-    let opened = tokio::task::spawn_blocking(move || match &place {
+async fn open(path: Option<PathBuf>) -> Result<Arc<ReadModel>> {
+    let opened = tokio::task::spawn_blocking(move || match &path {
         Some(file) => ReadModel::open(file),
         None => ReadModel::in_memory(),
     });
@@ -99,35 +105,37 @@ fn projector(model: Arc<ReadModel>, store: Store, keep: Duration, clock: Clock) 
     Projector::new(model, store.log, keep, Arc::new(move || clock.unix_ms()))
 }
 
-/// Looks again and again how far the file is. A look that fails is followed by another: the lag that is shown grows meanwhile.
-async fn look(model: Arc<ReadModel>) {
+/// Refreshes the position of the file forever. A failed refresh is tried again; the displayed lag
+/// grows meanwhile.
+async fn refresh(model: Arc<ReadModel>) {
     loop {
-        let looked = model.clone();
-        let look = move || looked.repair().and_then(|_| looked.refresh());
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
-            tracing::warn!(%error, "how far the read model is can't be seen");
+        let refreshed = model.clone();
+        let refresh = move || refreshed.repair().and_then(|_| refreshed.refresh());
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(refresh).await {
+            tracing::warn!(%error, "the position of the read model can't be read");
         }
-        sleep(LOOK_PERIOD).await;
+        sleep(REFRESH_PERIOD).await;
     }
 }
 
-fn configured_place(config: &Config, wanted: &ReadModelConfig) -> Option<PathBuf> {
+fn configured_path(config: &Config, read_model: &ReadModelConfig) -> Result<Option<PathBuf>> {
     let state = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
-    wanted.path.clone().or_else(|| place(&config.store.url, state()))
+    if let Some(path) = &read_model.path {
+        return Ok(Some(path.clone()));
+    }
+    Ok(default_path(&store::settings(config, BreakerMeter::default())?, state()))
 }
 
-/// Where the file is: beside an embedded store; for one that is elsewhere in the folder that a service manager gives (the first, where
-/// it gives several). Without such a folder it is in memory: it is made of the log, and is made of it anew after a restart.
-fn place(store: &StoreUrl, state_directory: Option<PathBuf>) -> Option<PathBuf> {
-    match store {
-        StoreUrl::Memory => None,
-        StoreUrl::File(folder) => Some(folder.join(FILE)),
-        StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
-            let folders = state_directory?;
-            let first = folders.to_str()?.split(':').next().filter(|first| !first.is_empty())?;
-            Some(PathBuf::from(first).join(FILE))
-        }
+/// Returns the path of the file: beside an embedded store; for other stores in the folder that the
+/// service manager provides (the first one, if there are several). Without such a folder the read
+/// model is in memory, and is rebuilt after a restart.
+fn default_path(store: &StoreSettings, state_directory: Option<PathBuf>) -> Option<PathBuf> {
+    if let Some(folder) = store.folder() {
+        return Some(folder.join(FILE));
     }
+    let folders = state_directory.filter(|_| store.capabilities().durable)?;
+    let first = folders.to_str()?.split(':').next().filter(|first| !first.is_empty())?;
+    Some(PathBuf::from(first).join(FILE))
 }
 
 #[cfg(test)]
@@ -135,10 +143,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_lies_beside_the_store_or_where_the_service_manager_says() {
-        let beside = place(&StoreUrl::File("/data".into()), Some("/state".into()));
+    fn the_file_is_beside_the_store_or_in_the_service_managers_folder() {
+        let beside = default_path(&StoreSettings::File("/data".into()), Some("/state".into()));
         assert_eq!(beside, Some("/data/read-model.sqlite".into()));
-        assert_eq!(place(&StoreUrl::Memory, Some("/state".into())), None);
+        assert_eq!(default_path(&StoreSettings::Memory, Some("/state".into())), None);
         let redis = Config::load(
             None,
             crate::config::Overrides {
@@ -147,11 +155,11 @@ mod tests {
                 ..Default::default()
             },
         );
-        let redis = redis.unwrap().store.url;
+        let redis = store::settings(&redis.unwrap(), BreakerMeter::default()).unwrap();
         assert_eq!(
-            place(&redis, Some("/state:/other".into())),
+            default_path(&redis, Some("/state:/other".into())),
             Some("/state/read-model.sqlite".into())
         );
-        assert_eq!(place(&redis, None), None);
+        assert_eq!(default_path(&redis, None), None);
     }
 }

@@ -1,34 +1,44 @@
-//! The configuration in force, and how another takes its place: requests under way end under what they began with, and no
-//! connection is dropped.
+//! The active configuration, and how a reload replaces it: active requests end under the
+//! configuration they began with, and no connection is dropped.
 //!
-//! Danger: half a configuration is none. So everything that can fail is done first, the store's consent last; from then on
-//! nothing fails.
+//! Danger: a configuration must not be applied in part. So everything that can fail is done first,
+//! the store's check last; after that nothing can fail.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use anyhow::Result;
 use axum::Router;
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Layer;
 
-use super::current::Current;
+use super::exporters::{ExporterTasks, start_exporters};
+use super::identities;
 use super::keys::{Keyrings, keyrings};
-use super::read_model::Following;
-use super::telling::{Telling, observing};
-use super::*;
-use crate::admin::{Reloads, Sessions};
-use crate::config::Faults;
-use crate::gate::{IdentityCheckError, agree};
-use crate::layer::OncewardService;
-use crate::proxy::{RequestBody, Terms};
-use crate::telemetry::{Observers, Observing};
+use super::read_model::FollowedReadModel;
+use super::settings::{
+    access, fallback, hashing, layer_settings, refusal_renderer, server_limits, settings, upstreams,
+};
+use super::swappable::SwappableService;
+use crate::admin::{Admin, Reloads, Sessions, router};
+use crate::clock::Clock;
+use crate::config::{Config, Faults, Secrets};
+use crate::engine::Policy;
+use crate::gate::{Gate, IdentityCheckError, check_identities, sweep};
+use crate::layer::{OncewardLayer, OncewardService};
+use crate::proxy::{Forward, RequestBody, ServerTerms, Upstream};
+use crate::telemetry::{EnabledObservers, Observers};
+use crate::tls::Identity;
 
-/// What clients are answered by.
-type Answerer = OncewardService<Forward<RequestBody>>;
+/// The service that answers clients.
+type ClientService = OncewardService<Forward<RequestBody>>;
 
-/// A configuration that was not taken; the one in force stays.
+/// Why a configuration was refused; the active one stays in force.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// Its file can't be read.
+    /// The file can't be read.
     #[error("can't read {file}: {why}")]
     Unreadable {
         /// The file.
@@ -36,22 +46,22 @@ pub enum ReloadError {
         /// What went wrong.
         why: String,
     },
-    /// It has faults.
+    /// The configuration has faults.
     #[error(transparent)]
     Faulty(#[from] Faults),
-    /// It changes what a running process can't change.
+    /// It changes a setting that needs a restart.
     #[error("{} can't be changed without a restart", .0.join(", "))]
     NeedsRestart(Vec<&'static str>),
-    /// The store keeps other identities, or can't tell.
+    /// The store keeps other identities, or does not answer.
     #[error(transparent)]
     Disagreed(#[from] IdentityCheckError),
-    /// Something that it names can't be used.
+    /// A resource of the configuration can't be used.
     #[error("{0:#}")]
     Unusable(anyhow::Error),
 }
 
 impl ReloadError {
-    /// What is wrong, one sentence each, with file and line where it stands in one.
+    /// Returns the faults, one sentence each, with file and line if known.
     pub fn sentences(&self) -> Vec<String> {
         match self {
             ReloadError::Faulty(faults) => faults.0.iter().map(|fault| fault.sentence()).collect(),
@@ -60,45 +70,45 @@ impl ReloadError {
     }
 }
 
-/// What stays the same for as long as the process runs.
-pub(super) struct Lasting {
+/// The state that stays the same while the process runs.
+pub(super) struct ProcessState {
     pub clock: Clock,
     pub draining: Arc<AtomicBool>,
     pub admin_address: SocketAddr,
     pub reloads: Reloads,
     pub sessions: Arc<Sessions>,
-    pub following: Option<Following>,
+    pub read_model: Option<FollowedReadModel>,
     pub identity: Option<Arc<Identity>>,
 }
 
-/// Where a configuration is exchanged for another.
-pub(super) struct Doors {
-    pub clients: Current<Answerer>,
-    pub operators: Current<Router>,
-    pub terms: Terms,
+/// The parts that a reload swaps.
+pub(super) struct LiveParts {
+    pub clients: SwappableService<ClientService>,
+    pub operators: SwappableService<Router>,
+    pub terms: ServerTerms,
     pub observers: Observers,
 }
 
-/// A configuration in force, and what it keeps running.
-pub(super) struct InForce {
+/// The active configuration, and the tasks it runs.
+pub(super) struct ActiveConfig {
     pub gate: Arc<Gate>,
     pub config: Config,
     secrets: Secrets,
     upstreams: Vec<Arc<Upstream<RequestBody>>>,
     keyrings: Keyrings,
-    telling: Telling,
+    exporters: ExporterTasks,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-/// Everything that a configuration needs, set up, and not in use yet.
-pub(super) struct Prepared {
+/// A configuration with all its resources set up, but not in use yet.
+pub(super) struct PreparedConfig {
     gate: Arc<Gate>,
     config: Config,
     secrets: Secrets,
     upstreams: Vec<Arc<Upstream<RequestBody>>>,
     keyrings: Keyrings,
-    observing: Option<Observing>,
-    telling: Telling,
+    observers: Option<EnabledObservers>,
+    exporters: ExporterTasks,
     layer: OncewardLayer,
     forward: Forward<RequestBody>,
     operators: Router,
@@ -106,17 +116,18 @@ pub(super) struct Prepared {
     fallback: Policy,
 }
 
-impl Prepared {
-    /// Sets a configuration up. What it has in common with the one `before` is taken over: connections to upstreams, keys.
+impl PreparedConfig {
+    /// Sets up a configuration. Connections to upstreams and keys are taken over from `before`
+    /// where both have them.
     ///
     /// # Errors
-    /// Something that it names can't be used.
+    /// A resource of the configuration can't be used.
     pub async fn new(
         (config, secrets): (Config, Secrets),
         gate: Arc<Gate>,
-        lasting: &Lasting,
-        before: Option<&InForce>,
-    ) -> Result<Prepared> {
+        process: &ProcessState,
+        before: Option<&ActiveConfig>,
+    ) -> Result<PreparedConfig> {
         let none = Keyrings::default();
         let keyrings = keyrings(&config, before.map_or(&none, |before| &before.keyrings)).await?;
         let upstreams = upstreams(&config, before.map_or(&[], |before| &before.upstreams)).await?;
@@ -124,29 +135,29 @@ impl Prepared {
             OncewardLayer::new(gate.clone(), layer_settings(&config, keyrings.by_route.clone()))?;
         let policies: HashMap<String, Policy> =
             config.routes.iter().map(|route| (route.name.clone(), route.policy.clone())).collect();
-        let (observing, telling) = observing(&config, &secrets, gate.meter()).await?;
+        let (observers, exporters) = start_exporters(&config, &secrets, gate.meter()).await?;
         let fallback = fallback()?;
         let operators = router(Admin {
             gate: gate.clone(),
             policies: policies.clone(),
             fallback: fallback.clone(),
-            access: access(&secrets, lasting.admin_address)?,
-            on_loopback: lasting.admin_address.ip().is_loopback(),
-            draining: lasting.draining.clone(),
-            clock: lasting.clock.clone(),
-            reloads: lasting.reloads.clone(),
-            sessions: lasting.sessions.clone(),
-            read_model: lasting.following.as_ref().map(|following| following.model.clone()),
+            access: access(&secrets, process.admin_address)?,
+            on_loopback: process.admin_address.ip().is_loopback(),
+            draining: process.draining.clone(),
+            clock: process.clock.clone(),
+            reloads: process.reloads.clone(),
+            sessions: process.sessions.clone(),
+            read_model: process.read_model.as_ref().map(|read_model| read_model.model.clone()),
         });
         let forward = Forward::new(upstreams.iter().cloned());
-        Ok(Prepared {
+        Ok(PreparedConfig {
             gate,
             config,
             secrets,
             upstreams,
             keyrings,
-            observing,
-            telling,
+            observers,
+            exporters,
             layer,
             forward,
             operators,
@@ -155,30 +166,30 @@ impl Prepared {
         })
     }
 
-    /// The doors that the first configuration is found behind.
-    pub fn doors(&self) -> Doors {
+    /// Returns the swappable parts, with this configuration in them.
+    pub fn live_parts(&self) -> LiveParts {
         let observers = Observers::default();
-        observers.replace(self.observing.clone());
-        Doors {
+        observers.replace(self.observers.clone());
+        LiveParts {
             observers,
-            clients: Current::new(self.layer.layer(self.forward.clone())),
-            operators: Current::new(self.operators.clone()),
-            terms: Terms::new(
+            clients: SwappableService::new(self.layer.layer(self.forward.clone())),
+            operators: SwappableService::new(self.operators.clone()),
+            terms: ServerTerms::new(
                 server_limits(&self.config, &self.gate),
                 refusal_renderer(&self.config),
             ),
         }
     }
 
-    /// Begins with what it keeps running.
-    pub fn begin(self) -> InForce {
-        let Prepared {
+    /// Starts the configuration's tasks.
+    pub fn begin(self) -> ActiveConfig {
+        let PreparedConfig {
             gate,
             config,
             secrets,
             upstreams,
             keyrings,
-            telling,
+            exporters,
             layer,
             forward,
             policies,
@@ -188,20 +199,20 @@ impl Prepared {
         let sweeper = tokio::spawn(sweep(gate.clone(), policies, fallback));
         let reconciler = tokio::spawn(async move { layer.reconcile(forward).await });
         let tasks = vec![AbortOnDropHandle::new(sweeper), AbortOnDropHandle::new(reconciler)];
-        InForce { gate, config, secrets, upstreams, keyrings, telling, tasks }
+        ActiveConfig { gate, config, secrets, upstreams, keyrings, exporters, tasks }
     }
 }
 
-impl InForce {
-    /// Puts another configuration in force, in whose place the next one is found.
+impl ActiveConfig {
+    /// Replaces this configuration by a new one.
     ///
     /// # Errors
-    /// It was not taken, and nothing has changed.
+    /// The new configuration was refused, and nothing has changed.
     pub async fn replace(
         &mut self,
         (mut config, secrets): (Config, Secrets),
-        lasting: &Lasting,
-        doors: &Doors,
+        process: &ProcessState,
+        live: &LiveParts,
     ) -> Result<(), ReloadError> {
         config.add_secrets(&secrets);
         let fixed = needs_restart((&self.config, &self.secrets), (&config, &secrets));
@@ -214,41 +225,43 @@ impl InForce {
         let identities = identities::configured(&config, &hashing);
         let accept = config.accept_new_identities;
         let gate = self.gate.under(settings(&config, hashing));
-        let prepared = Prepared::new((config, secrets), gate, lasting, Some(self))
+        let prepared = PreparedConfig::new((config, secrets), gate, process, Some(self))
             .await
             .map_err(ReloadError::Unusable)?;
-        let vanished = agree(&*self.gate.store().identities, &identities, accept).await?;
+        let vanished =
+            check_identities(&*self.gate.store().identities, &identities, accept).await?;
         self.gate.meter().vanished.set(vanished);
 
-        if let (Some(identity), Some(renewal)) = (&lasting.identity, renewal) {
+        if let (Some(identity), Some(renewal)) = (&process.identity, renewal) {
             identity.renew(renewal);
         }
-        doors.terms.replace(
+        live.terms.replace(
             server_limits(&prepared.config, &prepared.gate),
             refusal_renderer(&prepared.config),
         );
-        doors.observers.replace(prepared.observing.clone());
-        doors.operators.replace(prepared.operators.clone());
-        doors.clients.replace(prepared.layer.layer(prepared.forward.clone()));
+        live.observers.replace(prepared.observers.clone());
+        live.operators.swap(prepared.operators.clone());
+        live.clients.swap(prepared.layer.layer(prepared.forward.clone()));
         *self = prepared.begin();
         Ok(())
     }
 
-    /// Another configuration was not taken; but files that were moved away are let go.
-    pub fn reopen(&mut self, doors: &Doors) {
-        self.telling.reopen(&self.config, &doors.observers, self.gate.meter());
+    /// Reopens log files after a refused reload: they may have been moved away.
+    pub fn reopen(&mut self, live: &LiveParts) {
+        self.exporters.reopen(&self.config, &live.observers, self.gate.meter());
     }
 
-    /// Ends what it keeps running.
-    pub async fn rest(&mut self, doors: &Doors) {
-        doors.observers.replace(None);
-        self.telling.end().await;
+    /// Ends the tasks.
+    pub async fn stop(&mut self, live: &LiveParts) {
+        live.observers.replace(None);
+        self.exporters.end().await;
         self.tasks.clear();
         self.keyrings = Keyrings::default();
     }
 }
 
-/// What another configuration changes that can't be changed: sockets are bound, the store is open and its records sealed.
+/// Returns the changed settings that a running process can't change: sockets are bound, and the
+/// store is open.
 fn needs_restart(
     (before, old): (&Config, &Secrets),
     (now, new): (&Config, &Secrets),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::config::{Config, Overrides};
 use crate::telemetry::{escape, print_error};
 
-/// Validates a file and says what it means.
+/// Validates a file, and prints a summary of the configuration.
 pub(super) fn check(file: &Path, upstream: Option<String>) -> ExitCode {
     let name = file.display().to_string();
     let text = match std::fs::read_to_string(file) {
@@ -16,11 +16,11 @@ pub(super) fn check(file: &Path, upstream: Option<String>) -> ExitCode {
     let read = Config::load(Some((&name, &text)), Overrides { upstream, ..Overrides::default() });
     match read.and_then(|config| config.check_client_certificates().map(|()| config)) {
         Ok(config) => {
-            let _ = super::say(config.describe().trim_end());
+            let _ = super::print_text(config.describe().trim_end());
             for warning in &config.warnings {
                 print_error(&format!("warning: {warning}"));
             }
-            super::say(&format!("{} is valid", escape(&name)))
+            super::print_text(&format!("{} is valid", escape(&name)))
         }
         Err(faults) => {
             print_error(&faults.to_string());

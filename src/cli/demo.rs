@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use crate::telemetry::{LogFormat, init_logs};
 
-/// Tells the story of a double charge; exit 0 where it went as promised.
+/// Runs the demo; exit 0 if no order was charged twice through the gateway.
 pub(super) fn demo(once: bool) -> ExitCode {
-    // Log lines between the tables would only hide them; who wants them asks.
+    // Log lines between the tables would only distract; ONCEWARD_LOG shows them.
     if std::env::var_os("ONCEWARD_LOG").is_some()
         && let Err(error) = init_logs(LogFormat::Plain)
     {
@@ -16,11 +16,11 @@ pub(super) fn demo(once: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return super::fail(&format!("can't start: {error}"), 1),
     };
-    let told = runtime.block_on(async {
+    let result = runtime.block_on(async {
         super::ignore_user_signals()?;
-        crate::demo::tell(once).await
+        crate::demo::run(once).await
     });
-    match told {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(&format!("{error:#}"), 1),
     }

@@ -7,7 +7,7 @@ use crate::app::{self, Grade, Remark};
 use crate::config::{Config, Overrides};
 use crate::telemetry::{escape, print_error};
 
-/// Looks at the store's servers and says what puts records at risk.
+/// Inspects the store's servers, and prints the risks for records.
 pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
     let mut file = None;
     if let Some(path) = &args.config {
@@ -17,7 +17,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
             Err(error) => return super::fail(&format!("can't read {name}: {error}"), 2),
         }
     }
-    // It isn't asked for, and a file that leaves it to a flag is none the worse.
+    // The upstream is not contacted, and a file may leave it to a flag.
     let upstream = file.is_none().then(|| "http://127.0.0.1:9000".to_owned());
     let overrides = Overrides { upstream, store: args.store.clone(), ..Overrides::default() };
     let config = match Config::load(
@@ -30,23 +30,25 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let _ = super::say(&format!("store: {}", config.store.location()));
+    let _ = super::print_text(&format!("store: {}", config.store.location()));
     let servers = match super::block_on(app::survey(&config)) {
         Ok(Ok(remarks)) => remarks,
-        Ok(Err(error)) => return super::fail(&format!("the store can't be asked: {error:#}"), 1),
+        Ok(Err(error)) => {
+            return super::fail(&format!("the store can't be inspected: {error:#}"), 1);
+        }
         Err(error) => return super::fail(&error, 1),
     };
-    let sound = tell_servers(servers.as_deref());
-    // Without a file nobody knows with which routes the store is used.
-    let agreed = file.is_none() || tell_identities(&config);
+    let sound = print_servers(servers.as_deref());
+    // Without a file it is unknown with which routes the store is used.
+    let agreed = file.is_none() || check_identities(&config);
     if sound && agreed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Says what was found at the servers, and whether all is sound.
-fn tell_servers(remarks: Option<&[Remark]>) -> bool {
+/// Prints the remarks about the servers. Returns whether all are sound.
+fn print_servers(remarks: Option<&[Remark]>) -> bool {
     match remarks {
         None => {
-            let _ = super::say("nothing to look at: it has no server");
+            let _ = super::print_text("nothing to inspect: the store has no server");
             true
         }
         Some(remarks) => {
@@ -61,40 +63,40 @@ fn tell_servers(remarks: Option<&[Remark]>) -> bool {
                 } else {
                     format!("; {}", remark.advice)
                 };
-                let _ = super::say(&escape(&format!("{word}  {}{advice}", remark.text)));
+                let _ = super::print_text(&escape(&format!("{word}  {}{advice}", remark.text)));
             }
             remarks.iter().all(|remark| remark.grade == Grade::Sound)
         }
     }
 }
 
-/// Says whether the configuration's identities are those that the store keeps, and whether they are.
-fn tell_identities(config: &Config) -> bool {
+/// Compares the configuration's identities with those in the store, and prints the differences. Returns whether they agree.
+fn check_identities(config: &Config) -> bool {
     let secrets = match config.resolve_secrets(|name| std::env::var(name).ok()) {
         Ok(secrets) => secrets,
         Err(faults) => {
-            let _ = super::say("?     identities can't be compared without the secrets");
+            let _ = super::print_text("?     identities can't be compared without the secrets");
             print_error(&faults.to_string());
             return false;
         }
     };
     match super::block_on(app::identity_changes(config, &secrets)) {
-        Ok(Ok(None)) => _ = super::say("ok    the store keeps no identities yet"),
+        Ok(Ok(None)) => _ = super::print_text("ok    the store keeps no identities yet"),
         Ok(Ok(Some(changes))) if changes.is_empty() => {
-            _ = super::say("ok    the store keeps the identities of this configuration");
+            _ = super::print_text("ok    the store's identities agree with this configuration");
         }
         Ok(Ok(Some(changes))) => {
             for change in &changes {
-                let _ = super::say(&escape(&format!("WARN  {change}")));
+                let _ = super::print_text(&escape(&format!("WARN  {change}")));
             }
             return false;
         }
         Ok(Err(error)) => {
-            let _ = super::say(&format!("?     identities can't be compared: {error:#}"));
+            let _ = super::print_text(&format!("?     identities can't be compared: {error:#}"));
             return false;
         }
         Err(error) => {
-            let _ = super::say(&format!("?     identities can't be compared: {error}"));
+            let _ = super::print_text(&format!("?     identities can't be compared: {error}"));
             return false;
         }
     }

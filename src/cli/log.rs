@@ -1,4 +1,5 @@
-//! `onceward log`: the event log, and what is logged, over the admin port of a running gateway.
+//! `onceward log`: verifies and follows the event log, and changes the log filter, over the admin
+//! port of a running gateway.
 
 use std::process::ExitCode;
 
@@ -10,31 +11,33 @@ use crate::telemetry::escape;
 pub(super) fn log(args: LogArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
     match args.verb {
-        LogVerb::Verify => verified(&client),
+        LogVerb::Verify => print_verification(&client),
         LogVerb::Tail { since, json } => super::tail::tail(&client, since, json),
         LogVerb::Level { filter } => level(&client, filter),
     }
 }
 
 fn level(client: &Client, filter: Option<String>) -> ExitCode {
-    let asked = async {
+    let result = async {
         match filter {
             Some(filter) => client.set_log_level(&LogLevelView { filter }).await,
             None => client.log_level().await,
         }
     };
-    match super::block_on(asked) {
-        Ok(Ok(view)) => super::say(&escape(&view.filter)),
+    match super::block_on(result) {
+        Ok(Ok(view)) => super::print_text(&escape(&view.filter)),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
     }
 }
 
-fn verified(client: &Client) -> ExitCode {
+fn print_verification(client: &Client) -> ExitCode {
     match super::block_on(verify(client)) {
-        Ok(Ok((entries, 0))) => super::say(&format!("{entries} entries, each as it was written")),
+        Ok(Ok((entries, 0))) => {
+            super::print_text(&format!("{entries} entries, each as it was written"))
+        }
         Ok(Ok((entries, breaks))) => super::fail(
-            &format!("{entries} entries, and the log is not what was written in {breaks} places"),
+            &format!("{entries} entries; the log is not as it was written in {breaks} places"),
             1,
         ),
         Ok(Err(error)) => super::fail(&error, 1),
@@ -42,7 +45,7 @@ fn verified(client: &Client) -> ExitCode {
     }
 }
 
-/// Verifies the whole log, and prints each break. Returns how many entries and breaks there are.
+/// Verifies the whole log, and prints each break. Returns the number of entries and breaks.
 async fn verify(client: &Client) -> Result<(usize, usize), ClientError> {
     let (mut entries, mut breaks, mut cursor) = (0, 0, None);
     loop {
@@ -51,7 +54,7 @@ async fn verify(client: &Client) -> Result<(usize, usize), ClientError> {
         breaks += piece.breaks.len();
         for at in piece.breaks {
             let line = format!("partition {}, entry {}: {}", at.partition, at.entry, at.fault);
-            let _ = super::say(&escape(&line));
+            let _ = super::print_text(&escape(&line));
         }
         cursor = piece.cursor;
         if cursor.is_none() {

@@ -1,4 +1,4 @@
-//! The command line: what can be asked of the program, and how it answers.
+//! The command line: its arguments and commands.
 
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -37,15 +37,15 @@ struct Cli {
 
 const LONG_ABOUT: &str = "\
 Onceward stands in front of a payment API. Clients send an Idempotency-Key with each request; Onceward forwards the
-first request with a key, stores the response, and replays it to every retry. What it can't know (a connection that
-broke after the request was sent) it holds as uncertain instead of running it again.";
+first request with a key, stores the response, and replays it to every retry. If the outcome is unknown (a connection
+broke after the request was sent), the operation is held as uncertain instead of being run again.";
 
 const EXAMPLES: &str = "\
 Examples:
   onceward demo                                   see a double charge happen, and not happen
   onceward run --upstream http://127.0.0.1:9000   protect every POST and PATCH that carries an Idempotency-Key
-  onceward check --config onceward.toml           find every fault of a configuration
-  onceward operations list --state uncertain      what has to be settled by hand";
+  onceward check --config onceward.toml           list every fault of a configuration
+  onceward operations list --state uncertain      list operations that must be settled by hand";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -55,32 +55,35 @@ enum Command {
     Demo(DemoArgs),
     /// Validate a configuration; needs no store and no upstream.
     Check(CheckArgs),
-    /// Look at the store's servers: whether they can keep what they are asked to keep. Exit 0 if all is sound, else 1.
+    /// Inspect the store's servers: whether they can keep records safely. Exit 0 if all is sound,
+    /// else 1.
     Doctor(DoctorArgs),
     /// Copy a store into another one.
     Store(StoreArgs),
     /// Look up and settle operations, over the admin port of a running gateway.
     Operations(OperationsArgs),
-    /// Tell what enforcing would have replayed and refused on routes in shadow mode, by route and client, over the admin port of a
-    /// running gateway that has an event log.
+    /// Report what enforcing would have replayed and refused on routes in shadow mode, by route and
+    /// client, over the admin port of a running gateway with an event log.
     Report(ReportArgs),
-    /// Look how far the read model is, or have it built anew from the event log, over the admin port of a running gateway.
+    /// Show how far behind the read model is, or rebuild it from the event log, over the admin port
+    /// of a running gateway.
     Projection(ProjectionArgs),
-    /// Keep the read model up to date in a process of its own, for gateways on this machine whose [read_model] has
-    /// project = false.
+    /// Keep the read model up to date in a separate process, for gateways on this machine that have
+    /// project = false under [read_model].
     Projector(ProjectorArgs),
-    /// Follow or verify the event log, or change what is logged, over the admin port of a running gateway.
+    /// Follow or verify the event log, or change the log filter, over the admin port of a running
+    /// gateway.
     Log(LogArgs),
-    /// Ask a running gateway whether it is alive (exit 0) or not (exit 1); for containers.
+    /// Check whether a running gateway is alive (exit 0) or not (exit 1); for containers.
     Health(HealthArgs),
     /// Print a completion script.
     Completions {
-        /// For this shell.
+        /// The shell.
         shell: clap_complete::Shell,
     },
     /// Write manual pages.
     Man {
-        /// Into this directory.
+        /// The directory for the pages.
         dir: PathBuf,
     },
 }
@@ -90,7 +93,7 @@ struct DoctorArgs {
     /// The configuration file.
     #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The store, instead of the file's.
+    /// The store, instead of the one in the file.
     #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
 }
@@ -103,21 +106,24 @@ struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 enum StoreVerb {
-    /// Copy a store that no gateway uses into an empty one: for back-ups, and for moves between a file and Redis. Everything is
-    /// compared afterwards; an interrupted copy goes on where it ended when the same command is run again. Exit 0 if done, 1 if
-    /// refused or failed, 2 for faulty arguments.
+    /// Copy a store that no gateway uses into an empty one: for backups, and for moves between a
+    /// file and Redis. The copy is compared afterwards. If it was interrupted, run the same command
+    /// again to continue it. Exit 0 if done, 1 if refused or failed, 2 for invalid arguments.
     Copy {
-        /// The store that is copied: file:DIR, redis://.. and so on, with ?namespace=NAME in Redis. It is not changed.
+        /// The store to copy: file:DIR, redis://.. and so on, with ?namespace=NAME in Redis. It is
+        /// not changed.
         from: String,
-        /// The empty store that is copied into. No gateway can use it until the copy is complete.
+        /// The empty store to copy into. No gateway can use it until the copy is complete.
         to: String,
-        /// A configuration file whose [store] has what else it takes to reach either of them: ca_file, ack, timeout.
+        /// A configuration file with a [store] section for the connection to either of them:
+        /// ca_file, ack, timeout.
         #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
     },
 }
 
-/// Where the gateway's parts are; flags beat environment, which beats the file, which beats the defaults.
+/// The addresses of the gateway's parts; flags override the environment, which overrides the file,
+/// which overrides the defaults.
 #[derive(Debug, Clone, Args)]
 struct RunArgs {
     /// The configuration file; none is needed with --upstream.
@@ -126,28 +132,31 @@ struct RunArgs {
     /// The API to protect, for example http://127.0.0.1:9000.
     #[arg(long, env = "ONCEWARD_UPSTREAM", value_name = "URL")]
     upstream: Option<String>,
-    /// Where clients connect [default: 127.0.0.1:8080].
+    /// The address for clients [default: 127.0.0.1:8080].
     #[arg(long, env = "ONCEWARD_LISTEN", value_name = "ADDR")]
     listen: Option<String>,
-    /// Where operators and probes connect [default: 127.0.0.1:8081].
+    /// The address for operators and probes [default: 127.0.0.1:8081].
     #[arg(long, env = "ONCEWARD_ADMIN", value_name = "ADDR")]
     admin: Option<String>,
-    /// Where records are kept: file:DIR, redis://, rediss://, redis+cluster://, redis+sentinel://, unix:///path (each with
-    /// ?namespace=NAME), memory: [default: file:onceward-data].
+    /// The store of the records: file:DIR, redis://, rediss://, redis+cluster://,
+    /// redis+sentinel://, unix:///path (each with ?namespace=NAME), memory: [default:
+    /// file:onceward-data].
     #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
-    /// Start although operations get other identities than those that the store keeps (routes renamed, scopes or hashing
-    /// secrets changed): duplicates of what was answered before run again.
+    /// Start although the store keeps other identities of operations (routes were renamed, scopes
+    /// or hashing secrets changed): duplicates of requests that were answered before run again.
     #[arg(long, env = "ONCEWARD_ACCEPT_NEW_IDENTITIES", value_parser = FalseyValueParser::new())]
     accept_new_identities: bool,
-    /// How log lines look. What is logged is set by ONCEWARD_LOG (for example `info` or `onceward=debug`).
+    /// The format of log lines. ONCEWARD_LOG sets the filter (for example `info` or
+    /// `onceward=debug`).
     #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value = "plain")]
     log_format: LogFormat,
 }
 
 #[derive(Debug, Args)]
 struct DemoArgs {
-    /// Exit by itself instead of staying up to be tried, with a page for the browser and curl lines.
+    /// Exit at the end instead of keeping the gateway running, with a page for the browser and curl
+    /// commands to try.
     #[arg(long)]
     once: bool,
 }
@@ -157,7 +166,7 @@ struct CheckArgs {
     /// The configuration file.
     #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
     config: PathBuf,
-    /// The API to protect, where `run` gets it the same way and the file doesn't name it.
+    /// The API to protect, if `run` gets it as a flag and the file does not contain it.
     #[arg(long, env = "ONCEWARD_UPSTREAM", value_name = "URL")]
     upstream: Option<String>,
 }
@@ -173,7 +182,7 @@ struct AdminArgs {
         global = true
     )]
     admin: String,
-    /// The bearer token, where the admin port wants one.
+    /// The bearer token, if the admin port requires one.
     #[arg(
         long,
         env = "ONCEWARD_ADMIN_TOKEN",
@@ -188,7 +197,7 @@ struct AdminArgs {
 struct HealthArgs {
     #[command(flatten)]
     admin: AdminArgs,
-    /// Ask whether it can serve, not only whether it lives.
+    /// Check whether the gateway can serve, not only whether it is alive.
     #[arg(long)]
     ready: bool,
 }
@@ -197,7 +206,7 @@ struct HealthArgs {
 struct ReportArgs {
     #[command(flatten)]
     admin: AdminArgs,
-    /// How far back, such as 90m, 24h or 7d; hours are counted whole.
+    /// The time range of the report, such as 90m, 24h or 7d; hours are counted whole.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     since: Duration,
     /// Print JSON instead of text.
@@ -215,16 +224,16 @@ struct ProjectionArgs {
 
 #[derive(Debug, Subcommand)]
 enum ProjectionVerb {
-    /// Tell how far it is.
+    /// Show its position and lag.
     Status {
         /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
     },
-    /// Empty it and build it anew, and wait until that is done. Payments are not concerned; searches and statistics miss
-    /// what was not applied yet.
+    /// Empty it and rebuild it, and wait until that is done. Requests are not affected; searches
+    /// and statistics miss entries that are not applied yet.
     Rebuild {
-        /// Don't wait.
+        /// Don't wait for the end of the rebuild.
         #[arg(long)]
         no_wait: bool,
     },
@@ -235,13 +244,13 @@ struct ProjectorArgs {
     /// The configuration file of the gateways.
     #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
     config: PathBuf,
-    /// The store, instead of the file's.
+    /// The store, instead of the one in the file.
     #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
-    /// Empty the read model first, and build it anew from the event log.
+    /// Empty the read model first, and rebuild it from the event log.
     #[arg(long)]
     rebuild: bool,
-    /// How log lines look. What is logged is set by ONCEWARD_LOG.
+    /// The format of log lines. ONCEWARD_LOG sets the filter.
     #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value = "plain")]
     log_format: LogFormat,
 }
@@ -256,20 +265,20 @@ struct LogArgs {
 
 #[derive(Debug, Subcommand)]
 enum LogVerb {
-    /// Recompute the links between the entries of the event log: exit 0 if each is as it was written, 1 if one was changed,
-    /// put in or taken out.
+    /// Recompute the links between the entries of the event log: exit 0 if each is as it was
+    /// written, 1 if an entry was changed, inserted or removed.
     Verify,
-    /// Print each change of an operation as the event log is told of it, from now on, until it is interrupted. A gateway that
-    /// goes away meanwhile is waited for.
+    /// Print each change of an operation from the event log, from now on, until it is interrupted.
+    /// If the gateway goes away, wait until it is back.
     Tail {
-        /// Begin with what was told so long ago, such as 90m, 24h or 7d.
+        /// Begin with the changes of this time range, such as 90m, 24h or 7d.
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         since: Option<Duration>,
-        /// Print JSON, one object a line.
+        /// Print JSON, one object per line.
         #[arg(long)]
         json: bool,
     },
-    /// Show what the process logs, or change it until it ends.
+    /// Show the log filter, or change it until the process ends.
     Level {
         /// Levels by target, such as `info,onceward::store=debug`.
         filter: Option<String>,
@@ -297,23 +306,25 @@ enum Verb {
         /// Only those on this route.
         #[arg(long, value_name = "NAME")]
         route: Option<String>,
-        /// Only those of the scope with this mark, as operations, reports and the access log show it.
+        /// Only those of the scope with this mark, as operations, reports and the access log show
+        /// it.
         #[arg(long, value_name = "MARK")]
         scope: Option<String>,
-        /// Only those of the client that this file tells of (`-`: what comes on stdin): a line `name: value` for each name that the
-        /// scope of --route has; where it has none, for the field by which it tells clients apart, such as `authorization`.
+        /// Only those of the client in this file (`-` for stdin). It has a line `name: value` for
+        /// each name of the scope of --route; for a route without a scope, the field that
+        /// distinguishes its clients, such as `authorization`.
         #[arg(long, value_name = "FILE", requires = "route", conflicts_with = "scope")]
         client: Option<PathBuf>,
-        /// At most this many.
+        /// At most this many operations.
         #[arg(long, default_value = "100")]
         limit: NonZeroUsize,
     },
-    /// Show one operation, by the reference that a problem's `operation` member gives.
+    /// Show one operation, by the reference in a problem's `operation` member.
     Show {
         /// The reference, op_...
         operation: String,
     },
-    /// State the result of an uncertain operation: it was executed, and duplicates get this answer.
+    /// Set the result of an uncertain operation: it was executed, and duplicates get this response.
     Resolve {
         #[command(flatten)]
         change: ChangeArgs,
@@ -323,35 +334,35 @@ enum Verb {
         /// A file with the body that duplicates get.
         #[arg(long, value_name = "FILE")]
         body: Option<PathBuf>,
-        /// A header field that duplicates get, as `Name: value`; may be given more than once.
+        /// A header field that duplicates get, as `Name: value`; may be repeated.
         #[arg(long = "header", value_name = "FIELD")]
         headers: Vec<String>,
     },
-    /// State that an uncertain operation was not executed, and let its next duplicate run: the same request, by the same
-    /// caller.
+    /// Record that an uncertain operation was not executed, and let its next duplicate run: the
+    /// same request, by the same caller.
     Retry(ChangeArgs),
-    /// State that an uncertain operation was not executed, and free its key for any request.
+    /// Record that an uncertain operation was not executed, and free its key for any request.
     Release(ChangeArgs),
-    /// Throw the result of a completed operation away before its time. Its duplicates are refused (409), and never run, until
-    /// the key would have been new again.
+    /// Delete the result of a completed operation before the end of its retention. Its duplicates
+    /// are refused (409), and never run, until the key would have been new again.
     Expire(ChangeArgs),
 }
 
-/// What every change of an operation is given.
+/// The arguments of every change of an operation.
 #[derive(Debug, Args)]
 struct ChangeArgs {
     /// The reference, op_...
     operation: String,
-    /// Why. It is kept with the change in the event log, and in the gateway's log.
+    /// Why. The reason is stored with the change in the event log, and logged by the gateway.
     #[arg(long)]
     reason: Option<String>,
-    /// The version that you decided on, as `show --json` has it: if the operation has changed since, nothing is done. Without
-    /// it, the version is read right before.
+    /// The version that you decided on, from `show --json`: if the operation has changed since,
+    /// nothing is done. By default, the version is read just before the change.
     #[arg(long = "version", value_name = "VERSION")]
     version: Option<u64>,
 }
 
-/// Reads the command line and does what it says.
+/// Parses the command line, and runs the command.
 ///
 /// Exit codes: 0 done, 1 refused or failed, 2 usage or a faulty configuration.
 pub fn main() -> ExitCode {
@@ -383,30 +394,30 @@ fn run_command(command: Command) -> ExitCode {
     }
 }
 
-/// Prints a text, whose fields are escaped already; a reader that has gone away is no error.
-fn say(text: &str) -> ExitCode {
+/// Prints a text with escaped fields. A closed stdout is no error.
+fn print_text(text: &str) -> ExitCode {
     let _ = writeln!(std::io::stdout(), "{}", escape_block(text));
     ExitCode::SUCCESS
 }
 
-/// The moment that was so long ago, as the admin port reads it (RFC 3339).
+/// Returns the time that was so long ago, in RFC 3339.
 fn since(ago: Duration) -> String {
     let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
     rfc3339(Clock::system().unix_ms().saturating_sub(ago_ms))
 }
 
-/// Prints an error as every command does.
+/// Prints an error, and returns the exit code.
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     print_error(&format!("onceward: {error}"));
     ExitCode::from(code)
 }
 
-/// Ignores SIGUSR1 and SIGUSR2 from now on, which end a process that does nothing about them. Needs a runtime.
+/// Ignores SIGUSR1 and SIGUSR2 from now on; by default they end a process. Needs a runtime.
 ///
 /// # Errors
-/// The operating system refuses a handler.
+/// The operating system refuses a signal handler.
 fn ignore_user_signals() -> std::io::Result<()> {
-    // A handler stays when its stream is dropped.
+    // The handler stays installed when its stream is dropped.
     drop(signal(SignalKind::user_defined1())?);
     drop(signal(SignalKind::user_defined2())?);
     Ok(())

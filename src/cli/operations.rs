@@ -8,15 +8,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::{AdminArgs, ChangeArgs, OperationsArgs, Verb};
-use crate::admin::client::{Client, ClientError, Wanted, Word};
-use crate::admin::{OperationView, ReleaseRequest, ResolveRequest, ScopeRequest};
+use crate::admin::client::{Client, ClientError, OperationFilter, PlainDecision};
+use crate::admin::{DecisionRequest, OperationView, ResolveRequest, ScopeRequest};
 use crate::telemetry::{escape, escape_json};
 
 pub(super) fn health(admin: &AdminArgs, ready: bool) -> ExitCode {
     let client = Client::new(&admin.admin, admin.token.clone());
     let path = if ready { "/readyz" } else { "/healthz" };
     match super::block_on(client.probe(path)) {
-        Ok(Ok(word)) => super::say(&word),
+        Ok(Ok(word)) => super::print_text(&word),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
     }
@@ -24,30 +24,30 @@ pub(super) fn health(admin: &AdminArgs, ready: bool) -> ExitCode {
 
 pub(super) fn operations(args: OperationsArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
-    let whole = matches!(args.verb, Verb::Show { .. });
+    let details = matches!(args.verb, Verb::Show { .. });
     let verb = match prepare(args.verb) {
         Ok(verb) => verb,
         Err(usage) => return super::fail(&usage, 2),
     };
     match super::block_on(carry_out(&client, verb)) {
-        Ok(Ok(views)) => print(&views, args.json, whole),
+        Ok(Ok(views)) => print(&views, args.json, details),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
     }
 }
 
-/// What the audit says where whoever typed the command gave no reason: the admin port takes no change without one.
+/// The reason in the event log if the command has none: the admin port refuses a change without a reason.
 const NO_REASON: &str = "none given on the command line";
 
-/// A verb whose files are read.
-enum Prepared {
-    List(Wanted, Option<ScopeRequest>, usize),
+/// A verb, with its files read.
+enum PreparedVerb {
+    List(OperationFilter, Option<ScopeRequest>, usize),
     Show(String),
     Resolve(ChangeArgs, ResolveRequest),
-    Decide(Word, ChangeArgs),
+    Decide(PlainDecision, ChangeArgs),
 }
 
-fn prepare(verb: Verb) -> Result<Prepared, String> {
+fn prepare(verb: Verb) -> Result<PreparedVerb, String> {
     Ok(match verb {
         Verb::List { state, route, scope, client, limit } => {
             let client = client.map(|file| {
@@ -56,12 +56,16 @@ fn prepare(verb: Verb) -> Result<Prepared, String> {
                     scope: read_client(&file)?,
                 })
             });
-            Prepared::List(Wanted { state, route, scope }, client.transpose()?, limit.get())
+            PreparedVerb::List(
+                OperationFilter { state, route, scope },
+                client.transpose()?,
+                limit.get(),
+            )
         }
-        Verb::Show { operation } => Prepared::Show(operation),
-        Verb::Release(change) => Prepared::Decide(Word::Release, change),
-        Verb::Retry(change) => Prepared::Decide(Word::Retry, change),
-        Verb::Expire(change) => Prepared::Decide(Word::Expire, change),
+        Verb::Show { operation } => PreparedVerb::Show(operation),
+        Verb::Release(change) => PreparedVerb::Decide(PlainDecision::Release, change),
+        Verb::Retry(change) => PreparedVerb::Decide(PlainDecision::Retry, change),
+        Verb::Expire(change) => PreparedVerb::Decide(PlainDecision::Expire, change),
         Verb::Resolve { change, status, body, headers } => {
             let body = match body {
                 Some(file) => std::fs::read(&file)
@@ -78,19 +82,19 @@ fn prepare(verb: Verb) -> Result<Prepared, String> {
                 body_base64: BASE64.encode(body),
                 reason: Some(change.reason()),
             };
-            Prepared::Resolve(change, request)
+            PreparedVerb::Resolve(change, request)
         }
     })
 }
 
-/// The name and the value of a line.
+/// Splits a line into a name and a value.
 fn named(line: &str) -> Option<(String, String)> {
     let (name, value) = line.split_once(':')?;
     Some((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// What a client is known by. In a file, since a command line stands in histories and lists of processes; so it is not repeated in
-/// an error either.
+/// Reads the scope values of a client from a file: a command line appears in histories and lists of
+/// processes. For the same reason errors do not repeat them.
 fn read_client(file: &Path) -> Result<BTreeMap<String, String>, String> {
     let from = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
     let read = if file == Path::new("-") {
@@ -107,18 +111,18 @@ fn read_client(file: &Path) -> Result<BTreeMap<String, String>, String> {
         .collect()
 }
 
-/// Carries a verb out. A change names the version that whoever decided saw, or else the one that is read here: then it loses
-/// against what another operator does at the same time, and not against what was done before.
-async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>, ClientError> {
+/// Runs a verb. Without `--version` a change names the version that is read here: it then fails
+/// against a concurrent change of another operator, but not against an earlier one.
+async fn carry_out(client: &Client, verb: PreparedVerb) -> Result<Vec<OperationView>, ClientError> {
     let view = match verb {
-        Prepared::List(mut wanted, of, limit) => {
+        PreparedVerb::List(mut filter, of, limit) => {
             if let Some(of) = of {
-                wanted.scope = Some(client.scope(&of).await?.scope);
+                filter.scope = Some(client.scope(&of).await?.scope);
             }
             let mut all = Vec::new();
             let mut cursor = None;
             loop {
-                let page = client.list(&wanted, limit.min(1000), cursor.as_deref()).await?;
+                let page = client.list(&filter, limit.min(1000), cursor.as_deref()).await?;
                 all.extend(page.operations);
                 cursor = page.cursor;
                 if cursor.is_none() || all.len() >= limit {
@@ -127,13 +131,14 @@ async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>
                 }
             }
         }
-        Prepared::Show(operation) => client.show(&operation).await?,
-        Prepared::Resolve(change, request) => {
-            client.resolve(&change.operation, &seen(client, &change).await?, &request).await?
+        PreparedVerb::Show(operation) => client.show(&operation).await?,
+        PreparedVerb::Resolve(change, request) => {
+            client.resolve(&change.operation, &version_of(client, &change).await?, &request).await?
         }
-        Prepared::Decide(word, change) => {
-            let request = ReleaseRequest { reason: Some(change.reason()) };
-            client.decide(&change.operation, word, &seen(client, &change).await?, &request).await?
+        PreparedVerb::Decide(decision, change) => {
+            let request = DecisionRequest { reason: Some(change.reason()) };
+            let version = version_of(client, &change).await?;
+            client.decide(&change.operation, decision, &version, &request).await?
         }
     };
     Ok(vec![view])
@@ -145,24 +150,24 @@ impl ChangeArgs {
     }
 }
 
-/// The version that a change is decided on.
-async fn seen(client: &Client, change: &ChangeArgs) -> Result<String, ClientError> {
+/// Returns the version that a change is based on.
+async fn version_of(client: &Client, change: &ChangeArgs) -> Result<String, ClientError> {
     match &change.version {
         Some(version) => Ok(version.to_string()),
         None => Ok(client.show(&change.operation).await?.version),
     }
 }
 
-/// Prints them, each on a line; or the `whole` of one, as far as the store tells.
-fn print(views: &[OperationView], json: bool, whole: bool) -> ExitCode {
+/// Prints operations, one per line; with `details` also their times and versions.
+fn print(views: &[OperationView], json: bool, details: bool) -> ExitCode {
     if json {
         return match serde_json::to_string_pretty(views) {
-            Ok(text) => super::say(&escape_json(&text)),
+            Ok(text) => super::print_text(&escape_json(&text)),
             Err(error) => super::fail(&error, 1),
         };
     }
     if views.is_empty() {
-        return super::say("no operations");
+        return super::print_text("no operations");
     }
     let mut out = String::new();
     for view in views {
@@ -183,7 +188,7 @@ fn print(views: &[OperationView], json: bool, whole: bool) -> ExitCode {
             view.operation, view.state, view.changed_at, view.route
         );
         out.push_str(&format!("{}\n", escape(&line)));
-        if whole {
+        if details {
             let times = format!(
                 "opened {}, changed {}, version {}",
                 view.opened_at, view.changed_at, view.version
@@ -191,5 +196,5 @@ fn print(views: &[OperationView], json: bool, whole: bool) -> ExitCode {
             out.push_str(&format!("{}\n", escape(&times)));
         }
     }
-    super::say(out.trim_end())
+    super::print_text(out.trim_end())
 }

@@ -1,4 +1,5 @@
-//! `onceward projection`: how far the read model is, and having it built anew, over the admin port of a running gateway.
+//! `onceward projection`: the position of the read model, and its rebuild, over the admin port of a
+//! running gateway.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,13 +11,13 @@ use crate::admin::ProjectionView;
 use crate::admin::client::{Client, ClientError};
 use crate::telemetry::{escape, escape_json, print_error};
 
-/// Between two looks at a rebuild, and between two words of it.
-const LOOK_PERIOD: Duration = Duration::from_millis(250);
-const WORD_PERIOD: Duration = Duration::from_secs(2);
+/// Periods of polling a rebuild, and of reporting its progress.
+const POLL_PERIOD: Duration = Duration::from_millis(250);
+const REPORT_PERIOD: Duration = Duration::from_secs(2);
 
 pub(super) fn projection(args: ProjectionArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
-    let asked = async {
+    let result = async {
         match args.verb {
             ProjectionVerb::Status { json: false } => {
                 client.projection().await.map(|view| escape(&in_words(&view)).into_owned())
@@ -28,38 +29,38 @@ pub(super) fn projection(args: ProjectionArgs) -> ExitCode {
             ProjectionVerb::Rebuild { no_wait: true } => client
                 .rebuild_projection()
                 .await
-                .map(|_| "The read model is empty, and being built anew.".to_owned()),
+                .map(|_| "The read model is empty, and is being rebuilt.".to_owned()),
             ProjectionVerb::Rebuild { no_wait: false } => rebuild(&client).await,
         }
     };
-    match super::block_on(asked) {
-        Ok(Ok(text)) => super::say(&text),
+    match super::block_on(result) {
+        Ok(Ok(text)) => super::print_text(&text),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
     }
 }
 
-/// Has it built anew, and waits until it holds all that was told before it was asked for.
+/// Rebuilds the read model, and waits until it has all entries from before the request.
 async fn rebuild(client: &Client) -> Result<String, ClientError> {
-    let asked = Instant::now();
+    let requested = Instant::now();
     client.rebuild_projection().await?;
     let begun = Instant::now();
-    let mut word = begun + WORD_PERIOD;
+    let mut next_report = begun + REPORT_PERIOD;
     loop {
-        sleep(LOOK_PERIOD).await;
+        sleep(POLL_PERIOD).await;
         let view = client.projection().await?;
         if view.lag_ms.is_some_and(|lag| Duration::from_millis(lag) < begun.elapsed()) {
             let took = humantime::format_duration(Duration::from_millis(
-                asked.elapsed().as_millis() as u64,
+                requested.elapsed().as_millis() as u64,
             ));
             return Ok(format!(
-                "Built anew of {} entries of the event log in {took}.",
+                "Rebuilt from {} entries of the event log in {took}.",
                 view.entries
             ));
         }
-        if Instant::now() >= word {
+        if Instant::now() >= next_report {
             print_error(&escape(&in_words(&view)));
-            word += WORD_PERIOD;
+            next_report += REPORT_PERIOD;
         }
     }
 }
@@ -68,11 +69,11 @@ fn in_words(view: &ProjectionView) -> String {
     let so_far = match (&view.as_of, view.lag_ms) {
         (Some(as_of), Some(lag)) => {
             format!(
-                "all that was told until {as_of}, {} ago",
+                "complete until {as_of}, {} ago",
                 humantime::format_duration(Duration::from_millis(lag))
             )
         }
-        _ => "nobody knows yet until when".to_owned(),
+        _ => "it is not known yet until when they are complete".to_owned(),
     };
     format!("{} entries of the event log; {so_far}.", view.entries)
 }

@@ -13,16 +13,17 @@ use crate::clock::Clock;
 use crate::config::{Config, Overrides};
 use crate::telemetry::{init_logs, print_error};
 
-/// Between two words of how far it is, while it is behind.
-const WORD_PERIOD: Duration = Duration::from_secs(5);
+/// Period of progress reports while the read model is behind.
+const REPORT_PERIOD: Duration = Duration::from_secs(5);
 
-/// Before the first: an empty log is read by then.
-const BEGINNING: Duration = Duration::from_secs(1);
+/// Time before the first report: an empty log is read by then.
+const FIRST_REPORT: Duration = Duration::from_secs(1);
 
-/// Behind by more than this is worth a word.
+/// A larger lag is reported.
 const BEHIND: Duration = Duration::from_secs(10);
 
-/// Follows the event log until SIGTERM or SIGINT. What was under way is done again by the next one: nothing is lost.
+/// Follows the event log until SIGTERM or SIGINT. The next process repeats what was interrupted;
+/// nothing is lost.
 pub(super) fn run(args: &ProjectorArgs) -> ExitCode {
     if let Err(error) = init_logs(args.log_format) {
         return super::fail(&format!("can't start: {error}"), 1);
@@ -42,7 +43,7 @@ fn load(args: &ProjectorArgs) -> Result<Config, ExitCode> {
     let name = args.config.display().to_string();
     let text = std::fs::read_to_string(&args.config)
         .map_err(|error| super::fail(&format!("can't read {name}: {error}"), 2))?;
-    // Requests go nowhere from here, and a file that leaves the upstream to a flag is none the worse.
+    // This process forwards no requests, and the file may leave the upstream to a flag.
     let overrides = |upstream: Option<&str>| Overrides {
         upstream: upstream.map(str::to_owned),
         store: args.store.clone(),
@@ -63,35 +64,34 @@ async fn follow(config: &Config, rebuild: bool) -> anyhow::Result<()> {
     let supervisor = Supervisor::new(std::env::var_os("NOTIFY_SOCKET"));
     let projection = tokio::select! {
         biased;
-        // Told to end while a store or a disk lets it wait.
+        // The process may be ended while a store or a disk is slow.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
         started = Projection::start(config, rebuild) => started?,
     };
     tracing::info!(store = %config.store.url, "following the event log");
     supervisor.following();
-    let _signs =
+    let _watchdog =
         supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));
     let clock = Clock::system();
     let mut up_to_date = false;
-    let mut word = Instant::now() + BEGINNING;
+    let mut next_report = Instant::now() + FIRST_REPORT;
     loop {
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = sleep_until(word) => {}
+            () = sleep_until(next_report) => {}
         }
-        word = Instant::now() + WORD_PERIOD;
+        next_report = Instant::now() + REPORT_PERIOD;
         let freshness = projection.freshness();
         let lag = freshness.lag_ms(clock.unix_ms()).map(Duration::from_millis);
         let now_up_to_date = lag.is_some_and(|lag| lag < BEHIND);
         if now_up_to_date && !up_to_date {
             tracing::info!(entries = freshness.entries, "the read model is up to date");
         } else if !now_up_to_date {
-            let behind = lag.map_or("by nobody knows how much".to_owned(), |lag| {
-                humantime::format_duration(lag).to_string()
-            });
+            let behind =
+                lag.map_or("unknown".to_owned(), |lag| humantime::format_duration(lag).to_string());
             tracing::info!(
                 entries = freshness.entries,
                 behind,

@@ -1,4 +1,5 @@
-//! `onceward report`: what enforcing would have done on shadow routes, over the admin port of a running gateway.
+//! `onceward report`: what enforcing would have done on shadow routes, over the admin port of a
+//! running gateway.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,10 +13,10 @@ pub(super) fn report(args: ReportArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
     match super::block_on(client.report(&super::since(args.since))) {
         Ok(Ok(report)) if args.json => match serde_json::to_string_pretty(&report) {
-            Ok(text) => super::say(&escape_json(&text)),
+            Ok(text) => super::print_text(&escape_json(&text)),
             Err(error) => super::fail(&error, 1),
         },
-        Ok(Ok(report)) => super::say(&in_words(&report)),
+        Ok(Ok(report)) => super::print_text(&in_words(&report)),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
     }
@@ -26,11 +27,10 @@ const HEADER: [&str; 5] = ["ROUTE", "CLIENT", "WOULD", "WHY", "REQUESTS"];
 fn in_words(report: &ReportView) -> String {
     let since = escape(&report.since);
     let known = match report.lag_ms {
-        Some(lag_ms) => format!(
-            "as it was known {} ago",
-            humantime::format_duration(Duration::from_millis(lag_ms))
-        ),
-        None => "nobody knows how far behind".to_owned(),
+        Some(lag_ms) => {
+            format!("as of {} ago", humantime::format_duration(Duration::from_millis(lag_ms)))
+        }
+        None => "with an unknown lag".to_owned(),
     };
     if report.rows.is_empty() {
         return format!(
@@ -40,31 +40,32 @@ fn in_words(report: &ReportView) -> String {
     }
     let mut text = format!(
         "What enforcing would have done on shadow routes since {since} (hours are counted whole), {known}.\n\
-         A client is the beginning of its scope's hash; where a route has no scope, of what its clients are told apart by. Requests that \
-         would simply have run are not listed.\n\n"
+         A client is the beginning of its scope's hash; for a route without a scope, the hash of the field that distinguishes clients. \
+         Requests that would simply have run are not listed.\n\n"
     );
     text.push_str(&table(&report.rows));
     text.push_str(&format!(
-        "\nIn all {} would have got the stored answer, and {} would have been refused.",
+        "\nIn total {} would have got the stored response, and {} would have been refused.",
         report.would_replay, report.would_refuse
     ));
     if report.cut {
         text.push_str(&format!(
-            "\nThese are the {} rows with the most requests; there are more, which only the totals count.",
+            "\nThese are the {} rows with the most requests; the totals also count the omitted rows.",
             report.rows.len()
         ));
     }
     text
 }
 
-/// Why there is nothing to tell. That the log is off is told by the gateway, as an error.
+/// Explains an empty report. If the log is disabled, the gateway answers with an error instead.
 fn why_nothing(report: &ReportView) -> String {
     if report.shadow_routes.is_empty() {
-        return "No route is in shadow mode: set mode = \"shadow\" on those that are to be watched.".to_owned();
+        return "No route is in shadow mode: set mode = \"shadow\" on the routes to observe."
+            .to_owned();
     }
     format!(
         "In shadow mode: {}. No duplicate came there, and no request that would have been refused; or it came less than a few \
-         seconds ago, or before [log] was enabled. onceward_shadow_total counts all that is watched.",
+         seconds ago, or before [log] was enabled. onceward_shadow_total counts all requests on these routes.",
         escape(&report.shadow_routes.join(", "))
     )
 }
@@ -73,8 +74,8 @@ fn table(rows: &[ReportRowView]) -> String {
     let cells = rows.iter().map(|row| {
         let requests = row.requests.to_string();
         let cell = |text: &str| escape(text).into_owned();
-        let told = |text: &Option<String>| cell(text.as_deref().unwrap_or("-"));
-        [cell(&row.route), told(&row.scope), cell(&row.would), told(&row.problem), requests]
+        let optional = |text: &Option<String>| cell(text.as_deref().unwrap_or("-"));
+        [cell(&row.route), optional(&row.scope), cell(&row.would), optional(&row.problem), requests]
     });
     let lines: Vec<[String; 5]> = std::iter::once(HEADER.map(str::to_owned)).chain(cells).collect();
     let mut widths = [0; 5];
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_stand_in_columns_under_a_header_with_totals_below() {
+    fn rows_are_in_columns_under_a_header_with_totals_below() {
         let rows = vec![
             row(Some("0123456789abcdef"), "replay", None, 12),
             row(None, "refuse", Some("key-missing"), 3),
@@ -129,7 +130,9 @@ mod tests {
         let text = in_words(&report);
         let lines: Vec<&str> = text.lines().collect();
         assert!(
-            lines[0].contains("since 2026-11-24T19:00:00.000Z (hours are counted whole), as it was known 250ms ago"),
+            lines[0].contains(
+                "since 2026-11-24T19:00:00.000Z (hours are counted whole), as of 250ms ago"
+            ),
             "{text}"
         );
         assert_eq!(lines[3], "ROUTE     CLIENT            WOULD   WHY          REQUESTS");
@@ -137,17 +140,17 @@ mod tests {
         assert_eq!(lines[5], "payments  -                 refuse  key-missing         3");
         assert_eq!(
             lines[7],
-            "In all 12 would have got the stored answer, and 3 would have been refused."
+            "In total 12 would have got the stored response, and 3 would have been refused."
         );
         assert_eq!(lines.len(), 8, "{text}");
         report.cut = true;
         assert!(in_words(&report).ends_with(
-            "the 2 rows with the most requests; there are more, which only the totals count."
+            "the 2 rows with the most requests; the totals also count the omitted rows."
         ));
     }
 
     #[test]
-    fn nothing_is_told_with_why_it_may_be() {
+    fn an_empty_report_explains_why_it_may_be_empty() {
         let unwatched = in_words(&of(Vec::new(), &[]));
         assert!(
             unwatched.contains(": nothing.") && unwatched.contains("No route is in shadow mode"),

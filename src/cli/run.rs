@@ -6,13 +6,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::RunArgs;
 use super::supervisor::Supervisor;
-use crate::admin::ReloadAsked;
+use crate::admin::ReloadRequest;
 use crate::app::{Gateway, ReloadError};
 use crate::config::{Config, Overrides, Secrets};
 use crate::telemetry::{init_logs, print_error};
 
-/// Runs the gateway until SIGTERM or SIGINT: exit 0 where everything was settled, 1 where not, 2 for a faulty
-/// configuration.
+/// Runs the gateway until SIGTERM or SIGINT: exit 0 if everything was settled, 1 if not, 2 for a
+/// faulty configuration.
 pub(super) fn run(args: &RunArgs) -> ExitCode {
     if let Err(error) = init_logs(args.log_format) {
         return super::fail(&format!("can't start: {error}"), 1);
@@ -36,7 +36,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     }
 }
 
-/// Reads the configuration and the secrets that it names: at the start, and whenever it is told to.
+/// Reads the configuration and its secrets: at the start, and for every reload.
 fn load(args: &RunArgs) -> Result<(Config, Secrets), ReloadError> {
     let file = match &args.config {
         Some(path) => {
@@ -74,18 +74,18 @@ async fn serve(config: Config, secrets: Secrets, args: &RunArgs) -> anyhow::Resu
     let mut gateway = Gateway::start(config, secrets).await?;
     tracing::info!(listen = %gateway.listen, admin = %gateway.admin, upstream, "serving");
     supervisor.waiting();
-    let _signs =
+    let _watchdog =
         supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));
-    let mut agreed = std::pin::pin!(gateway.agreed());
+    let mut checked = std::pin::pin!(gateway.identities_checked());
     let mut ready = false;
     let error = loop {
-        let asked = tokio::select! {
+        let request = tokio::select! {
             biased;
-            told = signals.next() => match told {
-                Told::End => break None,
-                Told::Reload => None,
+            action = signals.next() => match action {
+                SignalAction::End => break None,
+                SignalAction::Reload => None,
             },
-            agreed = &mut agreed, if !ready => match agreed {
+            checked = &mut checked, if !ready => match checked {
                 Ok(()) => {
                     ready = true;
                     supervisor.ready();
@@ -93,14 +93,14 @@ async fn serve(config: Config, secrets: Secrets, args: &RunArgs) -> anyhow::Resu
                 }
                 Err(error) => break Some(error),
             },
-            asked = gateway.reload_asked() => Some(asked),
+            request = gateway.reload_request() => Some(request),
         };
         supervisor.reloading();
         tokio::select! {
             biased;
-            // A store that doesn't answer must not keep the process from ending.
+            // A store that does not answer must not block the end of the process.
             () = signals.end() => break None,
-            () = reload(&gateway, args, asked) => {}
+            () = reload(&gateway, args, request) => {}
         }
         if ready {
             supervisor.ready();
@@ -114,33 +114,34 @@ async fn serve(config: Config, secrets: Secrets, args: &RunArgs) -> anyhow::Resu
     error.map_or(Ok(settled), Err)
 }
 
-/// Reads the configuration again, and says what became of it: to who asked, if it was not a signal, and in the log.
-async fn reload(gateway: &Gateway, args: &RunArgs, asked: Option<ReloadAsked>) {
-    let by = asked.as_ref().map_or("SIGHUP", |asked| &asked.operator).to_owned();
+/// Reads the configuration again, logs the result, and sends it to the operator who requested the
+/// reload.
+async fn reload(gateway: &Gateway, args: &RunArgs, request: Option<ReloadRequest>) {
+    let by = request.as_ref().map_or("SIGHUP", |request| &request.operator).to_owned();
     let result = gateway.reload(load(args)).await.map_err(|error| error.sentences());
     match &result {
-        Ok(()) => tracing::info!(by, "the configuration was read again and is in force"),
+        Ok(()) => tracing::info!(by, "configuration reloaded"),
         Err(faults) => {
             for fault in faults {
                 tracing::error!(
                     by,
-                    "the configuration that was read is not taken, and the one in force stays: {fault}"
+                    "configuration refused; the current one stays in force: {fault}"
                 );
             }
         }
     }
-    if let Some(asked) = asked {
-        asked.answer(result);
+    if let Some(request) = request {
+        request.answer(result);
     }
 }
 
-/// What a signal asks for.
-enum Told {
+/// The action that a signal requests.
+enum SignalAction {
     End,
     Reload,
 }
 
-/// The signals that the process acts on.
+/// The signals that the process handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -148,7 +149,7 @@ struct Signals {
 }
 
 impl Signals {
-    /// From now on: what comes before would end the process.
+    /// Installs the handlers; a signal before that ends the process.
     fn catch() -> std::io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -157,7 +158,7 @@ impl Signals {
         })
     }
 
-    /// Waits until the process is to end.
+    /// Waits for a signal that ends the process.
     async fn end(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -165,13 +166,13 @@ impl Signals {
         }
     }
 
-    /// What the next one asks for.
-    async fn next(&mut self) -> Told {
+    /// Returns the action of the next signal.
+    async fn next(&mut self) -> SignalAction {
         tokio::select! {
             biased;
-            _ = self.terminate.recv() => Told::End,
-            _ = self.interrupt.recv() => Told::End,
-            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => SignalAction::End,
+            _ = self.interrupt.recv() => SignalAction::End,
+            _ = self.hangup.recv() => SignalAction::Reload,
         }
     }
 }

@@ -9,11 +9,11 @@ use crate::app::{self, Copied, CopyStep};
 use crate::clock::Clock;
 use crate::config::{Config, Overrides, StoreUrl};
 
-/// Between two reports on a terminal, in ms: often enough to look alive.
-const REPORT_MS: u64 = 100;
+/// Period of progress reports on a terminal, in ms: short enough to look alive.
+const TERMINAL_PERIOD_MS: u64 = 100;
 
-/// Between two reports elsewhere, in ms.
-const LINE_MS: u64 = 5_000;
+/// Period of progress reports elsewhere, in ms.
+const LINE_PERIOD_MS: u64 = 5_000;
 
 /// Copies a store into another one.
 pub(super) fn copy(from: &str, to: &str, file: Option<&Path>) -> ExitCode {
@@ -30,7 +30,7 @@ pub(super) fn copy(from: &str, to: &str, file: Option<&Path>) -> ExitCode {
     if (&from.store.url, &from.store.namespace) == (&to.store.url, &to.store.namespace) {
         return super::fail(&"both stores are the same", 2);
     }
-    let progress = Progress::new();
+    let progress = ProgressReport::new();
     let copied =
         super::block_on(app::copy_store(&from, &to, &|step, done| progress.report(step, done)));
     progress.end();
@@ -44,7 +44,7 @@ pub(super) fn copy(from: &str, to: &str, file: Option<&Path>) -> ExitCode {
     }
 }
 
-/// A configuration whose store is this one; the exit code where there is none.
+/// Returns a configuration with this store; or the exit code.
 fn config_of(store: &str, file: Option<&Path>) -> Result<Config, ExitCode> {
     let read = |path: &Path| -> Result<(String, String), ExitCode> {
         let name = path.display().to_string();
@@ -53,7 +53,7 @@ fn config_of(store: &str, file: Option<&Path>) -> Result<Config, ExitCode> {
         Ok((name, text))
     };
     let file = file.map(read).transpose()?;
-    // It isn't asked for.
+    // The upstream is not contacted.
     let upstream = file.is_none().then(|| "http://127.0.0.1:9000".to_owned());
     let overrides = Overrides { upstream, store: Some(store.to_owned()), ..Overrides::default() };
     Config::load(file.as_ref().map(|(name, text)| (name.as_str(), text.as_str())), overrides)
@@ -65,35 +65,35 @@ fn config_of(store: &str, file: Option<&Path>) -> Result<Config, ExitCode> {
 
 fn summary(from: &str, to: &str, copied: Copied) -> String {
     let Copied { items, events, resumed, relinked, breaks } = copied;
-    let again = if resumed { ", carrying on an interrupted copy" } else { "" };
+    let again = if resumed { ", continuing an interrupted copy" } else { "" };
     let mut text = format!(
         "copied {from} to {to}{again}: {items} records and tombstones and {events} events, all compared\n"
     );
     if relinked && events > 0 {
-        text += "the event log is divided otherwise there: its links were made anew, and a read model that is kept has to be built \
-                 anew (onceward projection rebuild)\n";
+        text += "the event log has other partitions there: its links were recomputed, and an existing read model must be rebuilt \
+                 (onceward projection rebuild)\n";
     }
     if breaks > 0 {
         text += &format!(
-            "WARN  {breaks} links of the original event log were broken, which the new ones do not show\n"
+            "WARN  {breaks} links of the original event log were broken; the new links do not show that\n"
         );
     }
     text
 }
 
-/// Shows how far it is: in one line on a terminal, in a line now and then elsewhere.
-struct Progress {
+/// Prints the progress of a copy: in one line on a terminal, in a line every few seconds elsewhere.
+struct ProgressReport {
     clock: Clock,
     terminal: bool,
-    /// When something was last shown, by the machine's uptime; 0: never.
+    /// When progress was last printed, by the machine's uptime; 0: never.
     shown_ms: AtomicU64,
     step: AtomicU64,
 }
 
-impl Progress {
-    fn new() -> Progress {
+impl ProgressReport {
+    fn new() -> ProgressReport {
         let terminal = std::io::stderr().is_terminal();
-        Progress {
+        ProgressReport {
             clock: Clock::system(),
             terminal,
             shown_ms: AtomicU64::new(0),
@@ -110,7 +110,7 @@ impl Progress {
         };
         let now_ms = self.clock.boot_ms();
         let is_new = self.step.swap(number, Ordering::Relaxed) != number;
-        let pause_ms = if self.terminal { REPORT_MS } else { LINE_MS };
+        let pause_ms = if self.terminal { TERMINAL_PERIOD_MS } else { LINE_PERIOD_MS };
         if !is_new && now_ms.saturating_sub(self.shown_ms.load(Ordering::Relaxed)) < pause_ms {
             return;
         }
@@ -123,7 +123,7 @@ impl Progress {
         };
     }
 
-    /// Leaves the line free on a terminal.
+    /// Clears the line on a terminal.
     fn end(&self) {
         if self.terminal && self.step.load(Ordering::Relaxed) > 0 {
             let _ = write!(std::io::stderr(), "\r\x1b[K");

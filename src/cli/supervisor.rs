@@ -1,7 +1,7 @@
-//! What is told to the service manager that started the process (systemd, `Type=notify`): that it serves, that it lives, that
-//! it stops. The words are those of sd_notify(3).
+//! Notifications to the service manager that started the process (systemd, `Type=notify`): ready,
+//! alive, stopping. The messages are those of sd_notify(3).
 //!
-//! Danger: nobody may have to be there to listen. So nothing waits for the socket, and what can't be told is only logged.
+//! Danger: the socket may have no reader. So no send waits, and a failed send is only logged.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,56 +15,57 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::monotonic_us;
 
-/// Shortest time between signs of life, whatever is asked for: more only costs.
-const SIGN_MIN: Duration = Duration::from_millis(10);
+/// Shortest period of watchdog messages, whatever is configured.
+const WATCHDOG_MIN: Duration = Duration::from_millis(10);
 
-/// Whom to tell, if anybody.
+/// The socket of the service manager, if there is one.
 pub(super) struct Supervisor {
-    listener: Option<(UnixDatagram, SocketAddr)>,
+    socket: Option<(UnixDatagram, SocketAddr)>,
 }
 
 impl Supervisor {
-    /// Who is named in `NOTIFY_SOCKET`: a path, or an abstract name behind an `@`.
+    /// Uses the socket in `NOTIFY_SOCKET`: a path, or an abstract name after an `@`.
     pub fn new(named: Option<OsString>) -> Supervisor {
-        let listener = named.filter(|name| !name.is_empty()).and_then(|name| {
+        let socket = named.filter(|name| !name.is_empty()).and_then(|name| {
             let found = find(&name);
             found
-                .inspect_err(|error| tracing::warn!(%error, "NOTIFY_SOCKET can't be used: the service manager is told nothing"))
+                .inspect_err(|error| tracing::warn!(%error, "NOTIFY_SOCKET can't be used: the service manager gets no notifications"))
                 .ok()
         });
-        Supervisor { listener }
+        Supervisor { socket }
     }
 
-    /// Listening, and nothing is claimed yet.
+    /// Reports that the gateway listens, but claims nothing yet.
     pub fn waiting(&self) {
-        self.tell("STATUS=listening, and waiting for the store to say what it keeps");
+        self.notify("STATUS=listening, and waiting for the store's identities");
     }
 
-    /// Requests are served.
+    /// Reports that requests are served.
     pub fn ready(&self) {
-        self.tell("READY=1\nSTATUS=serving");
+        self.notify("READY=1\nSTATUS=serving");
     }
 
-    /// The event log is followed.
+    /// Reports that the event log is followed.
     pub fn following(&self) {
-        self.tell("READY=1\nSTATUS=following the event log");
+        self.notify("READY=1\nSTATUS=following the event log");
     }
 
-    /// The configuration is read again. The time is what systemd tells one reload from another by.
+    /// Reports a reload. systemd distinguishes reloads by the time.
     pub fn reloading(&self) {
-        self.tell(&format!(
+        self.notify(&format!(
             "RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again",
             monotonic_us()
         ));
     }
 
-    /// The end has begun.
+    /// Reports that the process is stopping.
     pub fn stopping(&self) {
-        self.tell("STOPPING=1\nSTATUS=no new connections, waiting for what is under way");
+        self.notify("STOPPING=1\nSTATUS=no new connections, waiting for active requests");
     }
 
-    /// Gives signs of life from now on, twice as often as is asked for in `WATCHDOG_USEC`, if it is asked of this process
-    /// (`WATCHDOG_PID`). They come from the runtime that serves requests: a runtime that hangs gives none.
+    /// Sends watchdog messages from now on, in half the period of `WATCHDOG_USEC`, if
+    /// `WATCHDOG_PID` is this process. They come from the runtime that serves requests: a runtime
+    /// that hangs sends none.
     pub fn watched(
         &self,
         every_us: Option<OsString>,
@@ -75,22 +76,23 @@ impl Supervisor {
             process.is_none_or(|process| number(process) == Some(u64::from(std::process::id())));
         let every =
             every_us.and_then(number).filter(|us| *us > 0 && mine).map(Duration::from_micros)?;
-        let (socket, address) = self.listener.as_ref()?;
-        let told = Supervisor { listener: Some((socket.try_clone().ok()?, address.clone())) };
-        let mut signs = interval((every / 2).max(SIGN_MIN));
-        signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (socket, address) = self.socket.as_ref()?;
+        let watched = Supervisor { socket: Some((socket.try_clone().ok()?, address.clone())) };
+        let mut ticks = interval((every / 2).max(WATCHDOG_MIN));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Some(AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
-                signs.tick().await;
-                told.tell("WATCHDOG=1");
+                ticks.tick().await;
+                watched.notify("WATCHDOG=1");
             }
         })))
     }
 
-    fn tell(&self, words: &str) {
-        let Some((socket, address)) = &self.listener else { return };
-        if let Err(error) = socket.send_to_addr(words.as_bytes(), address) {
-            tracing::warn!(%error, "the service manager could not be told: {}", words.lines().next().unwrap_or_default());
+    fn notify(&self, message: &str) {
+        let Some((socket, address)) = &self.socket else { return };
+        if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
+            let notification = message.lines().next().unwrap_or_default();
+            tracing::warn!(%error, notification, "notification of the service manager failed");
         }
     }
 }

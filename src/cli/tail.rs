@@ -1,7 +1,8 @@
-//! `onceward log tail`: prints what the event log is told, as it is told.
+//! `onceward log tail`: prints events of the event log as they are written.
 //!
-//! It ends when its reader goes away, by a signal, or where the gateway refuses; there is nothing to clean up. A gateway that was
-//! there and is gone, or whose store is, is waited for: who watches a log over night must not find it ended by a restart.
+//! It ends when its reader goes away, by a signal, or if the gateway refuses; there is nothing to
+//! clean up. If the gateway or its store goes away, it waits: somebody who watches a log overnight
+//! must not find it ended by a restart.
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -16,20 +17,21 @@ use crate::admin::client::{Client, ClientError};
 use crate::entropy::{Entropy, EntropyError};
 use crate::telemetry::{escape, escape_json, print_error};
 
-/// How long the gateway may wait for the next event before it answers, in seconds.
+/// How long the gateway may wait for the next event, in seconds.
 const WAIT_S: u64 = 5;
 
-/// Before a request that failed is made again: doubled each time, up to the last, and jittered, since many may wait for the
-/// same gateway.
+/// The pause before a failed request is repeated: doubled each time, up to the maximum, with
+/// jitter, since many clients may wait for the same gateway.
 const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Between two looks whether somebody reads. Printing tells, too, but there may be nothing to print for days.
+/// Period of checking whether stdout still has a reader. Printing would find out, too, but there
+/// may be no event for days.
 const READER_PERIOD: Duration = Duration::from_millis(250);
 
-/// Why it ended.
+/// Why the command ended.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+enum TailEnd {
     #[error(transparent)]
     Gateway(#[from] ClientError),
     #[error("can't print: {0}")]
@@ -46,27 +48,27 @@ pub(super) fn tail(client: &Client, since: Option<Duration>, json: bool) -> Exit
         }
     };
     match super::block_on(ended) {
-        Ok(Ended::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Ok(TailEnd::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Ok(ended) => super::fail(&ended, 1),
         Err(error) => super::fail(&error, 1),
     }
 }
 
-/// Follows the log until something ends it that waiting doesn't mend.
-async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended {
+/// Follows the log until an error that does not go away by waiting.
+async fn follow(client: &Client, mut since: Option<String>, json: bool) -> TailEnd {
     let entropy = match Entropy::from_system() {
         Ok(entropy) => entropy,
         Err(error) => return error.into(),
     };
-    let (mut cursor, mut pause, mut gap_said) = (None, PAUSE, false);
+    let (mut cursor, mut pause, mut gap_reported) = (None, PAUSE, false);
     loop {
         let piece = match client.tail(cursor.as_deref(), since.as_deref(), WAIT_S).await {
             Ok(piece) => piece,
-            // Before the first answer it is the address that is wrong, more likely than not.
+            // Before the first response the address is probably wrong.
             Err(error) if cursor.is_some() && may_pass(&error) => {
                 if pause == PAUSE {
                     print_error(&format!(
-                        "onceward: {error}; trying again until it answers, to go on behind the last event"
+                        "onceward: {error}; trying again, to continue after the last event"
                     ));
                 }
                 sleep(entropy.jitter(pause)).await;
@@ -75,13 +77,14 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended
             }
             Err(error) => return error.into(),
         };
-        if piece.trimmed && !gap_said {
+        if piece.trimmed && !gap_reported {
             print_error(
-                "onceward: some of what was told since then is no longer kept by the event log, and is left out",
+                "onceward: some of the events since then are no longer in the event log, and are left out",
             );
         }
-        // The partitions of an old log come to their gaps one by one: one word is enough until the end is reached.
-        gap_said = (gap_said || piece.trimmed) && !piece.events.is_empty();
+        // The partitions of an old log reach their gaps one by one: one message is enough until the
+        // end is reached.
+        gap_reported = (gap_reported || piece.trimmed) && !piece.events.is_empty();
         for event in &piece.events {
             if let Err(error) = print(event, json) {
                 return error.into();
@@ -91,8 +94,8 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended
     }
 }
 
-/// Whether the same request may be answered later: it was not, or the gateway has trouble of its own. What it can't do at all
-/// (501: the log is off) is as final as what it may not.
+/// Returns whether the same request may succeed later: the gateway is unreachable, or failed. A
+/// gateway that does not support the request (501: the log is disabled) is as final as a refusal.
 fn may_pass(error: &ClientError) -> bool {
     match error {
         ClientError::Unreachable { .. } => true,
@@ -102,7 +105,7 @@ fn may_pass(error: &ClientError) -> bool {
     }
 }
 
-/// Waits until nobody reads what is printed any more.
+/// Waits until stdout has no reader any more.
 async fn reader_leaves() {
     let stdout = std::io::stdout();
     loop {
@@ -121,23 +124,24 @@ fn print(event: &EventView, json: bool) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{line}")
 }
 
-/// An event as a line of text: when, which operation, what, where, and whatever else is known.
+/// Formats an event as a line: time, operation, kind, route, and all other known facts.
 fn in_words(event: &EventView) -> String {
-    let told = &event.moment;
-    let mut line = format!("{}  {}  {:9}  {}", told.at, event.operation, told.kind, event.route);
-    if let Some(status) = told.status {
+    let moment = &event.moment;
+    let mut line =
+        format!("{}  {}  {:9}  {}", moment.at, event.operation, moment.kind, event.route);
+    if let Some(status) = moment.status {
         line.push_str(&format!("  status {status}"));
     }
-    if let Some(cause) = &told.cause {
+    if let Some(cause) = &moment.cause {
         line.push_str(&format!("  {cause}"));
     }
-    if let Some(operator) = &told.operator {
+    if let Some(operator) = &moment.operator {
         line.push_str(&format!(
             "  by {operator}: {}",
-            told.reason.as_deref().unwrap_or("no reason given")
+            moment.reason.as_deref().unwrap_or("no reason given")
         ));
     }
-    for (name, value) in &told.fields {
+    for (name, value) in &moment.fields {
         line.push_str(&format!("  {name}={value}"));
     }
     line

@@ -191,7 +191,7 @@ impl Secrets {
                 let same = secrets.admin_tokens.iter().find(|other| other.secret == token.secret);
                 same.map_or(Ok(token), |other| {
                     Err(format!(
-                        "the same secret as {:?}: it couldn't be told who used it",
+                        "the same secret as {:?}: the audit trail couldn't distinguish them",
                         other.name
                     ))
                 })
@@ -199,7 +199,9 @@ impl Secrets {
             match resolved {
                 Ok(token) => secrets.admin_tokens.push(token),
                 Err(text) => {
-                    faults.0.push(Fault::elsewhere(format!("admin_auth.tokens[{index}]"), text));
+                    faults
+                        .0
+                        .push(Fault::without_excerpt(format!("admin_auth.tokens[{index}]"), text));
                 }
             }
         }
@@ -213,12 +215,12 @@ impl Secrets {
             }) {
                 Ok(text) => secrets.encryption_keys.push((key.id.clone(), Secret::new(text))),
                 Err(text) => {
-                    faults.0.push(Fault::elsewhere(format!("encryption.keys[{index}]"), text))
+                    faults.0.push(Fault::without_excerpt(format!("encryption.keys[{index}]"), text))
                 }
             }
         }
         for (index, source) in config.hash_secrets.iter().enumerate() {
-            let told = match source.read(&env) {
+            let checked = match source.read(&env) {
                 Ok(text) if text.len() < HASH_SECRET_BYTES_MIN => {
                     Err(format!("expected a secret of at least {HASH_SECRET_BYTES_MIN} bytes"))
                 }
@@ -227,10 +229,10 @@ impl Secrets {
                 }
                 read => read,
             };
-            match told {
+            match checked {
                 Ok(text) => secrets.hash_secrets.push(Secret::new(text)),
                 Err(text) => {
-                    faults.0.push(Fault::elsewhere(format!("hashing.secrets[{index}]"), text))
+                    faults.0.push(Fault::without_excerpt(format!("hashing.secrets[{index}]"), text))
                 }
             }
         }
@@ -244,7 +246,7 @@ impl Secrets {
                             .or_default()
                             .append(name, value);
                     }
-                    Err(text) => faults.0.push(Fault::elsewhere(
+                    Err(text) => faults.0.push(Fault::without_excerpt(
                         format!("routes[{index}].probe.headers.{name}"),
                         text,
                     )),
@@ -255,7 +257,7 @@ impl Secrets {
             match source.read_field(&env) {
                 Ok(value) => _ = secrets.tracing_headers.append(name, value),
                 Err(text) => {
-                    faults.0.push(Fault::elsewhere(format!("tracing.headers.{name}"), text))
+                    faults.0.push(Fault::without_excerpt(format!("tracing.headers.{name}"), text))
                 }
             }
         }

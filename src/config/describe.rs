@@ -57,7 +57,7 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
     if let Some(tracing) = &config.tracing {
         writeln!(
             text,
-            "traces    told to {}{}, {} of those that begin here",
+            "traces    exported to {}{}, ratio {} of those that begin here",
             tracing.url, tracing.path, tracing.sample_ratio
         )?;
     }
@@ -77,7 +77,7 @@ fn read_model_text(config: &Config) -> String {
         (None, StoreUrl::Memory) => "memory".to_owned(),
         (None, _) => "$STATE_DIRECTORY, or else memory".to_owned(),
     };
-    let by = if model.project { "" } else { ", kept up to date by onceward projector" };
+    let by = if model.project { "" } else { ", updated by onceward projector" };
     format!("read model in {place}{by}")
 }
 

@@ -52,15 +52,13 @@ pub(super) fn read(root: &Table<'_>) -> Option<Vec<EncryptionKeySource>> {
         if id.is_none() {
             table
                 .report
-                .note_absence(&table.span_of("id"), "a key needs an id, by which records know it");
+                .note_absence(&table.span_of("id"), "a key needs an id, which records refer to");
         }
         let source = SecretSource::read_from(&table, "a key");
         table.finish();
         let (Some(Some(id)), Some(source)) = (id, source) else { continue };
         if found.iter().any(|other| other.id == id) {
-            item.fault(format!(
-                "a second key is named {id:?}: it couldn't be told which one opens a record"
-            ));
+            item.fault(format!("a second key is named {id:?}: records refer to keys by id"));
         }
         found.push(EncryptionKeySource { id, source });
     }

@@ -13,7 +13,7 @@ use super::secret::{MASK, secrets_in};
 pub struct Fault {
     /// The key's path, such as `routes[1].lease`; empty for a syntax error.
     pub key: String,
-    /// What is wrong and what was expected.
+    /// The fault, and the expected value.
     pub text: String,
     /// The remedy, if it is clear.
     pub help: Option<String>,
@@ -93,7 +93,7 @@ impl Fault {
     }
 
     /// Creates a fault that is in no file.
-    pub(super) fn elsewhere(key: impl Into<String>, text: impl Into<String>) -> Fault {
+    pub(super) fn without_excerpt(key: impl Into<String>, text: impl Into<String>) -> Fault {
         Fault { key: key.into(), text: text.into(), help: None, excerpt: None }
     }
 }

@@ -1,8 +1,6 @@
 //! The configuration: one TOML file, overridden by flags and completed by documented defaults, read
 //! into typed values.
 //!
-//!
-//!
 //! Danger: a key that is misread or silently ignored could leave a payment unprotected. So an
 //! unknown key is a fault, all faults of a file are reported at once, and values for unfinished
 //! features are refused.
@@ -124,10 +122,7 @@ pub struct Overrides {
 impl Config {
     /// Reads a configuration. `file` is the file's name, for messages, and its text.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// All faults of the file and the overrides at once. No fault shows a password.
     pub fn load(file: Option<(&str, &str)>, overrides: Overrides) -> Result<Config, Faults> {
         let report = FaultCollector::default();
@@ -140,7 +135,10 @@ impl Config {
         let config = read_all(&report, [&given, &defaults, &profiles], &overrides);
         let warnings = report.finish(&[&given, &defaults, &profiles])?;
         let unexplained = || {
-            Fault::elsewhere("config", "is not usable, and no fault was found: please report this")
+            Fault::without_excerpt(
+                "config",
+                "the configuration is unusable, but no fault was found: please report this",
+            )
         };
         config
             .map(|config| Config { warnings, ..config })
@@ -172,10 +170,7 @@ impl Config {
 
     /// Reads the secrets that the file names. `env` looks up an environment variable.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// All secrets that are missing, empty or unreadable, at once.
     pub fn resolve_secrets(&self, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
         Secrets::resolve(self, env)
@@ -183,10 +178,7 @@ impl Config {
 
     /// Reads the client certificates for upstreams and the store, as a start would.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// All files that are unreadable or don't match each other, at once.
     pub fn check_client_certificates(&self) -> Result<(), Faults> {
         let default = ("upstream".to_owned(), &self.upstream.client);
@@ -199,7 +191,7 @@ impl Config {
         let fault = |(path, files): (String, &Option<ClientFiles>)| {
             let error = ClientIdentity::load(files.clone()?).err()?;
             let name = if error.file() == files.as_ref()?.key { "key" } else { "cert" };
-            Some(Fault::elsewhere(format!("{path}.{name}"), error.to_string()))
+            Some(Fault::without_excerpt(format!("{path}.{name}"), error.to_string()))
         };
         let faults: Vec<Fault> = all.filter_map(fault).collect();
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
@@ -317,21 +309,21 @@ fn address(
     }
 }
 
-type Named = Vec<(String, Option<UpstreamConfig>)>;
+type NamedUpstreams = Vec<(String, Option<UpstreamConfig>)>;
 
 fn read_upstreams<'a>(
     report: &'a FaultCollector,
     root: &Table<'a>,
     defaults: &'a ConfigSource<'a>,
     flag: Option<&str>,
-) -> (Option<UpstreamConfig>, Named) {
+) -> (Option<UpstreamConfig>, NamedUpstreams) {
     const EXPECTED: &str = "a table: [upstream]";
     const NAMED_EXPECTED: &str = "a table: [upstreams.NAME]";
     let default = UpstreamConfig::read(DEFAULT_UPSTREAM, root.table("upstream", EXPECTED), flag);
     let built_in = Table::roots(report, [defaults]);
     let read = |(name, table): (String, Table<'a>)| {
         if name == DEFAULT_UPSTREAM {
-            report.note(&table.span(), "this is the name of [upstream]: choose another");
+            report.note(&table.span(), "this name is reserved for [upstream]: choose another");
         }
         let upstream =
             UpstreamConfig::read(&name, table.over(&built_in.table("upstream", EXPECTED)), None);
@@ -358,7 +350,9 @@ fn read_proxy_protocol(root: &Table<'_>, trusted: Option<&[IpNet]>) -> Option<bo
     let value = root.get("proxy_protocol")?;
     let on = value.boolean()?;
     if on && trusted.is_some_and(<[_]>::is_empty) {
-        value.fault("needs trusted_proxies: only they may announce clients, anybody else could claim any address");
+        value.fault(
+            "needs trusted_proxies: without them, anybody could announce any client address",
+        );
         return None;
     }
     Some(on)
@@ -372,7 +366,7 @@ fn check_addresses(
 ) {
     let Some((admin, span)) = admin else { return };
     if !admin.ip().is_loopback() && tokens.is_some_and(<[_]>::is_empty) {
-        report.note(span, "not a loopback address: whoever reaches it could resolve operations; add tokens under [admin_auth]");
+        report.note(span, "not a loopback address, so anybody who reaches it could resolve operations: add tokens under [admin_auth]");
     }
     if listen.is_some_and(|(listen, _)| listen == admin && listen.port() != 0) {
         report.note(span, "the same address as listen: the admin port is never served to clients");
@@ -394,7 +388,7 @@ fn base_url(text: &str) -> Result<String, String> {
         return Err(expected());
     }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err("it is shown to clients: no credentials in it".to_owned());
+        return Err("clients see this url: remove the credentials".to_owned());
     }
     let open = text.ends_with(['/', '#', '=']);
     Ok(if open { text.to_owned() } else { format!("{text}/") })

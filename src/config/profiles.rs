@@ -17,7 +17,7 @@ impl<'a> Profiles<'a> {
     }
 
     /// Returns whether a profile exists, and reports if it doesn't.
-    pub fn know(&self, name: &str, value: &Value<'_>) -> bool {
+    pub fn check(&self, name: &str, value: &Value<'_>) -> bool {
         let known = self.find(name).is_some();
         if !known {
             let names: Vec<&str> = self.names().collect();
@@ -30,7 +30,7 @@ impl<'a> Profiles<'a> {
     }
 
     /// Puts a profile below a route, and the default profile, which has every value, below both.
-    pub fn lay_under(&self, route: Table<'a>, name: &str) -> Option<Table<'a>> {
+    pub fn above_profile(&self, route: Table<'a>, name: &str) -> Option<Table<'a>> {
         Some(route.over(self.find(name)?).over(self.find(DEFAULT_PROFILE)?))
     }
 

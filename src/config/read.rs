@@ -29,7 +29,7 @@ pub(super) struct ConfigSource<'a> {
 /// Collects faults and warnings.
 #[derive(Default)]
 pub(super) struct FaultCollector {
-    noted: RefCell<Vec<Noted>>,
+    noted: RefCell<Vec<NotedFault>>,
     /// Lines that don't parse, by file and first byte. Other faults of such a line would only
     /// confuse.
     broken: RefCell<BTreeSet<(String, usize)>>,
@@ -38,7 +38,7 @@ pub(super) struct FaultCollector {
 }
 
 /// A fault without its excerpt.
-struct Noted {
+struct NotedFault {
     at: SourceSpan,
     text: String,
     help: Option<String>,
@@ -124,7 +124,7 @@ impl FaultCollector {
     }
 
     fn push(&self, at: &SourceSpan, text: String, help: Option<String>, absence: bool) {
-        self.noted.borrow_mut().push(Noted { at: at.clone(), text, help, absence });
+        self.noted.borrow_mut().push(NotedFault { at: at.clone(), text, help, absence });
     }
 
     /// Notes something legal that the operator should reconsider.
@@ -151,7 +151,7 @@ impl FaultCollector {
         noted.sort_by(|a, b| (&a.at.file, a.at.bytes.start).cmp(&(&b.at.file, b.at.bytes.start)));
         noted.dedup_by(|a, b| a.at == b.at && a.text == b.text);
         let hidden = self.hidden.into_inner();
-        let fault = |noted: Noted| {
+        let fault = |noted: NotedFault| {
             let excerpt = noted.at.file.as_ref().map(|file| {
                 let hidden: Vec<_> = hidden
                     .iter()
@@ -178,7 +178,7 @@ pub(super) struct Table<'a> {
     pub report: &'a FaultCollector,
     path: String,
     layers: Vec<Layer<'a>>,
-    asked: RefCell<BTreeSet<&'static str>>,
+    requested: RefCell<BTreeSet<&'static str>>,
 }
 
 #[derive(Clone)]
@@ -200,7 +200,7 @@ impl<'a> Table<'a> {
     }
 
     fn new(report: &'a FaultCollector, path: String, layers: Vec<Layer<'a>>) -> Table<'a> {
-        Table { report, path, layers, asked: RefCell::default() }
+        Table { report, path, layers, requested: RefCell::default() }
     }
 
     /// Adds the layers of another table below this one.
@@ -210,7 +210,7 @@ impl<'a> Table<'a> {
     }
 
     /// Creates an empty table for a key that the operator didn't write.
-    pub fn nothing(&self, path: &str) -> Table<'a> {
+    pub fn empty(&self, path: &str) -> Table<'a> {
         Table::new(self.report, path.to_owned(), Vec::new())
     }
 
@@ -256,7 +256,7 @@ impl<'a> Table<'a> {
     }
 
     fn get_in(&self, layer: &Layer<'a>, name: &'static str) -> Option<Value<'a>> {
-        self.asked.borrow_mut().insert(name);
+        self.requested.borrow_mut().insert(name);
         let value = layer.entries.get(name).filter(|value| is_parsed(value))?;
         let span = layer.source.span_at(self.path_of(name), value.span());
         Some(Value { report: self.report, source: layer.source, span, inner: value.get_ref() })
@@ -298,13 +298,13 @@ impl<'a> Table<'a> {
 
     /// Reports the keys that were never requested. Called after all reads.
     pub fn finish(self) {
-        let asked = self.asked.borrow();
+        let requested = self.requested.borrow();
         for layer in &self.layers {
             for (key, value) in
-                layer.entries.iter().filter(|(key, _)| !asked.contains(key.get_ref().as_ref()))
+                layer.entries.iter().filter(|(key, _)| !requested.contains(key.get_ref().as_ref()))
             {
                 let at = layer.source.span_at(self.path_of(key.get_ref()), key.span());
-                let near = closest(key.get_ref(), asked.iter().copied());
+                let near = closest(key.get_ref(), requested.iter().copied());
                 // The value may be a password under a wrong key.
                 if near.is_none() {
                     self.report.hide(layer.source.name, &value.span(), value.get_ref());

@@ -31,12 +31,15 @@ pub(super) fn read(
         let span = table.span_of("project");
         match store {
             Some(StoreUrl::Memory | StoreUrl::File(_)) => {
-                table.report.note(&span, "no other process can read this store: leave it true, or keep the store in Redis");
+                table.report.note(
+                    &span,
+                    "no other process can read this store: set it to true, or use a store in Redis",
+                );
             }
             _ if path == Some(None) => {
                 table.report.note(
                     &span,
-                    "another process keeps the read model: set path to the file that both open",
+                    "another process updates the read model: set path to the file that both processes open",
                 );
             }
             _ => {}

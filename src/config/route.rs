@@ -121,7 +121,9 @@ pub(super) fn read_all(root: &Table<'_>, context: &RouteContext<'_>) -> Vec<Rout
     };
     let Some(items) = value.list(EXPECTED) else { return Vec::new() };
     if items.is_empty() {
-        value.fault("protects nothing: leave it out to protect every POST and PATCH with an Idempotency-Key");
+        value.fault(
+            "protects nothing: remove it to protect every POST and PATCH with an Idempotency-Key",
+        );
     }
     let mut names: Vec<String> = Vec::new();
     let mut routes = Vec::new();
@@ -134,7 +136,7 @@ pub(super) fn read_all(root: &Table<'_>, context: &RouteContext<'_>) -> Vec<Rout
 
 /// Creates the route of a file without routes. It protects every request with a key.
 fn implicit(root: &Table<'_>, context: &RouteContext<'_>) -> Option<RouteConfig> {
-    let table = context.profiles.lay_under(root.nothing("routes[default]"), DEFAULT_PROFILE)?;
+    let table = context.profiles.above_profile(root.empty("routes[default]"), DEFAULT_PROFILE)?;
     let policy = read_policy(
         &table,
         IMPLICIT_ROUTE,
@@ -163,10 +165,10 @@ fn read(
         None => Some(DEFAULT_PROFILE),
         Some(value) => value
             .text("a profile's name such as \"stripe\"")
-            .filter(|name| context.profiles.know(name, &value)),
+            .filter(|name| context.profiles.check(name, &value)),
     };
     // A route with an unknown profile is read on, to report its other faults.
-    let table = context.profiles.lay_under(table, profile.unwrap_or(DEFAULT_PROFILE))?;
+    let table = context.profiles.above_profile(table, profile.unwrap_or(DEFAULT_PROFILE))?;
     let path = table
         .get("path")
         .map(|value| value.checked(path::EXPECTED, path::parse).map(|path| (path, value)));
@@ -199,7 +201,7 @@ fn read(
         && policy.key.required
         && methods.contains(&Method::OPTIONS)
     {
-        value.fault("OPTIONS is among the route's methods, and a browser's preflight has no key: take it out of methods");
+        value.fault("OPTIONS is among the route's methods, and a browser's preflight has no key: remove it from methods");
     }
     table.finish();
     Some(RouteConfig {
@@ -225,7 +227,7 @@ fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
     };
     let name = value.parsed(expected, plain)?;
     if names.contains(&name) {
-        value.fault(format!("a second route is named {name:?}: they would share each other's operations; give it a name"));
+        value.fault(format!("a second route is named {name:?}: both would share the same operations; set another name"));
     }
     names.push(name.clone());
     Some(name)
@@ -373,8 +375,8 @@ fn read_times(table: &Table<'_>, context: &RouteContext<'_>) -> Option<Times> {
     let needed = retention + tombstone + lease;
     if value.span.given && unsettled < needed {
         value.fault(format!(
-            "shorter than retention, tombstone and lease together ({}): an operation of unknown outcome would be forgotten \
-             before one that is settled",
+            "shorter than retention, tombstone and lease together ({}): an operation with unknown outcome would disappear \
+             before a settled one",
             duration_text(needed)
         ));
     }

@@ -77,7 +77,7 @@ const DURABILITY: [(&str, Durability); 2] =
 const ACK_EXPECTED: &str = "\"memory\", \"replicas:N\" or \"fsync\"";
 
 const LOCAL_CACHE_EXPECTED: &str =
-    "it works with one server or with sentinels, not with a cluster; expected \"0B\"";
+    "works with one server or with sentinels, not with a cluster; expected \"0B\"";
 
 fn ack(text: &str) -> Option<AckPolicy> {
     match text.split_once(':') {
@@ -164,7 +164,7 @@ pub enum StoreUrl {
 }
 
 const URL_EXPECTED: &str = "a store's url: memory:, file:DIR, redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH, \
-     redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME, in Redis with ?namespace=NAME behind it";
+     redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME, for Redis optionally followed by ?namespace=NAME";
 
 /// Default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
@@ -176,10 +176,7 @@ pub const WITHOUT_REDIS: &str =
 impl StoreUrl {
     /// Parses a store's url.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// A description of the fault, without the text itself.
     pub fn parse(text: &str) -> Result<StoreUrl, String> {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -208,10 +205,7 @@ impl StoreUrl {
     /// Parses a store's url that may contain the namespace of its keys (`?namespace=NAME`, only for
     /// Redis).
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// A description of the fault, without the text itself.
     pub fn with_namespace(text: &str) -> Result<(StoreUrl, Option<String>), String> {
         // A directory may contain any character, also `?`.
@@ -244,7 +238,7 @@ impl StoreUrl {
     fn sentinel(scheme: &str, text: &str) -> Result<StoreUrl, String> {
         let why = || {
             format!(
-                "expected sentinels and what they call the primary, as in {scheme}://:PASSWORD@HOST:PORT,HOST:PORT/NAME"
+                "expected sentinels and their name for the primary, as in {scheme}://:PASSWORD@HOST:PORT,HOST:PORT/NAME"
             )
         };
         let Parts { plain, user, hosts, path, query } = Parts::of(text).ok_or_else(why)?;
@@ -253,15 +247,14 @@ impl StoreUrl {
             return Err(why());
         }
         let database = if database.is_empty() { String::new() } else { format!("/{database}") };
-        let own =
-            match query.map(|query| query.split_once('=')) {
-                None => String::new(),
-                Some(Some(("sentinel_password", password))) => format!(":{password}@"),
-                Some(_) => return Err(
-                    "after the name only ?sentinel_password=PASSWORD and namespace=NAME are known"
-                        .to_owned(),
-                ),
-            };
+        let own = match query.map(|query| query.split_once('=')) {
+            None => String::new(),
+            Some(Some(("sentinel_password", password))) => format!(":{password}@"),
+            Some(_) => return Err(
+                "after the name only ?sentinel_password=PASSWORD and namespace=NAME are allowed"
+                    .to_owned(),
+            ),
+        };
         let sentinel = |host| node(plain, &own, host, Some(SENTINEL_PORT), "");
         let sentinels = hosts.split(',').map(sentinel).collect::<Option<_>>().ok_or_else(why)?;
         let primary = node(plain, user, "primary", None, &database).ok_or_else(why)?;
@@ -290,8 +283,7 @@ impl StoreUrl {
             "unix" => "unix:///run/redis.sock",
             _ => "redis://:PASSWORD@HOST:PORT/DB",
         };
-        let why =
-            || format!("not a url that a Redis client understands; expected one such as {example}");
+        let why = || format!("not a valid Redis url; expected one such as {example}");
         if has_certificate_checks(text).ok_or_else(why)? {
             return Ok(StoreUrl::Redis {
                 url: Secret::new(text),
@@ -299,8 +291,8 @@ impl StoreUrl {
                 unix: scheme == "unix",
             });
         }
-        let why = "#insecure is not supported: name the server's certificate authority as ca_file";
-        Err(why.to_owned())
+        Err("#insecure is not supported: set ca_file to the server's certificate authority"
+            .to_owned())
     }
 }
 
@@ -424,7 +416,7 @@ impl StoreConfig {
         if url == Some(StoreUrl::Memory) {
             table.report.warn(
                 &table.path_of("url"),
-                "memory: forgets every operation when the process ends; for tests only",
+                "memory: loses all operations when the process ends; for tests only",
             );
         }
         if ack.is_some_and(|ack| ack != AckPolicy::Memory)
@@ -432,14 +424,14 @@ impl StoreConfig {
         {
             table.report.warn(
                 &table.path_of("ack"),
-                "not used: it is for Redis; file: answers after the disk has it",
+                "not used: only for Redis; file: always waits for the disk",
             );
         }
         let other_name = namespace.as_ref().is_some_and(|namespace| namespace != NAMESPACE_DEFAULT);
         if other_name && url.as_ref().is_some_and(|url| !url.is_redis()) {
             table.report.warn(
                 &table.path_of("namespace"),
-                "not used: it is for Redis; memory: and file: are nobody else's",
+                "not used: only for Redis; memory: and file: have no other writers",
             );
         }
         match (local_cache, &url) {
@@ -447,7 +439,7 @@ impl StoreConfig {
             (_, Some(StoreUrl::Memory | StoreUrl::File(_))) => {
                 table.report.warn(
                     &table.path_of("local_cache"),
-                    "not used: it is for Redis; memory: and file: are in the process",
+                    "not used: only for Redis; memory: and file: are already in the process",
                 );
             }
             (_, Some(StoreUrl::Cluster { .. })) => {

@@ -38,7 +38,7 @@ pub(super) fn read_client(table: &Table<'_>, unused: Option<&str>) -> Option<Opt
     let file = |name| table.get(name).map(|value| value.parsed(FILE_EXPECTED, file_name));
     let missing = |name: &'static str, other: &str| {
         let text =
-            format!("{other} is of no use without {name}: expected the name of a file in PEM");
+            format!("{other} is not used without {name}: expected the name of a file in PEM");
         table.report.note_absence(&table.span_of(name), text);
         None
     };

@@ -82,10 +82,7 @@ const URL_EXPECTED: &str = "a url such as \"http://127.0.0.1:9000\"";
 impl UpstreamUrl {
     /// Parses an `http` or `https` url without path and credentials.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// A description of the fault, without the text itself.
     pub fn parse(text: &str) -> Result<UpstreamUrl, String> {
         let expected = || format!("expected {URL_EXPECTED}: http or https, a host and a port");
@@ -97,9 +94,7 @@ impl UpstreamUrl {
         };
         let authority = uri.authority().ok_or_else(expected)?;
         if authority.as_str().contains('@') {
-            return Err(
-                "credentials in an upstream's url are not used: clients send their own".to_owned()
-            );
+            return Err("an upstream's url has no credentials: clients send their own".to_owned());
         }
         let port = authority.as_str().strip_prefix(authority.host()).ok_or_else(expected)?;
         if authority.host().is_empty()
@@ -108,7 +103,7 @@ impl UpstreamUrl {
             return Err(expected());
         }
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() || text.contains('#') {
-            return Err("an upstream's url has no path: paths are forwarded as they come (expected scheme, host and port only)"
+            return Err("an upstream's url has no path: paths are forwarded as received (expected scheme, host and port only)"
                 .to_owned());
         }
         Ok(UpstreamUrl { tls, authority: authority.clone() })
@@ -143,7 +138,7 @@ impl UpstreamConfig {
         let http2 = table.get("http2").and_then(|value| {
             let http2 = value.choice(&[("negotiate", Http2Mode::Negotiate), ("prior-knowledge", Http2Mode::PriorKnowledge)], &[])?;
             if http2 == Http2Mode::PriorKnowledge && url.as_ref().is_some_and(|url| url.tls) {
-                value.fault("it is HTTP/2 without TLS, and the url is https, where HTTP/2 is negotiated; expected \"negotiate\"");
+                value.fault("means HTTP/2 without TLS, but the url is https, where HTTP/2 is negotiated; expected \"negotiate\"");
                 return None;
             }
             Some(http2)

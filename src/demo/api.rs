@@ -1,7 +1,9 @@
-//! The toy payment API: it charges for every request it gets, as an API without idempotency keys does, and keeps a ledger.
+//! The toy payment API: it charges for every request, as an API without idempotency keys does, and
+//! keeps a ledger.
 //!
-//! For some orders the first charge goes wrong, as it does on bad days: it is slow, or the connection breaks after the
-//! charge and before the answer. Which orders these are is fixed, so that every run tells the same story.
+//! For some orders the first charge fails as on a bad day: it is slow, or the connection breaks
+//! between the charge and the response. The list of these orders is fixed, so that every run is the
+//! same.
 
 use std::collections::HashSet;
 use std::io;
@@ -23,87 +25,87 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::task::TaskTracker;
 
-/// Where payments are made.
+/// The path for payments.
 pub const PAYMENTS: &str = "/v1/payments";
-/// Where the ledger is shown.
+/// The path of the ledger.
 pub const LEDGER: &str = "/v1/ledger";
 
-/// Orders whose first charge takes longer than their client waits.
+/// Orders with a first charge that takes longer than their client waits.
 pub const SLOW: [&str; 5] = ["order-03", "order-07", "order-11", "order-14", "order-18"];
-/// Orders whose first charge succeeds, and whose answer is lost.
+/// Orders with a first charge that succeeds, and a response that is lost.
 pub const LOST: [&str; 4] = ["order-05", "order-09", "order-16", "order-20"];
 
-/// How long a charge takes, and how long a slow one.
+/// How long a charge takes, normally and for slow orders.
 const CHARGE: Duration = Duration::from_millis(200);
 const CHARGE_SLOW: Duration = Duration::from_millis(1000);
 
 /// Largest payment request.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 
-/// What a client asks for.
+/// The body of a payment request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// Its name.
+    /// The order's name.
     pub order: String,
     /// The amount, in cents.
     pub amount: u64,
 }
 
-/// What was charged, and what the client is told.
+/// A charge, which is also the response to the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Charge {
-    /// A number of its own.
+    /// The number of the charge.
     pub id: String,
-    /// For which order.
+    /// The order.
     pub order: String,
     /// The amount, in cents.
     pub amount: u64,
 }
 
-/// What an API knows of its orders.
+/// The state of an API.
 #[derive(Debug, Default)]
-struct Book {
-    /// Orders that were asked for.
+struct ApiState {
+    /// Orders that were requested.
     begun: HashSet<String>,
-    /// All charges, in the order in which they were made.
+    /// All charges, in their order.
     charges: Vec<Charge>,
 }
 
 /// A running API. It ends when this is dropped.
 pub struct Api {
-    /// Where it listens.
+    /// The address of its listener.
     pub address: SocketAddr,
-    desk: Desk,
+    handler: PaymentHandler,
     listening: AbortHandle,
 }
 
-/// Takes payments. A charge goes on when its client leaves.
+/// Handles payments. A charge continues when its client leaves.
 #[derive(Clone, Default)]
-struct Desk {
-    book: Arc<Mutex<Book>>,
+struct PaymentHandler {
+    state: Arc<Mutex<ApiState>>,
     charging: TaskTracker,
 }
 
-/// The connection breaks here.
+/// The connection is closed without a response.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is closed without an answer")]
 struct HangUp;
 
 impl Api {
-    /// Listens on a free port of this machine.
+    /// Starts on a free port of this machine.
     pub async fn start() -> io::Result<Api> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let desk = Desk::default();
-        let listening = tokio::spawn(listen(listener, desk.clone())).abort_handle();
-        Ok(Api { address, desk, listening })
+        let handler = PaymentHandler::default();
+        let listening = tokio::spawn(listen(listener, handler.clone())).abort_handle();
+        Ok(Api { address, handler, listening })
     }
 
-    /// All charges so far, once those under way are made.
+    /// Returns all charges so far, after the active ones have ended.
     pub async fn charges(&self) -> Vec<Charge> {
-        self.desk.charging.close();
-        self.desk.charging.wait().await;
-        self.desk.book(|book| book.charges.clone())
+        self.handler.charging.close();
+        self.handler.charging.wait().await;
+        self.handler.state(|state| state.charges.clone())
     }
 }
 
@@ -113,26 +115,26 @@ impl Drop for Api {
     }
 }
 
-async fn listen(listener: TcpListener, desk: Desk) {
-    // Aborted with this task: nobody talks to an API that is gone.
+async fn listen(listener: TcpListener, handler: PaymentHandler) {
+    // Aborted with this task, so that no connection outlives the API.
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(connections.spawn(serve(stream, desk.clone()))),
-            // Out of file descriptors, most likely.
+            Ok((stream, _)) => drop(connections.spawn(serve(stream, handler.clone()))),
+            // Probably out of file descriptors.
             Err(_) => tokio::time::sleep(CHARGE).await,
         }
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn serve(stream: TcpStream, desk: Desk) {
-    let service = service_fn(move |request| desk.clone().answer(request));
-    // Fails where the API hangs up on purpose, and where a client leaves: both are the story.
+async fn serve(stream: TcpStream, handler: PaymentHandler) {
+    let service = service_fn(move |request| handler.clone().answer(request));
+    // Fails if the API closes the connection on purpose, or if a client leaves: the demo has both.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-impl Desk {
+impl PaymentHandler {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HangUp> {
         match (request.method(), request.uri().path()) {
             (&Method::POST, PAYMENTS) => self.pay(request).await,
@@ -151,41 +153,42 @@ impl Desk {
             Ok(order) => order,
             Err(error) => return Ok(respond(StatusCode::BAD_REQUEST, message(&error.to_string()))),
         };
-        let first = self.book(|book| book.begun.insert(order.order.clone()));
+        let first = self.state(|state| state.begun.insert(order.order.clone()));
         let is_slow = first && SLOW.contains(&order.order.as_str());
         let is_lost = first && LOST.contains(&order.order.as_str());
-        let desk = self.clone();
+        let handler = self.clone();
         let charging = self.charging.spawn(async move {
             tokio::time::sleep(if is_slow { CHARGE_SLOW } else { CHARGE }).await;
-            desk.charge(order)
+            handler.charge(order)
         });
         let charge = charging.await.map_err(|_| HangUp)?;
         if is_lost { Err(HangUp) } else { Ok(respond(StatusCode::CREATED, charge.document())) }
     }
 
     fn charge(&self, Order { order, amount }: Order) -> Charge {
-        self.book(|book| {
-            let charge = Charge { id: format!("pay_{:04}", book.charges.len() + 1), order, amount };
-            book.charges.push(charge.clone());
+        self.state(|state| {
+            let charge =
+                Charge { id: format!("pay_{:04}", state.charges.len() + 1), order, amount };
+            state.charges.push(charge.clone());
             charge
         })
     }
 
-    /// A line a charge: it is read by people.
+    /// Formats one line per charge, for people.
     fn ledger(&self) -> String {
-        let lines: Vec<String> = self.book(|book| {
-            book.charges.iter().map(|charge| format!("  {}", json!(charge))).collect()
+        let lines: Vec<String> = self.state(|state| {
+            state.charges.iter().map(|charge| format!("  {}", json!(charge))).collect()
         });
         format!("[\n{}\n]\n", lines.join(",\n"))
     }
 
-    fn book<T>(&self, read: impl FnOnce(&mut Book) -> T) -> T {
-        read(&mut self.book.lock().unwrap_or_else(PoisonError::into_inner))
+    fn state<T>(&self, read: impl FnOnce(&mut ApiState) -> T) -> T {
+        read(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Charge {
-    /// What the API answers.
+    /// Returns the response body.
     pub fn document(&self) -> String {
         format!("{}\n", json!(self))
     }

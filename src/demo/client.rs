@@ -1,6 +1,7 @@
-//! A client that retries, as those of real shops do: it waits for a while, and then sends the same request again.
+//! A client that retries, as real shops do: it waits, and sends the same request again.
 //!
-//! This is where double charges come from: a client can't tell a request that never arrived from an answer that was lost.
+//! Double charges come from this: a client can't distinguish a request that never arrived from a
+//! response that was lost.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,85 +18,85 @@ use tokio::net::TcpStream;
 
 use super::api::{Order, PAYMENTS};
 
-/// How long a client waits for an answer.
+/// How long a client waits for a response.
 const TIMEOUT: Duration = Duration::from_millis(600);
-/// How often it sends a request before it gives up.
+/// Most tries of one payment.
 const TRIES_MAX: usize = 4;
-/// The pause before the first retry; it doubles with each.
+/// The pause before the first retry; it doubles with each retry.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longest pause that it lets a server ask for.
+/// Longest pause that a server may ask for.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Largest answer.
+/// Largest response.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// What one try came to.
+/// The result of one try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Try {
-    /// An answer.
-    Answered(Answer),
-    /// No answer in time.
+    /// A response.
+    Answered(ApiResponse),
+    /// No response in time.
     TimedOut,
-    /// A connection that broke, or that never was.
+    /// A connection that broke or could not be opened.
     Dropped,
 }
 
-/// What a client takes from an answer.
+/// The facts of a response that the client uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// Its status.
+pub struct ApiResponse {
+    /// The status.
     pub status: StatusCode,
-    /// Whether it is the stored answer of an earlier try.
+    /// Whether it is the stored response to an earlier try.
     pub is_replayed: bool,
-    /// Whether the server says that the same request may be sent again.
+    /// Whether the server allows or forbids to send the same request again.
     pub should_retry: Option<bool>,
-    /// When.
+    /// The pause before a retry.
     pub retry_after: Option<Duration>,
-    /// The kind of problem it is, such as `outcome-uncertain`.
+    /// The kind of the problem, such as `outcome-uncertain`.
     pub problem: Option<String>,
-    /// The operation that the problem is about.
+    /// The problem's operation.
     pub operation: Option<String>,
 }
 
-/// What a client does after a try.
+/// The decision after a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// It has its answer.
+pub enum RetryDecision {
+    /// The client has its response.
     Stop,
-    /// It sends the same request again.
+    /// The client sends the same request again.
     RetryAfter(Duration),
-    /// It has tried often enough, and never learns what became of its payment.
+    /// The client has tried often enough, and does not learn the outcome of its payment.
     GiveUp,
 }
 
-/// All that a client saw of its order.
+/// All tries of a client for one order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// Its tries; at least one.
+pub struct PaymentTries {
+    /// The tries; at least one.
     pub tries: Vec<Try>,
-    /// Whether it gave up without an answer to rely on.
+    /// Whether the client gave up without a reliable response.
     pub gave_up: bool,
 }
 
 /// Pays for an order, with one idempotency key for all tries.
-pub async fn pay(server: SocketAddr, order: &Order) -> Seen {
+pub async fn pay(server: SocketAddr, order: &Order) -> PaymentTries {
     let mut tries = Vec::new();
     loop {
         let tried = try_once(server, order).await;
         let next = decide(&tried, tries.len() + 1);
         tries.push(tried);
         match next {
-            Next::Stop => return Seen { tries, gave_up: false },
-            Next::GiveUp => return Seen { tries, gave_up: true },
-            Next::RetryAfter(pause) => tokio::time::sleep(pause).await,
+            RetryDecision::Stop => return PaymentTries { tries, gave_up: false },
+            RetryDecision::GiveUp => return PaymentTries { tries, gave_up: true },
+            RetryDecision::RetryAfter(pause) => tokio::time::sleep(pause).await,
         }
     }
 }
 
-/// What to do after the `count`th try.
+/// Decides what to do after the `count`th try.
 ///
-/// A server that says whether to retry is believed. Without its word, an answer is final unless it is one of the
-/// statuses that mean "not now" and says when to come back.
-pub fn decide(tried: &Try, count: usize) -> Next {
+/// If the server states whether to retry, the client follows it. Otherwise a response is final,
+/// unless it has one of the statuses for "not now" and a Retry-After.
+pub fn decide(tried: &Try, count: usize) -> RetryDecision {
     let backoff =
         PAUSE * 2u32.saturating_pow(u32::try_from(count).unwrap_or(u32::MAX).saturating_sub(1));
     let pause = match tried {
@@ -104,12 +105,16 @@ pub fn decide(tried: &Try, count: usize) -> Next {
             let not_now =
                 matches!(answer.status.as_u16(), 409 | 502 | 503) && answer.retry_after.is_some();
             if answer.status.is_success() || !answer.should_retry.unwrap_or(not_now) {
-                return Next::Stop;
+                return RetryDecision::Stop;
             }
             answer.retry_after.unwrap_or(backoff)
         }
     };
-    if count < TRIES_MAX { Next::RetryAfter(pause.min(PAUSE_MAX)) } else { Next::GiveUp }
+    if count < TRIES_MAX {
+        RetryDecision::RetryAfter(pause.min(PAUSE_MAX))
+    } else {
+        RetryDecision::GiveUp
+    }
 }
 
 async fn try_once(server: SocketAddr, order: &Order) -> Try {
@@ -120,8 +125,9 @@ async fn try_once(server: SocketAddr, order: &Order) -> Try {
     }
 }
 
-/// One request on a connection of its own, which is closed where this is dropped. `None` where the connection breaks.
-async fn exchange(server: SocketAddr, order: &Order) -> Option<Answer> {
+/// Sends one request on a new connection, which is closed when this is dropped. `None` if the
+/// connection breaks.
+async fn exchange(server: SocketAddr, order: &Order) -> Option<ApiResponse> {
     let request = Request::post(PAYMENTS)
         .header(HOST, server.to_string())
         .header(CONTENT_TYPE, "application/json")
@@ -134,18 +140,18 @@ async fn exchange(server: SocketAddr, order: &Order) -> Option<Answer> {
     tokio::join!(asking, connection).0
 }
 
-async fn read(response: Response<Incoming>) -> Option<Answer> {
+async fn read(response: Response<Incoming>) -> Option<ApiResponse> {
     let (head, body) = response.into_parts();
     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.ok()?.to_bytes();
-    Some(Answer::new(head.status, &head.headers, &body))
+    Some(ApiResponse::new(head.status, &head.headers, &body))
 }
 
-impl Answer {
-    fn new(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Answer {
+impl ApiResponse {
+    fn new(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiResponse {
         let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let kind = document["type"].as_str().and_then(|kind| kind.rsplit([':', '/']).next());
-        Answer {
+        ApiResponse {
             status,
             is_replayed: field("idempotent-replayed") == Some("true"),
             should_retry: field("x-should-retry").and_then(|word| word.parse().ok()),
@@ -158,8 +164,8 @@ impl Answer {
     }
 }
 
-impl Seen {
-    /// The operation that the client was told is held: nobody knows whether it was executed.
+impl PaymentTries {
+    /// Returns the operation that is held according to the response: its outcome is unknown.
     pub fn held(&self) -> Option<&str> {
         match self.tries.last() {
             Some(Try::Answered(answer))
@@ -172,7 +178,7 @@ impl Seen {
     }
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for PaymentTries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, tried) in self.tries.iter().enumerate() {
             write!(f, "{}{tried}", if at == 0 { "" } else { ", then " })?;
@@ -207,11 +213,11 @@ mod tests {
 
     fn answered(status: u16, should_retry: Option<bool>, retry_after: Option<u64>) -> Try {
         let status = StatusCode::from_u16(status).expect("a status");
-        Try::Answered(Answer {
+        Try::Answered(ApiResponse {
             status,
             should_retry,
             retry_after: retry_after.map(Duration::from_secs),
-            ..Answer::default()
+            ..ApiResponse::default()
         })
     }
 
@@ -219,40 +225,50 @@ mod tests {
     fn a_client_retries_what_it_may_and_nothing_else() {
         let second = Duration::from_secs(1);
         let table = [
-            ("an answer", answered(201, None, None), 1, Next::Stop),
-            ("a success is never repeated", answered(201, Some(true), Some(1)), 1, Next::Stop),
-            ("a final refusal", answered(422, None, None), 1, Next::Stop),
+            ("an answer", answered(201, None, None), 1, RetryDecision::Stop),
             (
-                "a conflict that says when",
+                "a success is never repeated",
+                answered(201, Some(true), Some(1)),
+                1,
+                RetryDecision::Stop,
+            ),
+            ("a final refusal", answered(422, None, None), 1, RetryDecision::Stop),
+            (
+                "a conflict with a Retry-After",
                 answered(409, None, Some(1)),
                 1,
-                Next::RetryAfter(second),
+                RetryDecision::RetryAfter(second),
             ),
-            ("a bare conflict", answered(409, None, None), 1, Next::Stop),
-            ("a bare bad gateway", answered(502, None, None), 1, Next::Stop),
-            ("the server's yes", answered(500, Some(true), None), 1, Next::RetryAfter(PAUSE)),
+            ("a bare conflict", answered(409, None, None), 1, RetryDecision::Stop),
+            ("a bare bad gateway", answered(502, None, None), 1, RetryDecision::Stop),
+            (
+                "the server's yes",
+                answered(500, Some(true), None),
+                1,
+                RetryDecision::RetryAfter(PAUSE),
+            ),
             (
                 "the server's no beats its Retry-After",
                 answered(503, Some(false), Some(1)),
                 1,
-                Next::Stop,
+                RetryDecision::Stop,
             ),
             (
                 "a pause without end",
                 answered(503, None, Some(86_400)),
                 1,
-                Next::RetryAfter(PAUSE_MAX),
+                RetryDecision::RetryAfter(PAUSE_MAX),
             ),
-            ("no answer", Try::TimedOut, 1, Next::RetryAfter(PAUSE)),
-            ("the pause doubles", Try::Dropped, 3, Next::RetryAfter(PAUSE * 4)),
-            ("often enough", Try::TimedOut, TRIES_MAX, Next::GiveUp),
+            ("no answer", Try::TimedOut, 1, RetryDecision::RetryAfter(PAUSE)),
+            ("the pause doubles", Try::Dropped, 3, RetryDecision::RetryAfter(PAUSE * 4)),
+            ("often enough", Try::TimedOut, TRIES_MAX, RetryDecision::GiveUp),
             (
-                "often enough, and told to come back",
+                "often enough, although the server allows a retry",
                 answered(503, Some(true), Some(1)),
                 TRIES_MAX,
-                Next::GiveUp,
+                RetryDecision::GiveUp,
             ),
-            ("the last try may succeed", answered(201, None, None), TRIES_MAX, Next::Stop),
+            ("the last try may succeed", answered(201, None, None), TRIES_MAX, RetryDecision::Stop),
         ];
         for (story, tried, count, next) in table {
             assert_eq!(decide(&tried, count), next, "{story}");
@@ -264,17 +280,18 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-should-retry", http::HeaderValue::from_static("false"));
         let body = br#"{"type":"urn:onceward:problem:outcome-uncertain","operation":"op_1"}"#;
-        let answer = Answer::new(StatusCode::BAD_GATEWAY, &headers, body);
+        let answer = ApiResponse::new(StatusCode::BAD_GATEWAY, &headers, body);
         assert_eq!(answer.should_retry, Some(false));
-        let seen = Seen { tries: vec![Try::TimedOut, Try::Answered(answer)], gave_up: false };
-        assert_eq!(seen.held(), Some("op_1"));
-        assert_eq!(seen.to_string(), "timeout, then 502 outcome-uncertain: held");
+        let history =
+            PaymentTries { tries: vec![Try::TimedOut, Try::Answered(answer)], gave_up: false };
+        assert_eq!(history.held(), Some("op_1"));
+        assert_eq!(history.to_string(), "timeout, then 502 outcome-uncertain: held");
     }
 
     #[test]
-    fn a_client_that_gives_up_knows_nothing() {
-        let seen = Seen { tries: vec![Try::Dropped, Try::TimedOut], gave_up: true };
-        assert_eq!(seen.held(), None);
-        assert_eq!(seen.to_string(), "connection lost, then timeout: unknown");
+    fn a_client_that_gives_up_does_not_know_the_outcome() {
+        let history = PaymentTries { tries: vec![Try::Dropped, Try::TimedOut], gave_up: true };
+        assert_eq!(history.held(), None);
+        assert_eq!(history.to_string(), "connection lost, then timeout: unknown");
     }
 }

@@ -1,49 +1,50 @@
-//! The ledger as people read it: a line an order, double charges marked, totals below.
+//! The ledger as a table: a line per order, marked double charges, totals below.
 
 use std::fmt;
 
 use super::api::{Charge, Order};
-use super::client::Seen;
+use super::client::PaymentTries;
 
-/// What became of all orders of a run.
+/// The results of all orders of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ledger(Vec<Row>);
 
-/// What became of an order.
+/// The result of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Row {
     order: Order,
-    seen: Seen,
+    history: PaymentTries,
     charges: usize,
 }
 
-/// The sum of a ledger.
+/// The totals of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
-    /// Orders.
+    /// The number of orders.
     pub orders: usize,
-    /// Charges for them.
+    /// The number of charges.
     pub charges: usize,
     /// Orders that were charged more than once.
     pub doubled: usize,
 }
 
-/// How a double charge stands out on a terminal: bold red, and back.
+/// The terminal sequences around a double charge: bold red, and back.
 const ALARM: (&str, &str) = ("\x1b[1;31m", "\x1b[0m");
 
 impl Ledger {
-    /// Puts together what the clients saw and what the API did.
-    pub fn new(seen: Vec<(Order, Seen)>, charges: &[Charge]) -> Ledger {
+    /// Combines the tries of the clients with the charges of the API.
+    pub fn new(history: Vec<(Order, PaymentTries)>, charges: &[Charge]) -> Ledger {
         let charges_for =
             |order: &Order| charges.iter().filter(|charge| charge.order == order.order).count();
         Ledger(
-            seen.into_iter()
-                .map(|(order, seen)| Row { charges: charges_for(&order), order, seen })
+            history
+                .into_iter()
+                .map(|(order, history)| Row { charges: charges_for(&order), order, history })
                 .collect(),
         )
     }
 
-    /// The sum.
+    /// Returns the totals.
     pub fn totals(&self) -> Totals {
         Totals {
             orders: self.0.len(),
@@ -52,12 +53,13 @@ impl Ledger {
         }
     }
 
-    /// Orders whose outcome the client was told is held, each with the operation's reference.
+    /// Returns the orders that are held according to their client's last response, each with the
+    /// operation's reference.
     pub fn held(&self) -> impl Iterator<Item = (&Order, &str)> {
-        self.0.iter().filter_map(|row| row.seen.held().map(|operation| (&row.order, operation)))
+        self.0.iter().filter_map(|row| row.history.held().map(|operation| (&row.order, operation)))
     }
 
-    /// The table, with the colours of a terminal or without.
+    /// Formats the table, with or without terminal colours.
     pub fn table(&self, colours: bool) -> String {
         const HEAD: [&str; 5] = ["order", "amount", "tries", "charges", "what the client saw"];
         let cells: Vec<[String; 5]> = self.0.iter().map(Row::cells).collect();
@@ -91,9 +93,9 @@ impl Row {
         [
             self.order.order.clone(),
             format!("{}.{:02}", self.order.amount / 100, self.order.amount % 100),
-            self.seen.tries.len().to_string(),
+            self.history.tries.len().to_string(),
             self.charges.to_string(),
-            self.seen.to_string(),
+            self.history.to_string(),
         ]
     }
 
@@ -119,7 +121,7 @@ impl fmt::Display for Totals {
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::{Answer, Try};
+    use super::super::client::{ApiResponse, Try};
     use super::*;
     use http::StatusCode;
 
@@ -132,21 +134,22 @@ mod tests {
     }
 
     fn ledger() -> Ledger {
-        let created = Try::Answered(Answer { status: StatusCode::CREATED, ..Answer::default() });
-        let held = Try::Answered(Answer {
+        let created =
+            Try::Answered(ApiResponse { status: StatusCode::CREATED, ..ApiResponse::default() });
+        let held = Try::Answered(ApiResponse {
             status: StatusCode::BAD_GATEWAY,
             problem: Some("outcome-uncertain".into()),
             operation: Some("op_7".into()),
-            ..Answer::default()
+            ..ApiResponse::default()
         });
-        let seen = |tries: &[&Try]| Seen {
+        let history = |tries: &[&Try]| PaymentTries {
             tries: tries.iter().map(|tried| (*tried).clone()).collect(),
             gave_up: false,
         };
         let rows = vec![
-            (order("order-01", 995), seen(&[&created])),
-            (order("order-02", 12_000), seen(&[&Try::TimedOut, &created])),
-            (order("order-03", 5), seen(&[&held])),
+            (order("order-01", 995), history(&[&created])),
+            (order("order-02", 12_000), history(&[&Try::TimedOut, &created])),
+            (order("order-03", 5), history(&[&held])),
         ];
         Ledger::new(
             rows,
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn held_orders_are_told_with_their_operation() {
+    fn held_orders_are_listed_with_their_operation() {
         let ledger = ledger();
         let held: Vec<_> =
             ledger.held().map(|(order, operation)| (order.order.as_str(), operation)).collect();

@@ -1,6 +1,8 @@
-//! The demo: the same orders, paid by the same clients, straight at a payment API and then through Onceward.
+//! The demo: the same clients pay for the same orders, first directly at a payment API and then
+//! through Onceward.
 //!
-//! Everything is real (sockets, a gateway as `onceward run` starts it, a store on disk), and everything is in this process.
+//! Everything is real (sockets, a gateway as `onceward run` starts it, a store on disk), and
+//! everything is in this process.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -25,44 +27,44 @@ mod ledger;
 use api::{Api, Charge, LEDGER, Order, PAYMENTS};
 use ledger::{Ledger, Totals};
 
-/// How many orders are paid.
+/// The number of orders.
 const ORDERS: u64 = 20;
 
-/// Tells the story; without `once` stays up to be tried, until it is interrupted.
+/// Runs the demo. Without `once` the gateway keeps running until it is interrupted.
 ///
 /// # Errors
-/// Something can't be started, or, against all promises, an order was charged more than once through the gateway.
-pub async fn tell(once: bool) -> Result<()> {
+/// Something can't be started, or an order was charged more than once through the gateway.
+pub async fn run(once: bool) -> Result<()> {
     let mut interrupted = Interrupted::listen()?;
     let scratch = Scratch::create()?;
-    let stage = tokio::select! {
-        told = story(&scratch) => told?,
-        () = interrupted.wait() => bail!("interrupted before the story was told"),
+    let demo = tokio::select! {
+        demo = play(&scratch) => demo?,
+        () = interrupted.wait() => bail!("interrupted before the end of the demo"),
     };
     if once {
-        say(
-            "\n`onceward demo` without --once stays up to be tried: with a page for the browser that shows what happened to",
+        print_line(
+            "\n`onceward demo` without --once keeps running: with a page for the browser that shows the history",
         );
-        say("each order, and with curl lines to paste.");
+        print_line("of each order, and with curl commands to paste.");
     } else {
-        stage.invite().await;
+        demo.invite().await;
         interrupted.wait().await;
-        say("\nThe demo is over; its files are removed.");
+        print_line("\nThe demo is over; its files are removed.");
     }
-    stage.gateway.stop();
-    stage.gateway.ended().await;
+    demo.gateway.stop();
+    demo.gateway.ended().await;
     Ok(())
 }
 
-/// What runs on when the story is told.
-struct Stage {
+/// The parts of the demo that keep running afterwards.
+struct RunningDemo {
     api: Api,
     gateway: Gateway,
     ledger: Ledger,
 }
 
-async fn story(scratch: &Scratch) -> Result<Stage> {
-    say(format_args!(
+async fn play(scratch: &Scratch) -> Result<RunningDemo> {
+    print_line(format_args!(
         "\
 Onceward demo: {ORDERS} customers pay for an order each, all at once, at a toy payment API.
 For {} of them it is slower than they wait; for {} the connection breaks after the charge and
@@ -73,25 +75,28 @@ same Idempotency-Key.
         api::LOST.len()
     ));
 
-    say("1. Without Onceward: straight at the API ...\n");
+    print_line("1. Without Onceward: straight at the API ...\n");
     let api = Api::start().await.context("the toy API can't start")?;
     let without = pay_all(&api, api.address).await;
     show(&without);
 
-    say("2. With Onceward: the same orders at the same API, afresh, through the gateway ...\n");
+    print_line(
+        "2. With Onceward: the same orders at the same API, afresh, through the gateway ...\n",
+    );
     let api = Api::start().await.context("the toy API can't start")?;
     let gateway = start_gateway(&api, scratch).await?;
     let with = pay_all(&api, gateway.listen).await;
     show(&with);
 
-    say(format_args!("without Onceward: {}", without.totals()));
-    say(format_args!("with Onceward: {}", with.totals()));
+    print_line(format_args!("without Onceward: {}", without.totals()));
+    print_line(format_args!("with Onceward: {}", with.totals()));
     explain_held(&with);
     check(with.totals())?;
-    Ok(Stage { api, gateway, ledger: with })
+    Ok(RunningDemo { api, gateway, ledger: with })
 }
 
-/// The promise. It is checked here and not only in tests: a demo that double charges must not look like a success.
+/// Fails if an order was charged twice. This is checked here and not only in tests: a demo with a
+/// double charge must not look like a success.
 fn check(with: Totals) -> Result<()> {
     if with.doubled > 0 {
         bail!(
@@ -116,25 +121,25 @@ async fn start_gateway(api: &Api, scratch: &Scratch) -> Result<Gateway> {
     Gateway::start(config, Secrets::default()).await.context("the gateway can't start")
 }
 
-/// Pays for all orders at once, then looks at what the API charged.
+/// Pays for all orders at once, and returns the ledger with the API's charges.
 async fn pay_all(api: &Api, server: SocketAddr) -> Ledger {
     let orders = (1..=ORDERS)
         .map(|number| Order { order: format!("order-{number:02}"), amount: amount(number) });
-    let seen = join_all(orders.map(async |order| {
-        let seen = client::pay(server, &order).await;
-        (order, seen)
+    let history = join_all(orders.map(async |order| {
+        let history = client::pay(server, &order).await;
+        (order, history)
     }));
-    Ledger::new(seen.await, &api.charges().await)
+    Ledger::new(history.await, &api.charges().await)
 }
 
-/// Amounts that look like a shop's: between 9.95 and 99.94.
+/// Returns an amount as in a shop: between 9.95 and 99.94.
 fn amount(number: u64) -> u64 {
     995 + number * 1733 % 9000
 }
 
 fn show(ledger: &Ledger) {
     let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    say(ledger.table(colours));
+    print_line(ledger.table(colours));
 }
 
 fn explain_held(ledger: &Ledger) {
@@ -142,43 +147,45 @@ fn explain_held(ledger: &Ledger) {
     if held.is_empty() {
         return;
     }
-    say(format_args!(
+    print_line(format_args!(
         "
-{} payments are held: the connection broke after the request was sent, so nobody but the API
-knows whether it charged. Sending it again could charge twice, so Onceward does not. It answers
-outcome-uncertain until somebody who has looked settles it:
-  onceward operations resolve   it was charged: retries get the answer that you state
+{} payments are held: the connection broke after the request was sent, so only the API knows
+whether it charged. Sending the request again could charge twice, so Onceward does not. It answers
+outcome-uncertain until an operator looks up the payment and settles it:
+  onceward operations resolve   it was charged: retries get the response that you enter
   onceward operations release   it was not charged: the next retry is sent
 ",
         held.len()
     ));
     for (order, operation) in held {
-        say(format_args!("  {}  {operation}", order.order));
+        print_line(format_args!("  {}  {operation}", order.order));
     }
 }
 
-impl Stage {
-    /// What to paste into another terminal. Every line works as it stands, in this order.
+impl RunningDemo {
+    /// Prints commands for another terminal. Each of them works as it is, in this order.
     async fn invite(&self) {
         let (api, listen, admin) = (self.api.address, self.gateway.listen, self.gateway.admin);
         let mine = Order { order: "my-order".into(), amount: 4200 };
         let dearer = Order { amount: 9900, ..mine.clone() };
         let first = pay(listen, "my-key", &mine);
-        say(format_args!(
+        print_line(format_args!(
             "\nStill running: the gateway on {listen}, its admin port on {admin}, the API on {api}."
         ));
-        say(format_args!("See in a browser what happened to each order: http://{admin}/"));
-        say("Or paste these into another terminal, in this order:\n");
-        say(format_args!("# A first payment: sent to the API, charged.\n{first}\n"));
-        say(format_args!(
-            "# Its retry: the stored answer, with Idempotent-Replayed: true.\n{first}\n"
+        print_line(format_args!("See in a browser what happened to each order: http://{admin}/"));
+        print_line("Or paste these into another terminal, in this order:\n");
+        print_line(format_args!("# A first payment: sent to the API, charged.\n{first}\n"));
+        print_line(format_args!(
+            "# Its retry: the stored response, with Idempotent-Replayed: true.\n{first}\n"
         ));
-        say(format_args!(
+        print_line(format_args!(
             "# The same key for another payment: 422, and nothing is sent.\n{}\n",
             pay(listen, "my-key", &dearer)
         ));
-        say("# What is held (or: onceward operations list --state uncertain, with this --admin).");
-        say(format_args!("curl 'http://{admin}/v1/operations?state=uncertain'\n"));
+        print_line(
+            "# The held payments (or: onceward operations list --state uncertain, with this --admin).",
+        );
+        print_line(format_args!("curl 'http://{admin}/v1/operations?state=uncertain'\n"));
         let charges = self.api.charges().await;
         let charge_of = |order: &Order| charges.iter().find(|charge| charge.order == order.order);
         let held = self
@@ -186,20 +193,20 @@ impl Stage {
             .held()
             .find_map(|(order, operation)| Some((order, operation, charge_of(order)?)));
         if let Some((order, operation, charge)) = held {
-            say(format_args!(
-                "# What the API knows of {}: it was charged.\ncurl http://{api}{LEDGER}\n",
+            print_line(format_args!(
+                "# The API's ledger: {} was charged.\ncurl http://{api}{LEDGER}\n",
                 order.order
             ));
-            say(format_args!(
-                "# So settle it, with the answer that was lost ...\n{}\n",
+            print_line(format_args!(
+                "# So settle it, with the response that was lost ...\n{}\n",
                 resolve(admin, operation, charge)
             ));
-            say(format_args!(
-                "# ... which is what its client now gets.\n{}\n",
+            print_line(format_args!(
+                "# ... which its client gets now.\n{}\n",
                 pay(listen, &order.order, order)
             ));
         }
-        say("Ctrl-C ends it.");
+        print_line("Ctrl-C ends it.");
     }
 }
 
@@ -215,26 +222,26 @@ fn resolve(admin: SocketAddr, operation: &str, charge: &Charge) -> String {
     let stated =
         serde_json::json!({ "status": 201, "body_base64": body, "reason": "found in the ledger" });
     let operation = format!("http://{admin}/v1/operations/{operation}");
-    // What is settled has to be what was looked at.
+    // The operation must not have changed since it was looked up.
     let version = format!("If-Match: $(curl -so /dev/null -w '%header{{etag}}' {operation})");
     format!(
         "curl {operation}/resolve -H 'Content-Type: application/json' \\\n    -H \"{version}\" \\\n    -d '{stated}'"
     )
 }
 
-/// Prints. A reader that has gone away is no error.
-fn say(text: impl Display) {
+/// Prints a line. A closed stdout is no error.
+fn print_line(text: impl Display) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-/// A directory of the demo's own, removed with all that is in it.
+/// A directory of the demo, which is removed with its content at the end.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn create() -> Result<Scratch> {
         let path = std::env::temp_dir()
             .join(format!("onceward-demo-{:016x}", Entropy::from_system()?.next()));
-        // Fails where the path exists: nothing that is not ours is written to, or removed.
+        // Fails if the path exists: the demo writes to and removes nothing that it did not create.
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("can't make the directory {}", path.display()))?;
         Ok(Scratch(path))
@@ -249,7 +256,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Ctrl-C, or a polite kill: the demo then cleans up behind itself.
+/// Ctrl-C or SIGTERM: the demo then removes its files.
 struct Interrupted {
     interrupt: Signal,
     terminate: Signal,

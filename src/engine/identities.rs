@@ -1,10 +1,14 @@
-//! What a deployment's identities are made of: for every route the rules that make an operation's name, and which secrets
-//! it is hashed under. The store keeps it, and a start that differs is seen before it bites.
+//! Compares the rules that identify operations with those that the store was written under.
 //!
-//! Danger: under another scope, route name or secret every key is new, and duplicates of what was answered run again.
+//! An operation's identity depends on its route's rules and on the hashing secrets. The store keeps
+//! notes of both, so that a start with another configuration is refused before it does harm.
 //!
-//! A route that is not configured any more changes no identity: its requests pass unprotected. But if another route takes its
-//! requests, their operations get that route's name. So the store also keeps which requests each route covers.
+//! Danger: under another scope, route name or secret every key is new, and duplicates of answered
+//! requests run again.
+//!
+//! Removing a route changes no identity: its requests pass unprotected. But if another route covers
+//! its requests, their operations get that route's name. So the store also keeps which requests
+//! each route covers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -17,78 +21,82 @@ use super::policy::{
 };
 use crate::key::Pointer;
 use crate::key::path::PathCase;
-use targets::Target;
+use targets::RouteTarget;
 
 mod targets;
 
-/// The format of both notes that this version writes.
+/// The format in which this version writes both notes.
 const FORMAT: u32 = 1;
 
-/// What identities are made of.
+/// The rules and secrets of a configuration that identify operations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identities {
-    /// By the route's name.
-    routes: BTreeMap<String, Made>,
-    /// Check values of the secrets; the first writes. None: plain hashes.
+    /// Routes by name.
+    routes: BTreeMap<String, RouteIdentity>,
+    /// Check values of the hashing secrets. The first secret is used for new records. If there are
+    /// no secrets, hashes are plain.
     secrets: Vec<String>,
 }
 
-/// The rules that make a route's identities.
+/// The rules of a route that identify its operations.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Made {
-    /// In words that two versions write alike: this is a storage format.
-    of: String,
-    /// Whether the route protects: one that only watches, or does nothing, has nothing to lose.
+struct RouteIdentity {
+    /// The rules as text. Every version writes the same text: this is a storage format.
+    rules: String,
+    /// Whether the route protects requests. If it only counts or is off, a change of its identities
+    /// does no harm.
     protects: bool,
     /// The requests that it covers.
-    targets: BTreeSet<Target>,
-    /// Its place among the routes: of those that cover a request the first one takes it.
-    place: usize,
+    targets: BTreeSet<RouteTarget>,
+    /// Its position among the routes. The first route that covers a request takes it.
+    position: usize,
 }
 
-/// The note of identities, as it is stored. A route stays in it when it is not configured any more.
+/// The note of identities, as it is stored. Routes that are not configured any more stay in it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stored {
+struct StoredIdentities {
     format: u32,
     secrets: Vec<String>,
     routes: BTreeMap<String, String>,
 }
 
-/// The note of paths, as it is stored: for each route all requests that it covered since the note is kept. Routes that only
-/// earlier versions have written are left out.
+/// The note of paths, as it is stored: for each route, all requests that it has covered since the
+/// note exists. It lacks routes that only earlier versions have written.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredTargets {
     format: u32,
-    routes: BTreeMap<String, BTreeSet<Target>>,
+    routes: BTreeMap<String, BTreeSet<RouteTarget>>,
 }
 
-/// The two notes that a store keeps of identities; `None` where it keeps none.
+/// The two notes about identities that a store keeps. `None` if it keeps no such note.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notes {
-    /// What identities are made of.
+    /// The rules and secrets that identify operations.
     pub identities: Option<String>,
-    /// Which requests the routes cover.
+    /// The requests that each route covers.
     pub paths: Option<String>,
 }
 
-/// A route that protected operations and is not configured any more. No route of the configuration protects its requests.
+/// A route that protected operations and is not configured any more. No other route protects its
+/// requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vanished {
+pub struct VanishedRoute {
     /// Its name.
     pub route: String,
     /// The requests that it covered, each as a method and a path pattern.
     pub targets: Vec<String>,
 }
 
-/// A way in which a configuration would change identities.
+/// A change of identities that a configuration would cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Change {
+pub enum IdentityChange {
     /// A route is not configured any more, and the store does not have its paths.
     #[error(
-        "route {route:?} is not configured any more, and its name is part of its operations' identity: give the name back (an \
-         earlier version wrote the store, so its paths are unknown, and another route may cover them)"
+        "route {route:?} is not configured any more, and its name is part of its operations' \
+         identity. An earlier version wrote the store without the route's paths, so another route may \
+         cover them: give the name back"
     )]
     Gone {
         /// Its name.
@@ -96,8 +104,8 @@ pub enum Change {
     },
     /// A route is not configured any more, and another one protects its requests.
     #[error(
-        "route {route:?} is not configured any more, and its name is part of its operations' identity: route {now:?} covers \
-         {target} in its place; give the name back"
+        "route {route:?} is not configured any more, and its name is part of its operations' \
+         identity: route {now:?} covers {target} in its place; give the name back"
     )]
     Renamed {
         /// Its name.
@@ -107,10 +115,10 @@ pub enum Change {
         /// A request that both cover: a method and the path pattern of the first route.
         target: String,
     },
-    /// A route is configured, and another one protects requests that it protected.
+    /// A route is still configured, but another one protects requests that it protected.
     #[error(
-        "route {now:?} takes the requests for {target}, which route {route:?} protected: their retries would be new operations; \
-         put {route:?} in front of it"
+        "route {now:?} takes the requests for {target}, which route {route:?} protected: their \
+         retries would be new operations; move {route:?} before it"
     )]
     TakenOver {
         /// Its name.
@@ -120,104 +128,110 @@ pub enum Change {
         /// The requests: a method and a path pattern that both routes had.
         target: String,
     },
-    /// A route's rules are others.
+    /// The rules of a route are different.
     #[error(
-        "route {route:?} makes its operations' identity of {now}, and made it of {before}: change it back"
+        "route {route:?} identifies its operations by {now}, and before by {before}: change it back"
     )]
     Remade {
         /// Its name.
         route: String,
-        /// What the store keeps.
+        /// The rules that the store keeps.
         before: String,
-        /// What is configured.
+        /// The configured rules.
         now: String,
     },
-    /// Records are hashed plainly.
-    #[error("[hashing] is configured, and records were written without: leave it out")]
+    /// Records are hashed without a secret.
+    #[error("[hashing] is configured, and records were written without it: leave it out")]
     HashingOn,
     /// Records are hashed under a secret.
     #[error("[hashing] is not configured, and records were written under a secret: put it back")]
     HashingOff,
-    /// The secret that wrote is gone.
+    /// The secret under which records were written is not configured.
     #[error(
-        "records were written under the hashing secret with the check value {check}, which is not configured: put it back"
+        "records were written under the hashing secret with the check value {check}, which is not \
+         configured: put it back"
     )]
     SecretGone {
         /// Its check value.
         check: String,
     },
-    /// What is kept can't be read.
+    /// The notes can't be read.
     #[error(
-        "what the store keeps of identities can't be read: it may be of a newer version, which then has to be run"
+        "the store's notes about identities can't be read: a newer version may have written them; if \
+         so, run that version"
     )]
     Unreadable,
 }
 
-/// What a comparison found.
+/// The result of comparing a configuration with the notes of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Compared {
-    /// What would change identities.
-    pub changes: Vec<Change>,
-    /// Routes that are not configured any more, without a change of identities.
-    pub vanished: Vec<Vanished>,
-    /// What an operator should know all the same, in words.
+pub struct IdentityComparison {
+    /// The changes of identities.
+    pub changes: Vec<IdentityChange>,
+    /// Routes that are not configured any more, and do not change identities.
+    pub vanished: Vec<VanishedRoute>,
+    /// Warnings for the operator that are no changes of identities.
     pub remarks: Vec<&'static str>,
-    /// What the store is to keep if nothing changes identities.
+    /// The notes to store if there are no changes.
     pub next: Notes,
-    /// What the store is to keep if the operator accepts new identities: nothing of routes that are not configured any more.
+    /// The notes to store if the operator accepts new identities. They lack routes that are not
+    /// configured any more.
     pub accepted: Notes,
 }
 
-impl std::fmt::Display for Vanished {
+impl std::fmt::Display for VanishedRoute {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "route {:?} is not configured any more: requests for {} pass unprotected now, also retries of what it protected; put \
-             the route back, or start once with --accept-new-identities to forget it",
+            "route {:?} is not configured any more: requests for {} pass unprotected now, also retries \
+             of requests that it protected; put the route back, or start once with \
+             --accept-new-identities to forget it",
             self.route,
             self.targets.join(", ")
         )
     }
 }
 
-const WRITER_IS_NEW: &str = "the hashing secret that writes was not looked up before: gateways that still run without it would \
-                             run duplicates again; add a new secret behind the old one everywhere first";
+const WRITER_IS_NEW: &str = "the first hashing secret is new: gateways that still run without it \
+                             would run duplicates again; first add a new secret after the old one \
+                             on every gateway";
 const SECRET_DROPPED: &str =
-    "a hashing secret is no longer looked up: what is still kept under it is not found any more";
+    "a hashing secret is no longer looked up: records under it are not found any more";
 
 impl Identities {
-    /// What routes, each with its methods and path patterns, and the check values of secrets make.
+    /// Makes the identities of routes, each with its methods and path patterns, under the secrets
+    /// with these check values.
     pub fn of<'p>(
         routes: impl IntoIterator<Item = (&'p Policy, &'p [Method], &'p [String])>,
         secrets: Vec<String>,
     ) -> Identities {
-        let made = |(place, (policy, methods, paths)): (
+        let identity = |(position, (policy, methods, paths)): (
             usize,
             (&'p Policy, &'p [Method], &'p [String]),
         )| {
             let targets = methods
                 .iter()
-                .flat_map(|method| paths.iter().map(move |path| Target::new(method, path)))
+                .flat_map(|method| paths.iter().map(move |path| RouteTarget::new(method, path)))
                 .collect();
             (
                 policy.route.to_string(),
-                Made {
-                    of: made_of(policy),
+                RouteIdentity {
+                    rules: identity_rules(policy),
                     protects: policy.mode == Mode::Enforce,
                     targets,
-                    place,
+                    position,
                 },
             )
         };
-        Identities { routes: routes.into_iter().enumerate().map(made).collect(), secrets }
+        Identities { routes: routes.into_iter().enumerate().map(identity).collect(), secrets }
     }
 
-    /// Compares with what the store keeps.
-    pub fn compare(&self, kept: &Notes) -> Compared {
+    /// Compares these identities with the notes that a store keeps.
+    pub fn compare(&self, kept: &Notes) -> IdentityComparison {
         let accepted = self.notes(&BTreeMap::new(), &BTreeMap::new());
         let Some((stored, targets)) = self.read(kept) else {
-            let changes = vec![Change::Unreadable];
-            return Compared {
+            let changes = vec![IdentityChange::Unreadable];
+            return IdentityComparison {
                 changes,
                 vanished: Vec::new(),
                 remarks: Vec::new(),
@@ -228,17 +242,17 @@ impl Identities {
         let (mut changes, mut vanished, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
         for (route, before) in &stored.routes {
             match self.routes.get(route) {
-                Some(made) if made.of == *before => {
+                Some(identity) if identity.rules == *before => {
                     changes.extend(self.taken_over(route, targets.get(route)))
                 }
-                Some(made) => {
-                    changes.push(Change::Remade {
+                Some(identity) => {
+                    changes.push(IdentityChange::Remade {
                         route: route.clone(),
                         before: before.clone(),
-                        now: made.of.clone(),
+                        now: identity.rules.clone(),
                     });
                 }
-                None => match self.without(route, targets.get(route)) {
+                None => match self.removed(route, targets.get(route)) {
                     Ok(route) => vanished.push(route),
                     Err(change) => changes.push(change),
                 },
@@ -247,10 +261,10 @@ impl Identities {
         let looked_up = |check: &String| self.secrets.contains(check);
         match (stored.secrets.first(), self.secrets.first()) {
             (None, None) => {}
-            (None, Some(_)) => changes.push(Change::HashingOn),
-            (Some(_), None) => changes.push(Change::HashingOff),
+            (None, Some(_)) => changes.push(IdentityChange::HashingOn),
+            (Some(_), None) => changes.push(IdentityChange::HashingOff),
             (Some(wrote), Some(_)) if !looked_up(wrote) => {
-                changes.push(Change::SecretGone { check: wrote.clone() })
+                changes.push(IdentityChange::SecretGone { check: wrote.clone() })
             }
             (Some(_), Some(writes)) => {
                 if !stored.secrets.contains(writes) {
@@ -261,7 +275,7 @@ impl Identities {
                 }
             }
         }
-        Compared {
+        IdentityComparison {
             changes,
             vanished,
             remarks,
@@ -270,13 +284,18 @@ impl Identities {
         }
     }
 
-    /// Reads the notes that a store keeps; `None` where one can't be read.
-    fn read(&self, kept: &Notes) -> Option<(Stored, BTreeMap<String, BTreeSet<Target>>)> {
+    /// Reads the notes that a store keeps. Returns `None` if a note can't be read.
+    fn read(
+        &self,
+        kept: &Notes,
+    ) -> Option<(StoredIdentities, BTreeMap<String, BTreeSet<RouteTarget>>)> {
         let stored = match &kept.identities {
-            None => {
-                Stored { format: FORMAT, secrets: self.secrets.clone(), routes: BTreeMap::new() }
-            }
-            Some(text) => serde_json::from_str::<Stored>(text)
+            None => StoredIdentities {
+                format: FORMAT,
+                secrets: self.secrets.clone(),
+                routes: BTreeMap::new(),
+            },
+            Some(text) => serde_json::from_str::<StoredIdentities>(text)
                 .ok()
                 .filter(|stored| stored.format == FORMAT)?,
         };
@@ -292,19 +311,26 @@ impl Identities {
         Some((stored, targets))
     }
 
-    /// The first of the routes that protect the requests of a target by its very pattern.
-    fn taker(&self, target: &Target) -> Option<&String> {
-        let takers =
-            self.routes.iter().filter(|(_, made)| made.protects && made.targets.contains(target));
-        takers.min_by_key(|(_, made)| made.place).map(|(route, _)| route)
+    /// Returns the first route that protects exactly this target.
+    fn protector(&self, target: &RouteTarget) -> Option<&String> {
+        let protectors = self
+            .routes
+            .iter()
+            .filter(|(_, identity)| identity.protects && identity.targets.contains(target));
+        protectors.min_by_key(|(_, identity)| identity.position).map(|(route, _)| route)
     }
 
-    /// Returns the change where requests that a route covered, by the very pattern, now go to another one that protects. Patterns
-    /// that only overlap may: a part of a route's requests is often given rules of its own.
-    fn taken_over(&self, route: &str, targets: Option<&BTreeSet<Target>>) -> Option<Change> {
+    /// Returns a change if a target that a route covered is now protected by another route. Only
+    /// equal targets count. Overlapping ones are allowed, because a part of a route's requests
+    /// often gets rules of its own.
+    fn taken_over(
+        &self,
+        route: &str,
+        targets: Option<&BTreeSet<RouteTarget>>,
+    ) -> Option<IdentityChange> {
         targets.into_iter().flatten().find_map(|target| {
-            let now = self.taker(target).filter(|now| *now != route)?;
-            Some(Change::TakenOver {
+            let now = self.protector(target).filter(|now| *now != route)?;
+            Some(IdentityChange::TakenOver {
                 route: route.to_owned(),
                 now: now.clone(),
                 target: target.to_string(),
@@ -312,54 +338,62 @@ impl Identities {
         })
     }
 
-    /// Returns what it means that a route is not configured any more.
-    fn without(&self, route: &str, targets: Option<&BTreeSet<Target>>) -> Result<Vanished, Change> {
+    /// Returns the effect of removing a route: it has only vanished, or identities would change.
+    fn removed(
+        &self,
+        route: &str,
+        targets: Option<&BTreeSet<RouteTarget>>,
+    ) -> Result<VanishedRoute, IdentityChange> {
         let Some(targets) = targets.filter(|targets| !targets.is_empty()) else {
-            return Err(Change::Gone { route: route.to_owned() });
+            return Err(IdentityChange::Gone { route: route.to_owned() });
         };
-        for (now, made) in self.routes.iter().filter(|(_, made)| made.protects) {
+        for (now, identity) in self.routes.iter().filter(|(_, identity)| identity.protects) {
             if let Some(target) = targets
                 .iter()
-                .find(|target| made.targets.iter().any(|other| target.overlaps(other)))
+                .find(|target| identity.targets.iter().any(|other| target.overlaps(other)))
             {
-                return Err(Change::Renamed {
+                return Err(IdentityChange::Renamed {
                     route: route.to_owned(),
                     now: now.clone(),
                     target: target.to_string(),
                 });
             }
         }
-        Ok(Vanished {
+        Ok(VanishedRoute {
             route: route.to_owned(),
-            targets: targets.iter().map(Target::to_string).collect(),
+            targets: targets.iter().map(RouteTarget::to_string).collect(),
         })
     }
 
-    /// What to keep: of the routes that protect, of those that did and are only switched off, and of those that did and are not
-    /// configured any more. Of the requests that a route covered none is forgotten: its operations from before are still there.
+    /// Makes the notes to store. They have the routes that protect, those that protected and are
+    /// switched off, and those that protected and are not configured any more. They keep every
+    /// request that such a route ever covered, because the store still has its operations.
     fn notes(
         &self,
         kept: &BTreeMap<String, String>,
-        covered: &BTreeMap<String, BTreeSet<Target>>,
+        covered: &BTreeMap<String, BTreeSet<RouteTarget>>,
     ) -> Notes {
-        let is_kept =
-            |(route, made): &(&String, &Made)| made.protects || kept.get(*route) == Some(&made.of);
+        let is_kept = |(route, identity): &(&String, &RouteIdentity)| {
+            identity.protects || kept.get(*route) == Some(&identity.rules)
+        };
         let configured = self
             .routes
             .iter()
             .filter(is_kept)
-            .map(|(route, made)| (route.clone(), made.of.clone()));
+            .map(|(route, identity)| (route.clone(), identity.rules.clone()));
         let vanished = kept.iter().filter(|(route, _)| !self.routes.contains_key(*route));
-        let routes: BTreeMap<_, _> =
-            configured.chain(vanished.map(|(route, of)| (route.clone(), of.clone()))).collect();
+        let routes: BTreeMap<_, _> = configured
+            .chain(vanished.map(|(route, rules)| (route.clone(), rules.clone())))
+            .collect();
         let mut targets = covered.clone();
         targets.retain(|route, _| routes.contains_key(route));
-        for (route, made) in self.routes.iter().filter(|(_, made)| made.protects) {
-            let own = made.targets.iter().filter(|target| self.taker(target) == Some(route));
+        for (route, identity) in self.routes.iter().filter(|(_, identity)| identity.protects) {
+            let own =
+                identity.targets.iter().filter(|target| self.protector(target) == Some(route));
             targets.entry(route.clone()).or_default().extend(own.cloned());
         }
-        // Strings in lists and maps can always be written.
-        let identities = serde_json::to_string(&Stored {
+        // Lists and maps of strings can always be serialized.
+        let identities = serde_json::to_string(&StoredIdentities {
             format: FORMAT,
             secrets: self.secrets.clone(),
             routes,
@@ -369,8 +403,9 @@ impl Identities {
     }
 }
 
-/// The rules of a policy that make an operation's identity. Names are quoted where they could run into each other.
-fn made_of(policy: &Policy) -> String {
+/// Returns the rules of a policy that identify an operation, as text. Names that could be confused
+/// with the text around them are quoted.
+fn identity_rules(policy: &Policy) -> String {
     let mut text = String::from("the key");
     let shared = policy.scope == ScopeRule::Shared;
     let mut reads_body = policy.on_mismatch == OnMismatch::Supersede;

@@ -22,7 +22,7 @@ pub use admit::{Admission, Asked, ClaimOver, DuplicateRefusal, admit};
 pub use belief::{Belief, believe, believe_in_background};
 pub use chosen::{CHOSEN_BYTES_MAX, CHOSEN_MAX, ChosenField, Side, any_chosen, chosen};
 pub use grpc::{grpc_uncertainty, is_grpc};
-pub use identities::{Change, Compared, Identities, Notes, Vanished};
+pub use identities::{Identities, IdentityChange, IdentityComparison, Notes, VanishedRoute};
 pub use operator::{Decision, DecisionDenied, decide, expire};
 pub use policy::{
     CallerRule, CrossOrigin, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode,

@@ -1,4 +1,4 @@
-//! The rules, row by row. Each table is run over every combination of what it names.
+//! Tables of the rules. Each test checks every row of its table in every combination.
 
 #![allow(clippy::type_complexity)]
 
@@ -15,6 +15,8 @@ use crate::record::{
 };
 
 mod exact;
+mod operator;
+mod statuses;
 mod writes;
 
 const OWN: Fence = Fence(1);
@@ -132,122 +134,35 @@ fn not_stored() -> State {
     State::Completed { reply: reply(200, ReplyBody::NotStored), by: Settler::Upstream }
 }
 
-/// Every state, with every answer that the rules give to each kind of asker.
+/// Every state, with the answer to each kind of request.
 #[test]
 fn admit_has_one_answer_for_every_case() {
     use Admission as A;
     let refuse = A::Refuse;
     let busy = refuse(DuplicateRefusal::in_flight(&policy()));
+    let reused = || refuse(DuplicateRefusal::KeyReused);
+    let expired = refuse(DuplicateRefusal::ResultExpired);
+    let not_stored_refusal = refuse(DuplicateRefusal::ResponseNotStored { status: 200 });
+    let on_hold = || refuse(DuplicateRefusal::uncertain(None));
+    let replay = || A::Replay(whole(201));
+    // The same answer in all columns, or in all but "other body".
+    let always = |answer: A| [answer.clone(), answer.clone(), answer.clone(), answer];
+    let unless_other = |answer: A| [answer.clone(), answer.clone(), reused(), answer];
     let late = 31_000;
     // state, fence, now | same request, waiting route, other body, other body under "replay"
     let rows: [(State, Fence, u64, [A; 4]); 12] = [
-        (
-            in_flight(),
-            OTHER,
-            30_999,
-            [busy.clone(), A::Wait, refuse(DuplicateRefusal::KeyReused), busy.clone()],
-        ),
-        (
-            in_flight(),
-            OTHER,
-            late,
-            [
-                A::MarkUncertain,
-                A::MarkUncertain,
-                refuse(DuplicateRefusal::KeyReused),
-                A::MarkUncertain,
-            ],
-        ),
-        (in_flight(), OWN, 30_999, [A::Run, A::Run, refuse(DuplicateRefusal::KeyReused), A::Run]),
-        (in_flight(), OWN, late, [A::Run, A::Run, refuse(DuplicateRefusal::KeyReused), A::Run]),
-        (
-            uncertain(),
-            OTHER,
-            late,
-            [
-                refuse(DuplicateRefusal::uncertain(None)),
-                refuse(DuplicateRefusal::uncertain(None)),
-                refuse(DuplicateRefusal::KeyReused),
-                refuse(DuplicateRefusal::uncertain(None)),
-            ],
-        ),
-        (
-            uncertain(),
-            OWN,
-            late,
-            [
-                refuse(DuplicateRefusal::uncertain(None)),
-                refuse(DuplicateRefusal::uncertain(None)),
-                refuse(DuplicateRefusal::KeyReused),
-                refuse(DuplicateRefusal::uncertain(None)),
-            ],
-        ),
-        (
-            completed(),
-            OTHER,
-            late,
-            [
-                A::Replay(whole(201)),
-                A::Replay(whole(201)),
-                refuse(DuplicateRefusal::KeyReused),
-                A::Replay(whole(201)),
-            ],
-        ),
-        (
-            completed(),
-            OWN,
-            late,
-            [
-                A::Replay(whole(201)),
-                A::Replay(whole(201)),
-                refuse(DuplicateRefusal::KeyReused),
-                A::Replay(whole(201)),
-            ],
-        ),
-        (
-            not_stored(),
-            OTHER,
-            late,
-            [
-                refuse(DuplicateRefusal::ResponseNotStored { status: 200 }),
-                refuse(DuplicateRefusal::ResponseNotStored { status: 200 }),
-                refuse(DuplicateRefusal::KeyReused),
-                refuse(DuplicateRefusal::ResponseNotStored { status: 200 }),
-            ],
-        ),
-        (
-            State::Expired,
-            OTHER,
-            late,
-            [
-                refuse(DuplicateRefusal::ResultExpired),
-                refuse(DuplicateRefusal::ResultExpired),
-                refuse(DuplicateRefusal::KeyReused),
-                refuse(DuplicateRefusal::ResultExpired),
-            ],
-        ),
-        (
-            State::Released,
-            OTHER,
-            late,
-            [
-                A::Claim(ClaimOver::Marker(Version(7))),
-                A::Claim(ClaimOver::Marker(Version(7))),
-                A::Claim(ClaimOver::Marker(Version(7))),
-                A::Claim(ClaimOver::Marker(Version(7))),
-            ],
-        ),
-        (
-            State::Released,
-            OWN,
-            late,
-            [
-                refuse(DuplicateRefusal::NotSent),
-                refuse(DuplicateRefusal::NotSent),
-                refuse(DuplicateRefusal::NotSent),
-                refuse(DuplicateRefusal::NotSent),
-            ],
-        ),
+        (in_flight(), OTHER, 30_999, [busy.clone(), A::Wait, reused(), busy.clone()]),
+        (in_flight(), OTHER, late, unless_other(A::MarkUncertain)),
+        (in_flight(), OWN, 30_999, unless_other(A::Run)),
+        (in_flight(), OWN, late, unless_other(A::Run)),
+        (uncertain(), OTHER, late, unless_other(on_hold())),
+        (uncertain(), OWN, late, unless_other(on_hold())),
+        (completed(), OTHER, late, unless_other(replay())),
+        (completed(), OWN, late, unless_other(replay())),
+        (not_stored(), OTHER, late, unless_other(not_stored_refusal)),
+        (State::Expired, OTHER, late, unless_other(expired)),
+        (State::Released, OTHER, late, always(A::Claim(ClaimOver::Marker(Version(7))))),
+        (State::Released, OWN, late, always(refuse(DuplicateRefusal::NotSent))),
     ];
     let waiting = Policy { on_in_flight: OnInFlight::Wait, ..policy() };
     let replaying = Policy { on_mismatch: OnMismatch::Replay, ..policy() };
@@ -322,7 +237,7 @@ fn becomes(settlement: &Settlement) -> Becomes {
     }
 }
 
-/// Every state of the record, with what every outcome makes of it.
+/// Every state of the record, with the settlement for each outcome.
 #[test]
 fn settle_has_one_answer_for_every_case() {
     use Becomes::{Completed, Done, Marker, Stale, Uncertain};
@@ -341,34 +256,31 @@ fn settle_has_one_answer_for_every_case() {
     let as_before = || Uncertain(Cause::NotRepeated);
     let unclear = || Uncertain(Cause::Status(503));
     let timed_out = || Uncertain(Cause::TimedOut);
+    let all_stale = || [Stale, Stale, Stale, Stale, Stale, Stale];
+    let restored = || [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()];
     // state and fence | 201 stored, 429 released, 503 uncertain, 409 stored, never sent, in doubt
     let rows: [(Option<(State, Fence)>, [Becomes; 6]); 11] = [
         (None, [Stale, Stale, Stale, Stale, Marker, Stale]),
         (Some((in_flight(), OWN)), [Completed, Marker, unclear(), Completed, Marker, timed_out()]),
-        (Some((in_flight(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((in_flight(), OTHER)), all_stale()),
         (Some((uncertain(), OWN)), [Completed, Marker, unclear(), Completed, Marker, timed_out()]),
-        (Some((uncertain(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((completed(), OWN)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((completed(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((State::Expired, OWN)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((State::Expired, OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((uncertain(), OTHER)), all_stale()),
+        (Some((completed(), OWN)), all_stale()),
+        (Some((completed(), OTHER)), all_stale()),
+        (Some((State::Expired, OWN)), all_stale()),
+        (Some((State::Expired, OTHER)), all_stale()),
         (Some((State::Released, OWN)), [Stale, Done, Stale, Stale, Marker, Stale]),
         (Some((State::Released, OTHER)), [Stale, Stale, Stale, Stale, Marker, Stale]),
     ];
-    // An attempt that began from uncertain never leaves less, also where a sweeper has marked it meanwhile.
+    // An attempt that began from uncertain never leaves less, even if a sweeper has marked it in
+    // the meantime.
     let rows_again: [(Option<(State, Fence)>, [Becomes; 6]); 6] = [
         (None, [Stale, Stale, Stale, Stale, Marker, Stale]),
-        (
-            Some((doubted(), OWN)),
-            [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()],
-        ),
-        (
-            Some((uncertain(), OWN)),
-            [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()],
-        ),
-        (Some((doubted(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((State::Released, OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((completed(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((doubted(), OWN)), restored()),
+        (Some((uncertain(), OWN)), restored()),
+        (Some((doubted(), OTHER)), all_stale()),
+        (Some((State::Released, OTHER)), all_stale()),
+        (Some((completed(), OTHER)), all_stale()),
     ];
     let all = rows
         .into_iter()
@@ -413,13 +325,13 @@ fn a_marker_names_nobody_and_outlives_every_store_command() {
 }
 
 #[test]
-fn what_began_from_uncertain_keeps_its_time() {
+fn an_attempt_that_began_from_uncertain_restores_the_time_of_the_uncertainty() {
     let record = record(State::InFlight { doubt_since_ms: Some(900) }, OWN);
     let claim = Claim { fence: OWN, record: record.clone() };
     let Settlement::Write(next) =
         settle(Some(&record), &claim, &Outcome::NeverSent, &policy(), Version(9))
     else {
-        panic!("it goes back to uncertain")
+        panic!("the operation becomes uncertain again")
     };
     assert_eq!(
         next.record.state,
@@ -435,7 +347,7 @@ fn what_was_sent_again_and_lost_rests_anew() {
     let Settlement::Write(next) =
         settle(Some(&record), &claim, &Outcome::InDoubt(Cause::Broken), &policy(), Version(9))
     else {
-        panic!("it is uncertain")
+        panic!("the operation becomes uncertain")
     };
     assert_eq!(
         next.record.state,
@@ -449,25 +361,25 @@ fn what_was_sent_again_and_lost_rests_anew() {
 }
 
 #[test]
-fn a_claim_over_an_uncertain_record_that_is_given_up_can_not_land_any_more() {
+fn an_abandoned_claim_over_an_uncertain_record_can_not_be_written_any_more() {
     const LOST: Fence = Fence(33);
-    let stands =
+    let current =
         record(State::Uncertain { cause: Cause::Broken, since_ms: None, retry: Some(LOST) }, OTHER);
-    let over = ClaimOver::Uncertain { version: stands.version, since_ms: 900, opened_unix_ms: 4 };
+    let over = ClaimOver::Uncertain { version: current.version, since_ms: 900, opened_unix_ms: 4 };
     let claim =
         Claim { fence: OWN, record: claim(&asked(), over, Version(1), 5, &policy()).record };
-    assert_eq!((claim.record.version, claim.record.opened_unix_ms), (stands.version.next(), 4));
+    assert_eq!((claim.record.version, claim.record.opened_unix_ms), (current.version.next(), 4));
     let Settlement::Write(next) =
-        settle(Some(&stands), &claim, &Outcome::NeverSent, &policy(), Version(9))
+        settle(Some(&current), &claim, &Outcome::NeverSent, &policy(), Version(9))
     else {
-        panic!("what it claimed over is written anew")
+        panic!("the record that it claimed over is written again")
     };
-    assert_eq!((next.record.version, next.record.fence), (stands.version.after_next(), OTHER));
+    assert_eq!((next.record.version, next.record.fence), (current.version.after_next(), OTHER));
     assert_eq!(
         next.record.state,
         State::Uncertain { cause: Cause::Broken, since_ms: Some(900), retry: Some(LOST) }
     );
-    let moved = Record { version: Version(40), ..stands };
+    let moved = Record { version: Version(40), ..current };
     assert_eq!(
         settle(Some(&moved), &claim, &Outcome::NeverSent, &policy(), Version(9)),
         Settlement::Stale
@@ -476,30 +388,31 @@ fn a_claim_over_an_uncertain_record_that_is_given_up_can_not_land_any_more() {
 
 #[test]
 fn lifetimes_follow_the_policy() {
-    let kept = Policy { tombstone: 10 * SECOND, ..policy() };
-    let next = claim(&asked(), ClaimOver::Nothing, Version(1), 5, &kept);
-    assert_eq!(next.lifetime.keep, kept.unsettled_retention);
-    assert_eq!(next.lifetime.due, Some(kept.lease));
-    assert_eq!(next.lifetime.tombstone, Some(kept.retention + kept.tombstone));
+    let tombstoned = Policy { tombstone: 10 * SECOND, ..policy() };
+    let next = claim(&asked(), ClaimOver::Nothing, Version(1), 5, &tombstoned);
+    assert_eq!(next.lifetime.keep, tombstoned.unsettled_retention);
+    assert_eq!(next.lifetime.due, Some(tombstoned.lease));
+    assert_eq!(next.lifetime.tombstone, Some(tombstoned.retention + tombstoned.tombstone));
     assert_eq!(
         claim(&asked(), ClaimOver::Nothing, Version(1), 5, &policy()).lifetime.tombstone,
         None
     );
     let own = Claim { fence: OWN, record: next.record };
-    let settled = |outcome| match settle(Some(&own.record), &own, &outcome, &kept, Version(9)) {
+    let settled = |outcome| match settle(Some(&own.record), &own, &outcome, &tombstoned, Version(9))
+    {
         Settlement::Write(next) => next.lifetime,
         other => panic!("{other:?}"),
     };
     let result = settled(Outcome::Answered(whole(201)));
     assert_eq!(
         (result.keep, result.due, result.tombstone),
-        (kept.retention, None, Some(kept.retention + kept.tombstone))
+        (tombstoned.retention, None, Some(tombstoned.retention + tombstoned.tombstone))
     );
     let doubt = settled(Outcome::InDoubt(Cause::Broken));
     assert_eq!(
         (doubt.keep, doubt.due),
-        (kept.unsettled_retention, Some(kept.unsettled_retention)),
-        "listed as long as it lives"
+        (tombstoned.unsettled_retention, Some(tombstoned.unsettled_retention)),
+        "it is listed for as long as it is tombstoned"
     );
 }
 
@@ -516,136 +429,9 @@ fn a_lease_that_ends_makes_uncertain_and_never_absent() {
     assert_eq!(
         (next.record.fence, next.record.version),
         (OTHER, Version(9)),
-        "its claimant may still complete it"
+        "the claiming attempt may still complete it"
     );
     for state in [uncertain(), completed(), State::Released, State::Expired] {
         assert_eq!(expire(&held(record(state, OTHER), 99_000), &policy()), None);
     }
-}
-
-#[test]
-fn an_operator_settles_only_what_is_uncertain() {
-    let resolve = || Decision::Resolve(whole(200));
-    let decide = |state, now, decision| {
-        decide(&held(record(state, OTHER), now), decision, Fence(3), &policy())
-    };
-    for decision in [resolve(), Decision::Release] {
-        assert_eq!(decide(in_flight(), 2000, decision.clone()), Err(DecisionDenied::InFlight));
-        assert_eq!(
-            decide(in_flight(), 99_000, decision.clone()),
-            Err(DecisionDenied::InFlight),
-            "the sweeper marks it first"
-        );
-        assert_eq!(
-            decide(completed(), 99_000, decision.clone()),
-            Err(DecisionDenied::Settled("completed"))
-        );
-        assert_eq!(
-            decide(State::Released, 99_000, decision),
-            Err(DecisionDenied::Settled("released"))
-        );
-    }
-    let resolved = decide(uncertain(), 1001, resolve()).unwrap();
-    assert_eq!(
-        resolved.record.state,
-        State::Completed { reply: whole(200), by: Settler::Operator }
-    );
-    assert_eq!(resolved.record.fence, Fence(3), "the lost attempt can no longer write");
-    assert_eq!(resolved.lifetime.keep, policy().retention);
-}
-
-#[test]
-fn an_operator_releases_only_after_the_lost_request_has_had_its_time() {
-    let decide = |state, now| {
-        decide(&held(record(state, OTHER), now), Decision::Release, Fence(3), &policy())
-    };
-    assert_eq!(decide(uncertain(), 31_000), Err(DecisionDenied::TooEarly { wait: 30 * SECOND }));
-    assert_eq!(
-        decide(uncertain(), 60_999),
-        Err(DecisionDenied::TooEarly { wait: Duration::from_millis(1) })
-    );
-    assert_eq!(decide(uncertain(), 61_000).unwrap().record.state, State::Released);
-    let earlier = State::Uncertain { cause: Cause::Broken, since_ms: Some(500), retry: None };
-    assert_eq!(
-        decide(earlier, 60_500).unwrap().record.state,
-        State::Released,
-        "an older doubt counts from its own time"
-    );
-}
-
-#[test]
-fn only_a_result_expires_and_its_key_stays_barred_for_as_long_as_it_would_have_been() {
-    let kept = Policy { retention: 1000 * SECOND, tombstone: 100 * SECOND, ..policy() };
-    let none = Policy { tombstone: Duration::ZERO, ..kept.clone() };
-    // Every record here was written at 1 s of the store's clock.
-    let rows = [
-        (&kept, 1_000, 1100 * SECOND),
-        (&kept, 901_000, 200 * SECOND),
-        (&none, 901_000, 100 * SECOND),
-        (&none, 999_000, none.marker_retention()),
-        // The policy was made shorter meanwhile.
-        (&none, 9_999_000, none.marker_retention()),
-    ];
-    for (policy, now_ms, keep) in rows {
-        let before = record(completed(), OTHER);
-        let next =
-            decide(&held(before.clone(), now_ms), Decision::Expire, Fence(3), policy).unwrap();
-        let after = Record {
-            version: before.version.next(),
-            fence: Fence(3),
-            state: State::Expired,
-            ..before
-        };
-        assert_eq!(next.record, after, "caller and fingerprint stay: strangers learn nothing");
-        assert_eq!(
-            (next.lifetime.keep, next.lifetime.due, next.lifetime.tombstone),
-            (keep, None, None),
-            "at {now_ms}"
-        );
-    }
-    let decide = |state| {
-        decide(&held(record(state, OTHER), 2000), Decision::Expire, Fence(3), &kept).unwrap_err()
-    };
-    assert_eq!(decide(in_flight()), DecisionDenied::InFlight);
-    assert_eq!(decide(uncertain()), DecisionDenied::NoResult("uncertain"));
-    assert_eq!(decide(State::Released), DecisionDenied::NoResult("released"));
-    assert_eq!(decide(State::Expired), DecisionDenied::NoResult("expired"));
-}
-
-#[test]
-fn statuses_mean_what_the_lists_say() {
-    let rules = policy().statuses;
-    let verdict = |code: u16, headers: &HeaderMap| {
-        rules.verdict(StatusCode::from_u16(code).unwrap(), headers)
-    };
-    let none = HeaderMap::new();
-    let later = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::from_static("1"))]);
-    for code in [200, 201, 204, 299, 301, 404, 409, 422, 500, 501, 101] {
-        assert_eq!(verdict(code, &none), Verdict::Store, "{code}");
-    }
-    for code in [401, 403, 407, 408, 425, 429] {
-        assert_eq!(verdict(code, &none), Verdict::Release, "{code}: an exact code beats its class");
-    }
-    for code in [502, 503, 504, 505, 599] {
-        assert_eq!(verdict(code, &none), Verdict::Uncertain, "{code}: in no list is uncertain too");
-    }
-    assert_eq!(
-        verdict(503, &later),
-        Verdict::Release,
-        "a code with a condition beats the bare one"
-    );
-    assert_eq!(verdict(502, &later), Verdict::Uncertain);
-}
-
-#[test]
-fn faulty_status_lists_are_refused() {
-    let new =
-        |store: &str, release: &str| StatusRules::new(&[store.into()], &[release.into()], &[]);
-    for bad in ["2x", "6xx", "0xx", "99", "600", "abc", "503 ", "503 re try", "+20"] {
-        assert_eq!(new(bad, "429").unwrap_err(), StatusRulesError::Form(bad.into()), "{bad}");
-    }
-    for twice in ["404", "4xx", "503 retry-after"] {
-        assert_eq!(new(twice, twice).unwrap_err(), StatusRulesError::Twice(twice.into()));
-    }
-    assert!(new("4xx", "404").is_ok());
 }

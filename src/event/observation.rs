@@ -1,4 +1,4 @@
-//! Observations: what happened to requests that changed no record. They may be lost.
+//! Observations: duplicates and refused requests, which changed no record. They may be lost.
 
 use std::collections::BTreeMap;
 
@@ -7,30 +7,31 @@ use serde::{Deserialize, Serialize};
 use super::EventDecodeError;
 use super::json::{Object, list};
 
-/// Room for one observation of a batch.
+/// Initial capacity per observation of a batch.
 const USUAL_BYTES: usize = 160;
 
-/// As many requests as one observation tells of at most: what counts them stays a number also where somebody wrote nonsense.
+/// Most requests of one observation. Bounds the counters even if a batch contains nonsense.
 const TIMES_MAX: u64 = u32::MAX as u64;
 
-/// What happened to a request.
+/// Kind of an observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ObservationKind {
-    /// It was answered with the operation's result.
+    /// The request was answered with the operation's result.
     Replayed,
-    /// It was answered so after it had waited for the first request.
+    /// The request was answered with the operation's result after waiting for the first request.
     Waited,
-    /// It was refused.
+    /// The request was refused.
     Refused,
-    /// On a shadow route: enforcing would have answered it with the operation's result, at once or after waiting.
+    /// On a shadow route: enforcing would have answered with the operation's result, at once or
+    /// after waiting.
     WouldReplay,
     /// On a shadow route: enforcing would have refused it.
     WouldRefuse,
 }
 
 impl ObservationKind {
-    /// Its name in a batch.
+    /// Returns the name in a batch.
     pub fn name(self) -> &'static str {
         match self {
             ObservationKind::Replayed => "replayed",
@@ -45,61 +46,62 @@ impl ObservationKind {
 /// A place in which a duplicate differs from the first request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Difference {
-    /// A JSON pointer into the request's body.
+    /// JSON pointer into the request's body.
     pub pointer: String,
 }
 
-/// A request, as it was seen by its gateway: or several that were alike in all that is said here.
+/// A duplicate or refused request, or several that are equal in all members but times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
-    /// What happened.
+    /// Kind of the observation.
     pub kind: ObservationKind,
-    /// When, in ms since 1970 by the gateway's clock; of several, the first.
+    /// Time of the request, in ms since 1970 by the gateway's clock; of several, the first.
     pub at_ms: u64,
-    /// When the last of several came.
+    /// Time of the last request, of several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<u64>,
-    /// How many they are; `None`: one.
+    /// Number of requests; `None`: one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
-    /// The operation's public reference; empty where a request of a shadow route could not be told to be one.
+    /// The operation reference; empty for a request of a shadow route that can't be identified.
     pub operation: String,
     /// The route.
     pub route: String,
-    /// The scope's hash, shortened: operations of one tenant have the same.
+    /// The mark of the tenant: all operations of one tenant have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// The status of the answer; of a shadow route's request the one that enforcing would have given, where that is known.
+    /// Status of the answer; on a shadow route, the status that enforcing would have given, if
+    /// known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// How long it waited, in ms; of several, the longest.
+    /// Waiting time in ms; of several, the longest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waited_ms: Option<u64>,
-    /// Why it was refused: the short name of the problem's type.
+    /// Reason of the refusal: the short name of the problem's type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Where it differs from the first request, if that is known.
+    /// Places that differ from the first request, if known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differing: Vec<Difference>,
-    /// The trace that the request belongs to: 32 hexadecimal digits. Of several, the first one's.
+    /// Id of the request's trace, in 32 hexadecimal digits; of several, the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
 }
 
-/// Requests that have all this in common: a batch is a list of such groups.
+/// Observations with common members: a batch is a list of such groups.
 #[derive(Deserialize)]
-struct Group {
+struct ObservationGroup {
     kind: ObservationKind,
     route: String,
     scope: Option<String>,
     status: Option<u16>,
     problem: Option<String>,
-    seen: Vec<Request>,
+    seen: Vec<GroupMember>,
 }
 
-/// What each has of its own.
+/// Members of one observation in a group.
 #[derive(Deserialize)]
-struct Request {
+struct GroupMember {
     #[serde(default)]
     operation: String,
     at_ms: u64,
@@ -112,24 +114,25 @@ struct Request {
 }
 
 impl Observation {
-    /// How many requests it tells of.
+    /// Returns the number of requests.
     pub fn requests(&self) -> u64 {
         self.times.unwrap_or(1).clamp(1, TIMES_MAX)
     }
 
-    /// When the last of them came, in ms since 1970.
+    /// Returns the time of the last request, in ms since 1970.
     pub fn last_ms(&self) -> u64 {
         self.until_ms.unwrap_or(self.at_ms).max(self.at_ms)
     }
 
-    /// One more of them came.
+    /// Adds one request.
     pub fn again(&mut self, at_ms: u64, waited_ms: Option<u64>) {
         self.times = Some(self.requests().saturating_add(1));
         (self.at_ms, self.until_ms) = (self.at_ms.min(at_ms), Some(self.last_ms().max(at_ms)));
         self.waited_ms = self.waited_ms.max(waited_ms);
     }
 
-    /// A batch as it is kept: a JSON array of groups, each with what its observations have in common.
+    /// Encodes a batch: a JSON array of groups, each with the members that its observations have in
+    /// common.
     pub fn encode(batch: &[Observation]) -> Vec<u8> {
         let mut groups = BTreeMap::<_, Vec<&Observation>>::new();
         for one in batch {
@@ -150,7 +153,7 @@ impl Observation {
         encoded
     }
 
-    /// What it has of its own.
+    /// Writes the members that are not in the group.
     fn encode_alone(&self, out: &mut Vec<u8>) {
         let mut one = Object::begin(out);
         if !self.operation.is_empty() {
@@ -171,22 +174,22 @@ impl Observation {
         one.end();
     }
 
-    /// Reads a batch. Groups that this version doesn't know, and members that it doesn't, are passed over.
+    /// Decodes a batch. Unknown groups and members are ignored.
     ///
     /// # Errors
-    /// It is no batch.
+    /// The bytes are not a batch.
     pub fn decode(batch: &[u8]) -> Result<Vec<Observation>, EventDecodeError> {
         let groups: Vec<serde_json::Value> = serde_json::from_slice(batch)?;
         let known = groups.into_iter().filter_map(|group| serde_json::from_value(group).ok());
-        Ok(known.flat_map(Group::observations).collect())
+        Ok(known.flat_map(ObservationGroup::observations).collect())
     }
 }
 
-impl Group {
+impl ObservationGroup {
     fn observations(self) -> Vec<Observation> {
-        let Group { kind, route, scope, status, problem, seen } = self;
+        let ObservationGroup { kind, route, scope, status, problem, seen } = self;
         let of_group =
-            |Request { operation, at_ms, until_ms, times, waited_ms, differing, trace }| {
+            |GroupMember { operation, at_ms, until_ms, times, waited_ms, differing, trace }| {
                 Observation {
                     kind,
                     at_ms,

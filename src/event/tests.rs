@@ -1,4 +1,4 @@
-//! What events say of records, and that folding them gives the records back.
+//! Stories of events: their content, and that folding them gives the state of the record.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -37,7 +37,7 @@ fn reply(status: u16) -> Arc<Reply> {
     })
 }
 
-/// An operation in a store, and the attempt under way.
+/// An operation in a store, and the active attempt.
 struct Play {
     store: Memory,
     now: Arc<AtomicU64>,
@@ -70,7 +70,7 @@ impl Play {
             .write(&slot(), expected, &next.record, next.lifetime, &|| event.clone())
             .await
             .unwrap();
-        // Whoever gets no answer says it again.
+        // A writer without an answer tries again.
         let again = self
             .store
             .write(&slot(), expected, &next.record, next.lifetime, &|| event.clone())
@@ -152,7 +152,7 @@ impl Play {
         )
     }
 
-    /// What the events say is what the record is.
+    /// The folded events give the state of the record.
     async fn agrees(&self) {
         let Some(held) = self.held().await else { return };
         let summary = self.folded().await.unwrap();

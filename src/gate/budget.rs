@@ -1,4 +1,4 @@
-//! The memory that buffered bodies may take, all together.
+//! The memory budget of all buffered bodies together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,23 +7,24 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::share::AddressShare;
 
-/// Room for bodies, in bytes. Cheap to clone.
+/// The memory for buffered bodies, in bytes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Budget {
-    room: Arc<Room>,
+    usage: Arc<BudgetUsage>,
     limit: usize,
-    /// How much one client address may hold, and which one takes from this budget.
+    /// Most bytes of one client address.
     address_limit: usize,
+    /// The client address that takes from this budget.
     address: Option<Arc<AddressShare>>,
 }
 
 #[derive(Debug)]
-struct Room {
+struct BudgetUsage {
     used: AtomicUsize,
     gauge: Gauge,
 }
 
-/// Room taken from a [`Budget`]; given back when dropped.
+/// Memory taken from a [`Budget`]; dropping it gives the memory back.
 #[derive(Debug)]
 pub struct Hold {
     budget: Budget,
@@ -31,39 +32,40 @@ pub struct Hold {
 }
 
 impl Budget {
-    /// A budget of `limit` bytes, of which one client address may hold `address_limit`.
+    /// Creates a budget of `limit` bytes, with at most `address_limit` for one client address.
     pub fn new(limit: usize, address_limit: usize, gauge: Gauge) -> Budget {
         Budget {
-            room: Arc::new(Room { used: AtomicUsize::new(0), gauge }),
+            usage: Arc::new(BudgetUsage { used: AtomicUsize::new(0), gauge }),
             limit,
             address_limit,
             address: None,
         }
     }
 
-    /// The same with another limit: what is held counts.
+    /// Returns the same budget under other limits. Memory that is held counts.
     pub(super) fn limited_to(&self, limit: usize, address_limit: usize) -> Budget {
-        Budget { room: self.room.clone(), limit, address_limit, address: None }
+        Budget { usage: self.usage.clone(), limit, address_limit, address: None }
     }
 
-    /// The same budget as one client address takes from it; `None`: as somebody without an address does.
+    /// Returns the budget for one client address; `None`: for requests without an address.
     pub fn of_address(&self, address: Option<&Arc<AddressShare>>) -> Budget {
         Budget { address: address.cloned(), ..self.clone() }
     }
 
-    /// The same budget without its last quarter, which is left for protected requests.
+    /// Returns the budget without its last quarter, which is left for protected requests.
     pub(super) fn of_passing(&self) -> Budget {
         Budget { limit: self.limit - self.limit / 4, ..self.clone() }
     }
 
-    /// Whether there is no room left, for this address or at all.
+    /// Returns whether no memory is left, for this address or in all.
     pub fn is_exhausted(&self) -> bool {
         let address =
             self.address.as_ref().map_or(0, |address| address.bytes.load(Ordering::Relaxed));
-        self.room.used.load(Ordering::Relaxed) >= self.limit || address >= self.address_limit
+        self.usage.used.load(Ordering::Relaxed) >= self.limit || address >= self.address_limit
     }
 
-    /// Takes room; `false`, with nothing taken, where there is none. Whoever takes it gives it back.
+    /// Takes memory. Returns `false`, with nothing taken, where too little is left. The caller must
+    /// give it back.
     fn take(&self, bytes: usize) -> bool {
         if let Some(address) = &self.address
             && !address.grow(bytes, self.address_limit)
@@ -72,34 +74,35 @@ impl Budget {
         }
         let grown = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         let taken =
-            self.room.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok();
+            self.usage.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok();
         if taken {
-            self.room.gauge.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+            self.usage.gauge.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
         } else if let Some(address) = &self.address {
             address.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         taken
     }
 
-    /// Takes room even where there is none; others then wait for it. Whoever takes it gives it back.
+    /// Takes memory even where none is left; other requests are then refused until it is back. The
+    /// caller must give it back.
     pub fn overdraw(&self, bytes: usize) {
         if let Some(address) = &self.address {
             address.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
-        self.room.used.fetch_add(bytes, Ordering::Relaxed);
-        self.room.gauge.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.usage.used.fetch_add(bytes, Ordering::Relaxed);
+        self.usage.gauge.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Gives back room that was taken.
+    /// Gives back memory that was taken.
     pub fn give_back(&self, bytes: usize) {
         if let Some(address) = &self.address {
             address.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
-        self.room.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.room.gauge.dec_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.usage.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.usage.gauge.dec_by(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// An empty hold, to grow as bytes come in.
+    /// Creates an empty hold, which grows as bytes arrive.
     pub fn hold(&self) -> Hold {
         Hold { budget: self.clone(), bytes: 0 }
     }
@@ -111,7 +114,7 @@ impl Hold {
         self.budget.hold()
     }
 
-    /// Takes more room; `false`, with nothing taken, where there is none.
+    /// Takes more memory. Returns `false`, with nothing taken, where too little is left.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let taken = self.budget.take(bytes);
         if taken {
@@ -120,7 +123,7 @@ impl Hold {
         taken
     }
 
-    /// Takes room even where there is none; others then wait for it.
+    /// Takes memory even where none is left; other requests are then refused until it is back.
     pub fn overdraw(&mut self, bytes: usize) {
         self.budget.overdraw(bytes);
         self.bytes += bytes;

@@ -1,18 +1,19 @@
-//! Answers whose end is only the end of their connection.
+//! Answers that end with their connection.
 
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::de::IgnoredAny;
 
-use crate::gate::intake::identify::essence_has;
+use crate::gate::intake::body::essence_has;
 
-/// Marks a response, as an extension, that is neither counted nor chunked and came over a connection whose end
-/// nobody vouches for (RFC 9112, section 6.3): without TLS, whose close_notify would. Whoever forwards sets it.
+/// Marks a response, as an extension, that has neither a length nor chunks, and came over a
+/// connection without TLS (RFC 9112, section 6.3): no close_notify confirms that the body is
+/// complete. The service that forwards sets the mark.
 #[derive(Debug, Clone, Copy)]
 pub struct CloseDelimited;
 
-/// Whether a close-delimited body may have been cut: it claims to be JSON, and what is there is not one JSON text.
-/// An encoded text counts as unreadable. Other types show no cut.
+/// Returns whether a close-delimited body may have been cut: it claims to be JSON, and is not one
+/// JSON text. An encoded text counts as unreadable. In other types a cut can't be seen.
 pub(super) fn may_be_cut(headers: &HeaderMap, body: &[u8]) -> bool {
     const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
     let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
@@ -24,7 +25,8 @@ pub(super) fn may_be_cut(headers: &HeaderMap, body: &[u8]) -> bool {
         && (is_encoded || serde_json::from_slice::<IgnoredAny>(text).is_err())
 }
 
-/// Whether any media type has "json" in it, however it is written, but for the types of several texts and of supersets.
+/// Returns whether any media type has "json" in it, in any letter case, except for the types of
+/// several texts and of supersets of JSON.
 fn claims_one_json_text(headers: &HeaderMap) -> bool {
     const OTHERS: [&[u8]; 5] = [b"ndjson", b"json-seq", b"jsonl", b"stream+json", b"json5"];
     let claims = |value| {

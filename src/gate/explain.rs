@@ -1,50 +1,62 @@
-//! Explaining a refusal: where a request differs from the first one with its key, told to nobody but the first one's caller.
+//! Explains a refusal: where a request differs from the first one with its key. Only the caller of
+//! the first request gets the explanation.
 
 use bytes::Bytes;
 use http::request::Parts;
 
-use super::Gate;
 use crate::engine::{Asked, Policy};
-use crate::gate::intake::identify::body_hash;
+use crate::entropy::Entropy;
+use crate::gate::intake::fingerprint::body_hash;
 use crate::key::{LeafDigests, RequestParts, Slot};
 use crate::record::{Held, Record};
 use crate::refusal::{Explanation, Refusal};
 
-/// Places that are named in one answer, at most.
+/// Differing parts that are named in one answer, at most.
 const DIFFERING_MAX: usize = 32;
 
-impl Gate {
-    /// What a record keeps of a request, so that a later one can be told where it differs.
-    pub(super) fn leaves(&self, policy: &Policy, parts: &Parts, body: &Bytes) -> Option<Bytes> {
-        if !policy.explain {
-            return None;
-        }
-        let mut salt = [0; 16];
-        salt[..8].copy_from_slice(&self.entropy.next().to_be_bytes());
-        salt[8..].copy_from_slice(&self.entropy.next().to_be_bytes());
-        LeafDigests::of(&anatomy(policy, parts, body), salt).map(|leaves| leaves.encode())
-    }
-
-    /// The refusal of a request whose key was used before, with what its caller may know of that.
-    pub(super) fn key_reused(
-        &self,
-        policy: &Policy,
-        slot: Slot,
-        asked: &Asked,
-        held: Option<&Held>,
-        (parts, body): (&Parts, &Bytes),
-    ) -> Refusal {
-        let explained = held
-            .map(|held| &held.record)
-            .filter(|record| policy.explain && record.caller == Some(asked.caller))
-            .map(|record| Box::new(explanation(policy, record, parts, body)));
-        Refusal::KeyReused { slot, explained }
-    }
+/// The parts of a request that an explanation compares.
+#[derive(Clone, Copy)]
+pub(super) struct ComparedRequest<'r> {
+    pub parts: &'r Parts,
+    /// The body, decoded.
+    pub content: &'r Bytes,
 }
 
-fn explanation(policy: &Policy, record: &Record, parts: &Parts, body: &Bytes) -> Explanation {
+/// Returns the digests of a request that its record keeps, so that a later request can be compared
+/// with it; `None` where the route does not explain refusals.
+pub(super) fn leaves(
+    entropy: &Entropy,
+    policy: &Policy,
+    request: ComparedRequest<'_>,
+) -> Option<Bytes> {
+    if !policy.explain {
+        return None;
+    }
+    let mut salt = [0; 16];
+    salt[..8].copy_from_slice(&entropy.next().to_be_bytes());
+    salt[8..].copy_from_slice(&entropy.next().to_be_bytes());
+    LeafDigests::of(&anatomy(policy, request), salt).map(|leaves| leaves.encode())
+}
+
+/// Returns the refusal of a request with a key that was used for another request. The caller of the
+/// first request also gets an explanation.
+pub(super) fn key_reused(
+    policy: &Policy,
+    slot: Slot,
+    asked: &Asked,
+    held: Option<&Held>,
+    request: ComparedRequest<'_>,
+) -> Refusal {
+    let explained = held
+        .map(|held| &held.record)
+        .filter(|record| policy.explain && record.caller == Some(asked.caller))
+        .map(|record| Box::new(explanation(policy, record, request)));
+    Refusal::KeyReused { slot, explained }
+}
+
+fn explanation(policy: &Policy, record: &Record, request: ComparedRequest<'_>) -> Explanation {
     let leaves = record.extras.leaves.as_ref().and_then(|stored| LeafDigests::decode(stored));
-    let differing = leaves.and_then(|leaves| leaves.differing(&anatomy(policy, parts, body)));
+    let differing = leaves.and_then(|leaves| leaves.differing(&anatomy(policy, request)));
     let differing = differing.map(|mut differing| {
         differing.truncate(DIFFERING_MAX);
         differing
@@ -52,12 +64,13 @@ fn explanation(policy: &Policy, record: &Record, parts: &Parts, body: &Bytes) ->
     Explanation { differing, state: record.state.name(), opened_unix_ms: record.opened_unix_ms }
 }
 
-fn anatomy<'r>(policy: &'r Policy, parts: &'r Parts, body: &'r Bytes) -> RequestParts<'r> {
+fn anatomy<'r>(policy: &'r Policy, request: ComparedRequest<'r>) -> RequestParts<'r> {
+    let ComparedRequest { parts, content } = request;
     RequestParts {
         method: parts.method.as_str(),
         path: parts.uri.path(),
         query: parts.uri.query(),
-        body,
+        body: content,
         how: body_hash(&policy.fingerprint, &parts.headers),
     }
 }

@@ -1,38 +1,41 @@
-//! Agreeing with the store on what identities are made of, before anything is claimed.
+//! Compares how a configuration makes identities with the store's notes, before anything is
+//! claimed.
 
-use crate::engine::{Change, Identities, Notes};
+use crate::engine::{Identities, IdentityChange, Notes};
 use crate::store::{IdentityNotes, Note, StoreError};
 
-/// How often the comparison is begun anew because another gateway has written meanwhile.
+/// How often the comparison starts again because another gateway has written in the meantime.
 const TRIES_MAX: usize = 16;
 
-/// A configuration that is not agreed on.
+/// Why a configuration must not be used with this store.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum IdentityCheckError {
-    /// It would change identities.
-    #[error("{}", told(.0))]
-    Changed(Vec<Change>),
-    /// The store can't tell.
+    /// The configuration would change identities.
+    #[error("{}", change_text(.0))]
+    Changed(Vec<IdentityChange>),
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-fn told(changes: &[Change]) -> String {
+fn change_text(changes: &[IdentityChange]) -> String {
     let changes: Vec<String> = changes.iter().map(|change| format!("\n  - {change}")).collect();
     format!(
-        "this configuration gives operations other identities than those that the store keeps, so that duplicates of what was \
-         answered would run again:{}\nIf nothing that was answered is sent again any more, accept it once with \
+        "this configuration gives operations other identities than those that the store keeps, \
+         so that duplicates of what was answered would run again:{}\n\
+         If nothing that was answered is sent again any more, accept it once with \
          --accept-new-identities (or ONCEWARD_ACCEPT_NEW_IDENTITIES=true).",
         changes.concat()
     )
 }
 
-/// Compares a configuration with what the store keeps, and has it kept where nothing changes or `accept` says so. Returns how
-/// many routes that protected operations are not configured any more, each of which is a warning in the log.
+/// Compares a configuration with the store's notes, and writes its own notes where no identity
+/// changes, or `accept` is set. Returns how many routes that protected operations are not
+/// configured any more, and logs a warning for each.
 ///
 /// # Errors
-/// It would change identities; the store can't tell, and may be asked again.
-pub async fn agree(
+/// The configuration would change identities. Or the store failed: then the check may be repeated.
+pub async fn check_identities(
     store: &dyn IdentityNotes,
     configured: &Identities,
     accept: bool,
@@ -69,14 +72,15 @@ pub async fn agree(
         .into())
 }
 
-/// Reads the notes of identities. The identities come first: a route that is in them has its paths in the store already.
+/// Reads the notes about identities. The identities come first: the paths of a route in them are
+/// already in the store.
 pub async fn notes(store: &dyn IdentityNotes) -> Result<Notes, StoreError> {
     let identities = store.note(Note::Identities).await?;
     Ok(Notes { identities, paths: store.note(Note::Paths).await? })
 }
 
-/// Writes the notes that change. The paths come first: a route whose paths are missing can't be told from a renamed one.
-/// Returns whether the store held what was read before.
+/// Writes the notes that change. The paths come first: a route without paths would look like a
+/// renamed one. Returns `false`, where another gateway has written since the notes were read.
 async fn write_notes(
     store: &dyn IdentityNotes,
     kept: &Notes,

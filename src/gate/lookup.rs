@@ -1,60 +1,65 @@
-//! Finds an operation by what its client knows: the key, and whose it is; or all that are theirs. Both are hashed here, as a
-//! request's are, and kept nowhere.
+//! Looks up operations for an operator, by a client's key and scope, or all operations of a client.
+//! Both are hashed as those of a request, and not stored.
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::header::COOKIE;
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{Gate, is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, KeyRule, KeySource, Mode, Policy, ScopeRule};
-use crate::gate::intake::identify::{caller, is_credential, scope, variant};
-use crate::gate::intake::scope::{VerifiedScope, said_by_certificate, said_by_token};
+use crate::gate::intake::caller::{caller, is_credential};
+use crate::gate::intake::fingerprint::{is_per_fingerprint, variant};
+use crate::gate::intake::scope::{certificate_scope, scope, token_scope};
+use crate::gate::state::Gate;
 use crate::key::path::is_opaque_throughout;
 use crate::key::{Caller, CookieName, Key, KeyError, OperationParts, Scope, Slot, Space, TenantId};
 
-/// The name under which the issuer of a token is stated.
+/// The name of a token's issuer among stated values.
 const ISSUER: &str = "iss";
-/// The name under which the subject of a certificate is stated.
+/// The name of a certificate's subject among stated values.
 const SUBJECT: &str = "subject";
 
-/// Why nothing can be looked up.
+/// Why an operation can't be looked up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// The key is none.
+    /// The key is malformed.
     #[error("the key {0}")]
     Key(#[from] KeyError),
-    /// The route makes its keys itself.
+    /// The route derives its keys.
     #[error(
-        "the route makes its keys out of requests: give the key that its upstream gets, 43 characters of base64url"
+        "the route derives its keys from requests: give the key that its upstream gets, \
+         43 characters of base64url"
     )]
     Derived,
-    /// A part of the scope is missing, or no value that it could have.
+    /// A part of the scope is missing or malformed.
     #[error("the scope of this route needs {0}")]
     Scope(String),
-    /// Nothing is said of who a client is where there is no scope.
+    /// The route has no scope, and the stated values have no caller.
     #[error(
-        "the route has no scope, and tells clients apart by the first of these that they send: give {0}"
+        "the route has no scope, and distinguishes clients by the first of these that they send: \
+         give {0}"
     )]
     Caller(String),
-    /// There are as many records under a key as there were requests.
+    /// The route keeps a record for each request under a key.
     #[error(
-        "the route keeps a record for each request under a key: search by time or by a field instead"
+        "the route keeps a record for each request under a key: \
+         search by time or by a field instead"
     )]
     PerRequest,
-    /// The path is a part of the route's identities, and is missing or could be read as another.
+    /// The path is part of the route's identities, and is missing or ambiguous.
     #[error(
-        "the route tells operations apart by their path: give the path of the request, such as \"/v1/payments/7\", without a query"
+        "the route distinguishes operations by their path: \
+         give the path of the request, such as \"/v1/payments/7\", without a query"
     )]
     Path,
-    /// Nothing is protected there.
+    /// The route protects no operations.
     #[error("the route does not protect: records of routes in shadow mode can't be looked up")]
     Unprotected,
 }
 
-/// What has to be known of whose an operation is, beside its key, to find it.
+/// Returns the names of the values that, beside the key, are needed to look up an operation.
 pub fn scope_names(policy: &Policy) -> Vec<String> {
     match &policy.scope {
         ScopeRule::Shared => Vec::new(),
@@ -66,9 +71,10 @@ pub fn scope_names(policy: &Policy) -> Vec<String> {
     }
 }
 
-/// What has to be known to find all operations of a client: what its scope is made of. Where the route has no scope, the first of
-/// these that its requests have.
-pub fn whose_names(policy: &Policy) -> Vec<String> {
+/// Returns the names of the values that are needed to look up all operations of a client: the parts
+/// of its scope. Without a scope, one value is enough: the first of these that the client's
+/// requests have.
+pub fn tenant_names(policy: &Policy) -> Vec<String> {
     match (&policy.scope, &policy.caller) {
         (ScopeRule::Shared, CallerRule::Headers(names)) => {
             names.iter().map(HeaderName::to_string).collect()
@@ -79,33 +85,33 @@ pub fn whose_names(policy: &Policy) -> Vec<String> {
 }
 
 impl Gate {
-    /// The marks that a client's operations are told under; several after a rotation of hashing secrets, or where two claims look
-    /// alike. `said` has values for [`whose_names`].
-    pub fn marks_of(
+    /// Returns the marks of a client's operations in the event log. There are several after a
+    /// rotation of hashing secrets, or where a token's claim may be a number or a text. `stated`
+    /// has values for [`tenant_names`].
+    pub fn tenant_marks(
         &self,
         policy: &Policy,
-        said: &BTreeMap<String, String>,
+        stated: &BTreeMap<String, String>,
     ) -> Result<Vec<String>, LookupError> {
         if policy.mode == Mode::Off {
             return Err(LookupError::Unprotected);
         }
         let hashing = &self.settings.hashing;
-        Ok(whose(policy, said)?
-            .iter()
-            .flat_map(|whose| hashing.tenant_marks(&TenantId::from_bytes(*whose)))
-            .collect())
+        let tenants = tenants(policy, stated)?;
+        Ok(tenants.iter().flat_map(|tenant| hashing.tenant_marks(tenant)).collect())
     }
 
-    /// Where the record of a request lies that came with this key, in this scope: under each hashing secret, the one that
-    /// writes first. `path` counts only where [`Policy::by_path`]. `said` has a value for each of [`scope_names`].
+    /// Returns the slots of an operation with this key in this scope: one for each hashing secret,
+    /// the secret that writes first. `path` counts only where [`Policy::by_path`]. `stated` has a
+    /// value for each of [`scope_names`].
     pub fn slots_of(
         &self,
         policy: &Policy,
         key: &str,
         path: &str,
-        said: &BTreeMap<String, String>,
+        stated: &BTreeMap<String, String>,
     ) -> Result<Vec<Slot>, LookupError> {
-        if policy.mode == Mode::Off || is_shadow(policy) {
+        if policy.mode != Mode::Enforce {
             return Err(LookupError::Unprotected);
         }
         if is_per_fingerprint(policy) {
@@ -117,7 +123,7 @@ impl Gate {
         let key = key_bytes(&policy.key, key)?;
         let variant = variant(policy, path, None);
         let mut slots = Vec::new();
-        for scope in scopes(&policy.scope, said)? {
+        for scope in scopes(&policy.scope, stated)? {
             let named = OperationParts {
                 space: Space::Enforced,
                 route: &policy.route,
@@ -155,20 +161,23 @@ fn key_bytes(rule: &KeyRule, key: &str) -> Result<Vec<u8>, LookupError> {
     }
 }
 
-/// Whose operations are meant, as the event log tells it.
-fn whose(policy: &Policy, said: &BTreeMap<String, String>) -> Result<Vec<[u8; 32]>, LookupError> {
+/// Returns the tenants that the stated values may mean.
+fn tenants(
+    policy: &Policy,
+    stated: &BTreeMap<String, String>,
+) -> Result<Vec<TenantId>, LookupError> {
     if policy.scope != ScopeRule::Shared {
-        return Ok(scopes(&policy.scope, said)?.iter().map(|scope| *scope.as_bytes()).collect());
+        return Ok(scopes(&policy.scope, stated)?.into_iter().map(TenantId::from).collect());
     }
     let mut headers = HeaderMap::new();
     if let CallerRule::Cookie(name) = &policy.caller {
-        let line = cookie_line(name, said)
+        let line = cookie_line(name, stated)
             .ok_or_else(|| LookupError::Caller(format!("the cookie {}", name.as_str())))?;
         headers.append(COOKIE, line);
     }
     if let CallerRule::Headers(names) = &policy.caller {
         for name in names {
-            let line = HeaderValue::from_str(field(said, name));
+            let line = HeaderValue::from_str(field(stated, name));
             let line =
                 line.map_err(|_| LookupError::Caller(format!("a field's value for {name}")))?;
             if is_credential(line.as_bytes()) {
@@ -176,73 +185,68 @@ fn whose(policy: &Policy, said: &BTreeMap<String, String>) -> Result<Vec<[u8; 32
             }
         }
         if headers.is_empty() {
-            return Err(LookupError::Caller(whose_names(policy).join(" or ")));
+            return Err(LookupError::Caller(tenant_names(policy).join(" or ")));
         }
     }
-    let caller = caller(&policy.caller, &Scope::shared(), &headers);
-    Ok(vec![*caller.map_err(|_| LookupError::Caller(whose_names(policy).join(" or ")))?.as_bytes()])
+    let caller = caller(&policy.caller, &Scope::shared(), &headers)
+        .map_err(|_| LookupError::Caller(tenant_names(policy).join(" or ")))?;
+    Ok(vec![caller.into()])
 }
 
-/// What was stated for a header field, whose name is the same however it is written.
-fn field<'s>(said: &'s BTreeMap<String, String>, name: &HeaderName) -> &'s str {
-    let mut stated = said.iter().filter(|(stated, _)| stated.eq_ignore_ascii_case(name.as_str()));
-    stated.next().map_or("", |(_, value)| value.trim())
+/// Returns the stated value of a header field. The letter case of the name does not count.
+fn field<'s>(stated: &'s BTreeMap<String, String>, name: &HeaderName) -> &'s str {
+    let mut found = stated.iter().filter(|(stated, _)| stated.eq_ignore_ascii_case(name.as_str()));
+    found.next().map_or("", |(_, value)| value.trim())
 }
 
-/// Returns the `Cookie` line of a client that has the stated value of this cookie; `None` where no cookie can have it.
-fn cookie_line(name: &CookieName, said: &BTreeMap<String, String>) -> Option<HeaderValue> {
-    let value = said.get(name.as_str()).map_or("", |value| value.trim());
+/// Returns the `Cookie` line of a client with the stated value of this cookie; `None` where no
+/// cookie can have that value.
+fn cookie_line(name: &CookieName, stated: &BTreeMap<String, String>) -> Option<HeaderValue> {
+    let value = stated.get(name.as_str()).map_or("", |value| value.trim());
     let valid = !value.is_empty() && !value.contains(';');
     valid.then(|| HeaderValue::from_str(&format!("{}={value}", name.as_str())).ok()).flatten()
 }
 
-/// The scope that was stated. Of a token two: nothing that is written down says whether its claim is a number or a text.
-fn scopes(rule: &ScopeRule, said: &BTreeMap<String, String>) -> Result<Vec<Scope>, LookupError> {
+/// Returns the scopes that the stated values may mean: two for a token, because the values don't
+/// show whether its claim is a number or a text.
+fn scopes(rule: &ScopeRule, stated: &BTreeMap<String, String>) -> Result<Vec<Scope>, LookupError> {
     let needed = |what: &str| LookupError::Scope(what.to_owned());
-    let stated = |name: &str| said.get(name).map_or("", |value| value.trim());
-    let value = |name: &str| {
-        Some(stated(name)).filter(|value| !value.is_empty()).ok_or_else(|| needed(name))
-    };
-    let vouched = |said: Vec<_>| {
-        let mut extensions = Extensions::new();
-        extensions.insert(VerifiedScope::stated(said));
-        scope(rule, &HeaderMap::new(), &extensions).map_err(|_| needed("a verified account"))
+    let value = |name: &str| stated.get(name).map_or("", |value| value.trim());
+    let required = |name: &str| {
+        Some(value(name)).filter(|value| !value.is_empty()).ok_or_else(|| needed(name))
     };
     match rule {
         ScopeRule::Shared => Ok(vec![Scope::shared()]),
         ScopeRule::Headers(names) => {
             let mut headers = HeaderMap::new();
             for name in names {
-                let value = Some(field(said, name)).filter(|value| !value.is_empty());
+                let value = Some(field(stated, name)).filter(|value| !value.is_empty());
                 let line = HeaderValue::from_str(value.ok_or_else(|| needed(name.as_str()))?);
                 headers.append(
                     name,
                     line.map_err(|_| needed(&format!("a field's value for {name}")))?,
                 );
             }
-            let scope = scope(rule, &headers, &Extensions::new())
-                .map_err(|_| needed("its header fields"))?;
+            let scope = scope(rule, &headers, None).map_err(|_| needed("its header fields"))?;
             Ok(vec![scope])
         }
         ScopeRule::Cookie(name) => {
-            let line = cookie_line(name, said)
+            let line = cookie_line(name, stated)
                 .ok_or_else(|| needed(&format!("the cookie {}", name.as_str())))?;
             let headers = HeaderMap::from_iter([(COOKIE, line)]);
-            Ok(vec![scope(rule, &headers, &Extensions::new()).map_err(|_| needed("its cookie"))?])
+            Ok(vec![scope(rule, &headers, None).map_err(|_| needed("its cookie"))?])
         }
         ScopeRule::Token(token) => {
-            // A token need not say who issued it.
-            let (issuer, claim) = (stated(ISSUER), value(&token.claim)?);
-            [false, true]
-                .into_iter()
-                .map(|number| vouched(said_by_token(token, issuer, claim, number).into()))
-                .collect()
+            // A token may have no issuer.
+            let (issuer, claim) = (value(ISSUER), required(&token.claim)?);
+            let of_kind = |is_number| token_scope(token, issuer, claim, is_number);
+            Ok([false, true].map(of_kind).into())
         }
         ScopeRule::ClientCertificate => {
-            let subject = STANDARD.decode(value(SUBJECT)?);
+            let subject = STANDARD.decode(required(SUBJECT)?);
             let subject =
                 subject.map_err(|_| needed("the subject of the certificate, as DER in base64"))?;
-            Ok(vec![vouched(vec![said_by_certificate(&subject)])?])
+            Ok(vec![certificate_scope(&subject)])
         }
     }
 }

@@ -1,22 +1,22 @@
-//! What operators do: look an operation up, settle an uncertain one by hand, expire a result.
+//! Operators' decisions: settle an uncertain operation by hand, or expire a result.
 
-use super::Gate;
+use super::state::Gate;
 use crate::engine::{Decision, DecisionDenied, Policy, decide};
 use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Version};
 use crate::store::{StoreError, Swap};
 
-/// Why an operator's decision is not carried out.
+/// Why an operator's decision has no effect.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
-    /// There is no such operation.
+    /// No record has this reference.
     #[error("no operation has this reference: it never existed, or its retention is over")]
     Unknown,
-    /// The record moved since the operator saw it.
+    /// The record has changed since the operator looked at it.
     #[error("the operation has changed since you looked at it: look again, then decide")]
     Moved,
-    /// The rules forbid it.
+    /// The rules forbid the decision.
     #[error(transparent)]
     DecisionDenied(#[from] DecisionDenied),
     /// The store failed.
@@ -25,27 +25,28 @@ pub enum OperatorError {
 }
 
 impl Gate {
-    /// Settles an uncertain operation by hand, or expires a result. `seen` is the version that the operator decided on;
-    /// `by` says who decided, and why.
+    /// Settles an uncertain operation by hand, or expires a result. `expected` is the version that
+    /// the operator decided on; `event_context` names the operator and the reason.
+    ///
+    /// # Errors
+    /// The operation is unknown, has changed, or the rules forbid the decision; or the store
+    /// failed.
     pub async fn settle_by_hand(
         &self,
         slot: &Slot,
         decision: Decision,
-        seen: Option<Version>,
+        expected: Option<Version>,
         policy: &Policy,
-        by: Context,
+        event_context: Context,
     ) -> Result<Held, OperatorError> {
         let held = self.store.records.load(slot).await?.ok_or(OperatorError::Unknown)?;
-        if seen.is_some_and(|seen| seen != held.record.version) {
+        if expected.is_some_and(|expected| expected != held.record.version) {
             return Err(OperatorError::Moved);
         }
         let next = decide(&held, decision, Fence(self.entropy.next()), policy)?;
-        match self
-            .write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, || {
-                by.clone()
-            })
-            .await?
-        {
+        let context = || event_context.clone();
+        let expected = Some(held.record.version);
+        match self.write(slot, expected, &next.record, next.lifetime, policy, context).await? {
             Swap::Stored => Ok(Held {
                 record: next.record,
                 written_ms: held.now_ms,

@@ -1,5 +1,5 @@
-//! Bytes of a streamed body that were handed on and are not yet written: so few that a reader who takes nothing holds
-//! little memory.
+//! Bounds the bytes of a streamed body that are not yet written to the connection, so that a client
+//! that reads nothing takes little memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-/// How many bytes of one body may wait to be written before it is asked for more.
+/// Bytes of one body that may wait to be written before the body is polled for more.
 const WAITING_MAX: usize = 16 * 1024;
 
 /// The bytes of one body that wait to be written.
@@ -18,7 +18,8 @@ pub struct Outflow {
     waker: AtomicWaker,
 }
 
-/// A piece of a body; it counts for as long as any part of it exists, which is until the connection has written it.
+/// A piece of a body. It counts for as long as any part of it exists: until the connection has
+/// written it.
 struct Piece<K> {
     bytes: Bytes,
     outflow: Arc<Outflow>,
@@ -39,7 +40,7 @@ impl<K> Drop for Piece<K> {
 }
 
 impl Outflow {
-    /// Waits until the body may be asked for more.
+    /// Waits until the body may be polled for more.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.has_room() {
             return Poll::Ready(());
@@ -53,7 +54,7 @@ impl Outflow {
         self.waiting.load(Ordering::Acquire) < WAITING_MAX
     }
 
-    /// Counts bytes until they are written; `keep` is dropped then.
+    /// Counts bytes until they are written, and then drops `keep`.
     pub fn count<K: Send + 'static>(self: &Arc<Outflow>, bytes: Bytes, keep: K) -> Bytes {
         self.waiting.fetch_add(bytes.len(), Ordering::AcqRel);
         Bytes::from_owner(Piece { bytes, outflow: self.clone(), _keep: keep })

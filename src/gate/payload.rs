@@ -1,4 +1,4 @@
-//! Bodies on their way: requests that were buffered or stream through, answers that were stored or stream through.
+//! Bodies of requests, buffered or streaming, and bodies of answers, stored or streaming.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,41 +8,41 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::budget::Hold;
-use super::passing::Permit;
-use super::stream::Stream;
 use crate::forwarding::BoxError;
-use crate::gate::attempt::lease::SendRule;
+use crate::gate::budget::Hold;
+use crate::gate::send_rule::SendRule;
+use crate::gate::shared_permit::SharedPermit;
+use crate::gate::stream::Stream;
 
 /// A request body on its way to the upstream.
 #[derive(Debug)]
 pub enum Payload<B> {
-    /// Read whole, to be fingerprinted; written only while the send rule holds.
+    /// A buffered body; it is written only while the send rule allows that.
     Whole {
-        /// The bytes, until they are handed out.
+        /// The bytes, until the first frame is read.
         bytes: Option<Bytes>,
         /// The rule of a protected request.
         rule: Option<Arc<SendRule>>,
     },
-    /// Streamed through.
+    /// A body that streams through.
     Stream(Stream<B>),
 }
 
 impl<B> Payload<B> {
-    /// A body that was read.
+    /// Creates a buffered body.
     pub fn whole(bytes: Bytes, rule: Option<Arc<SendRule>>) -> Payload<B> {
         Payload::Whole { bytes: Some(bytes).filter(|b| !b.is_empty()), rule }
     }
 }
 
 impl<B> Default for Payload<B> {
-    /// Nothing: what is left where a request was taken to be sent.
+    /// Creates an empty body: it replaces the body of a request that was taken to be sent.
     fn default() -> Payload<B> {
         Payload::whole(Bytes::new(), None)
     }
 }
 
-/// The send rule failed before a part of the body was written.
+/// The send rule forbade to write the body.
 #[derive(Debug, thiserror::Error)]
 #[error("the claim is too old to send on")]
 pub struct TooLate;
@@ -94,15 +94,17 @@ where
 pub struct AnswerBody<B> {
     first: Option<Bytes>,
     rest: Option<B>,
-    /// The fields behind a body that is held whole. Boxed: they are rare, and bodies are moved often.
+    /// The trailers of a body that does not stream. Boxed: they are rare, and bodies are moved
+    /// often.
     trailers: Option<Box<HeaderMap>>,
-    /// Room in memory, given back when the client has read the body.
+    /// Room in the common buffers, given back when the client has read the body.
     hold: Option<Hold>,
-    /// The place of a request whose answer streams through.
-    permit: Option<Permit>,
+    /// The permit of the request, if its answer streams through.
+    permit: Option<SharedPermit>,
 }
 
-/// Bytes that keep their room in memory for as long as any part of them exists: until they are written to the client.
+/// Bytes that keep their room in the common buffers for as long as any part of them exists: until
+/// they are written to the client.
 struct HeldBytes {
     bytes: Bytes,
     _hold: Hold,
@@ -115,7 +117,7 @@ impl AsRef<[u8]> for HeldBytes {
 }
 
 impl<B> AnswerBody<B> {
-    /// A body that is held whole.
+    /// Creates a body from all of its bytes.
     pub fn whole(bytes: Bytes) -> AnswerBody<B> {
         AnswerBody {
             first: Some(bytes).filter(|b| !b.is_empty()),
@@ -126,12 +128,12 @@ impl<B> AnswerBody<B> {
         }
     }
 
-    /// A body that streams through.
+    /// Creates a body that streams through.
     pub fn stream(body: B) -> AnswerBody<B> {
         AnswerBody { first: None, rest: Some(body), trailers: None, hold: None, permit: None }
     }
 
-    /// Wraps what streams.
+    /// Wraps the streaming part.
     pub fn map<C>(self, wrap: impl FnOnce(B) -> C) -> AnswerBody<C> {
         AnswerBody {
             first: self.first,
@@ -142,7 +144,7 @@ impl<B> AnswerBody<B> {
         }
     }
 
-    /// A body of which the beginning was read.
+    /// Creates a body from its first bytes and the streaming rest.
     pub fn continued(first: Bytes, rest: B) -> AnswerBody<B> {
         AnswerBody {
             first: Some(first).filter(|b| !b.is_empty()),
@@ -153,27 +155,27 @@ impl<B> AnswerBody<B> {
         }
     }
 
-    /// Puts fields behind a body that is held whole.
+    /// Adds trailers to a body that does not stream.
     pub fn with_trailers(self, trailers: Option<HeaderMap>) -> AnswerBody<B> {
         AnswerBody { trailers: trailers.map(Box::new), ..self }
     }
 
-    /// The fields behind a body that is held whole.
+    /// Returns the trailers of a body that does not stream.
     pub fn trailers(&self) -> Option<&HeaderMap> {
         self.trailers.as_deref()
     }
 
-    /// Keeps room in memory until the body is gone.
+    /// Keeps room in the common buffers until the body is written or dropped.
     pub fn holding(self, hold: Hold) -> AnswerBody<B> {
         AnswerBody { hold: Some(hold), ..self }
     }
 
-    /// Keeps a place among the requests in flight until the body is gone.
-    pub(crate) fn keeping(self, permit: Permit) -> AnswerBody<B> {
+    /// Keeps a permit of a request in flight until the body is dropped.
+    pub(crate) fn keeping(self, permit: SharedPermit) -> AnswerBody<B> {
         AnswerBody { permit: Some(permit), ..self }
     }
 
-    /// Whether the rest of the body still streams from the upstream.
+    /// Returns whether the rest of the body still streams from the upstream.
     pub(super) fn streams(&self) -> bool {
         self.rest.is_some()
     }
@@ -192,7 +194,8 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let body = self.get_mut();
         if let Some(first) = body.first.take() {
-            // The connection drops a body with its last frame, long before a slow client has taken that.
+            // The connection drops a body with its last frame, long before a slow client has read
+            // that.
             let first = match body.hold.take() {
                 Some(hold) => Bytes::from_owner(HeldBytes { bytes: first, _hold: hold }),
                 None => first,
@@ -217,7 +220,8 @@ where
         let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
         let mut hint = SizeHint::new();
         let Some(rest) = &self.rest else {
-            // A body whose length is announced has no trailers in HTTP/1.1 (RFC 9112, section 7.1.2).
+            // A body with an announced length has no trailers in HTTP/1.1 (RFC 9112, section
+            // 7.1.2).
             let counted = SizeHint::with_exact(first);
             hint.set_lower(first);
             return if self.trailers.is_none() { counted } else { hint };

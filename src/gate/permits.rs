@@ -1,27 +1,28 @@
-//! Places for those who do something at once, of which there are so many.
+//! Permits: how many requests may do one thing at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::gate::share::AddressShare;
 
-/// So many places. A configuration that follows has a limit of its own, and counts who still has a place under this one.
+/// A limited number of permits. A reloaded configuration has its own limit over the same counter,
+/// so permits taken under the previous limit still count.
 #[derive(Debug, Clone)]
-pub(in crate::gate) struct Places {
+pub(in crate::gate) struct Permits {
     taken: Arc<AtomicUsize>,
     limit: usize,
 }
 
-/// A place; given back when dropped.
+/// A permit; dropping it gives it back.
 #[derive(Debug, Default)]
-pub(in crate::gate) struct Place {
-    /// The counters that the place is counted in.
+pub(in crate::gate) struct Permit {
+    /// The counters that count this permit.
     counters: [Option<Arc<AtomicUsize>>; 3],
 }
 
-impl Place {
-    /// Counts the place in one more counter, if that is below `limit`.
-    fn count_in(mut self, counter: &Arc<AtomicUsize>, limit: usize) -> Option<Place> {
+impl Permit {
+    /// Counts the permit in one more counter, if that counter is below `limit`.
+    fn count_in(mut self, counter: &Arc<AtomicUsize>, limit: usize) -> Option<Permit> {
         let one_more = |taken: usize| (taken < limit).then_some(taken + 1);
         counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         let free = self.counters.iter_mut().find(|counter| counter.is_none())?;
@@ -30,33 +31,34 @@ impl Place {
     }
 }
 
-impl Places {
-    /// So many places, none of them taken.
-    pub fn new(limit: usize) -> Places {
-        Places { taken: Arc::default(), limit }
+impl Permits {
+    /// Creates `limit` free permits.
+    pub fn new(limit: usize) -> Permits {
+        Permits { taken: Arc::default(), limit }
     }
 
-    /// The same with another limit: who has a place keeps it.
-    pub fn limited_to(&self, limit: usize) -> Places {
-        Places { taken: self.taken.clone(), limit }
+    /// Returns the same permits under another limit. Permits that are taken stay valid.
+    pub fn limited_to(&self, limit: usize) -> Permits {
+        Permits { taken: self.taken.clone(), limit }
     }
 
-    /// A place, if there is one left.
-    pub fn take(&self) -> Option<Place> {
-        Place::default().count_in(&self.taken, self.limit)
+    /// Takes a permit, if one is free.
+    pub fn take(&self) -> Option<Permit> {
+        Permit::default().count_in(&self.taken, self.limit)
     }
 
-    /// The same for an address that has so many already: it takes at most half of them, and may always take one.
-    pub fn take_for(&self, held: Option<&Arc<AtomicUsize>>) -> Option<Place> {
-        let place = match held {
-            Some(held) => Place::default().count_in(held, self.limit.div_ceil(2))?,
-            None => Place::default(),
+    /// Takes a permit for a client address that holds `held` of them. An address holds at most half
+    /// of all permits, and always at least one.
+    pub fn take_for(&self, held: Option<&Arc<AtomicUsize>>) -> Option<Permit> {
+        let permit = match held {
+            Some(held) => Permit::default().count_in(held, self.limit.div_ceil(2))?,
+            None => Permit::default(),
         };
-        place.count_in(&self.taken, self.limit)
+        permit.count_in(&self.taken, self.limit)
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         for counter in self.counters.iter().flatten() {
             counter.fetch_sub(1, Ordering::Relaxed);
@@ -64,45 +66,45 @@ impl Drop for Place {
     }
 }
 
-/// The places of requests that are worked on. Requests that pass through without protection take at most three quarters
-/// of them, so that a quarter is left for protected requests. One client address takes at most half (and may always take
-/// one), so that no single client keeps all others out.
+/// The permits of active requests. Requests that pass through without protection take at most three
+/// quarters of them, so that a quarter is left for protected requests. One client address takes at
+/// most half (and may always take one), so that no single client keeps all others out.
 #[derive(Debug)]
-pub(in crate::gate) struct InFlight {
-    all: Places,
-    passing: Places,
+pub(in crate::gate) struct InFlightPermits {
+    all: Permits,
+    passing: Permits,
 }
 
-impl InFlight {
-    /// `limit` places, none of them taken.
-    pub fn new(limit: usize) -> InFlight {
-        InFlight { all: Places::new(limit), passing: Places::new(limit - limit / 4) }
+impl InFlightPermits {
+    /// Creates `limit` free permits.
+    pub fn new(limit: usize) -> InFlightPermits {
+        InFlightPermits { all: Permits::new(limit), passing: Permits::new(limit - limit / 4) }
     }
 
-    /// The same places under another limit: whoever has a place keeps it.
-    pub fn limited_to(&self, limit: usize) -> InFlight {
-        InFlight {
+    /// Returns the same permits under another limit. Permits that are taken stay valid.
+    pub fn limited_to(&self, limit: usize) -> InFlightPermits {
+        InFlightPermits {
             all: self.all.limited_to(limit),
             passing: self.passing.limited_to(limit - limit / 4),
         }
     }
 
-    /// A place for a protected request, if one is left for it.
-    pub fn protected(&self, address: Option<&Arc<AddressShare>>) -> Option<Place> {
-        self.count(Place::default(), address)
+    /// Takes a permit for a protected request, if one is free for it.
+    pub fn protected(&self, address: Option<&Arc<AddressShare>>) -> Option<Permit> {
+        self.count(Permit::default(), address)
     }
 
-    /// A place for a request that passes through, if one is left for it.
-    pub fn passing(&self, address: Option<&Arc<AddressShare>>) -> Option<Place> {
+    /// Takes a permit for a request that passes through, if one is free for it.
+    pub fn passing(&self, address: Option<&Arc<AddressShare>>) -> Option<Permit> {
         self.count(self.passing.take()?, address)
     }
 
-    fn count(&self, place: Place, address: Option<&Arc<AddressShare>>) -> Option<Place> {
-        let place = match address {
-            Some(address) => place.count_in(&address.in_flight, self.all.limit.div_ceil(2))?,
-            None => place,
+    fn count(&self, permit: Permit, address: Option<&Arc<AddressShare>>) -> Option<Permit> {
+        let permit = match address {
+            Some(address) => permit.count_in(&address.in_flight, self.all.limit.div_ceil(2))?,
+            None => permit,
         };
-        place.count_in(&self.all.taken, self.all.limit)
+        permit.count_in(&self.all.taken, self.all.limit)
     }
 }
 
@@ -111,21 +113,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_as_many_as_the_limit_says_and_who_has_one_keeps_it_under_the_next() {
-        let places = Places::new(2);
-        let (first, second) = (places.take(), places.take());
-        assert!(first.is_some() && second.is_some() && places.take().is_none());
-        let fewer = places.limited_to(1);
+    fn there_are_as_many_permits_as_the_limit_and_a_taken_one_stays_valid_under_the_next_limit() {
+        let permits = Permits::new(2);
+        let (first, second) = (permits.take(), permits.take());
+        assert!(first.is_some() && second.is_some() && permits.take().is_none());
+        let fewer = permits.limited_to(1);
         drop(first);
         assert!(fewer.take().is_none(), "one is still taken");
         drop(second);
         let only = fewer.take();
         assert!(only.is_some() && fewer.take().is_none());
-        assert!(places.limited_to(3).take().is_some());
+        assert!(permits.limited_to(3).take().is_some());
     }
+
     #[test]
     fn a_quarter_is_left_for_protected_requests_and_one_address_takes_half() {
-        let in_flight = InFlight::new(8);
+        let in_flight = InFlightPermits::new(8);
         let passing: Vec<_> = std::iter::from_fn(|| in_flight.passing(None)).collect();
         assert_eq!(passing.len(), 6);
         let protected: Vec<_> = std::iter::from_fn(|| in_flight.protected(None)).collect();
@@ -139,7 +142,7 @@ mod tests {
         drop((of_one, of_other));
         assert!(
             in_flight.limited_to(1).passing(Some(&one)).is_some(),
-            "even one place can be taken"
+            "even a single permit can be taken"
         );
     }
 }

@@ -1,48 +1,54 @@
-//! How many new operations each scope may begin, so that a tenant who floods keys fills neither the store nor others' room.
+//! Quotas: how many new operations each tenant may begin, so that a tenant that floods keys fills
+//! neither the store nor the memory that others need.
 //!
-//! Counted by this gateway alone, in memory: a count that all gateways share would cost every first request another write.
-//! Duplicates are never counted and never refused here: they are what the gateway is for.
+//! Each gateway counts alone and in memory: a count that all gateways share would cost every first
+//! request another write. Duplicates are never counted and never refused here, because answering
+//! them is the gateway's purpose.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Slices that a retention is counted in. What is begun counts for a whole retention, its own: until its record ends, so that in
-/// no retention more is begun than allowed. It may count for an eighth longer.
+use crate::key::TenantId;
+
+/// Slices of a retention. An operation counts for its own whole retention, until its record ends,
+/// so that no retention contains more operations than allowed. It may count for an eighth longer.
 const SLICES: u64 = 8;
 
-/// Most slices that one scope has: nine under one retention, and room for what was begun under others before a reload.
+/// Most slices of one tenant: nine under one retention, and room for operations from before reloads
+/// that changed it.
 const SLICES_MAX: usize = 32;
 
-/// Scopes whose counts are remembered, twice at most: about 20 MiB. With more of them active, those that were quiet for
-/// longest begin anew.
-const SCOPES_MAX: usize = 32 * 1024;
+/// Tenants in each of the two generations of counts: about 20 MiB in all. With more active tenants,
+/// the counts of those that were idle longest start again at zero.
+const TENANTS_MAX: usize = 32 * 1024;
 
-/// How long a client is told to wait, at most and at least: a whole slice may be hours.
+/// Bounds of the `Retry-After` that a client gets: a whole slice may be hours.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
-/// Counts new operations by route and scope.
+/// Counts new operations by route and tenant.
 pub(super) struct Quota {
-    /// Per scope and retention; `None`: unlimited.
+    /// Per tenant and retention; `None`: unlimited.
     max: Option<u64>,
-    /// Whether operations are counted: where there is a limit, and where there was one before a reload took it away.
+    /// Whether operations are counted: where there is a limit, and where a reload has removed one.
     counts: bool,
     counters: Arc<Mutex<Counters>>,
 }
 
-/// A route, and whose key it is.
-type Whose = (Arc<str>, [u8; 32]);
+/// A route's name and a tenant.
+type QuotaKey = (Arc<str>, TenantId);
 
-/// Those that were used lately, and those before: when the first are too many they become the second, which are forgotten.
+/// Two generations of counters. When the recent generation is full it replaces the earlier one,
+/// which is dropped.
 #[derive(Default)]
 struct Counters {
-    recent: HashMap<Whose, Counter>,
-    earlier: HashMap<Whose, Counter>,
+    recent: HashMap<QuotaKey, Counter>,
+    earlier: HashMap<QuotaKey, Counter>,
 }
 
-/// Counts of one scope, by the moment at which they end (in ms), in that order. So a reload that changes the retention
-/// changes nothing for what was begun before it.
+/// Counts of one tenant, sorted by the moment at which they end (in ms). A reload that changes the
+/// retention therefore changes nothing for operations from before it.
 #[derive(Clone, Default)]
 struct Counter(Vec<Slice>);
 
@@ -52,22 +58,23 @@ struct Slice {
     count: u32,
 }
 
-/// A new operation that counts for as long as this is kept, and for good once it has done something.
-pub(super) struct Counted {
+/// One operation's use of its tenant's quota. Dropping it takes the count back, unless it was
+/// confirmed.
+pub(super) struct QuotaUse {
     quota: Arc<Quota>,
-    whose: Whose,
+    key: QuotaKey,
     ends_ms: u64,
-    for_good: bool,
+    is_confirmed: bool,
 }
 
 impl Quota {
-    /// A quota of `max` new operations per scope and retention; 0 for none.
+    /// Creates a quota of `max` new operations per tenant and retention; 0 means no limit.
     pub fn new(max: usize) -> Arc<Quota> {
         Quota::counting(max, false, Arc::default())
     }
 
-    /// The same with another limit: what was begun counts, also while a reload had taken the limit away. What was begun
-    /// before the first limit does not.
+    /// Returns the same quota under another limit. Operations from before count, also those that
+    /// began while a reload had removed the limit; operations from before the first limit do not.
     pub fn limited_to(&self, max: usize) -> Arc<Quota> {
         Quota::counting(max, self.counts, self.counters.clone())
     }
@@ -77,36 +84,42 @@ impl Quota {
         Arc::new(Quota { max, counts: counted || max.is_some(), counters })
     }
 
-    /// Whether there is room for one more; or else when to come back.
-    pub fn room(&self, route: &Arc<str>, scope: &[u8; 32], now_ms: u64) -> Result<(), Duration> {
+    /// Checks that the tenant may begin another operation.
+    ///
+    /// # Errors
+    /// How long to wait, where the quota is used up.
+    pub fn check(&self, route: &Arc<str>, tenant: TenantId, now_ms: u64) -> Result<(), Duration> {
         if self.max.is_none() {
             return Ok(());
         }
-        self.room_in(self.open().of(&(route.clone(), *scope)), now_ms)
+        self.check_counter(self.lock().counter(&(route.clone(), tenant)), now_ms)
     }
 
-    /// Counts one more, or says when to come back. `None` where nothing is counted.
+    /// Counts another operation. Returns `None` where operations are not counted.
+    ///
+    /// # Errors
+    /// How long to wait, where the quota is used up.
     pub fn take(
         self: &Arc<Quota>,
         route: &Arc<str>,
-        scope: &[u8; 32],
+        tenant: TenantId,
         retention: Duration,
         now_ms: u64,
-    ) -> Result<Option<Counted>, Duration> {
+    ) -> Result<Option<QuotaUse>, Duration> {
         if !self.counts {
             return Ok(None);
         }
-        let whose = (route.clone(), *scope);
-        let mut counters = self.open();
-        let counter = counters.of(&whose);
-        self.room_in(counter, now_ms)?;
+        let key = (route.clone(), tenant);
+        let mut counters = self.lock();
+        let counter = counters.counter(&key);
+        self.check_counter(counter, now_ms)?;
         let ends_ms = ends_ms(retention, now_ms);
         counter.add(ends_ms);
         drop(counters);
-        Ok(Some(Counted { quota: self.clone(), whose, ends_ms, for_good: false }))
+        Ok(Some(QuotaUse { quota: self.clone(), key, ends_ms, is_confirmed: false }))
     }
 
-    fn room_in(&self, counter: &mut Counter, now_ms: u64) -> Result<(), Duration> {
+    fn check_counter(&self, counter: &mut Counter, now_ms: u64) -> Result<(), Duration> {
         counter.forget(now_ms);
         if self.max.is_none_or(|max| counter.sum() < max) {
             return Ok(());
@@ -115,33 +128,34 @@ impl Quota {
         Err(Duration::from_millis(wait_ms).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
     }
 
-    /// The counters. A panic elsewhere can't leave them half changed: no code that can panic runs under the lock.
-    fn open(&self) -> MutexGuard<'_, Counters> {
+    /// Locks the counters. A poisoned lock is safe to use: no code that can panic runs under it.
+    fn lock(&self) -> MutexGuard<'_, Counters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// When something ends to count that is begun now, in ms: a whole retention after the end of the running slice.
+/// Returns when an operation that begins now stops counting, in ms: a whole retention after the end
+/// of the current slice.
 fn ends_ms(retention: Duration, now_ms: u64) -> u64 {
     let slice_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX).div_ceil(SLICES).max(1);
     (now_ms / slice_ms).saturating_add(SLICES + 1).saturating_mul(slice_ms)
 }
 
 impl Counters {
-    fn of(&mut self, whose: &Whose) -> &mut Counter {
-        if !self.recent.contains_key(whose) {
-            if self.recent.len() >= SCOPES_MAX {
+    fn counter(&mut self, key: &QuotaKey) -> &mut Counter {
+        if !self.recent.contains_key(key) {
+            if self.recent.len() >= TENANTS_MAX {
                 self.earlier = std::mem::take(&mut self.recent);
             }
-            let known = self.earlier.remove(whose).unwrap_or_default();
-            self.recent.insert(whose.clone(), known);
+            let known = self.earlier.remove(key).unwrap_or_default();
+            self.recent.insert(key.clone(), known);
         }
-        self.recent.entry(whose.clone()).or_default()
+        self.recent.entry(key.clone()).or_default()
     }
 }
 
 impl Counter {
-    /// Forgets what has ended.
+    /// Drops the slices that have ended.
     fn forget(&mut self, now_ms: u64) {
         let ended = self.0.partition_point(|slice| slice.ends_ms <= now_ms);
         self.0.drain(..ended);
@@ -161,8 +175,8 @@ impl Counter {
         }
     }
 
-    /// After many reloads there may be too many slices: the two that end nearest to each other become one. What is in the
-    /// earlier one counts a little longer.
+    /// Merges the two slices that end nearest to each other, where many reloads have made too many
+    /// slices. Operations of the earlier one then count a little longer.
     fn merge_nearest(&mut self) {
         if self.0.len() <= SLICES_MAX {
             return;
@@ -174,7 +188,7 @@ impl Counter {
         }
     }
 
-    /// Takes one back that did nothing, if its slice is still there.
+    /// Removes one operation that did nothing, if its slice still exists.
     fn take_back(&mut self, ends_ms: u64) {
         if let Ok(at) = self.0.binary_search_by_key(&ends_ms, |slice| slice.ends_ms) {
             self.0[at].count = self.0[at].count.saturating_sub(1);
@@ -185,21 +199,22 @@ impl Counter {
     }
 }
 
-impl Counted {
-    /// It counts for the whole retention: something was done, or may have been.
-    pub fn for_good(mut self) {
-        self.for_good = true;
+impl QuotaUse {
+    /// Counts the operation for its whole retention, because the upstream acted or may have acted.
+    pub fn confirm(mut self) {
+        self.is_confirmed = true;
     }
 }
 
-impl Drop for Counted {
-    /// What provably did nothing leaves no record to speak of.
+impl Drop for QuotaUse {
+    /// Takes the count back where the upstream provably did nothing: such an operation leaves only
+    /// a short-lived marker.
     fn drop(&mut self) {
-        if self.for_good {
+        if self.is_confirmed {
             return;
         }
-        let mut counters = self.quota.open();
-        counters.of(&self.whose).take_back(self.ends_ms);
+        let mut counters = self.quota.lock();
+        counters.counter(&self.key).take_back(self.ends_ms);
     }
 }
 
@@ -209,32 +224,33 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     const DAY_MS: u64 = 86_400_000;
-    const ALICE: [u8; 32] = [1; 32];
+    const ALICE: TenantId = TenantId::from_bytes([1; 32]);
+    const BOB: TenantId = TenantId::from_bytes([2; 32]);
 
     fn route(name: &str) -> Arc<str> {
         name.into()
     }
 
     /// Begins one operation that does something.
-    fn begins(quota: &Arc<Quota>, scope: &[u8; 32], now_ms: u64) -> bool {
+    fn begins(quota: &Arc<Quota>, tenant: TenantId, now_ms: u64) -> bool {
         quota
-            .take(&route("payments"), scope, DAY, now_ms)
-            .map(|counted| counted.unwrap().for_good())
+            .take(&route("payments"), tenant, DAY, now_ms)
+            .map(|used| used.unwrap().confirm())
             .is_ok()
     }
 
     #[test]
-    fn a_scope_begins_so_many_and_others_are_not_touched() {
+    fn a_tenant_begins_so_many_and_others_are_not_touched() {
         let quota = Quota::new(3);
-        assert!((0..3).all(|_| begins(&quota, &ALICE, DAY_MS)));
-        assert!((0..100).all(|_| !begins(&quota, &ALICE, DAY_MS)));
-        assert!(quota.room(&route("payments"), &ALICE, DAY_MS).is_err());
+        assert!((0..3).all(|_| begins(&quota, ALICE, DAY_MS)));
+        assert!((0..100).all(|_| !begins(&quota, ALICE, DAY_MS)));
+        assert!(quota.check(&route("payments"), ALICE, DAY_MS).is_err());
         assert!(
-            (0..100).all(|_| quota.room(&route("payments"), &[2; 32], DAY_MS).is_ok()),
+            (0..100).all(|_| quota.check(&route("payments"), BOB, DAY_MS).is_ok()),
             "looking counts nothing"
         );
-        assert!(begins(&quota, &[2; 32], DAY_MS), "another scope");
-        assert!(quota.take(&route("refunds"), &ALICE, DAY, DAY_MS).is_ok(), "another route");
+        assert!(begins(&quota, BOB, DAY_MS), "another tenant");
+        assert!(quota.take(&route("refunds"), ALICE, DAY, DAY_MS).is_ok(), "another route");
     }
 
     #[test]
@@ -244,7 +260,7 @@ mod tests {
         let mut begun: Vec<u64> = Vec::new();
         // Somebody tries every 20 minutes for a week.
         for now_ms in (DAY_MS..8 * DAY_MS).step_by(20 * 60 * 1000) {
-            if begins(&quota, &ALICE, now_ms) {
+            if begins(&quota, ALICE, now_ms) {
                 begun.push(now_ms);
             }
             let alive = begun.iter().filter(|at| **at + DAY_MS > now_ms).count();
@@ -257,56 +273,57 @@ mod tests {
     fn what_did_nothing_does_not_count() {
         let quota = Quota::new(1);
         for _ in 0..10 {
-            drop(quota.take(&route("payments"), &ALICE, DAY, 0).unwrap());
+            drop(quota.take(&route("payments"), ALICE, DAY, 0).unwrap());
         }
-        assert!(begins(&quota, &ALICE, 0));
-        assert!(!begins(&quota, &ALICE, 0));
-        // What is given back after its slice was forgotten takes nothing from those that came later.
-        let early = quota.take(&route("payments"), &[2; 32], DAY, 0).unwrap();
-        assert!(begins(&quota, &[2; 32], 3 * DAY_MS));
+        assert!(begins(&quota, ALICE, 0));
+        assert!(!begins(&quota, ALICE, 0));
+        // What is given back after its slice was forgotten takes nothing from those that came
+        // later.
+        let early = quota.take(&route("payments"), BOB, DAY, 0).unwrap();
+        assert!(begins(&quota, BOB, 3 * DAY_MS));
         drop(early);
-        assert!(!begins(&quota, &[2; 32], 3 * DAY_MS));
+        assert!(!begins(&quota, BOB, 3 * DAY_MS));
     }
 
     #[test]
-    fn who_is_refused_is_told_when_to_come_back() {
+    fn a_refused_tenant_gets_the_time_after_which_to_retry() {
         let quota = Quota::new(1);
         let refused = |now_ms| {
             quota
-                .take(&route("payments"), &ALICE, Duration::from_secs(80), now_ms)
+                .take(&route("payments"), ALICE, Duration::from_secs(80), now_ms)
                 .map(|_| ())
                 .unwrap_err()
         };
         quota
-            .take(&route("payments"), &ALICE, Duration::from_secs(80), 5_000)
+            .take(&route("payments"), ALICE, Duration::from_secs(80), 5_000)
             .unwrap()
             .unwrap()
-            .for_good();
+            .confirm();
         assert_eq!(refused(5_000), RETRY_AFTER_MAX);
         assert_eq!(refused(60_000), Duration::from_secs(30), "nine slices of 10 s after 0");
         assert_eq!(refused(89_900), RETRY_AFTER_MIN);
-        assert!(quota.take(&route("payments"), &ALICE, Duration::from_secs(80), 90_000).is_ok());
+        assert!(quota.take(&route("payments"), ALICE, Duration::from_secs(80), 90_000).is_ok());
     }
 
     #[test]
     fn memory_is_bounded_and_who_is_active_is_remembered() {
         let quota = Quota::new(1);
-        assert!(begins(&quota, &ALICE, 0));
-        for n in 0..3 * SCOPES_MAX as u64 {
-            let mut scope = [9; 32];
-            scope[..8].copy_from_slice(&n.to_be_bytes());
-            assert!(begins(&quota, &scope, 0));
+        assert!(begins(&quota, ALICE, 0));
+        for n in 0..3 * TENANTS_MAX as u64 {
+            let mut tenant = [9; 32];
+            tenant[..8].copy_from_slice(&n.to_be_bytes());
+            assert!(begins(&quota, TenantId::from_bytes(tenant), 0));
             if n % 1000 == 0 {
-                assert!(!begins(&quota, &ALICE, 0), "after {n} others");
+                assert!(!begins(&quota, ALICE, 0), "after {n} others");
             }
         }
-        let counters = quota.open();
-        assert!(counters.recent.len() <= SCOPES_MAX && counters.earlier.len() <= SCOPES_MAX);
+        let counters = quota.lock();
+        assert!(counters.recent.len() <= TENANTS_MAX && counters.earlier.len() <= TENANTS_MAX);
     }
 
     #[test]
-    fn none_counts_nothing() {
-        assert!(Quota::new(0).take(&route("payments"), &ALICE, DAY, 0).unwrap().is_none());
+    fn without_a_limit_nothing_is_counted() {
+        assert!(Quota::new(0).take(&route("payments"), ALICE, DAY, 0).unwrap().is_none());
     }
 
     /// Limit and retention of one configuration, over the counts of those before.
@@ -321,8 +338,8 @@ mod tests {
         }
 
         fn begins(&self, now_ms: u64) -> bool {
-            let taken = self.quota.take(&route("payments"), &ALICE, self.retention, now_ms);
-            taken.map(|counted| counted.into_iter().for_each(Counted::for_good)).is_ok()
+            let taken = self.quota.take(&route("payments"), ALICE, self.retention, now_ms);
+            taken.map(|used| used.into_iter().for_each(QuotaUse::confirm)).is_ok()
         }
     }
 
@@ -343,8 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_reload_with_a_shorter_retention_what_was_begun_counts_as_long_as_its_record_is_there()
-     {
+    fn after_a_reload_with_a_shorter_retention_operations_count_as_long_as_their_records() {
         let before = Settings { quota: Quota::new(2), retention: DAY };
         assert!(before.begins(UPTIME_MS));
         let after = before.reloaded(2, HOUR);
@@ -383,7 +399,7 @@ mod tests {
         for (old, new) in [(DAY, DAY / 24), (DAY / 24, DAY), (DAY, DAY)] {
             let before = Settings { quota: Quota::new(2), retention: old };
             let now_ms = 365 * DAY_MS + 1;
-            let running = before.quota.take(&route("payments"), &ALICE, old, now_ms).unwrap();
+            let running = before.quota.take(&route("payments"), ALICE, old, now_ms).unwrap();
             let after = before.reloaded(2, new);
             assert!(after.begins(now_ms) && !after.begins(now_ms));
             drop(running);
@@ -430,8 +446,8 @@ mod tests {
             settings = settings.reloaded(1000, DAY + Duration::from_secs(n * 97));
             assert!(settings.begins(UPTIME_MS + n));
         }
-        let mut counters = settings.quota.open();
-        let counter = counters.of(&(route("payments"), ALICE));
+        let mut counters = settings.quota.lock();
+        let counter = counters.counter(&(route("payments"), ALICE));
         assert_eq!((counter.0.len(), counter.sum()), (SLICES_MAX, 500));
     }
 }

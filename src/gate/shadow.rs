@@ -1,4 +1,5 @@
-//! Shadow mode: what enforcing would have done, without refusing, waiting or keeping anything from anybody.
+//! Shadow mode: determines what enforcement would have done, without refusing, delaying or storing
+//! any answer.
 
 use std::sync::Arc;
 
@@ -6,43 +7,62 @@ use bytes::Bytes;
 use http::request::Parts;
 use tokio::sync::oneshot;
 
-use super::budget::Hold;
-use super::{Gate, ProtectedRoute, Refusal};
 use crate::engine::{
     Admission, Asked, Claim, ClaimOver, DuplicateRefusal, OnUncertain, Outcome, Policy, admit,
     claim,
 };
 use crate::event::{Context, ObservationKind};
-use crate::gate::attempt::settle::Settled;
-use crate::gate::background::observations::{PendingObservation, differing};
-use crate::gate::intake::identify::Identified;
+use crate::gate::attempt::settle::SettleResult;
+use crate::gate::background::observations::differing;
+use crate::gate::budget::Hold;
+use crate::gate::explain::{ComparedRequest, key_reused, leaves};
+use crate::gate::intake::RequestedOperation;
+use crate::gate::observation_buffer::PendingObservation;
+use crate::gate::state::{Gate, ProtectedRoute};
 use crate::key::Slot;
 use crate::record::{Cause, Extras, Fence, Held, Version};
+use crate::refusal::Refusal;
 use crate::store::Swap;
 
-/// A watched request, from the end of its body to the head of its answer.
-pub struct Observation(oneshot::Sender<Outcome>);
+/// Watches a request in shadow mode, from the end of its body to the head of its answer.
+pub struct ShadowObserver(oneshot::Sender<Outcome>);
 
-/// A watched request whose operation was there before.
+/// A copy of a watched request, for an explanation of a refusal.
+struct WatchedRequest {
+    parts: Parts,
+    content: Bytes,
+    /// Room in the common buffers for the body.
+    _room: Hold,
+}
+
+impl WatchedRequest {
+    fn compared(&self) -> ComparedRequest<'_> {
+        ComparedRequest { parts: &self.parts, content: &self.content }
+    }
+}
+
+/// A watched request with an operation that was there before.
 struct Duplicate<'w> {
     slot: Slot,
     asked: &'w Asked,
     held: Option<&'w Held>,
-    /// The request, where it may be told in which places it differs from the first one.
-    request: Option<&'w (Parts, Bytes)>,
+    /// The request, where its refusal would be explained.
+    request: Option<&'w WatchedRequest>,
 }
 
 impl Gate {
-    /// Begins to watch a request. Nothing here is awaited by the request itself. `body`: `None` where it was too large.
+    /// Starts to watch a request in a task of its own: the request never waits for it. `content` is
+    /// the decoded body, and `None` where that was too large. Returns `None` where too many are
+    /// watched.
     pub fn observe(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        identified: Identified,
+        operation: RequestedOperation,
         parts: Parts,
-        body: Option<Bytes>,
+        content: Option<Bytes>,
         room: Hold,
-    ) -> Option<Observation> {
-        // Watching must not pile up behind a slow store, so it has a place only while there is one.
+    ) -> Option<ShadowObserver> {
+        // Tasks must not pile up behind a slow store.
         let permit = self.watched.take()?;
         let (outcome, answered) = oneshot::channel();
         let (gate, watched) = (self.clone(), guarded.clone());
@@ -50,24 +70,21 @@ impl Gate {
             self.pending_observation(
                 ObservationKind::WouldReplay,
                 &guarded.route.policy,
-                Some(&identified.whose),
+                Some(operation.tenant),
                 &parts.headers,
             )
         });
-        let request = body.filter(|_| guarded.route.policy.explain).map(|body| (parts, body));
-        let room = request.is_some().then_some(room);
+        let request = content
+            .filter(|_| guarded.route.policy.explain)
+            .map(|content| WatchedRequest { parts, content, _room: room });
         self.tasks.spawn(async move {
-            let _held = (permit, room);
+            let _permit = permit;
             let policy = &watched.route.policy;
-            let Ok(identified) = gate.where_it_lies(policy, identified).await else {
+            let Ok(operation) = gate.under_stored_secret(policy, operation).await else {
                 return watched.meter.count_shadow("unknown");
             };
-            let slot = identified.slot;
-            let asked = Asked {
-                caller: identified.caller,
-                fingerprint: identified.fingerprint,
-                fence: Fence(gate.entropy.next()),
-            };
+            let RequestedOperation { slot, caller, fingerprint, .. } = operation;
+            let asked = Asked { caller, fingerprint, fence: Fence(gate.entropy.next()) };
             let mut next = claim(
                 &asked,
                 ClaimOver::Nothing,
@@ -75,8 +92,9 @@ impl Gate {
                 gate.clock.unix_ms(),
                 policy,
             );
-            let leaves =
-                request.as_ref().and_then(|(parts, body)| gate.leaves(policy, parts, body));
+            let leaves = request
+                .as_ref()
+                .and_then(|request| leaves(&gate.entropy, policy, request.compared()));
             next.record.extras = Extras { leaves, span: None };
             let own = Claim { fence: asked.fence, record: next.record };
             let swapped =
@@ -89,7 +107,7 @@ impl Gate {
                     watched.meter.count_shadow("execute");
                     drop(request);
                     let outcome = answered.await.unwrap_or(Outcome::InDoubt(Cause::Broken));
-                    let _: Settled =
+                    let _: SettleResult =
                         gate.settle(&slot, &own, &outcome, policy, &Context::default()).await;
                 }
                 Ok(Swap::Stale(held)) => {
@@ -108,10 +126,11 @@ impl Gate {
                 Ok(Swap::Large(_)) | Err(_) => watched.meter.count_shadow("unknown"),
             }
         });
-        Some(Observation(outcome))
+        Some(ShadowObserver(outcome))
     }
 
-    /// Notes what enforcing would have done with a duplicate. One that it would have run, or asked the upstream about, is none.
+    /// Records what enforcement would have done with a duplicate. It records nothing where
+    /// enforcement would have run the request, or probed the upstream.
     fn note_watched(
         &self,
         policy: &Policy,
@@ -123,19 +142,21 @@ impl Gate {
         let pending_observation = PendingObservation { slot: Some(slot), ..pending_observation };
         let refused = match (admission, request) {
             (Admission::Replay(reply), _) => {
-                return self.note(PendingObservation {
+                return self.add_observation(PendingObservation {
                     status: Some(reply.status.as_u16()),
                     ..pending_observation
                 });
             }
-            // A watched record never keeps a body, so this is what would have been replayed.
+            // A shadow record never keeps a body, so enforcement would have replayed this answer.
             (Admission::Refuse(DuplicateRefusal::ResponseNotStored { status }), _) => {
-                return self
-                    .note(PendingObservation { status: Some(*status), ..pending_observation });
+                return self.add_observation(PendingObservation {
+                    status: Some(*status),
+                    ..pending_observation
+                });
             }
-            (Admission::Wait, _) => return self.note(pending_observation),
-            (Admission::Refuse(DuplicateRefusal::KeyReused), Some((parts, body))) => {
-                self.key_reused(policy, slot, asked, held, (parts, body))
+            (Admission::Wait, _) => return self.add_observation(pending_observation),
+            (Admission::Refuse(DuplicateRefusal::KeyReused), Some(request)) => {
+                key_reused(policy, slot, asked, held, request.compared())
             }
             (Admission::Refuse(refusal), _) => Refusal::of_refusal(*refusal, slot),
             (Admission::MarkUncertain, _) if matches!(policy.on_uncertain, OnUncertain::Hold) => {
@@ -147,7 +168,7 @@ impl Gate {
             ) => return,
         };
         let Some((status, name)) = refused.observed(policy.mismatch_status) else { return };
-        self.note(PendingObservation {
+        self.add_observation(PendingObservation {
             kind: ObservationKind::WouldRefuse,
             status: Some(status.as_u16()),
             problem: Some(name),
@@ -157,15 +178,15 @@ impl Gate {
     }
 }
 
-impl Observation {
-    /// Tells how the request ended. Bodies are not kept.
+impl ShadowObserver {
+    /// Reports the outcome of the request. Its body is not kept.
     pub fn ended(self, outcome: Outcome) {
-        // The watcher is gone where it had nothing to settle.
+        // The task has ended, if it had nothing to settle.
         let _ = self.0.send(outcome);
     }
 }
 
-/// What enforcing would have done with a duplicate.
+/// Returns what enforcement would have done with a request, as a metric's label.
 fn would(admission: &Admission) -> &'static str {
     match admission {
         Admission::Run | Admission::Claim(_) => "execute",
@@ -177,7 +198,7 @@ fn would(admission: &Admission) -> &'static str {
         Admission::Probe => "probe",
         Admission::Refuse(DuplicateRefusal::KeyReused) => "refuse_key_reused",
         Admission::Refuse(DuplicateRefusal::InFlight { .. }) => "refuse_in_flight",
-        // A shadow record never keeps a body, so this is what enforcing would have replayed.
+        // A shadow record never keeps a body, so enforcement would have replayed this answer.
         Admission::Refuse(DuplicateRefusal::ResponseNotStored { .. }) => "replay",
         Admission::Refuse(DuplicateRefusal::Unreadable) => "refuse_unreadable",
         Admission::Refuse(DuplicateRefusal::ResultExpired) => "refuse_result_expired",

@@ -1,19 +1,19 @@
-//! What one client address holds of the limits that all clients share.
+//! The share of one client address in the limits that all clients share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::Extensions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Counts what one client address holds: requests in flight, duplicates that wait, and bytes of the common buffers. A request extension, as
-/// `Arc<AddressShare>`; requests without it are bound by the common limits only. Whoever accepts connections gives the
-/// same share to all connections of an address, and none to a trusted proxy, which carries the requests of many clients.
+/// Counts the active requests, the waiting duplicates and the buffered bytes of one client address.
+/// It travels as the request extension `Arc<AddressShare>`; only the common limits bind requests
+/// without it. The listener gives the same share to all connections of an address, and none to a
+/// trusted proxy, which carries the requests of many clients.
 #[derive(Debug)]
 pub struct AddressShare {
     /// Requests in flight.
     pub(super) in_flight: Arc<AtomicUsize>,
-    /// Duplicates that wait.
+    /// Waiting duplicates.
     pub(super) waiters: Arc<AtomicUsize>,
     /// Bytes held in the common buffers.
     pub(super) bytes: AtomicUsize,
@@ -23,9 +23,9 @@ pub struct AddressShare {
     claims: Arc<Semaphore>,
 }
 
-/// Claims of one address that the store works on at once; others wait for their turn. A claim brings back the record that is in
-/// its way: without a bound one client's duplicates keep the store's connection busy for longer than a call may take, and then
-/// nobody's calls get through.
+/// Claims of one address that the store processes at once; others wait for their turn. A claim
+/// returns the record that blocks it. Without a bound one client's duplicates keep the store's
+/// connection busy for longer than a call may take, and then every client's calls time out.
 pub(super) const CLAIMS_MAX: usize = 32;
 
 impl Default for AddressShare {
@@ -37,23 +37,19 @@ impl Default for AddressShare {
 }
 
 impl AddressShare {
-    /// The share of the address that a request came from.
-    pub(super) fn of(extensions: &Extensions) -> Option<&Arc<AddressShare>> {
-        extensions.get()
-    }
-
     /// Waits for a turn to claim, which lasts until it is dropped.
     pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.claims.clone().acquire_owned().await.ok()
     }
 
-    /// Whether the address holds nothing.
+    /// Returns whether the address has no request, no waiting duplicate and no buffered bytes.
     pub fn is_idle(&self) -> bool {
         let none = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) == 0;
         none(&self.in_flight) && none(&self.waiters) && self.bytes.load(Ordering::Relaxed) == 0
     }
 
-    /// Adds `bytes` to what the address holds; `false`, with nothing added, where that would exceed `limit`.
+    /// Adds `bytes` to the address's buffered bytes. Returns `false`, with nothing added, where the
+    /// sum would exceed `limit`.
     pub(super) fn grow(&self, bytes: usize, limit: usize) -> bool {
         let grown = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= limit);
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()

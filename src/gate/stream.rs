@@ -1,4 +1,5 @@
-//! Request bodies that stream through: nothing is kept of them but what is asked for.
+//! Request bodies that stream through. The gate keeps no bytes of them, except for a requested
+//! copy.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,10 +11,10 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, sleep_until};
 
-use super::budget::Hold;
-use super::outflow::Outflow;
+use crate::gate::budget::Hold;
+use crate::gate::outflow::Outflow;
 
-/// When something last moved on a streamed request: an upload that goes on is no silence.
+/// The time of the last progress of a streamed request: an upload in progress is not silence.
 #[derive(Debug, Clone)]
 pub struct Movement {
     began: Instant,
@@ -21,18 +22,18 @@ pub struct Movement {
 }
 
 impl Movement {
-    /// Begins now.
+    /// Starts now.
     pub fn begin() -> Movement {
         Movement { began: Instant::now(), last_ms: Arc::default() }
     }
 
-    /// Something moves now.
+    /// Records progress.
     pub fn note(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(now, Ordering::Relaxed);
     }
 
-    /// Returns when nothing has moved for this long.
+    /// Waits until there was no progress for `silence`.
     pub async fn ceased(&self, silence: Duration) {
         loop {
             let until =
@@ -45,8 +46,8 @@ impl Movement {
     }
 }
 
-/// Takes the copy of a body when it has ended, and its room in the common buffers; `None` where it was larger than the limit
-/// or found no room.
+/// Takes the copy of a body at its end, and the copy's room in the common buffers. The copy is
+/// `None` where the body was larger than the limit, or had no room.
 type Done = Box<dyn FnOnce(Option<Bytes>, Hold) + Send>;
 
 struct Copy {
@@ -60,9 +61,10 @@ struct Copy {
 pub struct Stream<B> {
     body: B,
     movement: Option<Movement>,
-    /// Boxed: it is rare, and requests are moved often.
+    /// Boxed: copies are rare, and requests are moved often.
     copy: Option<Box<Copy>>,
-    /// What the upstream's connection has not written yet; from the first frame that isn't the last.
+    /// Bytes that the upstream's connection has not written yet; counted from the first frame that
+    /// is not the last.
     outflow: Option<Arc<Outflow>>,
 }
 
@@ -73,17 +75,17 @@ impl<B> std::fmt::Debug for Stream<B> {
 }
 
 impl<B: Body<Data = Bytes>> Stream<B> {
-    /// A body that nobody looks at.
+    /// Streams a body without a copy.
     pub fn new(body: B) -> Stream<B> {
         Stream { body, movement: None, copy: None, outflow: None }
     }
 
-    /// Notes when something moves.
+    /// Records progress in `movement`.
     pub fn noting(self, movement: Movement) -> Stream<B> {
         Stream { movement: Some(movement), ..self }
     }
 
-    /// Copies up to `limit` bytes for `done`, as far as there is `room` for them.
+    /// Copies up to `limit` bytes for `done`, if there is `room` for them.
     pub fn copying(
         self,
         limit: usize,
@@ -105,7 +107,7 @@ impl<B: Body<Data = Bytes>> Stream<B> {
         }
     }
 
-    fn saw(&mut self, frame: Option<&Frame<Bytes>>) {
+    fn observe(&mut self, frame: Option<&Frame<Bytes>>) {
         if let Some(movement) = &self.movement {
             movement.note();
         }
@@ -143,8 +145,8 @@ where
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
-            Some(Ok(data)) => this.saw(Some(data)),
-            None => this.saw(None),
+            Some(Ok(data)) => this.observe(Some(data)),
+            None => this.observe(None),
             Some(Err(_)) => this.copy = None,
         }
         if this.body.is_end_stream() {
@@ -172,10 +174,11 @@ mod tests {
     use http_body_util::{BodyExt, Full};
     use prometheus_client::metrics::gauge::Gauge;
 
-    use super::super::budget::Budget;
     use super::*;
+    use crate::gate::budget::Budget;
 
-    /// The copy of a body of 100 bytes, with so much room for it, and how much is held while the copy is in use.
+    /// Copies a body of 100 bytes, with this much room. Returns the copy, and the bytes held while
+    /// the copy is in use and afterwards.
     async fn copied(room: usize) -> (Option<Bytes>, i64, i64) {
         let gauge = Gauge::default();
         let budget = Budget::new(room, room, gauge.clone());

@@ -1,47 +1,59 @@
-//! The gate over a store that fails at the worst moment. Time is paused: nothing here waits for a real clock.
+//! The gate over a store that fails at the worst moment. Time is paused: no test waits for a real
+//! clock.
 
 #![allow(clippy::type_complexity)]
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use http::Response;
 use http_body_util::Full;
+use tokio_util::sync::CancellationToken;
 use tower::service_fn;
 
 use super::*;
+use crate::clock::Clock;
 use crate::engine::{KeyRule, KeySource, Policy};
-use crate::key::Slot;
+use crate::entropy::Entropy;
+use crate::gate::attempt::settle::UnsettledOutcome;
+use crate::key::{Hashing, Slot};
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
+use crate::route::Route;
 use crate::store::memory::Memory;
-use crate::store::{EventSource, ListError, Listing, Page, Records, StoreError, Swap, Watch};
+use crate::store::{
+    EventSource, ListError, Listing, Page, Records, Store, StoreError, Swap, Watch,
+};
+use crate::telemetry::Meter;
 
+mod calling;
 mod carrying;
 mod claiming;
 mod observing;
 mod rotation;
 mod sharing;
 
-/// What happens to the next swap.
+/// The fault of the next swap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
-    /// It is carried out, and the answer is lost.
+    /// The swap is carried out, and its answer is lost.
     AnswerLost,
-    /// It is not carried out, and nobody knows.
+    /// The swap is not carried out, and its fate is unknown.
     Lost,
-    /// It is carried out only after another call has been made, and the answer is lost.
+    /// The swap is carried out only after another call, and its answer is lost.
     Late,
-    /// It is refused.
+    /// The swap is refused.
     Refused,
-    /// It is carried out, and the answer never comes.
+    /// The swap is carried out, and its answer never comes.
     Silent,
-    /// What stands in its way is too large to come along.
+    /// The current record is too large for the swap's answer.
     Large,
 }
 
-/// A memory store with faults, in order; then it works.
+/// A memory store with these faults, in order; then it works.
 struct Faulty {
     inner: Arc<Memory>,
     faults: Mutex<VecDeque<Fault>>,
@@ -63,7 +75,7 @@ impl Faulty {
         })
     }
 
-    /// What was held back arrives.
+    /// Carries out the late swaps.
     async fn arrive(&self) -> Vec<Swap> {
         let late = std::mem::take(&mut *self.late.lock().unwrap());
         let mut answers = vec![];
@@ -169,8 +181,22 @@ impl Records for Faulty {
     }
 }
 
-/// How long the upstream works: longer than the first pauses between tries to settle.
+/// The upstream's working time: longer than the first pauses between tries to settle.
 const WORK: Duration = Duration::from_millis(500);
+
+/// The head of a payment with this key.
+fn payment_head(key: &str) -> Box<Parts> {
+    let request = Request::post("/pay").header("idempotency-key", key).body(()).unwrap();
+    Box::new(request.into_parts().0)
+}
+
+/// A payment with this key, as the layer passes it to the gate.
+fn buffered(gate: &Gate, guarded: &ProtectedRoute, key: &str) -> BufferedRequest {
+    let (parts, context) = (payment_head(key), RequestContext::default());
+    let intake = gate.read_head(guarded, &parts.headers, &context).unwrap().unwrap();
+    let hold = gate.budget().hold();
+    BufferedRequest { parts, intake, body: Bytes::from_static(b"{}"), hold, context }
+}
 
 struct Scene {
     store: Arc<Faulty>,
@@ -179,7 +205,7 @@ struct Scene {
     executed: Arc<AtomicUsize>,
 }
 
-type Told = Result<(http::StatusCode, bool), Refusal>;
+type PayResult = Result<(http::StatusCode, bool), Refusal>;
 
 impl Scene {
     fn new(faults: &[Fault]) -> Scene {
@@ -211,32 +237,29 @@ impl Scene {
         Scene { store, gate, guarded: Arc::new(guarded), executed: Arc::default() }
     }
 
-    /// What the request of [`Scene::pay`] says of itself, under a fence of the test's own.
-    fn asked(&self, fence: Fence) -> crate::engine::Asked {
-        let (parts, ()) =
-            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let identified = identify(
-            &self.guarded.route.policy,
-            &Hashing::default(),
-            &parts,
-            &Bytes::from_static(b"{}").into(),
-        )
-        .unwrap()
-        .unwrap();
-        crate::engine::Asked {
-            caller: identified.caller,
-            fingerprint: identified.fingerprint,
-            fence,
-        }
+    /// The operation of the request of [`Scene::pay`].
+    fn operation(&self) -> RequestedOperation {
+        let parts = payment_head("k");
+        let policy = &self.guarded.route.policy;
+        let intake = Intake::from_head(policy, &parts.headers, None).unwrap().unwrap();
+        let content = Bytes::from_static(b"{}").into();
+        let identified = intake.with_body(policy, &Hashing::default(), &parts, &content);
+        identified.unwrap().unwrap().operation
     }
 
-    /// One request; the upstream counts it and answers 201.
-    async fn pay(&self) -> Told {
+    /// The request of [`Scene::pay`] as the engine sees it, under a fence of the test's own.
+    fn asked(&self, fence: Fence) -> crate::engine::Asked {
+        let RequestedOperation { caller, fingerprint, .. } = self.operation();
+        crate::engine::Asked { caller, fingerprint, fence }
+    }
+
+    /// Sends one request; the upstream counts it and answers 201.
+    async fn pay(&self) -> PayResult {
         self.pay_from(None).await
     }
 
-    /// The same from an address.
-    async fn pay_from(&self, address: Option<&Arc<AddressShare>>) -> Told {
+    /// Sends one request from an address.
+    async fn pay_from(&self, address: Option<&Arc<AddressShare>>) -> PayResult {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
@@ -251,14 +274,9 @@ impl Scene {
                 )
             }
         });
-        let (mut parts, ()) =
-            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        address.into_iter().for_each(|address| _ = parts.extensions.insert(address.clone()));
-        let hold = self.gate.budget().hold();
-        let answered = self
-            .gate
-            .handle(&self.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream)
-            .await?;
+        let mut request = buffered(&self.gate, &self.guarded, "k");
+        request.context.address_share = address.cloned();
+        let answered = self.gate.handle(&self.guarded, request, upstream).await?;
         Ok((answered.response.status(), answered.answer == Answer::Replayed))
     }
 
@@ -267,20 +285,11 @@ impl Scene {
     }
 
     async fn record(&self) -> Option<Record> {
-        let (parts, ()) =
-            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let identified = identify(
-            &self.guarded.route.policy,
-            &Hashing::default(),
-            &parts,
-            &Bytes::from_static(b"{}").into(),
-        )
-        .unwrap()
-        .unwrap();
-        self.store.inner.load(&identified.slot).await.unwrap().map(|held| held.record)
+        let slot = self.operation().slot;
+        self.store.inner.load(&slot).await.unwrap().map(|held| held.record)
     }
 
-    /// Waits for what goes on in the background.
+    /// Waits for the tasks in the background.
     async fn settle(&self) {
         while !self.gate.tasks.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -288,15 +297,15 @@ impl Scene {
     }
 }
 
-const PAID: Told = Ok((http::StatusCode::CREATED, false));
-const REPLAYED: Told = Ok((http::StatusCode::CREATED, true));
+const PAID: PayResult = Ok((http::StatusCode::CREATED, false));
+const REPLAYED: PayResult = Ok((http::StatusCode::CREATED, true));
 
-fn unavailable(told: &Told) -> bool {
-    matches!(told, Err(Refusal::StoreUnavailable { .. }))
+fn unavailable(answer: &PayResult) -> bool {
+    matches!(answer, Err(Refusal::StoreUnavailable { .. }))
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_whose_answer_is_lost_is_read_back_and_runs_once() {
+async fn a_claim_with_a_lost_answer_is_read_back_and_runs_once() {
     let scene = Scene::new(&[Fault::AnswerLost]);
     assert_eq!(scene.pay().await, PAID);
     assert_eq!(scene.pay().await, REPLAYED);
@@ -333,7 +342,8 @@ async fn a_late_claim_that_was_given_up_is_refused_by_its_marker() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_anew() {
-    // The first gives up and leaves a marker; the second's claim, which names it, is late and given up as well.
+    // The first request gives up and leaves a marker. The second request's claim, over that marker,
+    // is late and given up as well.
     let scene = Scene::new(&[Fault::Lost]);
     assert!(unavailable(&scene.pay().await));
     scene.settle().await;
@@ -346,9 +356,15 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
         ..before.clone()
     };
     let own = crate::engine::Claim { fence: Fence(99), record: claim.clone() };
-    let slot = identified_slot(&scene);
-    let outcome = (crate::engine::Outcome::NeverSent, crate::event::Context::default());
-    scene.gate.settle_in_background(slot, own, None, outcome, scene.guarded.clone(), ());
+    let slot = scene.operation().slot;
+    let unsettled = UnsettledOutcome {
+        slot,
+        claim: own,
+        known: None,
+        outcome: crate::engine::Outcome::NeverSent,
+        event_context: crate::event::Context::default(),
+    };
+    scene.gate.settle_in_background(unsettled, scene.guarded.clone(), ());
     scene.settle().await;
     let lifetime = Lifetime {
         keep: Duration::from_secs(60),
@@ -365,16 +381,16 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
 async fn giving_up_one_claim_does_not_release_the_next() {
     let waiting =
         Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..crate::engine::tests::policy() };
-    // The claim is lost on its way, and what gives it up has to try three times.
+    // The claim is lost, and its release needs three tries.
     let scene = Scene::with(&[Fault::Lost, Fault::Refused, Fault::Refused], waiting);
-    let slot = identified_slot(&scene);
-    // Another's attempt, which its gateway then releases.
+    let slot = scene.operation().slot;
+    // The attempt of another gateway, which then releases it.
     let (policy, inner) = (&scene.guarded.route.policy, &scene.store.inner);
     let asked = scene.asked(Fence(5));
     let other =
         crate::engine::claim(&asked, crate::engine::ClaimOver::Nothing, Version(5), 0, policy);
     inner.swap(&slot, None, &other.record, other.lifetime).await.unwrap();
-    let (told, ()) = tokio::join!(scene.pay(), async {
+    let (answer, ()) = tokio::join!(scene.pay(), async {
         while !scene.store.faults.lock().unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -390,7 +406,7 @@ async fn giving_up_one_claim_does_not_release_the_next() {
         while scene.executed() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // What gives the first claim up tries again while the second runs.
+        // The release of the first claim tries again while the second claim runs.
         while scene.gate.tasks.len() > 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -399,21 +415,7 @@ async fn giving_up_one_claim_does_not_release_the_next() {
             "it runs on"
         );
     });
-    assert_eq!(told, PAID);
-}
-
-fn identified_slot(scene: &Scene) -> Slot {
-    let (parts, ()) =
-        Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-    identify(
-        &scene.guarded.route.policy,
-        &Hashing::default(),
-        &parts,
-        &Bytes::from_static(b"{}").into(),
-    )
-    .unwrap()
-    .unwrap()
-    .slot
+    assert_eq!(answer, PAID);
 }
 
 #[tokio::test(start_paused = true)]
@@ -425,7 +427,7 @@ async fn a_refused_claim_sends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_completion_whose_answer_is_lost_is_known_again() {
+async fn a_completion_with_a_lost_answer_is_recognised() {
     let scene = Scene::new(&[]);
     let first = tokio::join!(scene.pay(), async {
         // Between claim and completion.
@@ -440,16 +442,19 @@ async fn a_completion_whose_answer_is_lost_is_known_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_not_be_stored_is_not_told_and_goes_on_being_stored() {
+async fn an_answer_that_can_not_be_stored_yet_is_withheld_and_stored_later() {
     let scene = Scene::new(&[]);
     let failing = vec![Fault::Refused; 40];
-    let (told, ()) = tokio::join!(scene.pay(), async {
+    let (answer, ()) = tokio::join!(scene.pay(), async {
         while scene.executed() == 0 {
             tokio::task::yield_now().await;
         }
         scene.store.faults.lock().unwrap().extend(failing);
     });
-    assert!(matches!(told, Err(Refusal::OutcomeUncertain { status: Some(502), .. })), "{told:?}");
+    assert!(
+        matches!(answer, Err(Refusal::OutcomeUncertain { status: Some(502), .. })),
+        "{answer:?}"
+    );
     scene.settle().await;
     assert_eq!(scene.pay().await, REPLAYED, "the answer was kept after all");
     assert_eq!(scene.executed(), 1);
@@ -486,25 +491,25 @@ async fn a_request_that_is_dropped_while_its_claim_is_on_its_way_is_released() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_comes_after_its_lease_was_marked_is_stored_before_it_is_told() {
+async fn an_answer_after_its_lease_was_marked_is_stored_before_it_is_sent() {
     let scene = Scene::new(&[]);
-    let (told, ()) = tokio::join!(scene.pay(), async {
+    let (answer, ()) = tokio::join!(scene.pay(), async {
         while scene.executed() == 0 {
             tokio::task::yield_now().await;
         }
         // The sweeper of another gateway.
-        let held = scene.store.inner.load(&identified_slot(&scene)).await.unwrap().unwrap();
+        let held = scene.store.inner.load(&scene.operation().slot).await.unwrap().unwrap();
         let over = Held { now_ms: held.due_ms, ..held };
         let next = crate::engine::expire(&over, &scene.guarded.route.policy).unwrap();
         let version = Some(over.record.version);
         scene
             .store
             .inner
-            .swap(&identified_slot(&scene), version, &next.record, next.lifetime)
+            .swap(&scene.operation().slot, version, &next.record, next.lifetime)
             .await
             .unwrap();
     });
-    assert_eq!(told, PAID);
+    assert_eq!(answer, PAID);
     assert_eq!(scene.pay().await, REPLAYED);
     assert_eq!(scene.executed(), 1);
 }
@@ -518,22 +523,12 @@ async fn an_upstream_that_panics_leaves_an_uncertain_answer() {
         }
         Ok::<Response<Full<Bytes>>, Infallible>(Response::default())
     });
-    let (parts, ()) =
-        Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-    let told = scene
-        .gate
-        .handle(
-            &scene.guarded,
-            Box::new(parts),
-            Bytes::from_static(b"{}"),
-            scene.gate.budget().hold(),
-            upstream,
-        )
-        .await;
-    assert!(matches!(told, Err(Refusal::OutcomeUncertain { .. })));
+    let request = buffered(&scene.gate, &scene.guarded, "k");
+    let answer = scene.gate.handle(&scene.guarded, request, upstream).await;
+    assert!(matches!(answer, Err(Refusal::OutcomeUncertain { .. })));
     assert!(
         matches!(scene.pay().await, Err(Refusal::InFlight { .. })),
-        "its lease runs on, and nobody runs it again"
+        "its lease continues, and nobody runs it again"
     );
 }
 
@@ -542,8 +537,8 @@ async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
     let policy =
         Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..crate::engine::tests::policy() };
     let scene = Scene::with(&[], policy);
-    let slot = identified_slot(&scene);
-    // Somebody else's attempt, which then disappears without a trace.
+    let slot = scene.operation().slot;
+    // The attempt of another gateway. Its record then disappears.
     let next = crate::engine::claim(
         &scene.asked(Fence(5)),
         crate::engine::ClaimOver::Nothing,
@@ -574,7 +569,7 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
     let drop_headers = vec![http::header::SET_COOKIE];
     let scene =
         Scene::with(&[], Policy { on_uncertain, drop_headers, ..crate::engine::tests::policy() });
-    // The payment breaks off; asked for, it is found.
+    // The payment breaks off; a probe finds it.
     let upstream = service_fn(|request: Request<Payload<Full<Bytes>>>| async move {
         match *request.method() {
             http::Method::GET => Ok(Response::builder()
@@ -585,22 +580,14 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
         }
     });
     let pay = || {
-        let (parts, ()) =
-            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let hold = scene.gate.budget().hold();
-        scene.gate.handle(
-            &scene.guarded,
-            Box::new(parts),
-            Bytes::from_static(b"{}"),
-            hold,
-            upstream,
-        )
+        let request = buffered(&scene.gate, &scene.guarded, "k");
+        scene.gate.handle(&scene.guarded, request, upstream)
     };
     assert!(matches!(pay().await, Err(Refusal::OutcomeUncertain { .. })));
     for _ in 0..2 {
-        let told = pay().await.unwrap_or_else(|problem| panic!("{problem}"));
+        let answer = pay().await.unwrap_or_else(|problem| panic!("{problem}"));
         assert_eq!(
-            (told.answer, told.response.headers().get("set-cookie")),
+            (answer.answer, answer.response.headers().get("set-cookie")),
             (Answer::Replayed, None)
         );
     }
@@ -618,7 +605,8 @@ fn a_body_key_that_is_not_json_is_missing() {
         ..policy.key
     };
     let (parts, ()) = Request::post("/pay").body(()).unwrap().into_parts();
-    let told =
-        identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(b"no json").into());
-    assert!(matches!(told, Err(Refusal::KeyMissing { .. })), "{told:?}");
+    let intake = Intake::from_head(&policy, &parts.headers, None).unwrap().unwrap();
+    let content = Bytes::from_static(b"no json").into();
+    let identified = intake.with_body(&policy, &Hashing::default(), &parts, &content);
+    assert!(matches!(identified, Err(Refusal::KeyMissing { .. })), "{identified:?}");
 }

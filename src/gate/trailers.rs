@@ -1,26 +1,27 @@
-//! The trailers of a gRPC answer, which are stored with it.
+//! Trailers of gRPC answers, which are stored with the answer.
 
 use http::HeaderMap;
 
-use super::IDEMPOTENT_REPLAYED;
+use crate::gate::answer::IDEMPOTENT_REPLAYED;
 
-/// Fields of a trailer section, at most: as many as a head may have.
+/// Fields of a trailer section, at most: as many as in a head.
 const FIELDS_MAX: usize = 128;
 
-/// Bytes of a trailer section, at most: as many as the head of an answer over HTTP/2 may have. It is held in memory and stored.
+/// Bytes of a trailer section, at most: as many as in the head of an answer over HTTP/2. The
+/// section is held in memory and stored.
 const BYTES_MAX: usize = 16 * 1024;
 
-/// What a field counts besides its text (RFC 9113, section 6.5.2).
+/// Bytes that a field counts in addition to its text (RFC 9113, section 6.5.2).
 const FIELD_BYTES: usize = 32;
 
-/// What trailers take in memory, in bytes; `None` where they are too many or too long.
+/// Returns how many bytes trailers take in memory; `None` where they are too many or too long.
 pub(super) fn trailer_bytes(trailers: &HeaderMap) -> Option<usize> {
     let bytes =
         trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum();
     (trailers.len() <= FIELDS_MAX && bytes <= BYTES_MAX).then_some(bytes)
 }
 
-/// What is relayed and stored alike: without a foreign replay mark. `None` where nothing is left.
+/// Removes a replay mark that the upstream set. Returns `None` where no trailers are left.
 pub(super) fn prepare_trailers(mut trailers: HeaderMap) -> Option<HeaderMap> {
     trailers.remove(IDEMPOTENT_REPLAYED);
     Some(trailers).filter(|trailers| !trailers.is_empty())

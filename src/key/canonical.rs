@@ -1,8 +1,10 @@
-//! JSON bodies by value: equal documents hash equally, whatever their member order, white space or number spelling.
+//! JSON bodies by value: equal documents have equal hashes, whatever their member order, white
+//! space or number spelling.
 //!
-//! Danger: two different payments that hash equally would share an answer. So numbers are compared as decimal
-//! digits, never as floats, and a document whose value is not beyond doubt (duplicate member names, too deep, not
-//! JSON) is left to be compared as bytes. `serde_json` checks the grammar first; what follows walks text that is valid.
+//! Danger: two different payments with the same hash would share an answer. So numbers are compared
+//! as decimal digits, never as floats. A document with an ambiguous value (duplicate member names,
+//! too deep, not JSON) is compared as bytes. `serde_json` checks the grammar first; the code below
+//! reads only valid text.
 
 use std::borrow::Cow;
 
@@ -10,49 +12,51 @@ use memchr::memchr2;
 
 use super::{PartHasher, Pointer, Reading};
 
-/// Levels of nesting that are compared by value; deeper documents are compared as bytes. `serde_json`'s own bound.
+/// Deepest nesting that is compared by value, which is also `serde_json`'s limit. Deeper documents
+/// are compared as bytes.
 pub const JSON_DEPTH_MAX: usize = 128;
 
-/// Bytes gathered before they are hashed: fewer, larger updates.
+/// Bytes collected for one update of the hash: fewer, larger updates are faster.
 const CHUNK_BYTES: usize = 1024;
 
-/// Why a body has no value to compare or look into.
+/// The reason why a body has no unambiguous JSON value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnclearJson {
     /// It is not JSON.
     NotJson,
-    /// It is JSON, and readers may take it differently: duplicate member names, lone surrogates, boundless exponents.
+    /// It is JSON that readers may interpret differently: duplicate member names, lone surrogates,
+    /// unlimited exponents.
     Ambiguous,
     /// It is JSON with more than [`JSON_DEPTH_MAX`] levels.
     TooDeep,
 }
 
-/// Returns the body without a UTF-8 byte order mark at its start. RFC 8259, section 8.1 lets a reader
-/// ignore the mark, and upstreams do: with and without it, a body is one document.
+/// Returns the body without a UTF-8 byte order mark at its start. RFC 8259, section 8.1 lets a
+/// reader ignore the mark, and upstreams do: with and without it, a body is the same document.
 pub(super) fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-/// A JSON document with one clear value.
-pub struct Document<'a>(Value<'a>);
+/// A JSON document with one unambiguous value.
+pub struct Document<'a>(JsonValue<'a>);
 
-/// What a pointer leads to.
+/// The value under a pointer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Member<'d> {
-    /// Nothing.
+    /// No value.
     Missing,
     /// A string.
     Text(&'d str),
-    /// Anything else.
+    /// A value of another type.
     Other,
 }
 
 impl<'a> Document<'a> {
-    /// Reads a document of at most [`JSON_DEPTH_MAX`] levels, behind a UTF-8 byte order mark too.
+    /// Parses a document of at most [`JSON_DEPTH_MAX`] levels, with or without a byte order mark.
     pub fn parse(body: &'a [u8]) -> Result<Document<'a>, UnclearJson> {
         let text = std::str::from_utf8(without_mark(body)).map_err(|_| UnclearJson::NotJson)?;
         serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| UnclearJson::NotJson)?;
-        let mut reader = Reader { text, at: 0, too_deep: false };
+        let mut reader = JsonReader { text, at: 0, too_deep: false };
         let value = reader.value(0);
         value.map(Document).ok_or(if reader.too_deep {
             UnclearJson::TooDeep
@@ -61,28 +65,28 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// What a pointer leads to.
+    /// Returns the value under a pointer.
     pub fn member(&self, pointer: &Pointer) -> Member<'_> {
         match self.0.find(pointer.tokens()) {
             None => Member::Missing,
-            Some(Value::Text(text)) => Member::Text(text),
+            Some(JsonValue::Text(text)) => Member::Text(text),
             Some(_) => Member::Other,
         }
     }
 
-    /// The text of the string, number or boolean that a pointer leads to, if it has at most `max` bytes. Of a number its plain
-    /// decimal form: 1e2, 100 and 100.0 are one.
+    /// Returns the text of the string, number or boolean under a pointer, if it has at most `max`
+    /// bytes. Numbers have their plain decimal form: 1e2, 100 and 100.0 are equal.
     pub fn scalar(&self, pointer: &Pointer, max: usize) -> Option<Cow<'_, str>> {
         let text = match self.0.find(pointer.tokens())? {
-            Value::Text(text) => Cow::Borrowed(text.as_ref()),
-            Value::Literal(word @ ("true" | "false")) => Cow::Borrowed(*word),
-            Value::Number(number) => Cow::Owned(number.plain(max)?),
-            Value::Literal(_) | Value::Array(_) | Value::Object(_) => return None,
+            JsonValue::Text(text) => Cow::Borrowed(text.as_ref()),
+            JsonValue::Literal(word @ ("true" | "false")) => Cow::Borrowed(*word),
+            JsonValue::Number(number) => Cow::Owned(number.plain(max)?),
+            JsonValue::Literal(_) | JsonValue::Array(_) | JsonValue::Object(_) => return None,
         };
         (text.len() <= max).then_some(text)
     }
 
-    /// The document without the members that `ignore` points to.
+    /// Returns the document without the members under `ignore`.
     pub(super) fn without(mut self, ignore: &[Pointer]) -> Document<'a> {
         for pointer in ignore {
             self.0.remove(pointer.tokens());
@@ -90,17 +94,19 @@ impl<'a> Document<'a> {
         self
     }
 
-    /// Every value that has none inside, by its pointer as RFC 6901 writes it; `None` where there are more than `max`.
+    /// Returns all scalars and empty containers with their pointers (RFC 6901); `None` if there are
+    /// more than `max`.
     pub(super) fn leaves(&self, max: usize) -> Option<Vec<(String, Leaf<'_, 'a>)>> {
         let mut leaves = Vec::new();
         self.0.gather(String::new(), max, &mut leaves)?;
         Some(leaves)
     }
 
-    /// Adds the value that a pointer leads to; `false`, with nothing added, where it is missing or `null`.
+    /// Adds the value under a pointer to a hash. Returns `false`, and adds nothing, if it is
+    /// missing or `null`.
     pub fn hash_member(&self, hasher: &mut PartHasher, pointer: &Pointer) -> bool {
         match self.0.find(pointer.tokens()) {
-            None | Some(Value::Literal("null")) => false,
+            None | Some(JsonValue::Literal("null")) => false,
             Some(value) => {
                 Out::write(hasher, value);
                 true
@@ -109,9 +115,9 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Adds the value of a JSON document to a hash, without the members that `ignore` points to.
+/// Adds the value of a JSON document to a hash, without the members under `ignore`.
 ///
-/// Returns `false`, with nothing added, where the document has no unambiguous value.
+/// Returns `false`, and adds nothing, if the document has no unambiguous value.
 pub(super) fn hash_json(hasher: &mut PartHasher, body: Reading<'_>, ignore: &[Pointer]) -> bool {
     let Ok(document) = body.into_document() else { return false };
     let Document(value) = document.without(ignore);
@@ -120,36 +126,36 @@ pub(super) fn hash_json(hasher: &mut PartHasher, body: Reading<'_>, ignore: &[Po
     true
 }
 
-/// A value that has none inside.
-pub(super) struct Leaf<'d, 'a>(&'d Value<'a>);
+/// A value without inner values.
+pub(super) struct Leaf<'d, 'a>(&'d JsonValue<'a>);
 
 impl Leaf<'_, '_> {
-    /// Adds the value.
+    /// Adds the value to a hash.
     pub fn hash(&self, hasher: &mut PartHasher) {
         Out::write(hasher, self.0);
     }
 }
 
-/// A document's value. Numbers stay text.
-enum Value<'a> {
-    /// `true`, `false` or `null`, as written: there is one way to write each.
+/// A JSON value. Numbers stay text.
+enum JsonValue<'a> {
+    /// `true`, `false` or `null`, as written: each has one spelling.
     Literal(&'a str),
     Number(Number<'a>),
     Text(Cow<'a, str>),
-    Array(Vec<Value<'a>>),
-    /// Sorted by name, names distinct.
-    Object(Vec<(Cow<'a, str>, Value<'a>)>),
+    Array(Vec<JsonValue<'a>>),
+    /// Members sorted by name, with distinct names.
+    Object(Vec<(Cow<'a, str>, JsonValue<'a>)>),
 }
 
-impl<'a> Value<'a> {
-    fn find(&self, tokens: &[String]) -> Option<&Value<'a>> {
+impl<'a> JsonValue<'a> {
+    fn find(&self, tokens: &[String]) -> Option<&JsonValue<'a>> {
         let [first, rest @ ..] = tokens else { return Some(self) };
         match self {
-            Value::Object(members) => {
+            JsonValue::Object(members) => {
                 let at = members.binary_search_by(|(name, _)| name.as_ref().cmp(first)).ok()?;
                 members[at].1.find(rest)
             }
-            Value::Array(items) => items.get(first.parse::<usize>().ok()?)?.find(rest),
+            JsonValue::Array(items) => items.get(first.parse::<usize>().ok()?)?.find(rest),
             _ => None,
         }
     }
@@ -161,13 +167,13 @@ impl<'a> Value<'a> {
         leaves: &mut Vec<(String, Leaf<'d, 'a>)>,
     ) -> Option<()> {
         match self {
-            // Blanked: left out of the comparison.
-            Value::Literal("") => Some(()),
-            Value::Array(items) if !items.is_empty() => items
+            // The empty literal marks a value that the comparison ignores.
+            JsonValue::Literal("") => Some(()),
+            JsonValue::Array(items) if !items.is_empty() => items
                 .iter()
                 .enumerate()
                 .try_for_each(|(place, item)| item.gather(format!("{at}/{place}"), max, leaves)),
-            Value::Object(members) if !members.is_empty() => {
+            JsonValue::Object(members) if !members.is_empty() => {
                 members.iter().try_for_each(|(name, member)| {
                     let name = name.replace('~', "~0").replace('/', "~1");
                     member.gather(format!("{at}/{name}"), max, leaves)
@@ -183,7 +189,7 @@ impl<'a> Value<'a> {
     fn remove(&mut self, tokens: &[String]) {
         let [first, rest @ ..] = tokens else { return };
         match self {
-            Value::Object(members) => {
+            JsonValue::Object(members) => {
                 let Ok(at) = members.binary_search_by(|(name, _)| name.as_ref().cmp(first)) else {
                     return;
                 };
@@ -193,14 +199,15 @@ impl<'a> Value<'a> {
                     members[at].1.remove(rest);
                 }
             }
-            // An element is blanked rather than removed: the others keep their places, which are their meaning.
-            Value::Array(items) => {
+            // An element is blanked rather than removed: the positions of the others have a
+            // meaning.
+            JsonValue::Array(items) => {
                 let Some(item) = first.parse::<usize>().ok().and_then(|at| items.get_mut(at))
                 else {
                     return;
                 };
                 if rest.is_empty() {
-                    *item = Value::Literal("");
+                    *item = JsonValue::Literal("");
                 } else {
                     item.remove(rest);
                 }
@@ -210,16 +217,18 @@ impl<'a> Value<'a> {
     }
 }
 
-/// A decimal number: `0.digits * 10^exponent`, the digits without zeros at either end. Zero has none.
+/// A decimal number, `0.digits * 10^exponent`, with no zeros at either end of the digits. Zero has
+/// no digits.
 struct Number<'a> {
     negative: bool,
-    /// The digits in up to two pieces (before and after the point), to be read one after the other.
+    /// The digits in up to two pieces (before and after the point), to read one after the other.
     digits: [&'a str; 2],
     exponent: i64,
 }
 
 impl Number<'_> {
-    /// Its decimal form without an exponent, if that has at most about `max` bytes: exponents cost no memory.
+    /// Returns the decimal form without an exponent, if it has at most about `max` bytes: an
+    /// exponent can't cost memory.
     fn plain(&self, max: usize) -> Option<String> {
         if self.digits.iter().map(|digits| digits.len()).sum::<usize>() > max {
             return None;
@@ -242,15 +251,16 @@ impl Number<'_> {
     }
 }
 
-/// Reads text that `serde_json` accepted. Every method returns `None` where a value has no canonical form.
-struct Reader<'a> {
+/// Reads text that `serde_json` accepted. Every method returns `None` for a value without a
+/// canonical form.
+struct JsonReader<'a> {
     text: &'a str,
     at: usize,
-    /// Whether the reader stopped at a value below [`JSON_DEPTH_MAX`] levels.
+    /// Whether the reader stopped at a value deeper than [`JSON_DEPTH_MAX`].
     too_deep: bool,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> JsonReader<'a> {
     fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
         while matches!(bytes.get(self.at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
@@ -259,14 +269,14 @@ impl<'a> Reader<'a> {
         bytes.get(self.at).copied()
     }
 
-    /// Steps over a byte if it is next.
+    /// Skips a byte if it is next.
     fn take(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
         self.at += usize::from(found);
         found
     }
 
-    fn value(&mut self, depth: usize) -> Option<Value<'a>> {
+    fn value(&mut self, depth: usize) -> Option<JsonValue<'a>> {
         if depth > JSON_DEPTH_MAX {
             self.too_deep = true;
             return None;
@@ -274,16 +284,16 @@ impl<'a> Reader<'a> {
         match self.peek()? {
             b'{' => self.object(depth),
             b'[' => self.array(depth),
-            b'"' => self.string().map(Value::Text),
-            b'-' | b'0'..=b'9' => self.number().map(Value::Number),
+            b'"' => self.string().map(JsonValue::Text),
+            b'-' | b'0'..=b'9' => self.number().map(JsonValue::Number),
             _ => {
                 let word = self.span(|b| b.is_ascii_lowercase());
-                (!word.is_empty()).then_some(Value::Literal(word))
+                (!word.is_empty()).then_some(JsonValue::Literal(word))
             }
         }
     }
 
-    fn object(&mut self, depth: usize) -> Option<Value<'a>> {
+    fn object(&mut self, depth: usize) -> Option<JsonValue<'a>> {
         self.take(b'{');
         let mut members = Vec::new();
         while !self.take(b'}') {
@@ -293,19 +303,19 @@ impl<'a> Reader<'a> {
             self.take(b',');
         }
         members.sort_by(|(a, _), (b, _)| a.cmp(b));
-        // Which of two equal names counts is the upstream's secret, so such a document has no clear value.
+        // It is unknown which of two equal names the upstream reads, so the document is ambiguous.
         let distinct = members.windows(2).all(|pair| pair[0].0 != pair[1].0);
-        distinct.then_some(Value::Object(members))
+        distinct.then_some(JsonValue::Object(members))
     }
 
-    fn array(&mut self, depth: usize) -> Option<Value<'a>> {
+    fn array(&mut self, depth: usize) -> Option<JsonValue<'a>> {
         self.take(b'[');
         let mut items = Vec::new();
         while !self.take(b']') {
             items.push(self.value(depth + 1)?);
             self.take(b',');
         }
-        Some(Value::Array(items))
+        Some(JsonValue::Array(items))
     }
 
     fn string(&mut self) -> Option<Cow<'a, str>> {
@@ -328,7 +338,7 @@ impl<'a> Reader<'a> {
         if !escaped {
             return Some(Cow::Borrowed(inner));
         }
-        // A lone surrogate has no text; such a document is compared as bytes.
+        // A lone surrogate is not valid text, so the document is compared as bytes.
         serde_json::from_str::<String>(self.text.get(start - 1..self.at)?).ok().map(Cow::Owned)
     }
 
@@ -351,7 +361,7 @@ impl<'a> Reader<'a> {
         let mut exponent = 0;
         if matches!(self.text.as_bytes().get(self.at), Some(b'e' | b'E')) {
             self.at += 1;
-            // Beyond 64 bits the document is compared as bytes; nothing is ever expanded.
+            // An exponent beyond 64 bits makes the document ambiguous. Nothing is ever expanded.
             exponent =
                 self.span(|b| b.is_ascii_digit() || b == b'+' || b == b'-').parse::<i64>().ok()?;
         }
@@ -359,7 +369,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Strips zeros at both ends of `whole.fraction` and moves them into the exponent.
+/// Strips zeros at both ends of `whole.fraction`, and moves them into the exponent.
 fn normalise<'a>(
     negative: bool,
     whole: &'a str,
@@ -368,7 +378,7 @@ fn normalise<'a>(
 ) -> Option<Number<'a>> {
     let whole = whole.trim_start_matches('0');
     let trimmed = fraction.trim_end_matches('0');
-    // Places that the point stands right of the first digit.
+    // Number of digits between the first digit and the point.
     let (digits, places) = if whole.is_empty() {
         let digits = trimmed.trim_start_matches('0');
         (["", digits], -((trimmed.len() - digits.len()) as i64))
@@ -383,14 +393,14 @@ fn normalise<'a>(
     Some(Number { negative, digits, exponent: exponent.checked_add(places)? })
 }
 
-/// Writes values in their one form: a tag, then a length or count, then the content.
+/// Writes values in their canonical form: a tag, a length or count, then the content.
 struct Out<'h> {
     hasher: &'h mut PartHasher,
     buffer: Vec<u8>,
 }
 
 impl<'h> Out<'h> {
-    fn write(hasher: &'h mut PartHasher, value: &Value<'_>) {
+    fn write(hasher: &'h mut PartHasher, value: &JsonValue<'_>) {
         let mut out = Out { hasher, buffer: Vec::with_capacity(CHUNK_BYTES) };
         out.value(value);
         let Out { hasher, buffer } = out;
@@ -416,10 +426,10 @@ impl<'h> Out<'h> {
         self.put(text.as_bytes());
     }
 
-    fn value(&mut self, value: &Value<'_>) {
+    fn value(&mut self, value: &JsonValue<'_>) {
         match value {
-            Value::Literal(word) => self.text(b'l', word),
-            Value::Number(number) => {
+            JsonValue::Literal(word) => self.text(b'l', word),
+            JsonValue::Number(number) => {
                 self.tagged(
                     if number.negative { b'-' } else { b'+' },
                     number.digits[0].len() + number.digits[1].len(),
@@ -428,12 +438,12 @@ impl<'h> Out<'h> {
                 self.put(number.digits[1].as_bytes());
                 self.put(&number.exponent.to_be_bytes());
             }
-            Value::Text(text) => self.text(b's', text),
-            Value::Array(items) => {
+            JsonValue::Text(text) => self.text(b's', text),
+            JsonValue::Array(items) => {
                 self.tagged(b'a', items.len());
                 items.iter().for_each(|item| self.value(item));
             }
-            Value::Object(members) => {
+            JsonValue::Object(members) => {
                 self.tagged(b'o', members.len());
                 for (name, member) in members {
                     self.text(b'n', name);

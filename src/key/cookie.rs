@@ -1,22 +1,23 @@
 //! One named cookie of a request (RFC 6265, section 4.2.1).
 //!
-//! Danger: the whole `Cookie` field changes between a request and its retry, because scripts of analytics and the like add
-//! cookies of their own. Only the cookie that names the session says who asks.
+//! Danger: the whole `Cookie` field changes between a request and its retry, because analytics and
+//! consent scripts add cookies of their own. Only the session cookie identifies the caller.
 
-/// A cookie's name: a token (RFC 6265, section 4.1.1), compared in its letter case.
+/// A cookie's name: a token (RFC 6265, section 4.1.1), case-sensitive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CookieName {
     name: String,
     label: String,
 }
 
-/// A cookie is given more than once with different values: an upstream reads the first or the last of them.
+/// The cookie is present more than once with different values. Upstreams differ in which one they
+/// read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cookie is given with different values")]
 pub struct CookieRepeated;
 
 impl CookieName {
-    /// Parses a cookie's name; `None` where it is no token (RFC 9110, section 5.6.2).
+    /// Parses a cookie's name; `None` if it is not a token (RFC 9110, section 5.6.2).
     pub fn parse(name: &str) -> Option<CookieName> {
         let is_token =
             |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -24,22 +25,23 @@ impl CookieName {
         valid.then(|| CookieName { name: name.to_owned(), label: format!("cookie:{name}") })
     }
 
-    /// Returns the name as it stands in the request.
+    /// Returns the name as in the request.
     pub fn as_str(&self) -> &str {
         &self.name
     }
 
-    /// Returns the name under which the value is hashed. No header field's name has a colon.
+    /// Returns the name for hashing. No header field's name has a colon, so it can't collide with
+    /// one.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// Returns the cookie's value from the lines of the `Cookie` field, without white space around it; `None` where the
-    /// cookie is absent or empty. All lines count as one: HTTP/2 clients send a line for each cookie (RFC 9113, section
-    /// 8.2.3).
+    /// Returns the cookie's value from the lines of the `Cookie` field, without surrounding white
+    /// space; `None` if the cookie is absent or empty. All lines count as one: HTTP/2 clients send
+    /// one line per cookie (RFC 9113, section 8.2.3).
     ///
     /// # Errors
-    /// The cookie comes more than once with different values.
+    /// The cookie is present more than once with different values.
     pub fn value<'h>(
         &self,
         lines: impl IntoIterator<Item = &'h [u8]>,

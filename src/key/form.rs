@@ -1,25 +1,26 @@
-//! One field of a form body (`application/x-www-form-urlencoded`), decoded as the URL standard's parser decodes it.
+//! One field of a form body (`application/x-www-form-urlencoded`), decoded as in the URL standard.
 //!
-//! Danger: of a field that comes twice some upstreams read the first, some the last, and some both.
+//! Danger: if a field is repeated, some upstreams read the first, some the last, and some both.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
-/// What a form has under a name.
+/// The values of a form under one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FormField<'b> {
-    /// No such field.
+    /// No field.
     Missing,
-    /// One field with this value: its bytes, which need not be UTF-8. An empty value is a value.
+    /// One field, with its value as bytes, which may be invalid UTF-8. An empty value is a value.
     Value(Cow<'b, [u8]>),
-    /// More than one, with whatever values.
+    /// More than one field, with equal or different values.
     Repeated,
 }
 
-/// Looks a field up by its decoded name. Every byte sequence is a form, so there are no errors.
+/// Looks up a field by its decoded name. Every byte sequence is a form, so there are no errors.
 ///
-/// Values are compared as bytes. The standard replaces what is not UTF-8, which would make different values one.
+/// Values are compared as bytes. The standard replaces invalid UTF-8, which would make different
+/// values equal.
 pub fn form_field<'b>(body: &'b [u8], name: &str) -> FormField<'b> {
     let mut found = FormField::Missing;
     for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
@@ -38,7 +39,8 @@ pub fn form_field<'b>(body: &'b [u8], name: &str) -> FormField<'b> {
     found
 }
 
-/// Decodes a name or a value: `+` is a space, then percent-encoded bytes are decoded. A `%` that begins none stays.
+/// Decodes a name or a value: `+` is a space, and percent-encoded bytes are decoded. A `%` without
+/// two hexadecimal digits stays.
 fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     if !text.contains(&b'+') {
         return percent_decode(text).into();
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_decoded_as_the_url_standard_says() {
+    fn a_field_is_decoded_by_the_url_standard() {
         let value = |bytes: &'static [u8]| FormField::Value(Cow::Borrowed(bytes));
         for (body, expected) in [
             (&b"id=7"[..], value(b"7")),

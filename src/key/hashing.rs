@@ -1,7 +1,8 @@
-//! What identities are hashed with: plain SHA-256, or HMAC-SHA-256 (RFC 2104) under secrets that can be rotated.
+//! The hash function of identities: plain SHA-256, or HMAC-SHA-256 (RFC 2104) with secrets that can
+//! be rotated.
 //!
-//! Danger: an operation that is looked for under another secret than it was written under is not found, and runs again. So
-//! the first secret writes, and all are looked up.
+//! Danger: an operation that is looked up with another secret than it was written with is not
+//! found, and runs again. So the first secret writes, and all secrets are looked up.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,44 +12,45 @@ use ring::hmac::{self, HMAC_SHA256};
 use super::{Caller, PartHasher, SLOT_BYTES, Scope, Slot, Space, TenantId};
 use crate::hex;
 
-/// Shortest secret, in bytes: as many as the hash has, so that guessing it is no easier than guessing a hash.
+/// Shortest secret, in bytes: the length of the hash, so that guessing a secret is no easier than
+/// guessing a hash.
 pub const HASH_SECRET_BYTES_MIN: usize = 32;
 
-/// Bytes of a check value: enough to tell secrets apart, and useless for anything else.
+/// Bytes of a check value: enough to distinguish secrets, and useless for anything else.
 const CHECK_BYTES: usize = 8;
 
-/// Bytes of a mark: enough to tell tenants apart, and short enough for a log line.
+/// Bytes of a mark: enough to distinguish tenants, and short enough for a log line.
 const MARK_BYTES: usize = 8;
 
-/// What identities are hashed with. Its `Debug` shows no secret.
+/// Hashes identities. `Debug` shows no secret.
 #[derive(Clone, Default)]
 pub struct Hashing(Arc<[hmac::Key]>);
 
-/// A secret that is none.
+/// The secret is too short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a secret has at least {HASH_SECRET_BYTES_MIN} bytes")]
 pub struct SecretError;
 
-/// What makes an operation, before it is hashed into a [`Slot`].
+/// The parts of an operation's identity, before they are hashed into a [`Slot`].
 #[derive(Debug, Clone, Copy)]
 pub struct OperationParts<'n> {
     /// The key space.
     pub space: Space,
     /// The route's name.
     pub route: &'n str,
-    /// Whose key it is.
+    /// The scope of the client.
     pub scope: &'n Scope,
     /// The key.
     pub key: &'n [u8],
-    /// Empty except where a policy keeps one record per fingerprint.
+    /// Empty, except where a route keeps one record per path or per fingerprint.
     pub variant: &'n [u8],
 }
 
 impl Hashing {
-    /// Under these secrets, of which the first writes; without any, plain SHA-256.
+    /// Creates a hash function. The first secret writes; without secrets it is plain SHA-256.
     ///
     /// # Errors
-    /// One is too short.
+    /// A secret is too short.
     pub fn under<'s>(secrets: impl IntoIterator<Item = &'s [u8]>) -> Result<Hashing, SecretError> {
         let key = |secret: &[u8]| {
             (secret.len() >= HASH_SECRET_BYTES_MIN).then(|| hmac::Key::new(HMAC_SHA256, secret))
@@ -57,32 +59,40 @@ impl Hashing {
         keys.map(|keys| Hashing(keys.into())).ok_or(SecretError)
     }
 
-    /// Where an operation's record lies, and its caller as it is stored there: under the secret that writes.
-    pub fn identity(&self, named: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
+    /// Returns an operation's slot, and its caller as stored, under the secret that writes.
+    pub fn identity(&self, operation: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
         match self.0.first() {
-            None => {
-                (Slot::of(named.space, named.route, named.scope, named.key, named.variant), caller)
-            }
-            Some(secret) => identity(secret, named, caller),
+            None => (
+                Slot::of(
+                    operation.space,
+                    operation.route,
+                    operation.scope,
+                    operation.key,
+                    operation.variant,
+                ),
+                caller,
+            ),
+            Some(secret) => identity(secret, operation, caller),
         }
     }
 
-    /// The same under the other secrets.
+    /// Returns slot and caller under each of the other secrets.
     pub fn other_identities(
         &self,
-        named: &OperationParts<'_>,
+        operation: &OperationParts<'_>,
         caller: Caller,
     ) -> Vec<(Slot, Caller)> {
-        self.0.iter().skip(1).map(|secret| identity(secret, named, caller)).collect()
+        self.0.iter().skip(1).map(|secret| identity(secret, operation, caller)).collect()
     }
 
-    /// The beginning of a scope's hash, by which operations of one tenant are seen to be: 16 hexadecimal digits. Under the
-    /// first secret, where there are any.
+    /// Returns the mark of a tenant: the first 16 hexadecimal digits of its hash, under the first
+    /// secret if there is one. Operations of one tenant have the same mark.
     pub fn tenant_mark(&self, tenant: &TenantId) -> String {
         tenant_mark(self.0.first(), tenant)
     }
 
-    /// All marks that a scope may have been told under: one under each secret, as what was told before a rotation keeps its own.
+    /// Returns all marks that events may have for a tenant, one per secret: events written before a
+    /// rotation keep the mark of the earlier secret.
     pub fn tenant_marks(&self, tenant: &TenantId) -> Vec<String> {
         if self.0.is_empty() {
             return vec![tenant_mark(None, tenant)];
@@ -90,7 +100,7 @@ impl Hashing {
         self.0.iter().map(|secret| tenant_mark(Some(secret), tenant)).collect()
     }
 
-    /// A value for each secret, by which it is known again, in hexadecimal.
+    /// Returns a check value per secret, in hexadecimal, that identifies the secret.
     pub fn checks(&self) -> Vec<String> {
         let check = |secret: &hmac::Key| {
             let signed = hmac::sign(secret, b"onceward: which secret is this");
@@ -110,14 +120,14 @@ fn tenant_mark(secret: Option<&hmac::Key>, tenant: &TenantId) -> String {
     hex::encode(&hash[..MARK_BYTES])
 }
 
-/// What is signed are hashes of length-prefixed parts, so that the rules that make scopes and callers need no secret.
-fn identity(secret: &hmac::Key, named: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
+/// Signs hashes of length-prefixed parts, so that the rules for scopes and callers need no secret.
+fn identity(secret: &hmac::Key, operation: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
     let mut parts = PartHasher::new("slot:keyed");
     parts
-        .part(named.route.as_bytes())
-        .part(named.scope.as_bytes())
-        .part(named.key)
-        .part(named.variant);
+        .part(operation.route.as_bytes())
+        .part(operation.scope.as_bytes())
+        .part(operation.key)
+        .part(operation.variant);
     let signed = hmac::sign(secret, &parts.finish());
     let mut hash = [0; SLOT_BYTES];
     hash.copy_from_slice(&signed.as_ref()[..SLOT_BYTES]);
@@ -125,7 +135,7 @@ fn identity(secret: &hmac::Key, named: &OperationParts<'_>, caller: Caller) -> (
     caller_parts.part(caller.as_bytes());
     let mut signed_caller = [0; 32];
     signed_caller.copy_from_slice(hmac::sign(secret, &caller_parts.finish()).as_ref());
-    (Slot::from_hash(named.space, hash), Caller::from_bytes(signed_caller))
+    (Slot::from_hash(operation.space, hash), Caller::from_bytes(signed_caller))
 }
 
 impl fmt::Debug for Hashing {
@@ -170,7 +180,7 @@ mod tests {
         assert_eq!(
             rotated.tenant_marks(&tenant(1)),
             [rotated.tenant_mark(&tenant(1)), old],
-            "what was told before a rotation is found"
+            "marks from before a rotation are found"
         );
         assert_eq!(plain.tenant_marks(&tenant(1)), [plain.tenant_mark(&tenant(1))]);
     }
@@ -186,7 +196,7 @@ mod tests {
         for (a, b) in [(old, new), (old, plain), (new, plain)] {
             assert!(a.0 != b.0 && a.1 != b.1, "{a:?} {b:?}");
         }
-        // This is a storage format: what was written under a secret has to be found for ever.
+        // This is a storage format: records written under a secret must be found for ever.
         assert_eq!(old.0.to_string(), "op_6c94da405824abcf5c7da7a07c28ac3147a25b89");
     }
 

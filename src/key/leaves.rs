@@ -1,8 +1,9 @@
-//! What a request was made of, leaf by leaf, as digests: so that one that is refused can be told where it differs from the first.
+//! Digests of a request's members, one per leaf value, so that a refusal can name the places in
+//! which a request differs from the first one.
 //!
-//! Danger: an amount is guessed in no time by whoever has its digest. So digests never leave the store; each record has a salt
-//! of its own, so that equal values of two records don't look alike; and what leaves is only where two requests differ, to
-//! somebody who sent the first one as well.
+//! Danger: an amount is quickly guessed from its digest. So digests never leave the store. Each
+//! record has its own salt, so that equal values of two records have different digests. Only the
+//! places of differences are disclosed, and only to the caller of the first request.
 
 use std::collections::BTreeMap;
 
@@ -10,26 +11,29 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{BodyHash, Document, PartHasher};
 
-/// LeafDigests that are kept of one request, at most: a request with more is a list or a file, where a pointer helps nobody.
+/// Most leaves of one request. A request with more is a list or a file, and a pointer into it helps
+/// nobody.
 pub const LEAVES_MAX: usize = 64;
-/// Longest pointer that is kept, in bytes.
+/// Longest pointer, in bytes.
 pub const LEAF_POINTER_BYTES_MAX: usize = 128;
 
-/// Bytes of a digest: two values that differ have the same with a chance of 2^-64 at worst, and then only go unnamed.
+/// Bytes of a digest. Two different values have equal digests with a probability of 2^-64 at worst;
+/// then their difference is not named.
 const DIGEST_BYTES: usize = 16;
 
-/// Random bytes that a record's digests are made with.
+/// Random bytes for a record's digests.
 pub type Salt = [u8; 16];
 
-/// A request's leaves.
+/// Digests of the leaves of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeafDigests {
     salt: Salt,
-    /// By JSON pointer; and of what is no JSON by `method`, `path`, `query` and `body`, which are no pointers.
+    /// Digests by JSON pointer. The parts that are not JSON have the names `method`, `path`,
+    /// `query` and `body`, which are no pointers.
     digests: BTreeMap<String, [u8; DIGEST_BYTES]>,
 }
 
-/// What a request is made of.
+/// The parts of a request that have digests.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestParts<'a> {
     /// The method.
@@ -40,13 +44,13 @@ pub struct RequestParts<'a> {
     pub query: Option<&'a str>,
     /// The body.
     pub body: &'a [u8],
-    /// How the body enters the fingerprint: what doesn't is no leaf.
+    /// The part of the body in the fingerprint. Other parts have no leaves.
     pub how: BodyHash<'a>,
 }
 
 impl LeafDigests {
-    /// The leaves of a request; `None` where there are too many, or one too deep, or where parts of a form would have to be told
-    /// from each other.
+    /// Computes the digests of a request; `None` if it has too many leaves, a pointer that is too
+    /// long, or a form body.
     pub fn of(request: &RequestParts<'_>, salt: Salt) -> Option<LeafDigests> {
         let mut leaves = LeafDigests { salt, digests: BTreeMap::new() };
         leaves.add("method", request.method.as_bytes());
@@ -75,10 +79,10 @@ impl LeafDigests {
         Some(leaves)
     }
 
-    /// Where another request differs, sorted; `None` where its leaves can't be told.
+    /// Returns the places in which another request differs, sorted; `None` if it has no digests.
     pub fn differing(&self, other: &RequestParts<'_>) -> Option<Vec<String>> {
         let other = LeafDigests::of(other, self.salt)?;
-        // Of two bodies of which one has no value to look into, only this can be said.
+        // If only one of the two bodies has a JSON value, the difference has no finer place.
         if self.digests.contains_key("body") != other.digests.contains_key("body") {
             return Some(vec!["body".to_owned()]);
         }
@@ -93,7 +97,7 @@ impl LeafDigests {
         Some(differing)
     }
 
-    /// As it is stored: the salt; then of each leaf the length of its pointer, the pointer and the digest.
+    /// Encodes the salt; then for each leaf the length of its pointer, the pointer and the digest.
     pub fn encode(&self) -> Bytes {
         let mut out =
             BytesMut::with_capacity(self.salt.len() + self.digests.len() * (DIGEST_BYTES + 24));
@@ -106,7 +110,7 @@ impl LeafDigests {
         out.freeze()
     }
 
-    /// Reads what [`LeafDigests::encode`] wrote; `None` where it is something else.
+    /// Decodes the output of [`LeafDigests::encode`]; `None` for other bytes.
     pub fn decode(mut stored: &[u8]) -> Option<LeafDigests> {
         let (salt, rest) = stored.split_first_chunk::<16>()?;
         stored = rest;
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn method_path_and_query_are_told_and_what_is_ignored_is_not() {
+    fn method_path_and_query_are_named_and_ignored_members_are_not() {
         let ignore = [Pointer::parse("/sent_at").unwrap(), Pointer::parse("/items/0").unwrap()];
         let (first, second) = (r#"{"sent_at":1,"items":[1,5]}"#, r#"{"sent_at":2,"items":[2,5]}"#);
         let leaves = LeafDigests::of(&request_parts(first, &ignore), SALT).unwrap();

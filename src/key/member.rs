@@ -1,4 +1,4 @@
-//! Taking one member out of a JSON document, or putting one in, with every other byte of a value left as it was.
+//! Reading, replacing and inserting members of a JSON document without changing any other byte.
 
 use std::fmt;
 
@@ -9,14 +9,15 @@ use serde_json::value::RawValue;
 use super::canonical::without_mark;
 use super::{Document, Pointer, UnclearJson};
 
-/// The value that a pointer leads to, as it stands in the document; `None` where it is missing or `null`.
+/// Returns the value under a pointer, as written in the document; `None` if it is missing or
+/// `null`.
 pub fn element(document: &Bytes, pointer: &Pointer) -> Result<Option<Bytes>, UnclearJson> {
     Document::parse(document)?;
     Ok(find(document, pointer)?.map(|found| document.slice_ref(found.as_bytes())))
 }
 
-/// The document with a text in place of every value that a pointer leads to, and with every other byte as it was. What is
-/// missing or `null` stays so.
+/// Replaces every value under the pointers with a text, without changing any other byte. Missing
+/// values and `null` stay.
 pub fn with_values_replaced(
     document: &Bytes,
     pointers: &[Pointer],
@@ -35,7 +36,7 @@ pub fn with_values_replaced(
     if places.is_empty() {
         return Ok(document.clone());
     }
-    // Of two that begin at one place the longer one comes first: what lies within it goes with it.
+    // Of two values that begin at the same byte, the longer one comes first: it contains the other.
     places.sort_by_key(|place| (place.start, std::cmp::Reverse(place.end)));
     let mut out = Vec::with_capacity(document.len());
     let mut end = 0;
@@ -50,12 +51,12 @@ pub fn with_values_replaced(
     Ok(out.into())
 }
 
-/// The text of the value that a pointer leads to, within the document; `None` where it is missing or `null`.
+/// Returns the text of the value under a pointer; `None` if it is missing or `null`.
 fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, UnclearJson> {
     let mut at: &RawValue =
         serde_json::from_slice(without_mark(document)).map_err(|_| UnclearJson::NotJson)?;
     for token in pointer.tokens() {
-        let found = if let Ok(Members(members)) = serde_json::from_str(at.get()) {
+        let found = if let Ok(RawMembers(members)) = serde_json::from_str(at.get()) {
             members.into_iter().find(|(name, _)| name == token).map(|(_, value)| value)
         } else if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(at.get()) {
             token.parse::<usize>().ok().and_then(|place| items.get(place).copied())
@@ -70,8 +71,8 @@ fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, Un
     Ok((at.get() != "null").then(|| at.get()))
 }
 
-/// The document with a text at a pointer, in place of what stood there. `None` where there is no object to put it in.
-/// A byte order mark is left out.
+/// Inserts or replaces a text under a pointer. `None` if its parent is not an object. A byte order
+/// mark is dropped.
 pub fn with_member(document: &[u8], pointer: &Pointer, text: &str) -> Option<Bytes> {
     Document::parse(document).ok()?;
     let at: &RawValue = serde_json::from_slice(without_mark(document)).ok()?;
@@ -80,7 +81,7 @@ pub fn with_member(document: &[u8], pointer: &Pointer, text: &str) -> Option<Byt
 
 fn put(at: &RawValue, tokens: &[String], text: &str) -> Option<String> {
     let Some((token, rest)) = tokens.split_first() else { return serde_json::to_string(text).ok() };
-    let Members(members) = serde_json::from_str(at.get()).ok()?;
+    let RawMembers(members) = serde_json::from_str(at.get()).ok()?;
     let mut out = String::with_capacity(at.get().len() + token.len() + text.len() + 6);
     let mut found = false;
     for (name, value) in members {
@@ -95,7 +96,8 @@ fn put(at: &RawValue, tokens: &[String], text: &str) -> Option<String> {
         }
     }
     if !found {
-        // Only the last name is made up: an object that the client left out is the upstream's to miss.
+        // Only the last name is created: the upstream should report an object that the client
+        // omitted.
         rest.is_empty().then_some(())?;
         out.push(if out.is_empty() { '{' } else { ',' });
         out.push_str(&serde_json::to_string(token).ok()?);
@@ -106,23 +108,23 @@ fn put(at: &RawValue, tokens: &[String], text: &str) -> Option<String> {
     Some(out)
 }
 
-/// An object's members in their order, with the values' own text.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+/// An object's members in order, with the original text of the values.
+struct RawMembers<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members<'de>, D::Error> {
+impl<'de> Deserialize<'de> for RawMembers<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawMembers<'de>, D::Error> {
         struct InOrder;
         impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
+            type Value = RawMembers<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMembers<'de>, A::Error> {
                 let mut members = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
                     members.push((name, value));
                 }
-                Ok(Members(members))
+                Ok(RawMembers(members))
             }
         }
         deserializer.deserialize_map(InOrder)

@@ -1,30 +1,33 @@
-//! Forms (`multipart/form-data`, RFC 7578) by their parts: a retry draws another boundary and is the same form.
+//! Forms (`multipart/form-data`, RFC 7578) by their parts: a retry has another boundary and is the
+//! same form.
 //!
-//! Danger: two different forms that hash equally would share an answer, and readers of forms are lenient in different ways.
-//! So only what all of them read alike is compared by parts: nothing before the first boundary or behind the last, every
-//! line ended by CR LF, every part named once, and the boundary nowhere else. All other bodies are left to be compared as
-//! bytes.
+//! Danger: two different forms with the same hash would share an answer, and parsers of forms are
+//! lenient in different ways. So only forms that all parsers interpret equally are compared by
+//! parts: nothing before the first boundary or after the last, every line ends with CR LF, every
+//! part has exactly one name, and the boundary appears nowhere else. All other bodies are compared
+//! as bytes.
 
 use memchr::memmem;
 
 use super::PartHasher;
 
-/// Parts that are compared; a body with more is compared as bytes. More than any form of a payment has.
+/// Most parts that are compared: more than a payment form has. A body with more parts is compared
+/// as bytes.
 pub const PARTS_MAX: usize = 1000;
 
-/// Bytes of one part's header block; a part with more makes its body one that is compared as bytes.
+/// Largest header block of a part, in bytes. A body with a larger one is compared as bytes.
 const PART_HEAD_MAX: usize = 8 * 1024;
 
-/// Fields of one part: `Content-Disposition`, `Content-Type`, and some that old clients add.
+/// Most fields of a part: `Content-Disposition`, `Content-Type`, and some that old clients add.
 const PART_FIELDS_MAX: usize = 8;
 
-/// Parameters of one `Content-Disposition`: `name`, `filename`, `filename*`, and some to spare.
+/// Most parameters of a `Content-Disposition`: `name`, `filename`, `filename*`, and some reserve.
 const PARAMETERS_MAX: usize = 8;
 
 /// Longest boundary (RFC 2046, section 5.1.1), in bytes.
 const BOUNDARY_MAX: usize = 70;
 
-/// The boundary that a `Content-Type` names, if it is that of a form and names one.
+/// Returns the boundary of a `Content-Type`, if it is a form's type and has one.
 pub fn form_boundary(content_type: &str) -> Option<&str> {
     let (essence, parameters) = content_type.split_once(';')?;
     if !essence.trim().eq_ignore_ascii_case("multipart/form-data") {
@@ -38,7 +41,8 @@ pub fn form_boundary(content_type: &str) -> Option<&str> {
         }
     }
     let boundary = boundary?;
-    // A quoted one may hold more characters, and still no quote: where one is, the split above may have cut it.
+    // A quoted boundary may contain more characters, but no quote: the split above may have cut it
+    // there.
     let boundary = match boundary.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"')?,
         None => boundary,
@@ -48,9 +52,9 @@ pub fn form_boundary(content_type: &str) -> Option<&str> {
     (fits && boundary.bytes().all(is_plain)).then_some(boundary)
 }
 
-/// Adds a form's parts to a hash, in their order.
+/// Adds the parts of a form to a hash, in order.
 ///
-/// Returns `false`, with nothing added, where the body is no form that all readers would read alike.
+/// Returns `false`, and adds nothing, if parsers could interpret the body differently.
 pub(super) fn hash_form(hasher: &mut PartHasher, body: &[u8], boundary: &str) -> bool {
     let Some(parts) = parts(body, boundary) else { return false };
     hasher.part(b"form").part(&(parts.len() as u64).to_be_bytes());
@@ -69,20 +73,20 @@ pub(super) fn hash_form(hasher: &mut PartHasher, body: &[u8], boundary: &str) ->
 }
 
 /// One part of a form.
-struct Part<'a> {
-    /// The parameters of its `Content-Disposition`, by name: `name`, `filename`.
+struct FormPart<'a> {
+    /// Parameters of `Content-Disposition`, by name: `name`, `filename`.
     disposition: Vec<(String, &'a [u8])>,
-    /// Its other fields, by name: `content-type`.
+    /// Other fields, by name: `content-type`.
     fields: Vec<(String, &'a [u8])>,
     content: &'a [u8],
 }
 
-fn parts<'a>(body: &'a [u8], boundary: &str) -> Option<Vec<Part<'a>>> {
+fn parts<'a>(body: &'a [u8], boundary: &str) -> Option<Vec<FormPart<'a>>> {
     let delimiter = format!("\r\n--{boundary}");
-    // The first one stands at the very beginning, without a line before it.
+    // The first boundary is at the very beginning, without a line end before it.
     let mut rest = body.strip_prefix(&delimiter.as_bytes()[2..])?;
     let finder = memmem::Finder::new(delimiter.as_bytes());
-    // What looks like one without its own line is read as one by some.
+    // Some parsers also accept a boundary that is not on a line of its own.
     let lookalike = memmem::Finder::new(&delimiter.as_bytes()[2..]);
     let mut parts = Vec::new();
     loop {
@@ -103,7 +107,7 @@ fn parts<'a>(body: &'a [u8], boundary: &str) -> Option<Vec<Part<'a>>> {
     }
 }
 
-fn read_part(part: &[u8]) -> Option<Part<'_>> {
+fn read_part(part: &[u8]) -> Option<FormPart<'_>> {
     let end = memmem::find(part, b"\r\n\r\n")?;
     if end > PART_HEAD_MAX {
         return None;
@@ -125,10 +129,10 @@ fn read_part(part: &[u8]) -> Option<Part<'_>> {
         }
     }
     sorted_and_distinct(&mut fields).then_some(())?;
-    Some(Part { disposition: disposition?, fields, content })
+    Some(FormPart { disposition: disposition?, fields, content })
 }
 
-/// The lines of a part's head, each without its CR LF.
+/// The lines of a part's header block, without CR LF.
 struct Lines<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for Lines<'a> {
@@ -146,8 +150,8 @@ impl<'a> Iterator for Lines<'a> {
     }
 }
 
-/// Reads `form-data; name="a"; filename="b"`. A backslash is taken for itself, as browsers mean it; one before a quote
-/// is read in two ways, so it is refused.
+/// Parses `form-data; name="a"; filename="b"`. A backslash is a plain character, as in browsers. A
+/// backslash before a quote is ambiguous, so it is refused.
 fn read_disposition(value: &[u8]) -> Option<Vec<(String, &[u8])>> {
     const KIND: &[u8] = b"form-data";
     let (kind, mut rest) = value.split_at_checked(KIND.len())?;
@@ -184,13 +188,13 @@ fn read_disposition(value: &[u8]) -> Option<Vec<(String, &[u8])>> {
     (sorted_and_distinct(&mut parameters) && is_named).then_some(parameters)
 }
 
-/// Sorts by name; whether each is there once.
+/// Sorts by name. Returns whether all names are distinct.
 fn sorted_and_distinct(fields: &mut [(String, &[u8])]) -> bool {
     fields.sort_by(|(a, _), (b, _)| a.cmp(b));
     fields.windows(2).all(|pair| pair[0].0 != pair[1].0)
 }
 
-/// Whether these bytes are a token (RFC 9110, section 5.6.2).
+/// Returns whether the bytes are a token (RFC 9110, section 5.6.2).
 fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty()
         && bytes
@@ -214,7 +218,7 @@ mod tests {
         fingerprint("POST", "/", None, &Bytes::copy_from_slice(body.as_bytes()), BodyHash::Raw)
     }
 
-    /// A form with boundary `b`, from the parts' heads and contents.
+    /// A form with boundary `b`, from the headers and contents of its parts.
     fn form(parts: &[(&str, &str)]) -> String {
         let part = |(head, content): &(&str, &str)| format!("--b\r\n{head}\r\n\r\n{content}\r\n");
         parts.iter().map(part).collect::<String>() + "--b--\r\n"
@@ -318,7 +322,7 @@ mod tests {
         most.iter().for_each(|most| assert_ne!(by_parts(most, "b"), as_bytes(most)));
     }
 
-    /// A form of one part with so many fields besides its disposition.
+    /// A form with one part and `count` fields besides its disposition.
     fn with_fields(count: usize) -> String {
         form(&[(
             &(0..count).fold(AMOUNT.0.to_owned(), |head, n| format!("{head}\r\nX-{n}: x")),
@@ -326,12 +330,12 @@ mod tests {
         )])
     }
 
-    /// A form of one part with so many parameters of its disposition.
+    /// A form with one part and `count` parameters in its disposition.
     fn with_parameters(count: usize) -> String {
         form(&[(&(1..count).fold(AMOUNT.0.to_owned(), |head, n| format!("{head}; x{n}=x")), "1")])
     }
 
-    /// A form of one part whose head has so many bytes.
+    /// A form with one part and a header block of `bytes` bytes.
     fn with_head(bytes: usize) -> String {
         let head = format!("{}\r\nX: ", AMOUNT.0);
         let rest = "x".repeat(bytes - head.len());

@@ -1,41 +1,45 @@
-//! Paths: the form in which they are compared, and the readings that a hop behind the gateway may give them.
+//! Paths: the form in which they are compared, and the interpretations that a hop behind the
+//! gateway may give them.
 //!
-//! Danger: two hops can read one path in two ways. One cuts path parameters (`;x`), resolves dot segments, merges
-//! slashes, takes `\` for `/`, decodes `%2F` and what a decoding yields, or ends the path at a decoded `?`. A segment that
-//! none of these steps changes is called *opaque*. Only opaque segments may stand in an identity, or be filled into a path.
+//! Danger: two hops can interpret a path in different ways. A hop may cut path parameters (`;x`),
+//! resolve dot segments, merge slashes, treat `\` as `/`, decode `%2F` and decode the result again,
+//! or end the path at a decoded `?`. A segment that none of these steps changes is *opaque*. Only
+//! opaque segments may be part of an identity, or be filled into a path.
 
 use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// Whether the upstream tells paths apart by letter case.
+/// Whether the upstream distinguishes paths by letter case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PathCase {
     /// `/Payments` and `/payments` are two resources.
     #[default]
     Sensitive,
-    /// They are one. A spelling in other letter case than the route's is refused, not matched.
+    /// They are the same resource. A path in another letter case than the route's is refused, not
+    /// matched.
     Insensitive,
 }
 
 impl PathCase {
-    /// Folds a text so that two texts are equal exactly where the upstream can take them for equal.
+    /// Folds a text so that two texts are equal exactly if the upstream can treat them as equal.
     pub fn fold(self, bytes: Vec<u8>) -> Vec<u8> {
         let literal = vec![false; bytes.len()];
         Decoded { bytes, literal }.fold_case(self).bytes
     }
 }
 
-/// Everything but the unreserved characters (RFC 3986, section 2.3) is encoded in what is filled into a path.
+/// Characters to encode in a value that is filled into a path: all but the unreserved ones (RFC
+/// 3986, section 2.3).
 const IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A path after percent-decoding until nothing is left to decode, also of `%u002F`, which IIS takes for `/`. The order of
-/// decoding makes no difference: two escapes never overlap.
+/// A path after repeated percent-decoding until nothing is left to decode, including `%u002F`,
+/// which IIS decodes to `/`. The order of decoding doesn't matter: two escapes never overlap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
     /// The bytes.
     pub bytes: Vec<u8>,
-    /// For each byte, whether it stood in the path as it is, and not in an escape.
+    /// For each byte, whether it was in the path as such, and not in an escape.
     pub literal: Vec<bool>,
 }
 
@@ -55,7 +59,7 @@ impl Decoded {
         decoded
     }
 
-    /// Decodes the escape that the bytes end with. Returns whether there was one.
+    /// Decodes the escape at the end of the bytes. Returns whether there was one.
     fn replace_last_escape(&mut self) -> bool {
         if let [.., b'%', high, low] = self.bytes[..]
             && let Some(byte) = byte_of(high, low)
@@ -66,7 +70,7 @@ impl Decoded {
         if let [.., b'%', b'u' | b'U', a, b, c, d] = self.bytes[..]
             && let (Some(high), Some(low)) = (byte_of(a, b), byte_of(c, d))
         {
-            // Half a surrogate pair is no character. Which one takes its place makes no difference here.
+            // Half a surrogate pair is not a character. Any replacement will do here.
             let c = char::from_u32(u32::from(high) << 8 | u32::from(low))
                 .unwrap_or(char::REPLACEMENT_CHARACTER);
             self.replace_last(6, c.encode_utf8(&mut [0; 4]).as_bytes());
@@ -75,7 +79,7 @@ impl Decoded {
         false
     }
 
-    /// Replaces so many bytes at the end with those that they stand for.
+    /// Replaces the last `count` bytes with their decoded form.
     fn replace_last(&mut self, count: usize, bytes: &[u8]) {
         let kept = self.bytes.len().saturating_sub(count);
         self.bytes.truncate(kept);
@@ -84,8 +88,9 @@ impl Decoded {
         self.literal.resize(self.bytes.len(), false);
     }
 
-    /// Removes the differences of letter case where the upstream makes none: in upper case, then in lower case, as Unicode
-    /// defines them (`\u{212a}`, the Kelvin sign, is a `k` to some upstreams, and `\u{130}` an `i`).
+    /// Removes differences of letter case if the upstream ignores it: converts to upper case, then
+    /// to lower case, by Unicode's rules (some upstreams read `\u{212a}`, the Kelvin sign, as a
+    /// `k`, and `\u{130}` as an `i`).
     pub fn fold_case(mut self, case: PathCase) -> Decoded {
         if case == PathCase::Sensitive || self.bytes.is_ascii() {
             if case == PathCase::Insensitive {
@@ -98,7 +103,8 @@ impl Decoded {
         let mut at = 0;
         for chunk in self.bytes.utf8_chunks() {
             for c in chunk.valid().chars() {
-                // One letter stays one: the upper case of `\u{df}` is two, and so is the lower case of `\u{130}`.
+                // A letter must stay one letter: the upper case of `\u{df}` is two, and so is the
+                // lower case of `\u{130}`.
                 let mut upper = c.to_uppercase();
                 let upper = if upper.len() == 1 { upper.next() } else { None }.unwrap_or(c);
                 let lower = upper.to_lowercase().next().unwrap_or(upper);
@@ -114,19 +120,21 @@ impl Decoded {
     }
 }
 
-/// Returns whether a byte ends the path for a reader that finds it decoded: what follows is a query or a fragment. Control
-/// characters end the path for some readers: NUL ends a text in C, and a line end is nothing to patterns that end with `$`.
+/// Returns whether a decoded byte ends the path for some reader, with a query or a fragment behind
+/// it. Some readers also stop at control characters: NUL ends a text in C, and patterns with `$`
+/// ignore a line end.
 pub fn ends_paths(byte: u8) -> bool {
     matches!(byte, b'?' | b'#') || byte.is_ascii_control()
 }
 
-/// The byte that two hexadecimal digits stand for.
+/// Returns the byte of two hexadecimal digits.
 fn byte_of(high: u8, low: u8) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     u8::try_from(digit(high)? << 4 | digit(low)?).ok()
 }
 
-/// Returns whether a path has no byte that a folding could change, except for letter case. Takes one scan.
+/// Returns whether a path has no byte that a folding could change, except for letter case. Takes
+/// one scan.
 pub fn is_plain(path: &str) -> bool {
     let mut after_slash = false;
     path.bytes().all(|byte| {
@@ -141,7 +149,8 @@ pub fn is_plain(path: &str) -> bool {
     })
 }
 
-/// Returns a path as routes match it: unreserved characters decoded (RFC 3986, section 6.2.2.2), one trailing slash cut.
+/// Returns a path for matching: unreserved characters decoded (RFC 3986, section 6.2.2.2), and one
+/// trailing slash removed.
 pub fn as_matched(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(without_trailing_slash(path));
@@ -176,8 +185,9 @@ fn without_trailing_slash(path: &str) -> &str {
     if path.len() > 1 { path.strip_suffix('/').unwrap_or(path) } else { path }
 }
 
-/// Returns whether a segment stays the same one segment under every folding: it is neither empty nor a dot segment, it
-/// holds no separator, no path parameter and nothing that ends a path, encoded or not, and decoding it once decodes it wholly.
+/// Returns whether a segment stays the same segment under every folding: it is neither empty nor a
+/// dot segment, it contains no separator, no path parameter and nothing that ends a path, encoded
+/// or not, and decoding it once decodes it completely.
 pub fn is_opaque(segment: &str) -> bool {
     let decoded = Decoded::of(segment).bytes;
     let separates = |byte: &u8| matches!(byte, b'/' | b'\\' | b';') || ends_paths(*byte);
@@ -186,7 +196,8 @@ pub fn is_opaque(segment: &str) -> bool {
         && percent_decode_str(segment).eq(decoded.iter().copied())
 }
 
-/// Returns whether no folding changes a path (letter case and a trailing slash aside): all its segments are opaque.
+/// Returns whether no folding changes a path, apart from letter case and a trailing slash: all its
+/// segments are opaque.
 pub fn is_opaque_throughout(path: &str) -> bool {
     let bare = without_trailing_slash(path);
     is_plain(path)
@@ -194,17 +205,18 @@ pub fn is_opaque_throughout(path: &str) -> bool {
         || bare.strip_prefix('/').is_some_and(|inner| inner.split('/').all(is_opaque))
 }
 
-/// Returns a path as it enters a derived key: decoded once, without a trailing slash, and in lower case where letter case
-/// makes no difference. All spellings of a path whose segments are opaque have the same form.
+/// Returns the form of a path in a derived key: decoded once, without a trailing slash, and in
+/// lower case if the upstream ignores letter case. All spellings of a path with opaque segments
+/// have the same form.
 pub fn identity(path: &str, case: PathCase) -> Vec<u8> {
     case.fold(percent_decode_str(without_trailing_slash(path)).collect())
 }
 
-/// Fills a value into a template of a path, which may have a query, wherever `place` stands.
+/// Fills a value into a path template, which may have a query, wherever `place` is.
 ///
-/// Returns `None` where the path would not be the template with one opaque segment there: the value `..` leads to another
-/// resource, and so does `a/b` behind a hop that decodes `%2F`. A request to such a path must not be sent. In a query the
-/// value is encoded, and can be any.
+/// Returns `None` if the result would not be the template with one opaque segment: the value `..`
+/// leads to another resource, and so does `a/b` behind a hop that decodes `%2F`. A request to such
+/// a path must not be sent. In a query the value is encoded and can be anything.
 pub fn fill(template: &str, place: &str, value: &str) -> Option<String> {
     let encoded = utf8_percent_encode(value, IN_A_PATH).to_string();
     let (path, query) = template.find('?').map_or((template, ""), |at| template.split_at(at));

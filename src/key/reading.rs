@@ -1,4 +1,4 @@
-//! A body that several rules want to look into. It is read as JSON when the first of them does, and once.
+//! A body that is parsed as JSON at most once, when the first rule needs it.
 
 use std::cell::OnceCell;
 
@@ -6,22 +6,22 @@ use bytes::Bytes;
 
 use super::{Document, UnclearJson};
 
-/// A body, and what it says once somebody asked.
+/// A body and, after the first use, its JSON document.
 pub struct Reading<'b> {
     body: &'b [u8],
     document: OnceCell<Result<Document<'b>, UnclearJson>>,
 }
 
 impl<'b> Reading<'b> {
-    /// A body that nobody has looked into.
+    /// Wraps a body without parsing it.
     pub fn new(body: &'b [u8]) -> Reading<'b> {
         Reading { body, document: OnceCell::new() }
     }
 
-    /// The document that it is.
+    /// Returns the document.
     ///
     /// # Errors
-    /// It is none with one clear value.
+    /// The body has no unambiguous JSON value.
     pub fn document(&self) -> Result<&Document<'b>, UnclearJson> {
         self.document
             .get_or_init(|| Document::parse(self.body))
@@ -29,7 +29,7 @@ impl<'b> Reading<'b> {
             .map_err(|unclear| *unclear)
     }
 
-    /// Its bytes.
+    /// Returns the bytes.
     pub fn bytes(&self) -> &'b [u8] {
         self.body
     }

@@ -1,16 +1,16 @@
-//! The one spelling in which an upstream gets a key.
+//! The canonical spelling of a key for the upstream.
 //!
-//! Danger: an upstream that deduplicates compares the bytes that it receives. A key that arrives in
-//! two spellings is two operations there, and a retry under `on_uncertain = "forward"` runs twice.
+//! Danger: an upstream that deduplicates compares the bytes that it receives. A key in two
+//! spellings is two operations there, and a retry under `on_uncertain = "forward"` runs twice.
 
 use super::KeySyntax;
 
-/// Returns the header field value in which every upstream gets this key, however the client spelled
-/// it. `key` is the decoded key: printable ASCII, not empty.
+/// Returns the header field value for this key, however the client spelled it. `key` is the decoded
+/// key: printable ASCII, not empty.
 ///
-/// The value is the bare key where a bare value reads back as the same key, and a structured-field
-/// string (RFC 9651, section 4.1.6) otherwise. Under [`KeySyntax::Strict`] it is always a
-/// structured-field string, because that syntax has no bare keys.
+/// The value is the bare key if a bare value parses to the same key, and a structured-field string
+/// (RFC 9651, section 4.1.6) otherwise. Under [`KeySyntax::Strict`] it is always a structured-field
+/// string, because that syntax has no bare keys.
 pub fn key_field_value(key: &str, syntax: KeySyntax) -> String {
     let reads_back_bare = key.bytes().all(|byte| matches!(byte, 0x21..=0x7e) && byte != b'"');
     if reads_back_bare && syntax != KeySyntax::Strict {

@@ -1,14 +1,15 @@
-//! The forms that a route may ask of a key.
+//! The forms of a key that a route can require.
 
-/// How a bare or quoted key may look.
+/// The required form of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeySyntax {
-    /// A structured-field string, or anything of visible ASCII without quotes.
+    /// A structured-field string, or visible ASCII without quotes.
     Lenient,
-    /// A structured-field string only (RFC 9651, section 3.3.3), as the IETF draft writes it.
+    /// A structured-field string only (RFC 9651, section 3.3.3), as in the IETF draft.
     Strict,
-    /// Visible ASCII without quotes, and never a structured-field string: the value of the field is the key, byte for byte.
-    /// An upstream that verifies a signature over the field (RFC 9421) gets what was signed.
+    /// Visible ASCII without quotes, never a structured-field string: the field's value is the key,
+    /// byte for byte. An upstream that verifies a signature over the field (RFC 9421) receives the
+    /// signed bytes.
     Bare,
     /// A UUID of version 4.
     UuidV4,
@@ -18,11 +19,11 @@ pub enum KeySyntax {
     Word,
 }
 
-/// What [`KeySyntax::Bare`] asks for, in words.
+/// Description of [`KeySyntax::Bare`].
 pub(super) const BARE: &str = "the bare key, without quotes";
 
 impl KeySyntax {
-    /// Returns what this form asks for, in words, where a decoded key does not have it.
+    /// Returns a description of the required form, if a decoded key doesn't have it.
     pub(super) fn differing_form(self, text: &str) -> Option<&'static str> {
         let (has_form, expected) = match self {
             KeySyntax::Lenient | KeySyntax::Strict => return None,

@@ -1,4 +1,4 @@
-//! Keys, scopes and fingerprints: what is equal, what is not, and what is refused at the door.
+//! Stories of keys, scopes and fingerprints: which are equal, and which are refused.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -163,7 +163,7 @@ fn json_that_differs_in_value_differs_in_fingerprint() {
 
 #[test]
 fn a_document_without_one_clear_value_is_compared_as_bytes() {
-    // The second of each pair has the same value by some reader's rule, but other bytes.
+    // The second of each pair is equal by some reader's rule, but has other bytes.
     let deep = |pad: &str| format!("{}{pad}{}", "[".repeat(200), "]".repeat(200));
     for (a, b) in [
         (r#"{"a":1,"a":2}"#.to_owned(), r#"{"a":1, "a":2}"#.to_owned()),
@@ -180,7 +180,7 @@ fn a_document_without_one_clear_value_is_compared_as_bytes() {
     }
 }
 
-/// Whether a body is compared by value: then white space around it doesn't matter.
+/// Whether a body is compared by value, so that surrounding white space doesn't matter.
 fn is_by_value(body: &str) -> bool {
     json(body) == json(&format!(" {body} "))
 }
@@ -195,7 +195,7 @@ fn nesting_is_compared_by_value_up_to_its_bound() {
 }
 
 #[test]
-fn a_member_is_hashed_by_its_value_and_one_that_is_missing_is_told() {
+fn a_member_is_hashed_by_its_value_and_a_missing_one_is_reported() {
     let hashed = |body: &str, at: &str| {
         let mut hasher = PartHasher::new("test");
         let found = Document::parse(body.as_bytes())
@@ -364,7 +364,8 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
 }
 
 proptest! {
-    /// Layout is not value: compact and pretty documents are one, and equal fingerprints mean equal values.
+    /// Layout is not value: compact and pretty documents are equal, and equal fingerprints mean
+    /// equal values.
     #[test]
     fn fingerprints_agree_with_values(a in any_json(), b in any_json()) {
         let compact = serde_json::to_string(&a).unwrap();
@@ -374,7 +375,8 @@ proptest! {
         prop_assert_eq!(a == b, json(&compact) == json(&other));
     }
 
-    /// Whatever comes, an accepted key is printable, not empty, within its limit, and quoting it gives the same key.
+    /// For any input, an accepted key is printable, not empty and within its limit, and quoting it
+    /// gives the same key.
     #[test]
     fn accepted_keys_are_clean(value in prop::collection::vec(any::<u8>(), 0..40)) {
         if let Ok(key) = Key::parse(&value, KeySyntax::Lenient, 20) {

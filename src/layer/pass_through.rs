@@ -1,6 +1,7 @@
-//! Requests that pass through without protection: each takes a place among the requests in flight,
+//! Requests that pass through without protection: each takes a permit among the requests in flight,
 //! and streams.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,8 @@ use tokio::time::sleep;
 use super::LayerState;
 use crate::forwarding::ForwardError;
 use crate::gate::{
-    AnswerBody, Answered, Gate, Hold, Movement, Payload, Permit, Stream, UpstreamService,
+    AddressShare, AnswerBody, Answered, Gate, Hold, Movement, Payload, RequestContext,
+    SharedPermit, Stream, UpstreamService,
 };
 use crate::http_message::discard;
 use crate::refusal::Refusal;
@@ -33,6 +35,7 @@ impl LayerState {
     pub(super) async fn pass<S, B>(
         &self,
         request: Request<B>,
+        context: &RequestContext,
         mut inner: S,
         copy: Option<BodyCopy>,
         silence: Duration,
@@ -41,8 +44,8 @@ impl LayerState {
         S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        let (request, permit) = admit(&self.gate, request)?;
-        let mut step = Trail::step(request.extensions().get(), Work::Forward);
+        let (request, permit) = admit(&self.gate, context.address_share.as_ref(), request)?;
+        let mut step = Trail::step(context.trail.as_ref(), Work::Forward);
         let idempotent = request.method().is_idempotent();
         let movement = (!request.body().is_end_stream()).then(Movement::begin);
         let request = request.map(|body| {
@@ -84,16 +87,20 @@ impl LayerState {
     }
 }
 
-/// Takes a place among the requests in flight. Where there is none, the request's body is
+/// Takes a permit among the requests in flight. Where there is none, the request's body is
 /// discarded, so that the client reads its refusal.
 ///
 /// # Errors
 /// [`Refusal::Overloaded`].
-fn admit<B>(gate: &Gate, mut request: Request<B>) -> Result<(Request<B>, Permit), Refusal>
+fn admit<B>(
+    gate: &Gate,
+    address: Option<&Arc<AddressShare>>,
+    mut request: Request<B>,
+) -> Result<(Request<B>, SharedPermit), Refusal>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    match gate.admit_passing(request.extensions(), !request.body().is_end_stream()) {
+    match gate.admit_passing(address, !request.body().is_end_stream()) {
         Ok(permit) => {
             permit.accompany(&mut request);
             Ok((request, permit))

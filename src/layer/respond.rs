@@ -6,7 +6,7 @@ use super::echo::Echo;
 use super::trace_context::TraceParent;
 use super::{LayerState, OncewardBody, cors};
 use crate::entropy::Entropy;
-use crate::gate::{AnswerBody, Answered, ProtectedRoute};
+use crate::gate::{AnswerBody, Answered, ProtectedRoute, RequestContext};
 use crate::http_message::SilenceLimit;
 use crate::refusal::{Refusal, RefusalStyle};
 use crate::telemetry::{Answer, Trail};
@@ -25,8 +25,12 @@ pub(super) struct AnswerContext {
 
 impl AnswerContext {
     /// Takes the context from a request, and continues its trace or begins one.
-    pub fn of<B>(request: &mut Request<B>, entropy: &Entropy) -> AnswerContext {
-        let trail = Trail::of(request.extensions());
+    pub fn of<B>(
+        request: &mut Request<B>,
+        entropy: &Entropy,
+        context: &RequestContext,
+    ) -> AnswerContext {
+        let trail = context.trail.clone();
         let origin = cors::asking_origin(request.headers());
         let trace = TraceParent::of(request.headers_mut(), entropy, trail.as_ref());
         AnswerContext { trace, trail, origin, echo: None }

@@ -20,8 +20,8 @@ use super::{LayerState, trailers};
 use crate::engine::Mode;
 use crate::forwarding::{BoxError, UpstreamIndex};
 use crate::gate::{
-    AnswerBody, Answered, ProtectedRoute, UpstreamService, keep_identifying_fields,
-    wants_protection,
+    AnswerBody, Answered, BufferedRequest, Intake, ProtectedRoute, RequestContext, UpstreamService,
+    keep_identifying_fields,
 };
 use crate::http_message::{SilenceLimit, discard, read_whole};
 use crate::refusal::Refusal;
@@ -32,6 +32,13 @@ use crate::telemetry::Answer;
 pub struct OncewardService<S> {
     state: Arc<LayerState>,
     inner: S,
+}
+
+/// The head of a request that asks for protection.
+struct Head {
+    parts: Box<Parts>,
+    intake: Intake,
+    context: RequestContext,
 }
 
 /// The body of an answer: stored, or streaming through.
@@ -82,13 +89,14 @@ impl LayerState {
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
         self.lookalikes.drop_from(request.headers_mut());
-        let mut context = AnswerContext::of(&mut request, self.gate.entropy());
+        let context = RequestContext::from_extensions(request.extensions());
+        let mut answer = AnswerContext::of(&mut request, self.gate.entropy(), &context);
         let position = match self.routes.position(request.method(), request.uri().path()) {
             Ok(position) => position,
-            Err(_) => return self.refuse(request, Refusal::PathAmbiguous, None, context),
+            Err(_) => return self.refuse(request, Refusal::PathAmbiguous, None, answer),
         };
         let Some(guarded) = position.and_then(|at| self.guarded.get(at)).cloned() else {
-            return self.answer_uncovered(request, inner, context);
+            return self.answer_uncovered(request, context, inner, answer);
         };
         request.extensions_mut().insert(UpstreamIndex(guarded.route.upstream));
         let policy = &guarded.route.policy;
@@ -96,19 +104,21 @@ impl LayerState {
             keep_identifying_fields(policy, request.headers_mut());
         }
         match policy.mode {
-            Mode::Off => self.pass_covered(guarded, request, inner, context),
+            Mode::Off => self.pass_covered(guarded, request, context, inner, answer),
             Mode::Shadow => Box::pin(async move {
-                self.vouch(&guarded, &mut request);
-                let result = self.watch(&guarded, request, inner).await;
-                Ok(self.respond(result, Some(&guarded), context))
+                let result = self.watch(&guarded, request, context, inner).await;
+                Ok(self.respond(result, Some(&guarded), answer))
             }),
             Mode::Enforce => {
-                context.echo = Echo::of(policy, request.headers());
-                self.vouch(&guarded, &mut request);
-                match wants_protection(policy, request.headers(), request.extensions()) {
-                    Ok(true) => self.protect(guarded, request, inner, context),
-                    Ok(false) => self.pass_covered(guarded, request, inner, context),
-                    Err(refusal) => self.refuse(request, refusal, Some(&guarded), context),
+                answer.echo = Echo::of(policy, request.headers());
+                match self.gate.read_head(&guarded, request.headers(), &context) {
+                    Ok(Some(intake)) => {
+                        let (parts, body) = request.into_parts();
+                        let head = Head { parts: Box::new(parts), intake, context };
+                        self.protect(guarded, head, body, inner, answer)
+                    }
+                    Ok(None) => self.pass_covered(guarded, request, context, inner, answer),
+                    Err(refusal) => self.refuse(request, refusal, Some(&guarded), answer),
                 }
             }
         }
@@ -120,22 +130,23 @@ impl LayerState {
         request: Request<B>,
         refusal: Refusal,
         guarded: Option<&ProtectedRoute>,
-        context: AnswerContext,
+        answer: AnswerContext,
     ) -> ResponseFuture<RB>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         RB: Send + 'static,
     {
         discard(request.into_body());
-        Box::pin(ready(Ok(self.respond(Err(refusal), guarded, context))))
+        Box::pin(ready(Ok(self.respond(Err(refusal), guarded, answer))))
     }
 
     /// Answers a request that no route covers: with the published policy, or by passing it through.
     fn answer_uncovered<S, B>(
         self: Arc<Self>,
         request: Request<B>,
+        context: RequestContext,
         inner: S,
-        context: AnswerContext,
+        answer: AnswerContext,
     ) -> ResponseFuture<S::ResponseBody>
     where
         S: UpstreamService<B>,
@@ -145,11 +156,11 @@ impl LayerState {
             let response = published.answer(request.method(), request.headers());
             discard(request.into_body());
             let answered = Answered { response, answer: Answer::Published };
-            return Box::pin(ready(Ok(self.respond(Ok(answered), None, context))));
+            return Box::pin(ready(Ok(self.respond(Ok(answered), None, answer))));
         }
         Box::pin(async move {
-            let result = self.pass(request, inner, None, self.silence).await;
-            Ok(self.respond(result, None, context))
+            let result = self.pass(request, &context, inner, None, self.silence).await;
+            Ok(self.respond(result, None, answer))
         })
     }
 
@@ -158,16 +169,18 @@ impl LayerState {
         self: Arc<Self>,
         guarded: Arc<ProtectedRoute>,
         request: Request<B>,
+        context: RequestContext,
         inner: S,
-        context: AnswerContext,
+        answer: AnswerContext,
     ) -> ResponseFuture<S::ResponseBody>
     where
         S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         Box::pin(async move {
-            let result = self.pass(request, inner, None, guarded.response_timeout).await;
-            Ok(self.respond(result, Some(&guarded), context))
+            let timeout = guarded.response_timeout;
+            let result = self.pass(request, &context, inner, None, timeout).await;
+            Ok(self.respond(result, Some(&guarded), answer))
         })
     }
 
@@ -175,24 +188,23 @@ impl LayerState {
     fn protect<S, B>(
         self: Arc<Self>,
         guarded: Arc<ProtectedRoute>,
-        request: Request<B>,
+        head: Head,
+        body: B,
         inner: S,
-        context: AnswerContext,
+        answer: AnswerContext,
     ) -> ResponseFuture<S::ResponseBody>
     where
         S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        let (parts, body) = request.into_parts();
-        let parts = Box::new(parts);
-        let announced = trailers::need_announcement(parts.version, &parts.headers);
+        let announced = trailers::need_announcement(head.parts.version, &head.parts.headers);
         Box::pin(async move {
-            let mut result = self.run_once(&guarded, parts, body, inner).await;
+            let mut result = self.run_once(&guarded, head, body, inner).await;
             result
                 .iter_mut()
                 .filter(|_| announced)
                 .for_each(|answered| trailers::announce(&mut answered.response));
-            Ok(self.respond(result, Some(&guarded), context))
+            Ok(self.respond(result, Some(&guarded), answer))
         })
     }
 
@@ -200,7 +212,7 @@ impl LayerState {
     async fn run_once<S, B>(
         &self,
         guarded: &Arc<ProtectedRoute>,
-        parts: Box<Parts>,
+        head: Head,
         mut body: B,
         inner: S,
     ) -> Result<Answered<S::ResponseBody>, Refusal>
@@ -208,22 +220,19 @@ impl LayerState {
         S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        let mut hold = self.gate.budget().of_address(parts.extensions.get()).hold();
+        let Head { parts, intake, context } = head;
+        let mut hold = self.gate.budget().of_address(context.address_share.as_ref()).hold();
         let limit = self.gate.settings().request_body;
         let reserve = |bytes| hold.grow(bytes);
         match read_whole(&mut body, limit, self.body_timeout, reserve).await {
-            Ok(bytes) => self.gate.handle(guarded, parts, bytes, hold, inner).await,
+            Ok(body) => {
+                let request = BufferedRequest { parts, intake, body, hold, context };
+                self.gate.handle(guarded, request, inner).await
+            }
             Err(refusal) => {
                 discard(body);
                 Err(refusal)
             }
-        }
-    }
-
-    /// Verifies the request's scope, once, before any of its body is kept.
-    fn vouch<B>(&self, guarded: &ProtectedRoute, request: &mut Request<B>) {
-        if let Some(scope) = self.gate.vouch(guarded, request.headers(), request.extensions()) {
-            request.extensions_mut().insert(scope);
         }
     }
 }

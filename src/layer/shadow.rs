@@ -5,32 +5,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::Request;
+use http::request::Parts;
 use http_body::Body;
 
 use super::LayerState;
 use super::pass_through::BodyCopy;
 use crate::engine::{FingerprintRule, Outcome};
 use crate::gate::{
-    Answered, Content, Hold, Observation, ProtectedRoute, UpstreamService, identify,
+    Answered, Content, Hold, Identified, ProtectedRoute, RequestContext, Requester, ShadowObserver,
+    UpstreamService, identify_watched,
 };
 use crate::record::{Cause, Reply, ReplyBody};
 use crate::refusal::Refusal;
 
-/// The place of a request's observation, which begins when the body is read and ends when the
-/// response begins.
+/// The slot of a request's observer, which begins when the body is read and ends when the response
+/// begins.
 #[derive(Clone, Default)]
-struct ObservationSlot(Arc<Mutex<Option<Observation>>>);
+struct ObserverSlot(Arc<Mutex<Option<ShadowObserver>>>);
 
-impl ObservationSlot {
-    /// Stores the observation, which is `None` where the gate has no place for it.
-    fn put(&self, observation: Option<Observation>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = observation;
+impl ObserverSlot {
+    /// Stores the observer, which is `None` where the gate watches too many requests already.
+    fn put(&self, observer: Option<ShadowObserver>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = observer;
     }
 
-    /// Ends the observation, if there is one, with the request's outcome.
+    /// Ends the observer, if there is one, with the request's outcome.
     fn end(&self, outcome: Outcome) {
-        if let Some(observation) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            observation.ended(outcome);
+        if let Some(observer) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            observer.ended(outcome);
         }
     }
 }
@@ -41,6 +43,7 @@ impl LayerState {
         &self,
         guarded: &Arc<ProtectedRoute>,
         request: Request<B>,
+        context: RequestContext,
         inner: S,
     ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
@@ -48,10 +51,11 @@ impl LayerState {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let (parts, body) = request.into_parts();
-        let slot = ObservationSlot::default();
-        let copy = self.observing_copy(guarded, &parts, slot.clone());
+        let slot = ObserverSlot::default();
+        let copy = self.observing_copy(guarded, &parts, &context, slot.clone());
         let request = Request::from_parts(parts, body);
-        let result = self.pass(request, inner, Some(copy), guarded.response_timeout).await;
+        let timeout = guarded.response_timeout;
+        let result = self.pass(request, &context, inner, Some(copy), timeout).await;
         slot.end(match &result {
             Ok(answered) => Outcome::Answered(Arc::new(Reply {
                 status: answered.response.status(),
@@ -69,13 +73,16 @@ impl LayerState {
     fn observing_copy(
         &self,
         guarded: &Arc<ProtectedRoute>,
-        parts: &http::request::Parts,
-        slot: ObservationSlot,
+        parts: &Parts,
+        context: &RequestContext,
+        slot: ObserverSlot,
     ) -> BodyCopy {
+        // Verified before any of the body is kept.
+        let verified = self.gate.verify_scope(guarded, &parts.headers, context);
         let parts = parts.clone();
         let (gate, route) = (self.gate.clone(), guarded.clone());
         let limit = self.gate.settings().request_body;
-        let hold = self.gate.passing_room(&parts.extensions);
+        let hold = self.gate.passing_room(context.address_share.as_ref());
         let done = move |bytes: Option<Bytes>, mut hold: Hold| {
             // A body without memory for its decoded form counts as one that was too large.
             let content = bytes.and_then(|bytes| {
@@ -87,15 +94,18 @@ impl LayerState {
                 policy.fingerprint = FingerprintRule::WithoutBody;
             }
             let content = content.unwrap_or_else(|| Bytes::new().into());
-            match identify(&policy, &gate.settings().hashing, &parts, &content) {
-                Ok(Some(identified)) => {
+            let requester = Requester::from_head(&policy, &parts.headers, verified.as_ref());
+            let hashing = &gate.settings().hashing;
+            match identify_watched(&policy, hashing, &requester, &parts, &content) {
+                Ok(Some(Identified { operation, .. })) => {
                     let bytes = (!unfingerprinted).then(|| content.bytes().clone());
-                    slot.put(gate.observe(&route, identified, parts, bytes, hold));
+                    slot.put(gate.observe(&route, operation, parts, bytes, hold));
                 }
                 Ok(None) => route.meter.count_shadow("pass"),
                 Err(refusal) => {
                     route.meter.count_shadow(refusal.kind().would_refuse());
-                    gate.observe_unidentified(&policy, &parts, &refusal);
+                    let tenant = requester.ok().map(|requester| requester.tenant());
+                    gate.observe_unidentified(&policy, tenant, &parts.headers, &refusal);
                 }
             }
         };

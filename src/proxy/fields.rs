@@ -13,7 +13,7 @@ use http::header::{
 use http::{HeaderMap, Method, Version};
 
 use crate::http_message::{TRACEPARENT, takes_trailers};
-use crate::proxy::inbound::rules;
+use crate::proxy::rules;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]

@@ -1,14 +1,16 @@
 //! HTTP on both sides: the listener, the connection to the upstream, and the fields that may pass.
 
+mod bounded_read;
+mod byte_class;
 mod fields;
 mod inbound;
 mod outbound;
-mod paced;
+mod rules;
 mod tunnel;
 
 pub use fields::{Peer, from_upstream, to_upstream};
 pub use inbound::{
-    RequestBody, RequestBodyError, Scan, Scanner, Server, ServerLimits, Terms, listen,
+    RequestBody, RequestBodyError, Scan, Scanner, Server, ServerLimits, ServerTerms, listen,
 };
 pub use outbound::{
     FetchError, Forward, Http2, Upstream, UpstreamBody, UpstreamError, UpstreamSettings, fetch,

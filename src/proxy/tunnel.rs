@@ -1,7 +1,8 @@
-//! Tunnels: connections whose protocol was switched (WebSocket). Both sides are joined until one of them ends.
+//! Tunnels: connections that switched their protocol (WebSocket). Both sides are joined until one
+//! ends.
 //!
-//! Danger: a tunnel has no end of its own. It counts as a connection and as a request in flight for as long as it is open,
-//! ends when nothing moves in it, and ends when the gateway drains.
+//! Danger: a tunnel can stay open forever. So it counts as a connection and as an active request
+//! while it is open, ends when no bytes pass for too long, and ends when the gateway drains.
 
 use std::io;
 use std::pin::Pin;
@@ -15,19 +16,19 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio_util::sync::CancellationToken;
 
-use crate::gate::{Movement, Permit};
+use crate::gate::{Movement, SharedPermit};
 
-/// How long a tunnel lives; a request extension where the request asks for an upgrade.
+/// The limits of a tunnel; a request extension where a request wants an upgrade.
 #[derive(Debug, Clone)]
 pub(super) struct TunnelTerms {
-    /// A tunnel ends when neither side has sent anything for this long.
-    pub silence: Duration,
+    /// A tunnel ends when neither side has sent a byte for this long.
+    pub idle_timeout: Duration,
     /// Cancelled when the gateway drains.
     pub closing: CancellationToken,
 }
 
 impl TunnelTerms {
-    /// Goes with a request that asks for an upgrade.
+    /// Adds the limits to a request that wants an upgrade.
     pub fn accompany<B>(&self, request: &mut Request<B>) {
         if request.headers().contains_key(UPGRADE) {
             request.extensions_mut().insert(self.clone());
@@ -35,25 +36,25 @@ impl TunnelTerms {
     }
 }
 
-/// Joins the client's side and the upstream's in a task of its own. `permit` is held until the tunnel ends. Without
-/// `terms` the tunnel lasts until one side ends it.
+/// Joins the client's side and the upstream's in a new task. `permit` is held until the tunnel
+/// ends. Without `terms` the tunnel lasts until one side ends it.
 pub(super) fn tunnel(
     client: OnUpgrade,
     upstream: OnUpgrade,
     terms: Option<TunnelTerms>,
-    permit: Option<Permit>,
+    permit: Option<SharedPermit>,
 ) {
     tokio::spawn(async move {
         let _held = permit;
         let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
         let movement = Movement::begin();
-        let mut client = Noting { io: TokioIo::new(client), movement: movement.clone() };
+        let mut client = ObservedStream { io: TokioIo::new(client), movement: movement.clone() };
         let mut upstream = TokioIo::new(upstream);
         let ended = async {
             match &terms {
                 Some(terms) => tokio::select! {
                     () = terms.closing.cancelled() => "the gateway drains",
-                    () = movement.ceased(terms.silence) => "nothing moved in it",
+                    () = movement.ceased(terms.idle_timeout) => "no byte passed for too long",
                 },
                 None => std::future::pending().await,
             }
@@ -61,21 +62,22 @@ pub(super) fn tunnel(
         tokio::select! {
             copied = copy_bidirectional(&mut client, &mut upstream) => {
                 if let Err(error) = copied {
-                    tracing::debug!(%error, "a tunnel ended");
+                    tracing::debug!(%error, "a tunnel failed");
                 }
             }
-            reason = ended => tracing::debug!(reason, "a tunnel was ended"),
+            reason = ended => tracing::debug!(reason, "closed a tunnel"),
         }
     });
 }
 
-/// The client's side of a tunnel: all bytes of both directions pass it, and it notes that they move.
-struct Noting<T> {
+/// The client's side of a tunnel. All bytes of both directions pass it, and it records each
+/// movement.
+struct ObservedStream<T> {
     io: T,
     movement: Movement,
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ObservedStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -90,7 +92,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Noting<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedStream<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,33 +1,37 @@
-//! Applying the log: entries and how far they go in one transaction, so that nothing is applied twice or left out.
+//! Applies entries of the log. Entries and position are written in one transaction, so that no
+//! entry is applied twice or skipped.
 
 use std::collections::{HashMap, HashSet};
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Transaction, params};
 
 use super::counts::Counts;
+use super::error::QueryError;
 use super::fold::{Before, Folded};
-use super::freshness::{Generation, Known};
-use super::operation::State;
-use super::{QueryError, ReadModel, lock, schema, stored, unstored};
+use super::freshness::{Known, ModelGeneration, position};
+use super::model::{ReadModel, lock};
+use super::operation::OperationState;
+use super::schema;
+use super::values::stored;
 use crate::event::Event;
 use crate::key::Slot;
-use crate::store::log::{EntryId, LogEntry, Position, member};
+use crate::store::log::{LogEntry, Position, member};
 
-/// What applying came to.
+/// Result of applying entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Applied {
-    /// Entries that were new.
+    /// Number of entries that were new.
     pub entries: usize,
-    /// Those of them that this version can't read. They are passed over.
+    /// Number of new entries that this version can't decode. They are skipped.
     pub unknown: usize,
 }
 
-/// Names and their numbers in the file.
+/// Numbers of routes in the file, by name.
 #[derive(Default)]
-pub(super) struct Names(HashMap<String, i64>);
+pub(super) struct RouteNumbers(HashMap<String, i64>);
 
-impl Names {
-    /// The number of a route's name, which gets one if it has none.
+impl RouteNumbers {
+    /// Returns the number of a route. A new route gets one.
     pub fn number(&mut self, transaction: &Transaction<'_>, name: &str) -> Result<i64, QueryError> {
         if let Some(number) = self.0.get(name) {
             return Ok(*number);
@@ -43,15 +47,15 @@ impl Names {
 }
 
 impl ReadModel {
-    /// Applies entries of the log, in order within each partition, that were read for this generation. Those that were applied
-    /// before are passed over.
+    /// Applies entries of the log that were read for this generation, in order within each
+    /// partition. Skips entries that were applied before.
     ///
     /// # Errors
-    /// Nothing was applied. All of it may be again, unless the file was [emptied](QueryError::Emptied): they lie behind entries
-    /// then that it no longer has.
+    /// Nothing was applied. The call may be repeated, unless the file was
+    /// [emptied](QueryError::Emptied): then earlier entries must be applied first.
     pub fn apply(
         &self,
-        generation: Generation,
+        generation: ModelGeneration,
         entries: &[LogEntry],
     ) -> Result<Applied, QueryError> {
         let _learning = lock(&self.learning);
@@ -68,21 +72,14 @@ impl ReadModel {
         Ok(applied)
     }
 
-    /// What the log knows its projector by: the same for as long as the file is there.
+    /// Returns the name under which its projectors mark their position in the log. It is the same
+    /// for as long as the file exists.
     ///
     /// # Errors
-    /// It can't be read.
+    /// The file can't be read.
     pub fn reader_name(&self) -> Result<String, QueryError> {
         self.reading(schema::reader)
     }
-}
-
-pub(super) fn position(connection: &rusqlite::Connection) -> Result<Position, QueryError> {
-    let mut select = connection.prepare_cached("SELECT partition, ms, seq FROM positions")?;
-    let found = select.query_map([], |row| {
-        Ok((row.get(0)?, EntryId { ms: unstored(row.get(1)?), seq: unstored(row.get(2)?) }))
-    })?;
-    Ok(Position(found.collect::<Result<_, _>>()?))
 }
 
 struct Batch<'t> {
@@ -91,7 +88,7 @@ struct Batch<'t> {
     moved: HashSet<u16>,
     operations: HashMap<Slot, Folded>,
     next_id: i64,
-    routes: Names,
+    routes: RouteNumbers,
     counts: Counts,
     applied: Applied,
 }
@@ -102,12 +99,12 @@ impl<'t> Batch<'t> {
             transaction.query_row("SELECT max(id) FROM operations", [], |row| row.get(0))?;
         Ok(Batch {
             transaction,
-            // From the file, not from memory: another process may have applied more.
+            // From the file, because another process may have applied more entries.
             position: position(transaction)?,
             moved: HashSet::new(),
             operations: HashMap::new(),
             next_id: last.unwrap_or(0) + 1,
-            routes: Names::default(),
+            routes: RouteNumbers::default(),
             counts: Counts::default(),
             applied: Applied::default(),
         })
@@ -121,7 +118,7 @@ impl<'t> Batch<'t> {
         self.moved.insert(entry.partition);
         self.applied.entries += 1;
         let Ok(event) = Event::decode(&entry.event) else {
-            // A later version's, or somebody's who wrote into the log.
+            // An event of a later version, or another program wrote it.
             self.applied.unknown += 1;
             return Ok(());
         };
@@ -150,9 +147,9 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    /// Keeps an event, as it was told, for the timeline of the operation that it has changed. Returns whether it is new. After a
-    /// failover gateways tell again what the server may have lost: that says where the operation stands, and since when, but
-    /// it did not happen twice.
+    /// Stores an event for the timeline of its operation. Returns whether the change is new. After
+    /// a failover, gateways write again the changes that the server may have lost. Such an event
+    /// has the current state, but must not be counted twice.
     fn keep(&self, changed: &Folded, entry: &LogEntry) -> Result<bool, QueryError> {
         let mut insert = self.transaction.prepare_cached(
             "INSERT OR IGNORE INTO events (operation, version, fence, kind, ms, seq, event) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -172,7 +169,7 @@ impl<'t> Batch<'t> {
     }
 
     fn end(self) -> Result<Applied, QueryError> {
-        let mut standings = Standings::default();
+        let mut standings = StateCounts::default();
         for (slot, folded) in &self.operations {
             let now = folded.write(self.transaction, &member(slot))?;
             standings.moved(folded.counted, now);
@@ -190,19 +187,23 @@ impl<'t> Batch<'t> {
     }
 }
 
-/// By how much the numbers of operations by route and state change.
+/// Changes of the numbers of operations, by route and state.
 #[derive(Default)]
-pub(super) struct Standings(HashMap<(i64, State), i64>);
+pub(super) struct StateCounts(HashMap<(i64, OperationState), i64>);
 
-impl Standings {
-    /// An operation went from one place to another.
-    pub fn moved(&mut self, from: Option<(i64, State)>, to: Option<(i64, State)>) {
+impl StateCounts {
+    /// Counts an operation that changed its route or state.
+    pub fn moved(
+        &mut self,
+        from: Option<(i64, OperationState)>,
+        to: Option<(i64, OperationState)>,
+    ) {
         if from == to {
             return;
         }
-        for (place, change) in [(from, -1), (to, 1)] {
-            if let Some(place) = place {
-                *self.0.entry(place).or_default() += change;
+        for (group, change) in [(from, -1), (to, 1)] {
+            if let Some(group) = group {
+                *self.0.entry(group).or_default() += change;
             }
         }
     }
@@ -217,24 +218,4 @@ impl Standings {
         }
         Ok(())
     }
-}
-
-/// A value that is kept once.
-pub(super) fn meta(
-    connection: &rusqlite::Connection,
-    name: &str,
-) -> Result<Option<i64>, QueryError> {
-    let mut select = connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
-    Ok(select.query_row([name], |row| row.get(0)).optional()?)
-}
-
-pub(super) fn set_meta(
-    transaction: &Transaction<'_>,
-    name: &str,
-    value: i64,
-) -> Result<(), QueryError> {
-    transaction
-        .prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?
-        .execute(params![name, value])?;
-    Ok(())
 }

@@ -1,14 +1,16 @@
-//! Counters by route and minute, and by route and hour, kept with every change, so that nobody has to scan operations.
+//! Counters by route and minute, and by route and hour. Every change updates them, so that no query
+//! must scan operations.
 
 use std::collections::HashMap;
 
 use rusqlite::types::ToSql;
 use rusqlite::{Row, Transaction};
 
-use super::{QueryError, stored, unstored};
+use super::error::QueryError;
+use super::values::{stored, unstored};
 use crate::event::EventKind;
 
-/// Upper bounds of the buckets of a latency, in ms; a last bucket has what is above.
+/// Upper bounds of the latency buckets, in ms. A last bucket has longer times.
 pub const LATENCY_BOUNDS_MS: [u64; 9] = [10, 25, 50, 100, 250, 500, 1000, 2500, 10_000];
 
 const BUCKETS: usize = LATENCY_BOUNDS_MS.len() + 1;
@@ -17,16 +19,16 @@ const BUCKETS: usize = LATENCY_BOUNDS_MS.len() + 1;
 pub(super) const MINUTE_MS: u64 = 60_000;
 pub(super) const HOUR_MS: u64 = 60 * MINUTE_MS;
 
-/// How long upstreams took.
+/// Response times of upstreams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Latency {
-    /// Answers that were timed.
+    /// Number of answers.
     pub count: u64,
-    /// All their times together, in ms.
+    /// Sum of the times, in ms.
     pub sum_ms: u64,
-    /// The longest, in ms.
+    /// The longest time, in ms.
     pub max_ms: u64,
-    /// How many took so long, by [`LATENCY_BOUNDS_MS`].
+    /// Number of answers by bucket of [`LATENCY_BOUNDS_MS`].
     pub buckets: [u64; BUCKETS],
 }
 
@@ -39,57 +41,60 @@ impl Latency {
         self.buckets[bucket] += 1;
     }
 
-    /// The bound, in ms, that this share (0 to 1) of answers kept; `None` without any.
+    /// Returns the bound, in ms, within which this share (0 to 1) of answers came; `None` if there
+    /// were no answers.
     pub fn quantile_ms(&self, share: f64) -> Option<u64> {
         if self.count == 0 {
             return None;
         }
         let wanted = (share.clamp(0.0, 1.0) * self.count as f64).ceil() as u64;
-        let mut seen = 0;
+        let mut total = 0;
         let bounds =
             LATENCY_BOUNDS_MS.into_iter().map(|bound| bound.min(self.max_ms)).chain([self.max_ms]);
         let mut kept = self.buckets.iter().zip(bounds).filter_map(|(count, bound)| {
-            seen += count;
-            (seen >= wanted).then_some(bound)
+            total += count;
+            (total >= wanted).then_some(bound)
         });
         kept.next()
     }
 }
 
-/// What happened in a span of time.
+/// Counts of a span of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Attempts that began.
     pub attempts: u64,
-    /// Attempts whose answer became the result.
+    /// Attempts with an answer that became the result.
     pub executed: u64,
-    /// Attempts that provably did nothing.
+    /// Attempts that provably had no effect.
     pub released: u64,
     /// Outcomes that became uncertain.
     pub uncertain: u64,
-    /// Uncertain outcomes that an operator or a probe decided, and results that an operator expired.
+    /// Uncertain outcomes that an operator or a probe decided, and results that an operator
+    /// expired.
     pub decided: u64,
-    /// Duplicates that got the stored answer at once.
+    /// Duplicates that were replayed at once.
     pub replayed: u64,
-    /// Duplicates that waited for it.
+    /// Duplicates that waited for the answer.
     pub waited: u64,
-    /// Duplicates that were refused because they were other requests than the first with the key.
+    /// Duplicates that were refused because their request differs from the first one with the key.
     pub conflicts: u64,
-    /// Duplicates that were refused because there was no result to give: in flight, uncertain, not stored, expired.
+    /// Duplicates that were refused because there was no result to give: in flight, uncertain, not
+    /// stored, expired.
     pub held: u64,
-    /// What else was refused.
+    /// Other requests that were refused.
     pub refused: u64,
-    /// How long the upstream took.
+    /// Response times of the upstream.
     pub latency: Latency,
 }
 
 impl Tally {
-    /// Requests with a key that were answered.
+    /// Returns the number of requests with a key that were answered.
     pub fn requests(&self) -> u64 {
         self.attempts + self.replayed + self.waited + self.conflicts + self.held + self.refused
     }
 
-    /// Duplicates that did not reach the upstream.
+    /// Returns the number of duplicates that did not reach the upstream.
     pub fn prevented(&self) -> u64 {
         self.replayed + self.waited + self.held
     }
@@ -108,12 +113,12 @@ impl Tally {
         *counter += 1;
     }
 
-    /// Counts how long the upstream took.
+    /// Counts a response time of the upstream.
     pub(super) fn took(&mut self, ms: u64) {
         self.latency.observe(ms);
     }
 
-    /// Adds what happened elsewhere, or at another time.
+    /// Adds the counts of another route or time.
     pub fn add(&mut self, other: &Tally) {
         self.counters_mut()
             .into_iter()
@@ -146,14 +151,14 @@ impl Tally {
         copy.counters_mut().map(|counter| *counter)
     }
 
-    /// All numbers, in the order of [`columns`].
+    /// Returns all numbers, in the order of [`columns`].
     fn numbers(&self) -> Vec<i64> {
         let latency = &self.latency;
         let times = [latency.count, latency.sum_ms, latency.max_ms];
         self.counters().into_iter().chain(times).chain(latency.buckets).map(stored).collect()
     }
 
-    /// Reads what [`columns`] names, from a column of a row on.
+    /// Reads the columns named by [`columns`], beginning at column `from`.
     pub(super) fn read(row: &Row<'_>, from: usize) -> rusqlite::Result<Tally> {
         let mut at = from;
         let mut next = || {
@@ -189,14 +194,14 @@ const COUNTERS: [&str; 10] = [
 
 const LATENCY_MAX: &str = "latency_max";
 
-/// The columns of a tally.
+/// Returns the columns of a tally.
 pub(super) fn columns() -> Vec<String> {
     let times = ["latency_count", "latency_sum", LATENCY_MAX].into_iter().map(str::to_owned);
     let buckets = (0..BUCKETS).map(|bucket| format!("latency_{bucket}"));
     COUNTERS.into_iter().map(str::to_owned).chain(times).chain(buckets).collect()
 }
 
-/// The columns, each summed up over what a query groups.
+/// Returns the columns, each summed over the groups of a query.
 pub(super) fn sums() -> String {
     let sum = |column: String| {
         if column == LATENCY_MAX { format!("max({column})") } else { format!("sum({column})") }
@@ -204,7 +209,8 @@ pub(super) fn sums() -> String {
     columns().into_iter().map(sum).collect::<Vec<_>>().join(", ")
 }
 
-/// The table: `span` is 0 for minutes and 1 for hours, `start` which one since 1970.
+/// Returns the table's definition. `span` is 0 for minutes and 1 for hours; `start` is the number
+/// of the span since 1970.
 pub(super) fn table() -> String {
     let columns = columns()
         .into_iter()
@@ -217,18 +223,18 @@ pub(super) fn table() -> String {
     )
 }
 
-/// How long a row of the table is, in ms, by its `span`.
+/// Lengths of the spans, in ms, by number.
 pub(super) const SPANS_MS: [u64; 2] = [MINUTE_MS, HOUR_MS];
 
-/// Which row of the table is meant: span, start, route.
-type At = (usize, u64, i64);
+/// Key of a row of the table: span, start, route.
+type CountKey = (usize, u64, i64);
 
-/// What is to be added to the table.
+/// Counts to be added to the table.
 #[derive(Default)]
-pub(super) struct Counts(HashMap<At, Tally>);
+pub(super) struct Counts(HashMap<CountKey, Tally>);
 
 impl Counts {
-    /// Counts something that happened on a route at a time.
+    /// Counts on a route at a time.
     pub(super) fn count(&mut self, route: i64, at_ms: u64, count: impl Fn(&mut Tally)) {
         for (span, length_ms) in SPANS_MS.into_iter().enumerate() {
             count(self.0.entry((span, at_ms / length_ms, route)).or_default());
@@ -249,8 +255,8 @@ impl Counts {
         );
         let mut insert = transaction.prepare_cached(&sql)?;
         for ((span, start, route), tally) in &self.0 {
-            let place = [*span as i64, stored(*start), *route];
-            let numbers = place.into_iter().chain(tally.numbers()).collect::<Vec<_>>();
+            let key = [*span as i64, stored(*start), *route];
+            let numbers = key.into_iter().chain(tally.numbers()).collect::<Vec<_>>();
             insert.execute(
                 numbers.iter().map(|number| number as &dyn ToSql).collect::<Vec<_>>().as_slice(),
             )?;

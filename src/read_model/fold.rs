@@ -1,21 +1,24 @@
-//! Folding events into an operation's row: read once for a batch, changed in memory, written once.
+//! Folds events into the row of an operation. Each batch reads the row once, changes it in memory,
+//! and writes it once.
 
 use std::collections::BTreeMap;
 use std::mem;
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::operation::{Course, State, kind_number, kind_of_number};
-use super::{QueryError, stored, unstored};
+use super::error::QueryError;
+use super::operation::{OperationState, StateTimes, kind_number, kind_of_number};
+use super::values::{stored, unstored};
 use crate::event::{Event, EventKind, Summary};
 
-/// An operation, as its row in the file is.
+/// An operation, with the columns of its row.
 #[derive(Debug, Clone)]
 pub(super) struct Folded {
     pub id: i64,
-    /// The route and state that it is counted under in the file; `None`: it isn't there yet.
-    pub counted: Option<(i64, State)>,
-    /// It began (anew) in this batch: what otherwise never changes has to be written.
+    /// The route and state under which the file counts it; `None`: it is new.
+    pub counted: Option<(i64, OperationState)>,
+    /// Whether it began, or began anew, in this batch. Then columns must be written that otherwise
+    /// never change.
     began: bool,
     changed: bool,
     route: i64,
@@ -35,20 +38,20 @@ pub(super) struct Folded {
     response_bytes: Option<u64>,
     upstream_ms: Option<u64>,
     trace: Option<String>,
-    /// Fields that this batch told, by name.
+    /// Chosen fields of this batch, by name.
     fields: BTreeMap<String, String>,
 }
 
-/// What is known of an operation before an event.
+/// An operation before an event.
 pub(super) enum Before {
-    /// It, as it was.
+    /// A known operation.
     Known(Folded),
-    /// Nothing; it would get this number.
+    /// A new operation, with this number.
     Unknown(i64),
 }
 
 impl Folded {
-    /// Reads an operation.
+    /// Reads an operation from the file.
     pub fn load(transaction: &Transaction<'_>, slot: &[u8]) -> Result<Option<Folded>, QueryError> {
         let mut select = transaction.prepare_cached(
             "SELECT id, route, standing, kind, version, fence, status, scope, cause, opened_ms, began_ms, changed_ms, \
@@ -61,7 +64,7 @@ impl Folded {
             let route = row.get(1)?;
             Ok(Folded {
                 id: row.get(0)?,
-                counted: Some((route, State::of_number(row.get(2)?))),
+                counted: Some((route, OperationState::of_number(row.get(2)?))),
                 began: false,
                 changed: false,
                 route,
@@ -87,13 +90,14 @@ impl Folded {
         Ok(found.optional()?)
     }
 
-    /// What an event makes of it. All that says where it stands is [`Summary`]'s.
+    /// Applies an event. [`Summary`] computes the state.
     pub fn after(before: Before, at_ms: u64, route: i64, mut event: Event) -> Folded {
         let (id, before) = match before {
             Before::Known(before) => (before.id, Some(before)),
             Before::Unknown(id) => (id, None),
         };
-        // A claim over nothing opens the operation anew; one over an uncertain outcome keeps since when it was open.
+        // A claim of a free key opens the operation anew. A claim after an uncertain outcome keeps
+        // the time of its opening.
         let same = before.as_ref().filter(|before| {
             event.kind != EventKind::Claimed || before.opened_ms == event.opened_ms
         });
@@ -101,13 +105,14 @@ impl Folded {
         let began_ms = match (same, event.kind) {
             (Some(same), _) => same.began_ms,
             (None, EventKind::Claimed) => at_ms,
-            // Its beginning was trimmed.
+            // The event of its beginning was trimmed.
             (None, _) => at_ms.min(event.opened_ms),
         };
-        let told = mem::take(&mut event.context);
+        let context = mem::take(&mut event.context);
         let mut fields = same.map(|same| same.fields.clone()).unwrap_or_default();
-        fields.extend(told.fields);
-        let scope = told.scope.or_else(|| before.as_ref().and_then(|before| before.scope.clone()));
+        fields.extend(context.fields);
+        let scope =
+            context.scope.or_else(|| before.as_ref().and_then(|before| before.scope.clone()));
         let summary = Summary { scope, changed_ms: at_ms, last: event };
         let ends_ms = summary.ends_ms();
         Folded {
@@ -126,33 +131,34 @@ impl Folded {
             lease_ends_ms: summary.lease_ends_ms(),
             ends_ms,
             gone_ms: summary.tombstone_ends_ms().unwrap_or(0).max(ends_ms),
-            request_bytes: told.request_bytes.or(same.and_then(|same| same.request_bytes)),
+            request_bytes: context.request_bytes.or(same.and_then(|same| same.request_bytes)),
             response_bytes: summary.last.response_bytes,
-            upstream_ms: told.upstream_ms.or(same.and_then(|same| same.upstream_ms)),
-            trace: told.trace.or_else(|| same.and_then(|same| same.trace.clone())),
+            upstream_ms: context.upstream_ms.or(same.and_then(|same| same.upstream_ms)),
+            trace: context.trace.or_else(|| same.and_then(|same| same.trace.clone())),
             fields,
             cause: summary.last.cause,
             scope: summary.scope,
         }
     }
 
-    /// What its last change is known by: version, fence and kind.
+    /// Identifies its last change: version, fence and kind.
     pub fn change(&self) -> (i64, i64, i64) {
         (self.version, self.fence, kind_number(self.kind))
     }
 
-    /// Writes it, if it changed; returns the route and state that it is counted under from then on.
+    /// Writes the row if it changed. Returns the route and state under which it is counted from now
+    /// on.
     pub fn write(
         &self,
         transaction: &Transaction<'_>,
         slot: &[u8],
-    ) -> Result<Option<(i64, State)>, QueryError> {
+    ) -> Result<Option<(i64, OperationState)>, QueryError> {
         if !self.changed {
             return Ok(self.counted);
         }
-        let course = Course { kind: self.kind, ends_ms: self.ends_ms, gone_ms: self.gone_ms };
-        let state = course.state(self.changed_ms);
-        let next_ms = course.next_ms(self.changed_ms).map(stored);
+        let times = StateTimes { kind: self.kind, ends_ms: self.ends_ms, gone_ms: self.gone_ms };
+        let state = times.state(self.changed_ms);
+        let next_ms = times.next_ms(self.changed_ms).map(stored);
         if self.began {
             self.insert(transaction, slot, state, next_ms)?;
         } else {
@@ -166,11 +172,11 @@ impl Folded {
         &self,
         transaction: &Transaction<'_>,
         slot: &[u8],
-        state: State,
+        state: OperationState,
         next_ms: Option<i64>,
     ) -> Result<(), QueryError> {
         if self.counted.is_some() {
-            // The row and the fields of what the key named before.
+            // Row and fields of the earlier operation under this key.
             transaction
                 .prepare_cached("DELETE FROM operations WHERE id = ?1")?
                 .execute([self.id])?;
@@ -209,11 +215,12 @@ impl Folded {
         Ok(())
     }
 
-    /// What an operation keeps (slot, route, beginning) is not named, so that the indexes over it are not touched.
+    /// Updates the row. Columns that never change (slot, route, beginning) are not named, so that
+    /// their indexes are not written.
     fn update(
         &self,
         transaction: &Transaction<'_>,
-        state: State,
+        state: OperationState,
         next_ms: Option<i64>,
     ) -> Result<(), QueryError> {
         let mut update = transaction.prepare_cached(
@@ -250,19 +257,19 @@ impl Folded {
         if self.fields.is_empty() {
             return Ok(());
         }
-        let mut field = transaction
+        let mut insert_field = transaction
             .prepare_cached("INSERT OR REPLACE INTO fields (operation, name, value, began_ms) VALUES (?1, ?2, ?3, ?4)")?;
-        let mut name =
+        let mut insert_name =
             transaction.prepare_cached("INSERT OR IGNORE INTO field_names VALUES (?1)")?;
-        for (called, value) in &self.fields {
-            field.execute(params![self.id, called, value, stored(self.began_ms)])?;
-            name.execute([called])?;
+        for (name, value) in &self.fields {
+            insert_field.execute(params![self.id, name, value, stored(self.began_ms)])?;
+            insert_name.execute([name])?;
         }
         Ok(())
     }
 }
 
-/// A version or fence: the same 64 bits. Nothing is asked of it but whether it is another's.
+/// Converts a version or fence, bit by bit. It is only compared.
 fn bits(digits: &str) -> i64 {
     digits.parse::<u64>().unwrap_or(0).cast_signed()
 }

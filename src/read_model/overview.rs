@@ -1,65 +1,68 @@
-//! What is going on, by counters alone: it costs the same however many operations there are.
+//! The overview, made of counters alone: its cost does not depend on the number of operations.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::counts::{HOUR_MS, MINUTE_MS, Tally, columns, sums};
-use super::operation::State;
-use super::{Freshness, QueryError, ReadModel, stored, unstored};
+use super::error::QueryError;
+use super::freshness::Freshness;
+use super::model::ReadModel;
+use super::operation::OperationState;
+use super::values::{stored, unstored};
 
-/// Minutes of the series, and what a day has.
+/// Minutes of the series, and of a day.
 const SERIES_MINUTES: u64 = 60;
 const DAY_MINUTES: u64 = 24 * 60;
 
-/// The places of the two spans in the table of counters.
+/// Numbers of the two spans in the table of counters.
 const MINUTES: usize = 0;
 const HOURS: usize = 1;
 
-/// What is going on.
+/// The overview of all routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overview {
-    /// When it was asked for.
+    /// The requested time.
     pub now_ms: u64,
-    /// The last 60 minutes, the one under way included.
+    /// The last 60 minutes, including the current one.
     pub hour: Tally,
     /// The last 24 hours.
     pub day: Tally,
-    /// Attempts under way, as far as the log tells.
+    /// Number of active attempts, by the log.
     pub in_flight: u64,
-    /// Outcomes that nobody knows, and somebody has to look up.
+    /// Number of uncertain outcomes, which an operator must look up.
     pub uncertain: u64,
-    /// When the oldest of those began.
+    /// Time when the oldest uncertain operation began.
     pub oldest_uncertain_ms: Option<u64>,
-    /// The last 60 minutes one by one, the oldest first, also those in which nothing happened.
+    /// The last 60 minutes one by one, the oldest first, including empty ones.
     pub series: Vec<MinuteRow>,
-    /// How far behind all of this is.
+    /// The age of these figures.
     pub freshness: Freshness,
 }
 
-/// What happened in a minute, on all routes.
+/// Counts of a minute, on all routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MinuteRow {
-    /// When it began, in ms since 1970.
+    /// Beginning, in ms since 1970.
     pub start_ms: u64,
-    /// What happened.
+    /// The counts.
     pub tally: Tally,
 }
 
-/// What happened in an hour, on a route.
+/// Counts of an hour, on a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HourRow {
-    /// When it began, in ms since 1970.
+    /// Beginning, in ms since 1970.
     pub start_ms: u64,
     /// The route.
     pub route: String,
-    /// What happened.
+    /// The counts.
     pub tally: Tally,
 }
 
 impl ReadModel {
-    /// What is going on at `now_ms`.
+    /// Returns the overview at `now_ms`.
     ///
     /// # Errors
-    /// It can't be read.
+    /// The file can't be read.
     pub fn overview(&self, now_ms: u64) -> Result<Overview, QueryError> {
         let freshness = self.freshness();
         let last = now_ms / MINUTE_MS;
@@ -72,24 +75,24 @@ impl ReadModel {
                 now_ms,
                 hour,
                 day: sum(connection, last.saturating_sub(DAY_MINUTES - 1), last)?,
-                in_flight: standing(connection, State::InFlight)?,
-                uncertain: standing(connection, State::Uncertain)?,
-                oldest_uncertain_ms: oldest(connection, State::Uncertain)?,
+                in_flight: count_in(connection, OperationState::InFlight)?,
+                uncertain: count_in(connection, OperationState::Uncertain)?,
+                oldest_uncertain_ms: oldest(connection, OperationState::Uncertain)?,
                 series,
                 freshness,
             })
         })?;
-        // As old as it was when the reading began, unless the file that was read turned out to be an emptied one.
+        // The age from before the reading, unless the file was emptied meanwhile.
         overview.freshness =
             std::cmp::min_by_key(freshness, self.freshness(), |known| known.as_of_ms);
         Ok(overview)
     }
 
-    /// What happened from a time to another, by hour and route, the oldest first. Hours are whole ones: the first is the one that
-    /// `from_ms` lies in, the last the one that `until_ms` lies in or ends.
+    /// Returns the counts of a span of time, by hour and route, the oldest first. Hours are whole:
+    /// the first one contains `from_ms`, the last one contains `until_ms` or ends with it.
     ///
     /// # Errors
-    /// It can't be read.
+    /// The file can't be read.
     pub fn statistics(&self, from_ms: u64, until_ms: u64) -> Result<Vec<HourRow>, QueryError> {
         self.reading(|connection| {
             let mut select = connection.prepare_cached(&format!(
@@ -111,7 +114,7 @@ impl ReadModel {
     }
 }
 
-/// Every minute from the first to the last.
+/// Returns every minute from the first to the last.
 fn minutes(connection: &Connection, first: u64, last: u64) -> Result<Vec<MinuteRow>, QueryError> {
     let mut series: Vec<MinuteRow> = (first..=last)
         .map(|minute| MinuteRow {
@@ -142,13 +145,13 @@ fn sum(connection: &Connection, first: u64, last: u64) -> Result<Tally, QueryErr
     Ok(select.query_row(range, |row| Tally::read(row, 0)).optional()?.unwrap_or_default())
 }
 
-fn standing(connection: &Connection, state: State) -> Result<u64, QueryError> {
+fn count_in(connection: &Connection, state: OperationState) -> Result<u64, QueryError> {
     let mut select = connection
         .prepare_cached("SELECT coalesce(sum(count), 0) FROM standings WHERE standing = ?1")?;
     Ok(select.query_row([state.number()], |row| row.get(0)).map(unstored)?)
 }
 
-fn oldest(connection: &Connection, state: State) -> Result<Option<u64>, QueryError> {
+fn oldest(connection: &Connection, state: OperationState) -> Result<Option<u64>, QueryError> {
     let mut select = connection.prepare_cached(
         "SELECT began_ms FROM operations INDEXED BY operations_by_state WHERE standing = ?1 ORDER BY began_ms LIMIT 1",
     )?;

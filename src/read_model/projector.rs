@@ -1,45 +1,40 @@
-//! The projector: follows the event log of a store and keeps a read model up to date, for as long as it is let.
+//! The projector: follows the event log of a store and keeps a read model up to date.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
+use super::error::QueryError;
+use super::freshness::{ModelGeneration, ModelProgress};
+use super::model::ReadModel;
 use super::upkeep::RETIRE_PERIOD;
-use super::{Generation, QueryError, Reached, ReadModel};
-use crate::key::PARTITIONS;
 use crate::store::StoreError;
-use crate::store::log::{Ends, EventLog, LogEntry, Position};
+use crate::store::log::reader::{Backoff, Gap, LogReader};
+use crate::store::log::{EventLog, LogEntry, Position};
 
 /// Milliseconds since 1970.
-pub type Now = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub type UnixClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// Entries that are read and applied at once: enough that the transaction costs little, and some tens of milliseconds.
+/// Entries per batch: enough to make the cost of a transaction small. Applying a batch takes some
+/// tens of milliseconds.
 const BATCH: usize = 4096;
 
-/// Batches of observations that are read and applied at once; each has some hundred.
+/// Batches of observations per round; each has some hundred observations.
 const OBSERVED_BATCH: usize = 16;
 
-/// Entries of one partition behind which there may be more: a store that has many gives each its share of a batch.
-const FULL: usize = BATCH / PARTITIONS as usize;
-
-/// Between two looks at a log that seemed to have no more. A look costs the store a reading of every partition, and the file a
-/// transaction, however little there is: so what comes meanwhile is applied together. Somebody who watches the page waits no
-/// longer than that.
+/// Time between two rounds while the log has no more entries. Each round reads every partition and
+/// costs the file a transaction, however few entries there are. So entries that arrive meanwhile
+/// are applied together. The page shows them with at most this delay.
 const PERIOD: Duration = Duration::from_millis(300);
 
-/// Between two words to the log of how far it was read. Trimming waits for them, which is in no hurry.
-const MARK_PERIOD: Duration = Duration::from_secs(5);
+/// Pauses after rounds that fail.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-/// After a fault: doubled each time, up to the last.
-const BACKOFF: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
-
-/// Why a round came to nothing. The next one does it again.
+/// Reasons why a round failed. The next round repeats it.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+enum RoundError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -48,114 +43,121 @@ enum Fault {
     Ended,
 }
 
-/// What may be left to do after a round.
+/// Work that remains after a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
+enum Remaining {
     Nothing,
-    /// What came during the round.
+    /// Entries that arrived during the round.
     Little,
     Much,
 }
 
-/// Follows a log. There may be several for one file: what one has applied, the others pass over.
+/// Follows a log for a read model. Several projectors may share one file: each skips the entries
+/// that another has applied.
 pub struct Projector {
     model: Arc<ReadModel>,
-    log: Arc<dyn EventLog>,
+    reader: LogReader,
     keep: Duration,
-    now: Now,
-    marked: Option<Instant>,
+    now: UnixClock,
     retired: Option<Instant>,
 }
 
 impl Projector {
-    /// One that brings what `store`'s log tells into `model`, where it stays as long as the log keeps entries.
+    /// Returns a projector from `log` into `model`. The model keeps settled operations for `keep`,
+    /// as the log keeps entries.
     pub fn new(
         model: Arc<ReadModel>,
         log: Arc<dyn EventLog>,
         keep: Duration,
-        now: Now,
+        now: UnixClock,
     ) -> Projector {
-        Projector { model, log, keep, now, marked: None, retired: None }
+        Projector { model, reader: LogReader::new(log), keep, now, retired: None }
     }
 
-    /// Follows for ever. A store that doesn't answer, and a disk that is full, are waited for; damage is repaired.
+    /// Follows the log for ever. Retries while the store does not answer or the disk is full;
+    /// repairs a damaged file.
     pub async fn follow(mut self) {
         let mut backoff = BACKOFF;
         loop {
             match self.round().await {
-                Ok(Left::Much) => backoff = BACKOFF,
-                Ok(Left::Nothing | Left::Little) | Err(Fault::Query(QueryError::Emptied)) => {
-                    backoff = BACKOFF;
+                Ok(Remaining::Much) => backoff.reset(),
+                Ok(Remaining::Nothing | Remaining::Little)
+                | Err(RoundError::Query(QueryError::Emptied)) => {
+                    backoff.reset();
                     sleep(PERIOD).await;
                 }
-                Err(fault) => {
-                    if backoff == BACKOFF {
-                        tracing::warn!(%fault, "the read model is not brought up to date; trying again");
+                Err(error) => {
+                    if backoff.is_fresh() {
+                        tracing::warn!(%error, "the read model is not brought up to date; trying again");
                     }
-                    sleep(backoff).await;
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    sleep(backoff.pause()).await;
                 }
             }
         }
     }
 
-    /// Applies all that the log has now, from where the model is.
+    /// Applies all entries that the log has now, behind those that the model has.
     ///
     /// # Errors
-    /// What kept it from it, in words. What was applied stays.
-    pub async fn catch_up(&mut self, mut progress: impl FnMut(u64)) -> Result<(), String> {
+    /// The reason why a round failed, for people. Entries that were applied stay.
+    pub async fn catch_up(&mut self, mut on_progress: impl FnMut(u64)) -> Result<(), String> {
         loop {
-            let left = match self.round().await {
-                Err(Fault::Query(QueryError::Emptied)) => Left::Much,
-                round => round.map_err(|fault| fault.to_string())?,
+            let remaining = match self.round().await {
+                Err(RoundError::Query(QueryError::Emptied)) => Remaining::Much,
+                round => round.map_err(|error| error.to_string())?,
             };
-            progress(self.model.freshness().entries);
-            if left == Left::Nothing {
+            on_progress(self.model.freshness().entries);
+            if remaining == Remaining::Nothing {
                 return Ok(());
             }
         }
     }
 
-    /// Reads once and applies it. Returns what may be left to do.
-    async fn round(&mut self) -> Result<Left, Fault> {
+    /// Reads one batch and applies it. Returns the work that remains.
+    async fn round(&mut self) -> Result<Remaining, RoundError> {
         if self.blocking(ReadModel::repair).await? {
-            self.marked = None;
+            self.reader.forget_mark();
         }
         let before_ms = (self.now)();
-        let Reached { generation, position, observed } = self.blocking(ReadModel::reached).await?;
-        if self.marked.is_none_or(|marked| marked.elapsed() >= MARK_PERIOD) {
-            if self.is_another_log(&position).await? {
-                self.blocking(ReadModel::clear).await?;
-                return Ok(Left::Much);
+        let ModelProgress { checkpoint, observed } = self.blocking(ReadModel::progress).await?;
+        if self.reader.is_mark_due() {
+            if let Some(gap) = self.reader.gap(&checkpoint.position).await? {
+                return self.rebuild(gap).await;
             }
-            self.mark(&position).await?;
+            self.mark(&checkpoint.position).await?;
         }
-        let entries = self.log.read(&position, BATCH).await?;
-        let batches = self.log.observations(observed, OBSERVED_BATCH).await?;
-        let idle = entries.is_empty() && batches.is_empty();
+        let batch = self.reader.read(&checkpoint, BATCH).await?;
+        let batches = self.reader.log().observations(observed, OBSERVED_BATCH).await?;
+        let generation = batch.fence;
+        let idle = batch.entries.is_empty() && batches.is_empty();
         let full_ms = batches.get(OBSERVED_BATCH - 1).map(|(id, _)| id.ms);
-        let more_ms = reached(&entries).into_iter().chain(full_ms).min();
-        if !entries.is_empty() {
-            self.apply(generation, entries).await?;
+        let more_ms = batch.complete_until_ms.into_iter().chain(full_ms).min();
+        if !batch.entries.is_empty() {
+            self.apply(generation, batch.entries).await?;
         }
         if !batches.is_empty() {
             self.blocking(move |model| model.apply_observations(generation, &batches)).await?;
         }
-        // All that was told before it was asked is in, or else what is no younger than the last of where there is more: by the
-        // store's clock, which may be ahead of this one.
+        // The model has all entries that were written before the log was read. Where a partition
+        // has more, it has only those up to the last one read. Those times are of the store's
+        // clock, which may be ahead of this one.
         let as_of_ms = more_ms.map_or(before_ms, |more_ms| more_ms.min(before_ms));
-        self.blocking(move |model| model.told_until(generation, as_of_ms)).await?;
+        self.blocking(move |model| model.complete_until(generation, as_of_ms)).await?;
         let now_ms = (self.now)();
         let turned = self.blocking(move |model| model.turn(now_ms)).await?;
         let retired = idle && self.retire(now_ms).await?;
         Ok(match (more_ms.is_some() || turned || retired, idle) {
-            (true, _) => Left::Much,
-            (false, false) => Left::Little,
-            (false, true) => Left::Nothing,
+            (true, _) => Remaining::Much,
+            (false, false) => Remaining::Little,
+            (false, true) => Remaining::Nothing,
         })
     }
 
-    async fn apply(&self, generation: Generation, entries: Vec<LogEntry>) -> Result<(), Fault> {
+    async fn apply(
+        &self,
+        generation: ModelGeneration,
+        entries: Vec<LogEntry>,
+    ) -> Result<(), RoundError> {
         let applied = self.blocking(move |model| model.apply(generation, &entries)).await?;
         if applied.unknown > 0 {
             tracing::warn!(
@@ -166,42 +168,28 @@ impl Projector {
         Ok(())
     }
 
-    /// Says how far the log was read, so that it isn't trimmed further.
-    async fn mark(&mut self, position: &Position) -> Result<(), Fault> {
+    /// Builds the model anew: after a gap of the log, later entries of its operations may be
+    /// missing.
+    async fn rebuild(&self, gap: Gap) -> Result<Remaining, RoundError> {
+        match gap {
+            Gap::Lost => tracing::warn!(
+                "the event log ends before what the read model has read of it: it is built anew"
+            ),
+            Gap::Trimmed => tracing::warn!(
+                "the event log was trimmed beyond what the read model had read: it is built anew"
+            ),
+        }
+        self.blocking(ReadModel::clear).await?;
+        Ok(Remaining::Much)
+    }
+
+    /// Marks how far the log was read, so that newer entries are not trimmed.
+    async fn mark(&mut self, position: &Position) -> Result<(), RoundError> {
         let reader = self.blocking(|model| model.reader_name()).await?;
-        self.log.mark_read(&reader, position).await?;
-        self.marked = Some(Instant::now());
-        Ok(())
+        Ok(self.reader.mark(&reader, position).await?)
     }
 
-    /// Whether the log can't be continued from here, which is said. Either entries were trimmed that had still to be read, after
-    /// an absence for longer than they are kept: what the model has may be long over then, without its knowing. Or the log ends
-    /// before what was read of it, since its store lost what it had: what comes next would be passed over.
-    async fn is_another_log(&self, position: &Position) -> Result<bool, StoreError> {
-        if position.0.is_empty() {
-            return Ok(false);
-        }
-        let ends: HashMap<u16, Ends> =
-            self.log.ends().await?.into_iter().map(|ends| (ends.partition, ends)).collect();
-        for (partition, read) in &position.0 {
-            let ends = ends.get(partition);
-            if ends.is_none_or(|ends| ends.last.id < *read) {
-                tracing::warn!(
-                    "the event log ends before what the read model has read of it: it is built anew"
-                );
-                return Ok(true);
-            }
-            if ends.and_then(|ends| ends.trimmed).is_some_and(|trimmed| trimmed.id > *read) {
-                tracing::warn!(
-                    "the event log was trimmed beyond what the read model had read: it is built anew"
-                );
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    async fn retire(&mut self, now_ms: u64) -> Result<bool, Fault> {
+    async fn retire(&mut self, now_ms: u64) -> Result<bool, RoundError> {
         if self.retired.is_some_and(|retired| retired.elapsed() < RETIRE_PERIOD) {
             return Ok(false);
         }
@@ -216,21 +204,10 @@ impl Projector {
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&ReadModel) -> Result<T, QueryError> + Send + 'static,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, RoundError> {
         let model = self.model.clone();
-        Ok(spawn_blocking(move || work(&model)).await.map_err(|_| Fault::Ended)??)
+        Ok(spawn_blocking(move || work(&model)).await.map_err(|_| RoundError::Ended)??)
     }
-}
-
-/// Up to when all is in that was told, where some partition may have more: in ms, by the store's clock.
-fn reached(entries: &[LogEntry]) -> Option<u64> {
-    let mut partitions: BTreeMap<u16, (usize, u64)> = BTreeMap::new();
-    for entry in entries {
-        let (count, last_ms) = partitions.entry(entry.partition).or_default();
-        *count += 1;
-        *last_ms = entry.id.ms;
-    }
-    partitions.into_values().filter(|(count, _)| *count >= FULL).map(|(_, last_ms)| last_ms).min()
 }
 
 #[cfg(test)]
@@ -243,12 +220,16 @@ mod tests {
     use crate::engine::tests::policy;
     use crate::engine::{Asked, ClaimOver, claim};
     use crate::event::{Context, Event};
+    use crate::key::PARTITIONS;
     use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
     use crate::record::{Fence, Version};
     use crate::store::Records;
     use crate::store::memory::Memory;
 
     const BEGAN_MS: u64 = 1_800_000_000_000;
+
+    /// Entries of one partition behind which there may be more.
+    const SHARE: usize = BATCH / PARTITIONS as usize;
 
     async fn begin(store: &Memory, n: usize) {
         let caller = Caller::of_field("authorization", b"alice");
@@ -266,23 +247,23 @@ mod tests {
         let (stores, models) = (clock.clone(), clock.clone());
         let store = Arc::new(Memory::new(Arc::new(move || stores.load(Ordering::SeqCst))));
         let model = Arc::new(ReadModel::in_memory().unwrap());
-        let now: Now = Arc::new(move || models.load(Ordering::SeqCst));
+        let now: UnixClock = Arc::new(move || models.load(Ordering::SeqCst));
         let mut projector =
             Projector::new(model.clone(), store.clone(), Duration::from_secs(3600), now);
         begin(&store, 0).await;
         let later = clock.fetch_add(70, Ordering::SeqCst) + 70;
-        assert_eq!(projector.round().await.unwrap(), Left::Little);
+        assert_eq!(projector.round().await.unwrap(), Remaining::Little);
         let known = model.freshness();
         assert_eq!((known.entries, known.as_of_ms), (1, Some(later)));
-        for n in 1..=FULL {
+        for n in 1..=SHARE {
             begin(&store, n).await;
         }
         clock.fetch_add(70, Ordering::SeqCst);
-        assert_eq!(projector.round().await.unwrap(), Left::Much);
+        assert_eq!(projector.round().await.unwrap(), Remaining::Much);
         let known = model.freshness();
         assert_eq!(
             (known.entries, known.as_of_ms),
-            (1 + FULL as u64, Some(later)),
+            (1 + SHARE as u64, Some(later)),
             "there may be younger ones"
         );
     }

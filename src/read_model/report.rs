@@ -1,53 +1,58 @@
-//! What enforcing would have done on routes that are only watched, by route and client.
+//! The shadow report: the effects that enforcing would have had on shadow routes, by route and
+//! client.
 
 use rusqlite::params;
 
 use super::counts::HOUR_MS;
-use super::{QueryError, ReadModel, stored, unstored};
+use super::error::QueryError;
+use super::model::ReadModel;
+use super::values::{stored, unstored};
 
-/// Rows of a report, at most: those with the most requests. One per route, client and reason.
+/// Limit for the rows of a report: those with the most requests. There is one row per route, client
+/// and reason.
 const ROWS_MAX: i64 = 10_000;
 
-/// The words of what would have been done, in the file.
+/// Names of the effects in the file.
 pub(super) const REPLAY: &str = "replay";
 pub(super) const REFUSE: &str = "refuse";
 
-/// What enforcing would have done.
+/// Effects that enforcing would have had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    /// From when on, in ms since 1970: counted by whole hours.
+pub struct ShadowReport {
+    /// Beginning of the report, in ms since 1970: a whole hour.
     pub since_ms: u64,
-    /// By route and client, those with the most requests first.
+    /// Rows by route and client. Those with the most requests come first.
     pub rows: Vec<ReportRow>,
-    /// Whether there are more rows.
+    /// Whether rows are left out.
     pub cut: bool,
-    /// Requests that would have got the stored answer, also those of rows that are cut.
+    /// Number of requests that would have been replayed, including rows that are left out.
     pub replayed: u64,
-    /// Requests that would have been refused, likewise.
+    /// Number of requests that would have been refused, including rows that are left out.
     pub refused: u64,
 }
 
-/// What enforcing would have done with requests of one client on one route.
+/// Effects that enforcing would have had for one client on one route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportRow {
     /// The route.
     pub route: String,
-    /// The client: its scope's hash, shortened, which is one for all where the route has no scope; `None`: the request had none.
+    /// The client: its scope's hash, shortened. All clients of a route without a scope have the
+    /// same one. `None`: the request had no scope.
     pub scope: Option<String>,
-    /// Whether they would have been refused; else they would have got the stored answer.
+    /// Whether the requests would have been refused; otherwise they would have been replayed.
     pub refused: bool,
-    /// Why they would have been refused: the problem's short name.
+    /// The reason of the refusal: the problem's short name.
     pub problem: Option<String>,
-    /// How many.
+    /// Number of requests.
     pub requests: u64,
 }
 
 impl ReadModel {
-    /// What enforcing would have done since then, on routes that are only watched.
+    /// Returns the effects that enforcing would have had on shadow routes since then.
     ///
     /// # Errors
-    /// It can't be read.
-    pub fn report(&self, since_ms: u64) -> Result<Report, QueryError> {
+    /// The file can't be read.
+    pub fn report(&self, since_ms: u64) -> Result<ShadowReport, QueryError> {
         self.reading(|connection| {
             let mut select = connection.prepare_cached(
                 "SELECT r.name, s.scope, s.would, s.problem, sum(s.count) AS requests FROM shadows s JOIN routes r ON r.id = s.route \
@@ -73,7 +78,7 @@ impl ReadModel {
                 Ok(sum.query_row(params![stored(since_ms / HOUR_MS), would], |row| row.get(0)).map(unstored)?)
             };
             let (replayed, refused) = (total(REPLAY)?, total(REFUSE)?);
-            Ok(Report { since_ms: since_ms / HOUR_MS * HOUR_MS, rows, cut, replayed, refused })
+            Ok(ShadowReport { since_ms: since_ms / HOUR_MS * HOUR_MS, rows, cut, replayed, refused })
         })
     }
 }

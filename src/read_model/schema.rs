@@ -1,7 +1,7 @@
 //! The file: its layout, and how it is opened, emptied and set aside.
 //!
-//! Names of routes, states and kinds are numbers in it. Searches go newest first by `began_ms`, which an operation keeps as long
-//! as it is the same one, so that a page's cursor stays where it is while states change.
+//! Routes, states and kinds are stored as numbers. Searches sort by `began_ms`, newest first. An
+//! operation never changes its `began_ms`, so that a page's cursor stays valid while states change.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -9,21 +9,24 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction};
 
-use super::QueryError;
+use super::error::QueryError;
+use super::{counts, freshness};
 
-/// The layout. Change it with whatever is below: a file with another is emptied and built anew.
+/// Version of the layout. Increase it with every change below: a file with another version is
+/// emptied and built anew.
 pub(super) const LAYOUT: i64 = 3;
 
-/// How long a connection waits for another process that writes.
+/// Time that a connection waits for another process that writes.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Memory for the writer's pages, in KiB: the upper levels of the indexes of a million operations.
+/// Cache of the writer, in KiB: the upper levels of the indexes of a million operations.
 const WRITER_CACHE_KIB: i64 = 32 << 10;
-/// And for each reader's.
+/// Cache of each reader, in KiB.
 const READER_CACHE_KIB: i64 = 8 << 10;
 
-/// Pages of the write-ahead log after which they are brought into the file. More than SQLite's own 1000: under load each batch
-/// alone writes more, and pages that change again and again are then written once.
+/// Pages of the write-ahead log at which it is written into the file. More than SQLite's default of
+/// 1000: under load each batch writes more than that, and pages that change repeatedly are then
+/// written once.
 const CHECKPOINT_PAGES: i64 = 8000;
 
 const TABLES: &str = "
@@ -109,21 +112,22 @@ CREATE TABLE shadows (
 ) WITHOUT ROWID;
 ";
 
-/// Opens the file to write, and lays it out if need be.
+/// Opens the file for writing. Creates its tables if it has another layout.
 pub(super) fn open(path: &Path) -> Result<Connection, QueryError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder)
             .map_err(|source| QueryError::File { path: path.to_owned(), source })?;
     }
-    // It tells chosen fields and reasons: as the records do, to nobody but who runs the gateway. SQLite gives the files beside it
-    // the same mode.
+    // The file holds chosen fields and reasons. Only the gateway's user may read it, as for the
+    // records. SQLite gives the files beside it the same mode.
     let made = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     made.map_err(|source| QueryError::File { path: path.to_owned(), source })?;
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     // Readers and the writer don't wait for each other.
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // A power cut may cost the last batches: they are read from the log again, since the position is in the same transaction.
+    // A power loss may lose the last batches. They are read from the log again, because the
+    // position is in the same transaction.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
@@ -132,7 +136,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, QueryError> {
     Ok(connection)
 }
 
-/// Opens the file to read.
+/// Opens the file for reading.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection, QueryError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -141,7 +145,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, QueryError> {
     Ok(connection)
 }
 
-/// Lays the file out, unless it has this very layout.
+/// Creates the tables, unless the file has this layout.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), QueryError> {
     connection.set_prepared_statement_cache_capacity(64);
     let transaction =
@@ -155,27 +159,28 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), QueryError> {
                 "the read model has another layout: it is built anew from the event log"
             );
         }
-        lay_out(&transaction)?;
+        create_tables(&transaction)?;
     }
     transaction.commit()?;
     Ok(())
 }
 
-/// Empties the file. Its name as a reader of the log stays: another would keep entries for the old one.
+/// Empties the file. Its name as a reader of the log stays: under a new name, trimming would still
+/// wait for the old one.
 pub(super) fn clear(transaction: &Transaction<'_>) -> Result<(), QueryError> {
     let reader = reader(transaction)?;
-    lay_out(transaction)?;
+    create_tables(transaction)?;
     transaction.execute("UPDATE meta SET value = ?1 WHERE name = 'reader'", [reader])?;
     Ok(())
 }
 
-/// What the log knows this file's projector by.
+/// Returns the name under which projectors of this file mark their position in the log.
 pub(super) fn reader(connection: &Connection) -> Result<String, QueryError> {
     Ok(connection
         .query_row("SELECT value FROM meta WHERE name = 'reader'", [], |row| row.get(0))?)
 }
 
-fn lay_out(transaction: &Transaction<'_>) -> Result<(), QueryError> {
+fn create_tables(transaction: &Transaction<'_>) -> Result<(), QueryError> {
     let tables = transaction
         .prepare(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
@@ -186,18 +191,17 @@ fn lay_out(transaction: &Transaction<'_>) -> Result<(), QueryError> {
         transaction.execute_batch(&format!("DROP TABLE \"{}\"", table.replace('"', "\"\"")))?;
     }
     transaction.execute_batch(TABLES)?;
-    transaction.execute_batch(&super::counts::table())?;
+    transaction.execute_batch(&counts::table())?;
     transaction.execute(
         "INSERT INTO meta VALUES ('reader', 'read-model-' || lower(hex(randomblob(8))))",
         [],
     )?;
-    transaction
-        .execute("INSERT INTO meta VALUES (?1, random())", [super::freshness::GENERATION])?;
+    transaction.execute("INSERT INTO meta VALUES (?1, random())", [freshness::GENERATION])?;
     transaction.pragma_update(None, "user_version", LAYOUT)?;
     Ok(())
 }
 
-/// Sets a damaged file aside, beside where it was: somebody may want to know how that came. An earlier one makes way.
+/// Renames a damaged file, so that its damage can be examined. Replaces an earlier one.
 pub(super) fn set_aside(path: &Path) -> Result<(), QueryError> {
     let with = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -216,7 +220,7 @@ pub(super) fn set_aside(path: &Path) -> Result<(), QueryError> {
         _ => Ok(()),
     };
     unless_absent(std::fs::rename(path, &aside))?;
-    // They belong to the old file and would spoil the new one. Usually there are none.
+    // These belong to the old file and would damage the new one. Usually they do not exist.
     unless_absent(std::fs::remove_file(with("-wal")))?;
     unless_absent(std::fs::remove_file(with("-shm")))
 }
@@ -228,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_but_who_runs_the_gateway_may_read_the_file() {
+    fn only_the_gateways_user_may_read_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("read-model.sqlite");
         let _open = open(&path).unwrap();

@@ -1,43 +1,47 @@
-//! Finding operations by what somebody knows of them, a page at a time, newest first.
+//! Search for operations, page by page, newest first.
 //!
-//! Each search goes along one index, named here: the one that is likely to leave least. Nothing is left to a planner that
-//! doesn't know how many payments succeed.
+//! Each search uses one index, which is named here: the one that is likely to leave the fewest
+//! rows. SQLite's planner does not choose it, because it does not know the distribution of states.
 
 use std::fmt::Write;
 
 use rusqlite::types::{ToSql, Value};
 use rusqlite::{Connection, OptionalExtension};
 
-use super::operation::{COLUMNS, State, fields, read};
-use super::{Operation, QueryError, ReadModel, stored};
+use super::error::QueryError;
+use super::model::ReadModel;
+use super::operation::Operation;
+use super::operation::{COLUMNS, OperationState, fields, read};
+use super::values::stored;
 use crate::key::Slot;
 use crate::store::log::member;
 
-/// Operations on a page, at most.
+/// Limit for the operations of a page.
 pub const PAGE_MAX: usize = 1000;
 
-/// Names of chosen fields that a free text is looked up under.
+/// Limit for the names of chosen fields in which a free text is searched.
 const FIELD_NAMES_MAX: i64 = 64;
 
-/// What more operations have in common is no good way to few of them: a currency, say, or the one large tenant.
+/// A value that more operations share is not selective: a currency, for example, or one large
+/// tenant.
 const COMMON: i64 = 20_000;
 
-/// Which operations are wanted: those for which all holds that is given.
+/// Selects operations: those that match all given conditions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// On this route.
     pub route: Option<String>,
-    /// In this state, at the time that is asked for.
-    pub state: Option<State>,
+    /// In this state, at the requested time.
+    pub state: Option<OperationState>,
     /// With a result of this status.
     pub status: Option<u16>,
-    /// Of one of these scopes, by their marks as operations show them; of any, where there are none.
+    /// Of one of these scopes, named by their shortened hashes; of any scope if empty.
     pub scopes: Vec<String>,
-    /// With this value in a chosen field: its name, its value.
+    /// With this chosen field: name and value.
     pub field: Option<(String, String)>,
-    /// Begun then or later, in ms since 1970.
+    /// Begun at this time or later, in ms since 1970.
     pub from_ms: Option<u64>,
-    /// Begun before then.
+    /// Begun before this time, in ms since 1970.
     pub until_ms: Option<u64>,
     /// With this reference, scope, or value in any chosen field.
     pub text: Option<String>,
@@ -45,36 +49,36 @@ pub struct Filter {
 
 /// A page of operations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct OperationPage {
     /// The operations.
     pub operations: Vec<Operation>,
     /// Where the next page begins; `None`: there is none.
     pub cursor: Option<String>,
 }
 
-/// Where a page begins: behind this operation.
+/// Position between two pages: behind this operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cursor {
+struct PageCursor {
     began_ms: u64,
     id: i64,
 }
 
-impl Cursor {
-    fn parse(text: &str) -> Option<Cursor> {
+impl PageCursor {
+    fn parse(text: &str) -> Option<PageCursor> {
         let (began_ms, id) = text.split_once('-')?;
-        Some(Cursor { began_ms: began_ms.parse().ok()?, id: id.parse().ok()? })
+        Some(PageCursor { began_ms: began_ms.parse().ok()?, id: id.parse().ok()? })
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum PageOrder {
     NewestFirst,
     OldestFirst,
 }
 
-/// One walk along one index. What a search finds is what its walks find, merged.
+/// A query along one index. A search merges the results of its queries.
 #[derive(Debug, Clone)]
-struct Walk {
+struct IndexQuery {
     from: String,
     began: &'static str,
     id: &'static str,
@@ -82,76 +86,83 @@ struct Walk {
     values: Vec<Value>,
 }
 
-impl Walk {
-    /// Along an index of operations.
-    fn along(index: &str) -> Walk {
+impl IndexQuery {
+    /// Returns a query along an index of operations.
+    fn along(index: &str) -> IndexQuery {
         let from = format!("operations o INDEXED BY {index}");
-        Walk { from, began: "o.began_ms", id: "o.id", conditions: "1".into(), values: Vec::new() }
+        IndexQuery {
+            from,
+            began: "o.began_ms",
+            id: "o.id",
+            conditions: "1".into(),
+            values: Vec::new(),
+        }
     }
 
-    /// To the operation that has this slot.
-    fn to(slot: &Slot) -> Walk {
-        let walk = Walk { from: "operations o".into(), ..Walk::along("") };
-        walk.with("o.slot = ?", [Value::Blob(member(slot).to_vec())])
+    /// Returns a query for the operation with this slot.
+    fn to(slot: &Slot) -> IndexQuery {
+        let query = IndexQuery { from: "operations o".into(), ..IndexQuery::along("") };
+        query.with("o.slot = ?", [Value::Blob(member(slot).to_vec())])
     }
 
-    /// Along the values of a chosen field.
-    fn along_field(name: &str, value: &str) -> Walk {
+    /// Returns a query along the values of a chosen field.
+    fn along_field(name: &str, value: &str) -> IndexQuery {
         let from =
             "fields f INDEXED BY fields_by_value CROSS JOIN operations o ON o.id = f.operation"
                 .into();
-        let walk = Walk { from, began: "f.began_ms", id: "f.operation", ..Walk::along("") };
-        walk.with(
+        let query =
+            IndexQuery { from, began: "f.began_ms", id: "f.operation", ..IndexQuery::along("") };
+        query.with(
             "f.name = ? AND f.value = ?",
             [Value::from(name.to_owned()), Value::from(value.to_owned())],
         )
     }
 
-    /// Of operations of these scopes.
-    fn in_scopes(self, scopes: &[String]) -> Walk {
+    /// Restricts the query to operations of these scopes.
+    fn in_scopes(self, scopes: &[String]) -> IndexQuery {
         let any = vec!["?"; scopes.len()].join(", ");
         self.with(&format!("o.scope IN ({any})"), scopes.iter().cloned().map(Value::from))
     }
 
-    fn with(mut self, condition: &str, values: impl IntoIterator<Item = Value>) -> Walk {
+    fn with(mut self, condition: &str, values: impl IntoIterator<Item = Value>) -> IndexQuery {
         self.conditions.push_str(" AND ");
         self.conditions.push_str(condition);
         self.values.extend(values);
         self
     }
 
-    /// Only what is in a state now.
-    fn in_state(self, state: State, now_ms: u64) -> Walk {
+    /// Restricts the query to operations in a state at `now_ms`.
+    fn in_state(self, state: OperationState, now_ms: u64) -> IndexQuery {
         let now = || Value::from(stored(now_ms));
         match state {
-            State::Gone => self.with("o.gone_ms <= ?", [now()]),
-            State::Expired => {
-                let expired = Value::from(State::Expired.number());
+            OperationState::Gone => self.with("o.gone_ms <= ?", [now()]),
+            OperationState::Expired => {
+                let expired = Value::from(OperationState::Expired.number());
                 self.with(
                     "o.gone_ms > ? AND (o.standing = ? OR o.ends_ms <= ?)",
                     [now(), expired, now()],
                 )
             }
-            told => {
-                self.with("o.standing = ? AND o.ends_ms > ?", [Value::from(told.number()), now()])
+            other => {
+                self.with("o.standing = ? AND o.ends_ms > ?", [Value::from(other.number()), now()])
             }
         }
     }
 
-    /// What it finds behind a cursor, with numbers.
-    fn go(
+    /// Runs the query behind a cursor. Returns operations with their numbers.
+    fn run(
         &self,
         connection: &Connection,
-        behind: Option<Cursor>,
-        (order, limit): (Order, usize),
+        behind: Option<PageCursor>,
+        (order, limit): (PageOrder, usize),
         now_ms: u64,
     ) -> Result<Vec<(i64, Operation)>, QueryError> {
         let (beyond, direction) =
-            if order == Order::NewestFirst { ("<", "DESC") } else { (">", "ASC") };
-        let Walk { from, began, id, conditions, values } = self;
+            if order == PageOrder::NewestFirst { ("<", "DESC") } else { (">", "ASC") };
+        let IndexQuery { from, began, id, conditions, values } = self;
         let mut sql = format!("SELECT {COLUMNS} FROM {from} WHERE {conditions}");
         let mut values = values.clone();
-        if let Some(Cursor { began_ms, id: last }) = behind {
+        if let Some(PageCursor { began_ms, id: last }) = behind {
             // Writing to a string can't fail.
             let _ = write!(sql, " AND ({began}, {id}) {beyond} (?, ?)");
             values.extend([Value::from(stored(began_ms)), Value::from(last)]);
@@ -166,63 +177,66 @@ impl Walk {
 }
 
 impl ReadModel {
-    /// Operations that a filter lets through, as they stand at `now_ms`, newest first; up to `limit` behind a cursor.
+    /// Returns up to `limit` operations that match a filter, with their state at `now_ms`, newest
+    /// first, behind a cursor.
     ///
     /// # Errors
-    /// A cursor that none gave; it can't be read.
+    /// The cursor is malformed, or the file can't be read.
     pub fn search(
         &self,
         filter: &Filter,
         now_ms: u64,
         cursor: Option<&str>,
         limit: usize,
-    ) -> Result<Found, QueryError> {
+    ) -> Result<OperationPage, QueryError> {
         let behind =
-            cursor.map(|text| Cursor::parse(text).ok_or(QueryError::Cursor)).transpose()?;
+            cursor.map(|text| PageCursor::parse(text).ok_or(QueryError::Cursor)).transpose()?;
         self.reading(|connection| {
-            let walks = walks(connection, filter, now_ms)?;
-            gather(connection, &walks, behind, (Order::NewestFirst, limit), now_ms)
+            let queries = queries(connection, filter, now_ms)?;
+            gather(connection, &queries, behind, (PageOrder::NewestFirst, limit), now_ms)
         })
     }
 
-    /// Operations whose outcome nobody knows, as they stand at `now_ms`, the oldest first; up to `limit` behind a cursor.
+    /// Returns up to `limit` uncertain operations, with their state at `now_ms`, oldest first,
+    /// behind a cursor.
     ///
     /// # Errors
-    /// A cursor that none gave; it can't be read.
+    /// The cursor is malformed, or the file can't be read.
     pub fn uncertain(
         &self,
         now_ms: u64,
         cursor: Option<&str>,
         limit: usize,
-    ) -> Result<Found, QueryError> {
+    ) -> Result<OperationPage, QueryError> {
         let behind =
-            cursor.map(|text| Cursor::parse(text).ok_or(QueryError::Cursor)).transpose()?;
-        let walk = Walk::along("operations_by_state").in_state(State::Uncertain, now_ms);
+            cursor.map(|text| PageCursor::parse(text).ok_or(QueryError::Cursor)).transpose()?;
+        let query =
+            IndexQuery::along("operations_by_state").in_state(OperationState::Uncertain, now_ms);
         self.reading(|connection| {
-            gather(connection, &[walk], behind, (Order::OldestFirst, limit), now_ms)
+            gather(connection, &[query], behind, (PageOrder::OldestFirst, limit), now_ms)
         })
     }
 }
 
-/// The first of what the walks find, in one order.
+/// Merges the results of queries into one page.
 fn gather(
     connection: &Connection,
-    walks: &[Walk],
-    behind: Option<Cursor>,
-    (order, limit): (Order, usize),
+    queries: &[IndexQuery],
+    behind: Option<PageCursor>,
+    (order, limit): (PageOrder, usize),
     now_ms: u64,
-) -> Result<Found, QueryError> {
+) -> Result<OperationPage, QueryError> {
     let limit = limit.clamp(1, PAGE_MAX);
     let mut found = Vec::new();
-    for walk in walks {
-        // One more than asked for shows whether there is another page.
-        found.extend(walk.go(connection, behind, (order, limit + 1), now_ms)?);
+    for query in queries {
+        // One more than requested shows whether there is another page.
+        found.extend(query.run(connection, behind, (order, limit + 1), now_ms)?);
     }
     found.sort_by_key(|(id, operation)| (operation.began_ms, *id));
-    if order == Order::NewestFirst {
+    if order == PageOrder::NewestFirst {
         found.reverse();
     }
-    // A text may be found in two fields.
+    // A text may match two fields.
     found.dedup_by_key(|(id, _)| *id);
     let more = found.len() > limit;
     found.truncate(limit);
@@ -231,11 +245,15 @@ fn gather(
     let operations = found
         .into_iter()
         .map(|(id, operation)| Ok(Operation { fields: fields(connection, id)?, ..operation }));
-    Ok(Found { operations: operations.collect::<Result<_, QueryError>>()?, cursor })
+    Ok(OperationPage { operations: operations.collect::<Result<_, QueryError>>()?, cursor })
 }
 
-/// The walks that find what a filter lets through.
-fn walks(connection: &Connection, filter: &Filter, now_ms: u64) -> Result<Vec<Walk>, QueryError> {
+/// Returns the queries for a filter.
+fn queries(
+    connection: &Connection,
+    filter: &Filter,
+    now_ms: u64,
+) -> Result<Vec<IndexQuery>, QueryError> {
     let route = match &filter.route {
         None => None,
         Some(name) => match route_number(connection, name)? {
@@ -243,38 +261,39 @@ fn walks(connection: &Connection, filter: &Filter, now_ms: u64) -> Result<Vec<Wa
             found => found,
         },
     };
-    // A route alone is no way to few: most have one.
+    // A route alone is not selective: most operations are of one route.
     let kinds = filter.state.is_some() || filter.status.is_some();
     let others = kinds || !filter.scopes.is_empty();
     let mut rest = filter.clone();
-    let walks = match (&filter.text, &filter.field, filter.scopes.as_slice()) {
+    let queries = match (&filter.text, &filter.field, filter.scopes.as_slice()) {
         (Some(text), _, _) => by_text(connection, text)?,
         (None, Some((name, value)), _) if !others || !is_common_value(connection, name, value)? => {
             rest.field = None;
-            vec![Walk::along_field(name, value)]
+            vec![IndexQuery::along_field(name, value)]
         }
         (None, _, scopes @ [_, ..]) if !kinds || !are_common_scopes(connection, scopes)? => {
-            // One each: along an index, those of one scope alone stand in the order that is wanted.
+            // One query per scope: the index is in the right order only within one scope.
             rest.scopes.clear();
             scopes
                 .iter()
                 .map(|scope| {
-                    Walk::along("operations_by_scope").in_scopes(std::slice::from_ref(scope))
+                    IndexQuery::along("operations_by_scope").in_scopes(std::slice::from_ref(scope))
                 })
                 .collect()
         }
         (None, ..) => return Ok(by_kind(filter, route, now_ms)),
     };
-    let narrowed = |walk: Walk| match filter.state {
-        Some(state) => narrow(walk, &rest, route).in_state(state, now_ms),
-        None => narrow(walk, &rest, route),
+    let narrowed = |query: IndexQuery| match filter.state {
+        Some(state) => narrow(query, &rest, route).in_state(state, now_ms),
+        None => narrow(query, &rest, route),
     };
-    Ok(walks.into_iter().map(narrowed).collect())
+    Ok(queries.into_iter().map(narrowed).collect())
 }
 
-/// By what many operations share. Those that changed their state by themselves since somebody last looked are found apart from
-/// those that stand under it: along the times at which that happens.
-fn by_kind(filter: &Filter, route: Option<i64>, now_ms: u64) -> Vec<Walk> {
+/// Returns queries by values that many operations share. Operations that time has moved to the
+/// state, and that the upkeep has not updated yet, are found by a second query: along the times of
+/// such changes.
+fn by_kind(filter: &Filter, route: Option<i64>, now_ms: u64) -> Vec<IndexQuery> {
     let state = match (filter.state, filter.status) {
         (Some(state), None) => state,
         (state, status) => {
@@ -283,70 +302,71 @@ fn by_kind(filter: &Filter, route: Option<i64>, now_ms: u64) -> Vec<Walk> {
                 (None, Some(_)) => "operations_by_route",
                 (None, None) => "operations_by_time",
             };
-            let walk = narrow(Walk::along(index), filter, route);
-            return vec![state.map_or(walk.clone(), |state| walk.in_state(state, now_ms))];
+            let query = narrow(IndexQuery::along(index), filter, route);
+            return vec![state.map_or(query.clone(), |state| query.in_state(state, now_ms))];
         }
     };
     let index = if route.is_some() { "operations_by_route_state" } else { "operations_by_state" };
-    let standing = Walk::along(index)
+    let standing = IndexQuery::along(index)
         .with("o.standing = ?", [Value::from(state.number())])
         .in_state(state, now_ms);
-    let mut walks = vec![narrow(standing, filter, route)];
-    if matches!(state, State::Expired | State::Gone) {
+    let mut queries = vec![narrow(standing, filter, route)];
+    if matches!(state, OperationState::Expired | OperationState::Gone) {
         let now = Value::from(stored(now_ms));
-        let turned =
-            Walk::along("operations_by_next").with("o.next_ms <= ?", [now]).in_state(state, now_ms);
-        walks.push(narrow(turned, filter, route));
+        let turned = IndexQuery::along("operations_by_next")
+            .with("o.next_ms <= ?", [now])
+            .in_state(state, now_ms);
+        queries.push(narrow(turned, filter, route));
     }
-    walks
+    queries
 }
 
-/// A reference, a scope, or a value of any chosen field.
-fn by_text(connection: &Connection, text: &str) -> Result<Vec<Walk>, QueryError> {
+/// Returns queries for a text: a reference, a scope, or a value of any chosen field.
+fn by_text(connection: &Connection, text: &str) -> Result<Vec<IndexQuery>, QueryError> {
     let text = text.trim();
     if let Ok(slot) = Slot::from_reference(text) {
-        return Ok(vec![Walk::to(&slot)]);
+        return Ok(vec![IndexQuery::to(&slot)]);
     }
     let mut names =
         connection.prepare_cached("SELECT name FROM field_names ORDER BY name LIMIT ?1")?;
     let names = names
         .query_map([FIELD_NAMES_MAX], |row| row.get(0))?
         .collect::<Result<Vec<String>, _>>()?;
-    // What is kept of a card's number is written with a sign that no keyboard has.
+    // The last digits of a card number are stored behind an ellipsis, which no keyboard has.
     let card = (text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit()))
         .then(|| format!("\u{2026}{text}"));
     let values = || std::iter::once(text).chain(card.as_deref());
-    let mut walks: Vec<Walk> = names
+    let mut queries: Vec<IndexQuery> = names
         .iter()
-        .flat_map(|name| values().map(|value| Walk::along_field(name, value)))
+        .flat_map(|name| values().map(|value| IndexQuery::along_field(name, value)))
         .collect();
-    walks.push(Walk::along("operations_by_scope").in_scopes(&[text.to_owned()]));
-    Ok(walks)
+    queries.push(IndexQuery::along("operations_by_scope").in_scopes(&[text.to_owned()]));
+    Ok(queries)
 }
 
-/// All that a filter says, but of text and state.
-fn narrow(mut walk: Walk, filter: &Filter, route: Option<i64>) -> Walk {
+/// Adds all conditions of a filter, except for text and state.
+fn narrow(mut query: IndexQuery, filter: &Filter, route: Option<i64>) -> IndexQuery {
     if let Some(route) = route {
-        walk = walk.with("o.route = ?", [Value::from(route)]);
+        query = query.with("o.route = ?", [Value::from(route)]);
     }
     if let Some(status) = filter.status {
-        walk = walk.with("o.status = ?", [Value::from(i64::from(status))]);
+        query = query.with("o.status = ?", [Value::from(i64::from(status))]);
     }
     if !filter.scopes.is_empty() {
-        walk = walk.in_scopes(&filter.scopes);
+        query = query.in_scopes(&filter.scopes);
     }
-    let began = walk.began;
+    let began = query.began;
     if let Some(from) = filter.from_ms {
-        walk = walk.with(&format!("{began} >= ?"), [Value::from(stored(from))]);
+        query = query.with(&format!("{began} >= ?"), [Value::from(stored(from))]);
     }
     if let Some(until) = filter.until_ms {
-        walk = walk.with(&format!("{began} < ?"), [Value::from(stored(until))]);
+        query = query.with(&format!("{began} < ?"), [Value::from(stored(until))]);
     }
     if let Some((name, value)) = &filter.field {
         let has = "EXISTS (SELECT 1 FROM fields g WHERE g.operation = o.id AND g.name = ? AND g.value = ?)";
-        walk = walk.with(has, [Value::from(name.clone()), Value::from(value.clone())]);
+        query = query.with(has, [Value::from(name.clone()), Value::from(value.clone())]);
     }
-    walk
+    query
 }
 
 /// Whether many operations have this value in a chosen field.
@@ -356,7 +376,7 @@ fn is_common_value(connection: &Connection, name: &str, value: &str) -> Result<b
     Ok(select.exists(rusqlite::params![name, value, COMMON])?)
 }
 
-/// Whether many operations are of one of these scopes.
+/// Whether one of these scopes has many operations.
 fn are_common_scopes(connection: &Connection, scopes: &[String]) -> Result<bool, QueryError> {
     let mut select = connection
         .prepare_cached("SELECT 1 FROM operations INDEXED BY operations_by_scope WHERE scope = ?1 LIMIT 1 OFFSET ?2")?;

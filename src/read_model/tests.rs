@@ -46,21 +46,21 @@ fn event(kind: EventKind, opened_ms: u64) -> Event {
     }
 }
 
-/// Applies what was told to a model that nobody empties.
-fn applied(model: &ReadModel, told: &Told) {
-    model.apply(model.reached().unwrap().generation, &told.0).unwrap();
+/// Applies the entries of a log to a model that is not emptied meanwhile.
+fn applied(model: &ReadModel, entries: &TestLog) {
+    model.apply(model.progress().unwrap().checkpoint.fence, &entries.0).unwrap();
 }
 
 /// A log with one partition that entries are appended to by hand.
 #[derive(Default)]
-struct Told(Vec<LogEntry>);
+struct TestLog(Vec<LogEntry>);
 
-impl Told {
-    fn tell(&mut self, n: u64, at_ms: u64, event: &Event) {
-        self.tell_json(n, at_ms, &serde_json::to_value(event).unwrap());
+impl TestLog {
+    fn append(&mut self, n: u64, at_ms: u64, event: &Event) {
+        self.append_json(n, at_ms, &serde_json::to_value(event).unwrap());
     }
 
-    fn tell_json(&mut self, n: u64, at_ms: u64, event: &serde_json::Value) {
+    fn append_json(&mut self, n: u64, at_ms: u64, event: &serde_json::Value) {
         let event = serde_json::to_vec(event).unwrap().into();
         let id = EntryId { ms: at_ms, seq: self.0.len() as u64 };
         self.0.push(LogEntry { partition: 0, id, slot: slot(n), event, link: None });

@@ -1,50 +1,57 @@
-//! One operation from its beginning to now: its events, and the duplicates that were observed.
+//! The timeline of an operation: its events, and the duplicates that were observed.
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::error::QueryError;
+use super::model::ReadModel;
+use super::operation::Operation;
 use super::operation::{COLUMNS, fields, read};
-use super::{Operation, QueryError, ReadModel, unstored};
+use super::values::unstored;
 use crate::event::{Event, Observation};
 use crate::key::Slot;
 use crate::store::log::member;
 
-/// Events of one operation that are read, the newest: one that is tried again for a month has thousands.
+/// Limit for the events of a timeline, the newest ones: an operation that is retried for a month
+/// has thousands.
 const EVENTS_MAX: i64 = 1000;
 
-/// An operation and what happened to it.
+/// An operation and its history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeline {
-    /// Where it stands.
+    /// The operation.
     pub operation: Operation,
-    /// What happened, the oldest first; also to what the key named before, as far as the log tells.
+    /// Its history, the oldest first. It includes earlier operations under the same key, as far as
+    /// the log reaches back.
     pub moments: Vec<Moment>,
-    /// Whether there is more than is told here: the first events, or the last duplicates.
+    /// Whether moments are left out: the first events, or the last duplicates.
     pub cut: bool,
 }
 
-/// Something that happened.
+/// A moment of a timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moment {
-    /// When, in ms since 1970: of a change by the store's clock, of an observation by the gateway's.
+    /// Time in ms since 1970: by the store's clock for a change, by the gateway's clock for an
+    /// observation.
     pub at_ms: u64,
-    /// What.
-    pub what: What,
+    /// The change or observation.
+    pub detail: MomentDetail,
 }
 
-/// What happened to an operation.
+/// A change or observation of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum MomentDetail {
     /// Its record changed.
     Changed(Event),
-    /// A duplicate came.
+    /// A duplicate was observed.
     Observed(Observation),
 }
 
 impl ReadModel {
-    /// An operation by its reference, as it stands at `now_ms`, with its timeline. `None`: the log told nothing of it, or not yet.
+    /// Returns an operation by its reference, with its state at `now_ms`, and its timeline. `None`:
+    /// no entry of it was applied.
     ///
     /// # Errors
-    /// It can't be read.
+    /// The file can't be read.
     pub fn timeline(&self, reference: &str, now_ms: u64) -> Result<Option<Timeline>, QueryError> {
         let Ok(slot) = Slot::from_reference(reference) else { return Ok(None) };
         let slot = member(&slot);
@@ -55,8 +62,8 @@ impl ReadModel {
             let Some((id, mut operation)) = found else { return Ok(None) };
             operation.fields = fields(connection, id)?;
             let mut moments = changes(connection, id)?;
-            let (observed, told) = observations(connection, &slot)?;
-            let cut = moments.len() as i64 == EVENTS_MAX || told < operation.duplicates;
+            let (observed, requests) = observations(connection, &slot)?;
+            let cut = moments.len() as i64 == EVENTS_MAX || requests < operation.duplicates;
             moments.extend(observed);
             moments.sort_by_key(|moment| moment.at_ms);
             Ok(Some(Timeline { operation, moments, cut }))
@@ -75,14 +82,14 @@ fn changes(connection: &Connection, id: i64) -> Result<Vec<Moment>, QueryError> 
     for row in rows {
         let (at_ms, event) = row?;
         if let Ok(event) = Event::decode(&event) {
-            moments.push(Moment { at_ms, what: What::Changed(event) });
+            moments.push(Moment { at_ms, detail: MomentDetail::Changed(event) });
         }
     }
     moments.reverse();
     Ok(moments)
 }
 
-/// What was observed, and how many requests that were.
+/// Returns the observations, and the number of requests observed.
 fn observations(connection: &Connection, slot: &[u8]) -> Result<(Vec<Moment>, u64), QueryError> {
     let mut select = connection.prepare_cached(
         "SELECT observation FROM observations WHERE slot = ?1 ORDER BY at_ms, ms, seq, nth",
@@ -92,7 +99,10 @@ fn observations(connection: &Connection, slot: &[u8]) -> Result<(Vec<Moment>, u6
     for row in rows {
         if let Ok(observation) = serde_json::from_slice::<Observation>(&row?) {
             requests += observation.requests();
-            moments.push(Moment { at_ms: observation.at_ms, what: What::Observed(observation) });
+            moments.push(Moment {
+                at_ms: observation.at_ms,
+                detail: MomentDetail::Observed(observation),
+            });
         }
     }
     Ok((moments, requests))

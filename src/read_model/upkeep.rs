@@ -1,22 +1,24 @@
-//! What time alone does: operations that come to their end, and those that are taken away.
+//! Upkeep: moves operations to the states that time brings, and removes old ones.
 
 use std::time::Duration;
 
 use rusqlite::{Transaction, params};
 
-use super::apply::Standings;
+use super::apply::StateCounts;
 use super::counts::{HOUR_MS, MINUTE_MS, SPANS_MS};
-use super::operation::{Course, State, kind_of_number};
-use super::{QueryError, ReadModel, stored, unstored};
+use super::error::QueryError;
+use super::model::ReadModel;
+use super::operation::{OperationState, StateTimes, kind_of_number};
+use super::values::{stored, unstored};
 
-/// Operations in one step: some ten milliseconds, for which applying waits.
+/// Operations per step. A step takes some ten milliseconds, during which no entries are applied.
 const STEP: usize = 1000;
 
-/// How long minutes are counted one by one: the overview's day and some.
+/// How long the counts by minute are kept: the day of the overview, and an hour more.
 const MINUTES_KEPT_MS: u64 = 25 * HOUR_MS;
 
 impl ReadModel {
-    /// Brings some operations to the state that time has brought them to. Returns whether there may be more.
+    /// Moves some operations to the state that time has brought. Returns whether there may be more.
     ///
     /// # Errors
     /// Nothing was changed.
@@ -27,16 +29,16 @@ impl ReadModel {
                  WHERE next_ms <= ?1 ORDER BY next_ms LIMIT ?2",
             )?;
             let due = select.query_map(params![stored(now_ms), STEP as i64], |row| {
-                let course =
-                    Course { kind: kind_of_number(row.get(3)?), ends_ms: unstored(row.get(4)?), gone_ms: unstored(row.get(5)?) };
-                Ok((row.get(0)?, row.get(1)?, State::of_number(row.get(2)?), course))
+                let times =
+                    StateTimes { kind: kind_of_number(row.get(3)?), ends_ms: unstored(row.get(4)?), gone_ms: unstored(row.get(5)?) };
+                Ok((row.get(0)?, row.get(1)?, OperationState::of_number(row.get(2)?), times))
             })?;
-            let due: Vec<(i64, i64, State, Course)> = due.collect::<Result<_, _>>()?;
+            let due: Vec<(i64, i64, OperationState, StateTimes)> = due.collect::<Result<_, _>>()?;
             let mut set = transaction.prepare_cached("UPDATE operations SET standing = ?2, next_ms = ?3 WHERE id = ?1")?;
-            let mut standings = Standings::default();
-            for (id, route, standing, course) in &due {
-                let now = course.state(now_ms);
-                set.execute(params![id, now.number(), course.next_ms(now_ms).map(stored)])?;
+            let mut standings = StateCounts::default();
+            for (id, route, standing, times) in &due {
+                let now = times.state(now_ms);
+                set.execute(params![id, now.number(), times.next_ms(now_ms).map(stored)])?;
                 standings.moved(Some((*route, *standing)), Some((*route, now)));
             }
             standings.write(transaction)?;
@@ -44,11 +46,11 @@ impl ReadModel {
         })
     }
 
-    /// Takes away some of what is older than the log keeps: operations of which nothing is left in the store either, duplicates,
-    /// counters. Returns whether there may be more.
+    /// Removes some operations, duplicates and counters that are older than `keep`. Operations are
+    /// removed only if the store has nothing left of them. Returns whether there may be more.
     ///
     /// # Errors
-    /// Nothing was taken away.
+    /// Nothing was removed.
     pub fn retire(&self, now_ms: u64, keep: Duration) -> Result<bool, QueryError> {
         let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
         let before = now_ms.saturating_sub(keep_ms);
@@ -70,22 +72,22 @@ impl ReadModel {
 }
 
 fn retire_operations(transaction: &Transaction<'_>, before: u64) -> Result<usize, QueryError> {
-    // One that began before and changed after is looked at again and again, and there are few.
+    // An operation that began before and changed after this time is read each time. There are few.
     let mut select = transaction.prepare_cached(
         "SELECT id, route FROM operations INDEXED BY operations_by_state \
          WHERE standing = ?1 AND began_ms < ?2 AND changed_ms < ?2 ORDER BY began_ms LIMIT ?3",
     )?;
     let found = select
-        .query_map(params![State::Gone.number(), stored(before), STEP as i64], |row| {
+        .query_map(params![OperationState::Gone.number(), stored(before), STEP as i64], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?
         .collect::<Result<Vec<(i64, i64)>, _>>()?;
-    let mut standings = Standings::default();
+    let mut standings = StateCounts::default();
     for (id, route) in &found {
         transaction.prepare_cached("DELETE FROM events WHERE operation = ?1")?.execute([id])?;
         transaction.prepare_cached("DELETE FROM fields WHERE operation = ?1")?.execute([id])?;
         transaction.prepare_cached("DELETE FROM operations WHERE id = ?1")?.execute([id])?;
-        standings.moved(Some((*route, State::Gone)), None);
+        standings.moved(Some((*route, OperationState::Gone)), None);
     }
     standings.write(transaction)?;
     Ok(found.len())
@@ -105,5 +107,5 @@ fn retire_duplicates(transaction: &Transaction<'_>, before: u64) -> Result<usize
     Ok(found.len())
 }
 
-/// How often [`ReadModel::retire`] has something to do at most.
+/// Time between two calls of [`ReadModel::retire`].
 pub(super) const RETIRE_PERIOD: Duration = Duration::from_millis(MINUTE_MS);

@@ -1,8 +1,9 @@
-//! Records as bytes, versioned. A record is a fixed head, which stores compare without decoding, and a payload.
+//! The binary format of records, versioned. A record is a fixed head, which stores compare without
+//! decoding, and a payload.
 //!
-//! Danger: a record that decodes to something else than was written would replay a wrong answer or run a payment
-//! twice. So the payload carries a checksum over head and content, every length is checked, and nothing may be left over.
-//! Golden files of every format that was ever written are decoded by a test.
+//! Danger: a record that decodes differently than it was written would replay a wrong answer or run
+//! a payment twice. So the payload has a checksum over head and content, every length is checked,
+//! and no byte may remain. A test decodes golden files of every format that was ever written.
 
 use std::sync::Arc;
 
@@ -17,17 +18,19 @@ use crate::key::{Caller, Fingerprint};
 /// Bytes of the head: version (8), fence (8), state (1).
 pub const HEAD_BYTES: usize = 17;
 
-/// The format of a record without extras: written wherever there are none, so that older versions read it.
+/// Format of a record without extras. Used wherever possible, so that older versions can read the
+/// record.
 const FORMAT: u8 = 1;
-/// The format of one with extras: each has a tag and a length, and whoever doesn't know a tag passes it over.
+/// Format of a record with extras. Each extra has a tag and a length, and readers skip unknown
+/// tags.
 const FORMAT_WITH_EXTRAS: u8 = 2;
-/// The format of a completed record whose reply has trailers, with or without extras. They are part of the answer, so versions
-/// that don't know them must not replay it without.
+/// Format of a completed record with trailers, with or without extras. Trailers are part of the
+/// answer, so versions that can't read them must not replay the answer without them.
 const FORMAT_WITH_TRAILERS: u8 = 3;
 
 const EXTRA_LEAVES: u8 = 1;
 const EXTRA_SPAN: u8 = 2;
-/// The fence of the lost attempt, 8 bytes, where an operator's retry has another.
+/// The fence of the lost attempt, 8 bytes, if an operator's retry has another fence.
 const EXTRA_LOST: u8 = 3;
 
 const IN_FLIGHT: u8 = 1;
@@ -35,58 +38,59 @@ const UNCERTAIN: u8 = 2;
 const COMPLETED: u8 = 3;
 const RELEASED: u8 = 4;
 const EXPIRED: u8 = 5;
-/// The cause of an uncertain record whose answer was not read; the number behind it is what was wrong with the answer, or 0.
+/// Cause of an uncertain record without a parsed answer. The number after it is the answer's fault,
+/// or 0.
 const BROKEN: u8 = 1;
-/// Beside the cause of an uncertain record: an operator has decided that the next duplicate runs.
+/// Flag of an uncertain record's cause: an operator has decided that the next duplicate runs.
 const RETRY: u8 = 0x80;
 
-/// A stored record can't be read: it is neither replayed nor run again.
+/// A stored record is unreadable: it is neither replayed nor run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
-    /// Written by a newer version of this program, or not by it at all.
+    /// Another program or a newer version wrote the record.
     #[error("the record has format {0}, which this version doesn't know")]
     Format(u8),
-    /// Ends too early, has bytes left over, or a value that can't be.
+    /// The record is too short, too long, or contains an impossible value.
     #[error("the record is malformed")]
     Malformed,
     /// The checksum doesn't match.
     #[error("the record's checksum doesn't match")]
     Checksum,
-    /// Sealed with a key that isn't configured, or tampered with.
+    /// The record is sealed with a key that isn't configured, or was tampered with.
     #[error("the record is sealed, and no configured key opens it")]
     Sealed,
 }
 
-/// A record's two parts, as stores keep them.
+/// The two parts of an encoded record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
-    /// Version, fence and state: what stores compare.
+    /// Version, fence and state, which stores compare.
     pub head: [u8; HEAD_BYTES],
     /// Format, checksum and content.
     pub payload: Bytes,
 }
 
-/// The version in a head.
+/// Returns the version in a head.
 pub fn head_version(head: &[u8; HEAD_BYTES]) -> Version {
     Version(head.iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b)))
 }
 
-/// The fence in a head.
+/// Returns the fence in a head.
 pub fn head_fence(head: &[u8; HEAD_BYTES]) -> Fence {
     Fence(head.iter().skip(8).take(8).fold(0, |n, b| n << 8 | u64::from(*b)))
 }
 
-/// Whether a head says that an attempt is under way.
+/// Returns whether the head's state is in flight.
 pub fn head_in_flight(head: &[u8; HEAD_BYTES]) -> bool {
     head[16] == IN_FLIGHT
 }
 
-/// Whether a head says that the operation is completed.
+/// Returns whether the head's state is completed.
 pub fn head_completed(head: &[u8; HEAD_BYTES]) -> bool {
     head[16] == COMPLETED
 }
 
-/// Writes a record in the oldest format that holds all of it.
+/// Encodes a record in the oldest format that can contain it.
 pub fn encode(record: &Record) -> Encoded {
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(&record.version.0.to_be_bytes());
@@ -119,7 +123,7 @@ pub fn encode(record: &Record) -> Encoded {
         State::Uncertain { cause, since_ms, retry } => {
             let (tag, status) = match cause {
                 Cause::Broken => (BROKEN, 0),
-                // Versions that know no faults pass the number over.
+                // Versions without faults skip the number.
                 Cause::Unreadable(AnswerFault::TooManyFields) => (BROKEN, 1),
                 Cause::Unreadable(AnswerFault::HeadTooLarge) => (BROKEN, 2),
                 Cause::Unreadable(AnswerFault::Malformed) => (BROKEN, 3),
@@ -143,7 +147,7 @@ pub fn encode(record: &Record) -> Encoded {
         }
         State::Released | State::Expired => {}
     }
-    // At the end, and only where there is one: most records have none.
+    // At the end, and only if present: most records have none.
     if let Some(kept) = &record.kept {
         put_text(&mut out, kept);
     }
@@ -164,7 +168,8 @@ fn reply_size(state: &State) -> usize {
     fields + body
 }
 
-/// Covers the format too, or damage to that byte could make one format of another; the first format was written without.
+/// Covers the format byte too: damage to it could turn one format into another. Only the first
+/// format was written without it.
 fn checksum(head: &[u8], format: u8, content: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     if format != FORMAT {
@@ -217,7 +222,7 @@ fn put_time(out: &mut BytesMut, time_ms: Option<u64>) {
 fn put_reply(out: &mut BytesMut, reply: &Reply) {
     out.put_u16(reply.status.as_u16());
     put_fields(out, &reply.headers);
-    // Before the body, which has no length.
+    // Before the body, which has no length of its own.
     if let Some(trailers) = &reply.trailers {
         put_fields(out, trailers);
     }
@@ -242,26 +247,26 @@ fn put_fields(out: &mut BytesMut, fields: &HeaderMap) {
     }
 }
 
-/// A reply alone, as records have it. Whether it has trailers has to be known beside it.
+/// Encodes a reply alone, as in a record. The caller must remember whether it has trailers.
 pub fn encode_reply(reply: &Reply) -> Bytes {
     let mut out = BytesMut::new();
     put_reply(&mut out, reply);
     out.freeze()
 }
 
-/// Reads what [`encode_reply`] wrote. The body shares its memory.
+/// Decodes the output of [`encode_reply`]. The body shares its memory.
 ///
 /// # Errors
 /// See [`CodecError::Malformed`].
 pub fn decode_reply(text: Bytes, has_trailers: bool) -> Result<Reply, CodecError> {
-    let mut rest = Reader(text);
+    let mut rest = RecordReader(text);
     let reply = rest.reply(has_trailers)?;
     if rest.0.is_empty() { Ok(reply) } else { Err(CodecError::Malformed) }
 }
 
-/// Reads a record of any format that was ever written. The body shares the payload's memory.
+/// Decodes a record of any format that was ever written. The body shares the payload's memory.
 pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecError> {
-    let mut rest = Reader(payload);
+    let mut rest = RecordReader(payload);
     let format = rest.u8()?;
     if ![FORMAT, FORMAT_WITH_EXTRAS, FORMAT_WITH_TRAILERS].contains(&format) {
         return Err(CodecError::Format(format));
@@ -274,7 +279,7 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
     let caller = rest.option()?.map(Caller::from_bytes);
     let opened_unix_ms = rest.u64()?;
     let (extras, lost) =
-        if format == FORMAT { Default::default() } else { Reader(rest.text()?).extras()? };
+        if format == FORMAT { Default::default() } else { RecordReader(rest.text()?).extras()? };
     let has_trailers = format == FORMAT_WITH_TRAILERS;
     let state = match head[16] {
         _ if has_trailers && !head_completed(head) => return Err(CodecError::Malformed),
@@ -295,7 +300,7 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
                 6 => Cause::NotRepeated,
                 _ => return Err(CodecError::Malformed),
             };
-            // Earlier versions wrote a retry under the lost attempt's own fence.
+            // Earlier versions wrote a retry under the fence of the lost attempt.
             let retry = (tag & RETRY != 0).then(|| lost.unwrap_or(head_fence(head)));
             State::Uncertain { cause, since_ms: rest.time()?, retry }
         }
@@ -338,9 +343,9 @@ fn span(content: &[u8]) -> Result<SpanId, CodecError> {
     })
 }
 
-struct Reader(Bytes);
+struct RecordReader(Bytes);
 
-impl Reader {
+impl RecordReader {
     fn need(&self, bytes: usize) -> Result<(), CodecError> {
         if self.0.len() < bytes { Err(CodecError::Malformed) } else { Ok(()) }
     }
@@ -413,7 +418,8 @@ impl Reader {
 
     fn fields(&mut self) -> Result<HeaderMap, CodecError> {
         let fields = self.u32()? as usize;
-        // A field takes at least nine bytes, so a forged count can't reserve more than the record holds.
+        // A field takes at least nine bytes, so a forged count can't reserve more memory than the
+        // record's size.
         self.need(fields.checked_mul(9).ok_or(CodecError::Malformed)?)?;
         let mut headers =
             HeaderMap::try_with_capacity(fields).map_err(|_| CodecError::Malformed)?;

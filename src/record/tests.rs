@@ -1,4 +1,4 @@
-//! What a record says of itself.
+//! Stories of records and their comparisons.
 
 use super::*;
 
@@ -53,24 +53,24 @@ fn versions_count_on_and_over_the_end() {
 }
 
 #[test]
-fn a_tombstone_says_whose_the_result_was_and_keeps_nothing_of_it() {
+fn a_tombstone_keeps_the_caller_and_nothing_of_the_result() {
     let tombstone = Record { kept: None, extras: Extras::default(), ..record(State::Expired) };
     assert_eq!(record(completed()).tombstone(), tombstone);
 }
 
 #[test]
 fn a_write_is_known_again_by_version_fence_and_state() {
-    let stands = record(uncertain(Cause::Broken));
+    let stored = record(uncertain(Cause::Broken));
     assert!(
-        stands.is_same_write(&Record { opened_unix_ms: 9, ..record(uncertain(Cause::TimedOut)) }),
+        stored.is_same_write(&Record { opened_unix_ms: 9, ..record(uncertain(Cause::TimedOut)) }),
         "by nothing else"
     );
     for other in [
-        Record { version: Version(8), ..stands.clone() },
-        Record { fence: Fence(2), ..stands.clone() },
-        Record { state: State::InFlight { doubt_since_ms: None }, ..stands.clone() },
+        Record { version: Version(8), ..stored.clone() },
+        Record { fence: Fence(2), ..stored.clone() },
+        Record { state: State::InFlight { doubt_since_ms: None }, ..stored.clone() },
     ] {
-        assert!(!stands.is_same_write(&other) && !other.is_same_write(&stands), "{other:?}");
+        assert!(!stored.is_same_write(&other) && !other.is_same_write(&stored), "{other:?}");
     }
 }
 
@@ -97,17 +97,18 @@ fn each_state_has_a_name_and_two_of_them_owe_an_outcome() {
 }
 
 #[test]
-fn each_cause_is_told_in_words_of_its_own() {
-    let told: std::collections::BTreeSet<String> = CAUSES.iter().map(Cause::describe).collect();
-    assert_eq!(told.len(), CAUSES.len(), "{told:?}");
+fn each_cause_has_a_description_of_its_own() {
+    let descriptions: std::collections::BTreeSet<String> =
+        CAUSES.iter().map(Cause::describe).collect();
+    assert_eq!(descriptions.len(), CAUSES.len(), "{descriptions:?}");
     assert!(
-        told.contains("the upstream answered 503, which does not say whether it acted"),
-        "{told:?}"
+        descriptions.contains("the upstream answered 503, which does not say whether it acted"),
+        "{descriptions:?}"
     );
     assert!(
-        told.contains(
+        descriptions.contains(
             "the upstream answered with the gRPC status 14, which does not say whether it acted"
         ),
-        "{told:?}"
+        "{descriptions:?}"
     );
 }

@@ -1,57 +1,60 @@
-//! The foldings of a path: every path that hops behind the gateway may read it as.
+//! The foldings of a path: all paths that hops behind the gateway may interpret it as.
 //!
-//! A hop may cut path parameters, resolve dot segments, merge slashes, take `\` for `/`, decode what is encoded, and end the
-//! path at a `;` or at a decoded `?`; each at any place, in any order, more than once. These readings are too many to list.
-//! They are searched together instead: a path is a row of *nodes*, one behind each separator, and a reading is a way from
-//! the first to the last one. A step from node to node is one segment, which may span separators that not every hop sees
-//! (`%2F`, `\`). *Erasable* spans (`//`, `/./`, `/x/../`) are also crossed without a segment. Sets of nodes are the bits of
-//! a word, so that the work is bounded by the square of [`NODES_MAX`] for each pattern.
+//! A hop may cut path parameters, resolve dot segments, merge slashes, treat `\` as `/`, decode
+//! escapes, and end the path at a `;` or at a decoded `?`; each at any place, in any order, more
+//! than once. These readings are too many to list, so they are searched together: a path is a row
+//! of *nodes*, one after each separator, and a reading is a way from the first to the last node. A
+//! step between two nodes is one segment, which may span separators that only some hops recognize
+//! (`%2F`, `\`). *Erasable* spans (`//`, `/./`, `/x/../`) can also be crossed without a segment.
+//! Sets of nodes are the bits of a word, which bounds the work by the square of [`NODES_MAX`] for
+//! each pattern.
 
 use crate::key::path::{Decoded, PathCase, ends_paths};
 
-/// Most nodes of a path, its end included. A longer path has no readings here, and its request is refused if need be.
+/// Most nodes of a path, including its end. A longer path is not searched, and its request is
+/// refused if a route could be affected.
 const NODES_MAX: usize = 64;
 
 /// Longest path, in bytes, that is searched.
 const PATH_BYTES_MAX: usize = 8192;
 
-/// Most `;` of a path that is searched, and most characters that end it once they are decoded.
+/// Most `;`, and most escaped characters that could end the path, in a searched path.
 const PARAMETERS_MAX: usize = 64;
 
-/// A route's pattern, decoded, taken apart, and folded to the route's letter case.
+/// A route's pattern: decoded, split, and folded to the route's letter case.
 #[derive(Debug, Clone)]
-pub(super) struct Pattern(Vec<Part>);
+pub(super) struct Pattern(Vec<PatternPart>);
 
 /// A segment of a pattern.
 #[derive(Debug, Clone)]
-enum Part {
+enum PatternPart {
     Literal(Vec<u8>),
-    /// `{name}` between two literals, either of which may be empty.
+    /// `{name}` between two literals, each of which may be empty.
     Parameter {
         before: Vec<u8>,
         after: Vec<u8>,
     },
-    /// `{*name}` behind a literal: the rest of the path.
+    /// `{*name}` after a literal: the rest of the path.
     Rest {
         before: Vec<u8>,
     },
 }
 
 impl Pattern {
-    /// Takes a pattern apart that `matchit` accepts.
+    /// Splits a pattern that `matchit` accepts.
     pub fn of(pattern: &str, case: PathCase) -> Pattern {
         let segments = pattern.trim_matches('/').split('/').filter(|segment| !segment.is_empty());
-        Pattern(segments.map(|segment| Part::of(segment, case)).collect())
+        Pattern(segments.map(|segment| PatternPart::of(segment, case)).collect())
     }
 }
 
-impl Part {
-    fn of(segment: &str, case: PathCase) -> Part {
+impl PatternPart {
+    fn of(segment: &str, case: PathCase) -> PatternPart {
         let (mut texts, mut name) = (vec![String::new()], None);
         let mut chars = segment.chars().peekable();
         while let Some(c) = chars.next() {
             match c {
-                // Braces that stand for themselves are written twice.
+                // Doubled braces are literal.
                 '{' | '}' if chars.next_if_eq(&c).is_some() => {
                     texts.last_mut().into_iter().for_each(|text| text.push(c))
                 }
@@ -65,23 +68,24 @@ impl Part {
         let mut decoded = texts.iter().map(|text| Decoded::of(text).fold_case(case).bytes);
         let before = decoded.next().unwrap_or_default();
         match name {
-            None => Part::Literal(before),
-            Some(name) if name.starts_with('*') => Part::Rest { before },
-            Some(_) => Part::Parameter { before, after: decoded.next().unwrap_or_default() },
+            None => PatternPart::Literal(before),
+            Some(name) if name.starts_with('*') => PatternPart::Rest { before },
+            Some(_) => PatternPart::Parameter { before, after: decoded.next().unwrap_or_default() },
         }
     }
 
-    /// Whether the part matches a text.
+    /// Returns whether the part matches a text.
     fn is(&self, text: &[u8]) -> bool {
         match self {
-            Part::Literal(literal) => text == literal,
-            Part::Parameter { before, after } => {
-                // Most literals are empty, and `memcmp` can take long for nothing at no address.
+            PatternPart::Literal(literal) => text == literal,
+            PatternPart::Parameter { before, after } => {
+                // Most literals are empty, and `memcmp` can be slow for an empty text at no
+                // address.
                 text.len() > before.len() + after.len()
                     && (before.is_empty() || text.starts_with(before))
                     && (after.is_empty() || text.ends_with(after))
             }
-            Part::Rest { before } => text.len() > before.len() && text.starts_with(before),
+            PatternPart::Rest { before } => text.len() > before.len() && text.starts_with(before),
         }
     }
 }
@@ -97,26 +101,28 @@ fn members(mut nodes: Nodes) -> impl Iterator<Item = usize> {
     })
 }
 
-/// All readings of one path, in one letter case if the upstream makes no difference.
+/// All readings of one path, in one letter case if the upstream ignores it.
 pub(super) struct Readings {
     path: Decoded,
-    /// For each node but the first, where the separator before it stands; for the last one, the path's length.
+    /// For each node but the first, the position of the separator before it; for the last node, the
+    /// path's length.
     separators: Vec<usize>,
-    /// Nodes behind a separator that every hop sees.
+    /// Nodes after a separator that every hop recognizes.
     seen_by_all: Nodes,
-    /// Where path parameters begin.
+    /// Positions where path parameters begin.
     parameters: Vec<usize>,
-    /// Where readers may end the path: at what ends one once it is decoded.
+    /// Positions of escaped characters that end the path once they are decoded.
     path_ends: Vec<usize>,
-    /// For each node, those to which everything between can be erased; itself included.
+    /// For each node, the nodes that can be reached by erasing everything between, including
+    /// itself.
     erasable: Vec<Nodes>,
-    /// The nodes at which the first segment can begin.
+    /// Nodes where the first segment can begin.
     first: Nodes,
 }
 
 impl Readings {
-    /// The readings of a path that begins with a slash; `None` if it is too long, or has too many separators or
-    /// parameters.
+    /// Computes the readings of a path that begins with a slash; `None` if it is too long, or has
+    /// too many separators or parameters.
     pub fn of(path: &str, case: PathCase) -> Option<Readings> {
         if path.len() > PATH_BYTES_MAX {
             return None;
@@ -149,30 +155,32 @@ impl Readings {
         Some(readings)
     }
 
-    /// The node at the path's end.
+    /// Returns the node at the path's end.
     fn last(&self) -> usize {
         self.separators.len()
     }
 
-    /// Where the text behind a node begins.
+    /// Returns the position where the text after a node begins.
     fn start(&self, node: usize) -> usize {
         node.checked_sub(1).map_or(1, |before| self.separators[before] + 1)
     }
 
-    /// Where the text before a node ends.
+    /// Returns the position where the text before a node ends.
     fn end(&self, node: usize) -> usize {
         self.separators[node - 1]
     }
 
-    /// The nodes at which a segment that begins at this one can end: up to the next separator that every hop sees.
+    /// Returns the nodes where a segment that begins at this node can end: up to the next separator
+    /// that every hop recognizes.
     fn next(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
         let behind = self.seen_by_all.checked_shr(node as u32 + 1).unwrap_or(0);
         let count = if behind == 0 { 0 } else { behind.trailing_zeros() as usize + 1 };
         node + 1..=node + count
     }
 
-    /// The nodes that a segment leads to which may be read as a text that the condition holds for: whole, or cut where a
-    /// parameter begins. A reader may also end the path there (Jetty before 9.3), or at what ends a path.
+    /// Returns the nodes that a segment can lead to if one of its readings satisfies the condition:
+    /// the whole segment, or its text up to a parameter. A reader may also end the path there
+    /// (Jetty before 9.3), or at a character that ends paths.
     fn after(&self, node: usize, holds: impl Fn(&[u8]) -> bool) -> Nodes {
         let start = self.start(node);
         let first_of = |cuts: &[usize]| {
@@ -198,14 +206,15 @@ impl Readings {
         members(nodes).fold(0, |set, node| set | self.erasable[node])
     }
 
-    /// Whether the segment between two nodes is a dot segment to every hop, so that no `..` behind it can take it away.
+    /// Returns whether every hop treats the segment between two nodes as a dot segment, so that no
+    /// later `..` can remove it.
     fn is_dot_segment(&self, from: usize, to: usize) -> bool {
         let span = self.start(from)..self.end(to);
         matches!(&self.path.bytes[span.clone()], b"." | b"..")
             && self.path.literal[span].iter().all(|literal| *literal)
     }
 
-    /// Finds what can be erased: an empty segment, a `.`, and a segment with the `..` behind it.
+    /// Finds erasable spans: an empty segment, a `.`, and a segment followed by `..`.
     fn find_erasable(&mut self) {
         let after_dots: Vec<Nodes> =
             (0..=self.last()).map(|node| self.after_text(node, b"..")).collect();
@@ -221,8 +230,9 @@ impl Readings {
         }
     }
 
-    /// Finds where the first segment can begin: behind what can be erased, behind `..` at the root, and behind `//host`,
-    /// which readers of URLs take for an authority (RFC 3986, section 4.2; WHATWG URL, "authority state").
+    /// Finds where the first segment can begin: after erasable spans, after `..` at the root, and
+    /// after `//host`, which URL parsers treat as an authority (RFC 3986, section 4.2; WHATWG URL,
+    /// "authority state").
     fn find_first(&mut self) {
         let (mut first, mut hosts) = (self.erasable[0], 0);
         for node in 0..self.last() {
@@ -237,7 +247,7 @@ impl Readings {
         self.first = first;
     }
 
-    /// The text behind a node, without a trailing slash.
+    /// Returns the text after a node, without a trailing slash.
     fn rest(&self, node: usize) -> &[u8] {
         let ends_with_slash =
             self.path.bytes.ends_with(b"/") && self.path.literal.last() == Some(&true);
@@ -245,11 +255,11 @@ impl Readings {
         self.path.bytes.get(self.start(node)..end).unwrap_or_default()
     }
 
-    /// Whether some reading matches a pattern.
+    /// Returns whether some reading matches a pattern.
     pub fn some_match(&self, pattern: &Pattern) -> bool {
         let mut nodes = self.first;
         for part in &pattern.0 {
-            if let Part::Rest { .. } = part {
+            if let PatternPart::Rest { .. } = part {
                 return members(nodes).any(|node| part.is(self.rest(node)));
             }
             nodes = self.erased_after(
@@ -259,7 +269,7 @@ impl Readings {
         nodes & 1 << self.last() != 0
     }
 
-    /// Whether some reading does not match a pattern that the path as received matches.
+    /// Returns whether some reading doesn't match a pattern that matches the path as received.
     pub fn some_differ(&self, pattern: &Pattern) -> bool {
         let last = self.last();
         let mut nodes = self.first;
@@ -267,9 +277,9 @@ impl Readings {
             if nodes & 1 << last != 0 {
                 return true;
             }
-            if let Part::Rest { before } = part {
+            if let PatternPart::Rest { before } = part {
                 let is_other = |node| {
-                    // Nothing may stand behind the part's literal.
+                    // The part's literal must be the end.
                     let behind_literal = self.erased_after(self.after_text(node, before));
                     behind_literal & 1 << last != 0
                         || self.after(node, |text| !text.starts_with(before)) != 0
@@ -283,7 +293,7 @@ impl Readings {
                 members(nodes).fold(0, |set, node| set | self.after(node, |text| part.is(text))),
             );
         }
-        // Behind the pattern nothing may follow but one slash.
+        // Only one slash may follow the pattern.
         members(nodes).any(|node| node != last && self.start(node) != self.path.bytes.len())
     }
 }

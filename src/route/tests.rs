@@ -1,4 +1,5 @@
-//! Which spellings of a path are refused, by a table and against foldings that are made one by one.
+//! Stories of refused paths: a table of spellings, and a comparison with foldings computed one by
+//! one.
 
 use super::*;
 use crate::engine::tests::policy;
@@ -19,7 +20,7 @@ fn position(routes: &Routes, path: &str) -> Result<Option<usize>, AmbiguousPath>
     routes.position(&Method::POST, path)
 }
 
-/// Paths that some server, or a row of them, takes for `/v1/payments`, each with who does.
+/// Paths that some server, or a chain of them, treats as `/v1/payments`, each with that server.
 const FOLDED: &[(&str, &str)] = &[
     ("/v1/payments;x=1", "Tomcat, Jetty, Spring MVC cut parameters"),
     ("/v1;a/payments", "in every segment"),
@@ -200,7 +201,7 @@ fn a_route_that_comes_first_does_not_hide_a_protected_one() {
 }
 
 #[test]
-fn another_letter_case_is_refused_where_the_route_says_so_and_nowhere_else() {
+fn another_letter_case_is_refused_where_the_route_asks_for_it_and_nowhere_else() {
     let routes = Routes::new([
         route("/v1/Payments/{id}", Mode::Enforce, PathCase::Insensitive),
         route("/v1/refunds", Mode::Enforce, PathCase::Sensitive),
@@ -294,7 +295,8 @@ fn the_work_is_bounded_and_what_is_beyond_it_passes_only_if_it_is_plain() {
     ] {
         assert_eq!(position(&routes, &odd), Err(AmbiguousPath));
     }
-    // The most that is searched. Run often, so that a search without bounds would be noticed.
+    // The largest path that is searched. It runs often, so that an unbounded search would be
+    // noticed.
     let most = format!("/v1{}", "%2F;".repeat(60));
     for _ in 0..200 {
         let _ = position(&routes, &most);

@@ -1,8 +1,10 @@
-//! Completed records kept in the process, so that their replays ask no server: only while the store tells of every change.
+//! A cache of completed records in the process: their replays need no server, as long as the store
+//! reports every change.
 //!
-//! Danger: a record that is gone from the store must not be answered for ever. So a record is kept only once the store has
-//! confirmed it on the connection on which it tells of changes, nothing is answered unless that connection has answered a
-//! moment ago, and with it everything is dropped.
+//! Danger: a record that is gone from the store must not be replayed for ever. So a record is
+//! cached only after the store has confirmed it on the connection that reports changes. Cached
+//! records are used only if that connection answered a moment ago, and all of them are dropped when
+//! the connection is lost.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,88 +20,91 @@ use crate::key::{Slot, Space};
 use crate::record::{Fence, Held, Reply, ReplyBody, State, Version};
 use crate::telemetry::CacheMeter;
 
-/// How long after the last question that was answered in time records may still be given out: so long a change may go
-/// unnoticed where the connection hangs.
+/// How long cached records may be used after the last request that the connection answered. While
+/// the connection hangs, a change can go unnoticed for this long.
 pub const UNHEARD_MAX: Duration = Duration::from_secs(1);
 
-/// Records that are being confirmed at once. What comes while there are as many is kept when it comes again.
+/// Limit for the records that wait for confirmation. Further records are cached when they are
+/// offered again.
 const PENDING_MAX: usize = 1024;
 
-/// What a record takes besides its texts: its places in the index and on the heap.
+/// Overhead of a cached record, in bytes: its entry in the index, and on the heap.
 const OVERHEAD_BYTES: usize = 512;
 
-/// What a header field takes besides its texts.
+/// Overhead of a header field, in bytes.
 const FIELD_BYTES: usize = 64;
 
-/// A usual record, from which the first size of the index follows.
+/// Size of a typical record, in bytes. The initial size of the index follows from it.
 const USUAL_BYTES: usize = 2048;
 
-/// The records that are kept. Whoever tracks their changes holds the other end, see [`LocalCache::new`].
+/// The cache. The tracker of changes holds the other end, see [`LocalCache::new`].
 pub struct LocalCache {
-    kept: Cache<Slot, Entry, Weight>,
-    /// What waits to be confirmed. A change that is heard of in between takes it out, so that it is not kept.
+    records: Cache<Slot, CachedRecord, Weight>,
+    /// Records that wait for confirmation. A change that is reported meanwhile removes them, so
+    /// that they are not cached.
     pending: Mutex<HashMap<Slot, Held>>,
     wanted: mpsc::Sender<Slot>,
-    /// In ms of the boot clock.
+    /// Until when cached records may be used, in ms of the boot clock.
     fresh_until_ms: AtomicU64,
     clock: Clock,
     meter: CacheMeter,
 }
 
 #[derive(Clone)]
-struct Entry {
+struct CachedRecord {
     held: Held,
-    /// When the store lets go of it at the earliest, in ms of the boot clock.
+    /// Earliest end of its retention in the store, in ms of the boot clock.
     ends_ms: u64,
 }
 
-/// What the store holds in a slot, as it was read while its changes began to be told.
+/// A completed record in the store, as the tracker read it after it began to track the slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confirmed {
-    /// The version of a completed record.
+    /// Its version.
     pub version: Version,
     /// Its fence.
     pub fence: Fence,
-    /// How long it is still kept there, from `asked_ms` on.
+    /// Its remaining retention, from `asked_ms` on.
     pub life: Duration,
-    /// When it was asked for, in ms of the boot clock.
+    /// Time of the read, in ms of the boot clock.
     pub asked_ms: u64,
 }
 
 impl LocalCache {
-    /// Room for so many bytes, and the slots whose records are to be confirmed.
+    /// Returns a cache of this size in bytes, and a channel with the slots of records to be
+    /// confirmed.
     pub fn new(
         bytes: usize,
         clock: Clock,
         meter: CacheMeter,
     ) -> (Arc<LocalCache>, mpsc::Receiver<Slot>) {
-        let (wanted, asked) = mpsc::channel(PENDING_MAX);
-        let kept = Cache::with_weighter(bytes / USUAL_BYTES, bytes as u64, Weight);
+        let (wanted, unconfirmed) = mpsc::channel(PENDING_MAX);
+        let records = Cache::with_weighter(bytes / USUAL_BYTES, bytes as u64, Weight);
         let cache = LocalCache {
-            kept,
+            records,
             pending: Mutex::default(),
             wanted,
             fresh_until_ms: AtomicU64::new(0),
             clock,
             meter,
         };
-        (Arc::new(cache), asked)
+        (Arc::new(cache), unconfirmed)
     }
 
-    /// The clock by which records end.
+    /// Returns the clock by which records end.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// The record in a slot, if it is kept and may be given out now.
+    /// Returns the record of a slot, if it is cached and may be used now.
     pub fn get(&self, slot: &Slot) -> Option<Held> {
         let now_ms = self.clock.boot_ms();
         if now_ms >= self.fresh_until_ms.load(Ordering::Acquire) {
             return None;
         }
-        let entry = self.kept.get(slot)?;
+        let entry = self.records.get(slot)?;
         if now_ms >= entry.ends_ms {
-            self.kept.remove(slot);
+            self.records.remove(slot);
             self.measure();
             return None;
         }
@@ -107,8 +112,8 @@ impl LocalCache {
         Some(entry.held)
     }
 
-    /// A record that the store answered with: it is kept once it is confirmed. Of no use are those that may still change by
-    /// themselves, and those that nobody replays.
+    /// Offers a record that the store returned. It is cached once it is confirmed. Ignores records
+    /// that are not completed, and records of shadow routes, which are never replayed.
     pub fn offer(&self, slot: &Slot, held: &Held) {
         let replayed =
             slot.space == Space::Enforced && matches!(held.record.state, State::Completed { .. });
@@ -124,56 +129,59 @@ impl LocalCache {
         }
     }
 
-    /// What the store holds in a slot that was asked for; `None`: no completed record, or one that can't be relied on.
+    /// Confirms the record of a slot. `None`: the store has no completed record, or one that is not
+    /// safe to cache.
     pub fn confirm(&self, slot: &Slot, found: Option<Confirmed>) {
         let mut pending = self.pending();
         let Some(held) = pending.remove(slot) else { return };
-        // A version is never written twice in a slot, so this is the record that was offered, to the last byte.
+        // A version is never written twice in a slot, so this is exactly the record that was
+        // offered.
         let same = found.filter(|found| {
             (found.version, found.fence) == (held.record.version, held.record.fence)
         });
         if let Some(Confirmed { life, asked_ms, .. }) = same {
             let ends_ms =
                 asked_ms.saturating_add(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
-            self.kept.insert(*slot, Entry { held, ends_ms });
+            self.records.insert(*slot, CachedRecord { held, ends_ms });
             self.measure();
         }
     }
 
-    /// The record in a slot has changed.
+    /// Drops the record of a slot, after it changed.
     pub fn changed(&self, slot: &Slot) {
         let mut pending = self.pending();
         pending.remove(slot);
-        if self.kept.remove(slot).is_some() {
+        if self.records.remove(slot).is_some() {
             self.meter.invalidations.inc();
             self.measure();
         }
     }
 
-    /// Changes are no longer told, or all records are gone.
+    /// Drops all records, after the connection that reports changes was lost, or the store was
+    /// emptied.
     pub fn lost(&self) {
         let was_fresh = self.fresh_until_ms.swap(0, Ordering::AcqRel) > 0;
         let mut pending = self.pending();
         pending.clear();
-        self.kept.clear();
+        self.records.clear();
         self.measure();
         if was_fresh {
             self.meter.losses.inc();
         }
     }
 
-    /// All that changed before `asked_ms` (of the boot clock) was told.
+    /// Notes that all changes before `asked_ms` (of the boot clock) were reported.
     pub fn heard(&self, asked_ms: u64) {
         self.fresh_until_ms.store(asked_ms + UNHEARD_MAX.as_millis() as u64, Ordering::Release);
     }
 
     fn measure(&self) {
-        self.meter.entries.set(i64::try_from(self.kept.len()).unwrap_or(i64::MAX));
-        self.meter.bytes.set(i64::try_from(self.kept.weight()).unwrap_or(i64::MAX));
+        self.meter.entries.set(i64::try_from(self.records.len()).unwrap_or(i64::MAX));
+        self.meter.bytes.set(i64::try_from(self.records.weight()).unwrap_or(i64::MAX));
     }
 
-    /// What goes in and out goes under this lock, so that a change can't slip in between. A panic leaves it whole: every
-    /// change is a single insert or removal.
+    /// Locks insertions and removals, so that a change can't be missed in between. A panic leaves
+    /// the map consistent: every change is a single insert or removal.
     fn pending(&self) -> MutexGuard<'_, HashMap<Slot, Held>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,8 +190,8 @@ impl LocalCache {
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<Slot, Entry> for Weight {
-    fn weight(&self, _: &Slot, entry: &Entry) -> u64 {
+impl Weighter<Slot, CachedRecord> for Weight {
+    fn weight(&self, _: &Slot, entry: &CachedRecord) -> u64 {
         let record = &entry.held.record;
         let reply = match &record.state {
             State::Completed { reply, .. } => reply_bytes(reply),
@@ -222,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_records_are_confirmed_at_once_and_the_next_waits_its_turn() {
+    fn records_beyond_the_limit_wait_for_their_confirmation() {
         let (clock, _) = Clock::manual(5000, 1000);
         let (cache, mut wanted) = LocalCache::new(1 << 20, clock, CacheMeter::default());
         cache.heard(5000);
@@ -240,7 +248,8 @@ mod tests {
     #[test]
     fn a_record_weighs_what_it_holds() {
         let weight = |record| {
-            Weight.weight(&slot(Space::Enforced, 1), &Entry { held: held(record), ends_ms: 0 })
+            Weight
+                .weight(&slot(Space::Enforced, 1), &CachedRecord { held: held(record), ends_ms: 0 })
         };
         let empty = (OVERHEAD_BYTES + "payments".len()) as u64;
         assert_eq!(weight(claim(1, 1)), empty);

@@ -1,8 +1,8 @@
-//! A store whose completed records are kept in the process: a claim that meets one of them costs no round trip, and opens no
-//! seal again.
+//! Records with a cache in the process: a claim that meets a cached record needs no round trip and
+//! no decryption.
 //!
-//! Only claims over nothing are answered so. All else, the looks of waiters and operators included, goes to the store:
-//! they ask because something has just changed.
+//! Only claims of free keys are answered from the cache. All other calls go to the store, including
+//! those of waiters and operators, which are made because something has just changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,13 @@ use async_trait::async_trait;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cache::LocalCache;
-use super::{EventSource, ListError, Listing, Page, Records, StoreError, Swap, Watch};
+use super::error::{ListError, StoreError};
+use super::records::{EventSource, Listing, Page, Records, Swap};
+use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
-/// A store, and its records in the process.
+/// Records with a cache in front.
 pub struct Cached {
     inner: Arc<dyn Records>,
     cache: Arc<LocalCache>,
@@ -23,8 +25,8 @@ pub struct Cached {
 }
 
 impl Cached {
-    /// Keeps what `inner` answers, as seen from above: opened, if it seals. `tracker` tells the cache of changes and ends
-    /// with the store.
+    /// Caches the records that `inner` returns; decrypted, if `inner` encrypts. `tracker` reports
+    /// changes to the cache, and is aborted with the store.
     pub fn new(
         inner: Arc<dyn Records>,
         cache: Arc<LocalCache>,
@@ -45,7 +47,7 @@ impl Records for Cached {
         event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         if expected.is_some() || !matches!(next.state, State::InFlight { .. }) {
-            // What this process writes over, it must not answer with until it is told.
+            // The write replaces the record. It must not be replayed until its change is reported.
             self.cache.changed(slot);
             return self.inner.write(slot, expected, next, lifetime, event).await;
         }
@@ -61,7 +63,7 @@ impl Records for Cached {
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
         let found = self.inner.load(slot).await?;
-        // Large records come this way.
+        // Large records are returned only here.
         if let Some(held) = &found {
             self.cache.offer(slot, held);
         }

@@ -1,19 +1,21 @@
-//! Large records: stores read them by themselves, and few of them at once.
+//! Large records: stores read them in separate calls, and only a few at a time.
 //!
-//! Danger: duplicates of large results that are asked for together would take memory that nobody has counted yet, and keep
-//! the store busy for longer than a call may take: everybody's claims would fail.
+//! Danger: many duplicates of large results at once would take memory that no budget counts yet.
+//! They would also keep the store busy for longer than the timeout of a call, so that all claims
+//! would fail.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Longest completed record, in bytes, that comes with the answer to another call. The scripts of Redis have the same figure.
+/// Longest completed record, in bytes, that is part of the answer to another call. The scripts of
+/// Redis use the same limit.
 pub(super) const ALONG_MAX: usize = 64 * 1024;
 
-/// Large records that are being read at once. Other calls wait behind so many of them.
+/// Limit for the large records that are read at once. Other calls wait behind them.
 const AT_ONCE: u32 = 2;
 
-/// Turns to read a large record.
+/// Permits to read large records.
 #[derive(Debug)]
 pub(super) struct Large(Arc<Semaphore>);
 
@@ -24,13 +26,13 @@ impl Default for Large {
 }
 
 impl Large {
-    /// Waits for a turn, which lasts until it is dropped. Whoever reads keeps it until the record is there, also when the caller
-    /// has left: or who asks and leaves would make the store read any number at once.
+    /// Waits for a permit. The reader must hold it until the record is read, even if the caller has
+    /// left. Otherwise clients that leave could make the store read any number of records at once.
     pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.0.clone().acquire_owned().await.ok()
     }
 
-    /// Keeps all others from reading a large record.
+    /// Takes all permits, so that no large record can be read.
     #[cfg(test)]
     pub async fn all_turns(&self) -> Option<OwnedSemaphorePermit> {
         self.0.clone().acquire_many_owned(AT_ONCE).await.ok()

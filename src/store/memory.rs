@@ -1,6 +1,7 @@
-//! Records in this process's memory: for tests and trials, gone when it ends.
+//! A store in the memory of this process: for tests and trials. It ends with the process.
 //!
-//! Danger: two gateways on two of these protect nothing from each other.
+//! Danger: two gateways with one such store each do not share records, so each executes the other's
+//! duplicates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -8,34 +9,36 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
-use self::log::Journal;
-use super::{
-    EventSource, Hub, IdentityNotes, ListError, Listing, Note, Page, Records, StoreError, Swap,
-    Watch, is_listed,
-};
+use self::log::{Journal, PARTITION};
+use super::error::{ListError, StoreError};
+use super::identities::{IdentityNotes, Note};
+use super::log::{Ends, EntryId, EventLog, LogEntry, Position, Trimmed};
+use super::records::{EventSource, Listing, Page, Records, Swap, is_listed};
+use super::watch::{Hub, Watch};
 use crate::clock::StoreClock;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
 mod log;
 
-/// How many records that have ended one write clears away. More than one, so that a store that is written to shrinks;
-/// few, so that no single request pays for many others.
+/// Limit for the ended records that one write removes. More than one, so that the store shrinks
+/// while it is in use; few, so that no single request pays for many others.
 const SWEPT_PER_WRITE: usize = 4;
 
 /// A store in memory.
 pub struct Memory {
     clock: StoreClock,
     hub: Hub,
-    shelf: Mutex<Shelf>,
+    contents: Mutex<Contents>,
 }
 
-/// Everything that is kept. The indexes name exactly what the maps hold.
+/// Everything in the store. The indexes name exactly the records and tombstones of the maps.
 #[derive(Default)]
-struct Shelf {
-    records: BTreeMap<Slot, Kept>,
-    tombstones: BTreeMap<Slot, Kept>,
+struct Contents {
+    records: BTreeMap<Slot, Stored>,
+    tombstones: BTreeMap<Slot, Stored>,
     due: BTreeSet<(u64, Slot)>,
     ends: BTreeSet<(u64, Slot)>,
     tombstone_ends: BTreeSet<(u64, Slot)>,
@@ -58,26 +61,27 @@ impl Notes {
     }
 }
 
-struct Kept {
+struct Stored {
     record: Record,
     written_ms: u64,
-    /// 0 where never.
+    /// 0: never.
     due_ms: u64,
     ends_ms: u64,
 }
 
 impl Memory {
-    /// An empty store with this clock.
+    /// Returns an empty store with this clock.
     pub fn new(clock: StoreClock) -> Memory {
-        Memory { clock, hub: Hub::local(), shelf: Mutex::default() }
+        Memory { clock, hub: Hub::local(), contents: Mutex::default() }
     }
 
-    /// The shelf, and the time. A panic elsewhere can't leave it half changed: no code that can panic runs under the lock.
-    fn open(&self) -> (MutexGuard<'_, Shelf>, u64) {
-        let shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read under the lock, so that times are in the order of the writes.
+    /// Locks the contents, and returns the time. A panic elsewhere can't leave them half changed:
+    /// no code that can panic runs under the lock.
+    fn lock(&self) -> (MutexGuard<'_, Contents>, u64) {
+        let contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read under the lock, so that times are in the order of writes.
         let now_ms = (self.clock)();
-        (shelf, now_ms)
+        (contents, now_ms)
     }
 }
 
@@ -91,42 +95,42 @@ impl Records for Memory {
         lifetime: Lifetime,
         event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
-        let (mut shelf, now_ms) = self.open();
-        shelf.sweep(now_ms);
-        let current = shelf.live(slot, now_ms);
-        if current.is_some_and(|kept| kept.record.is_same_write(next)) {
+        let (mut contents, now_ms) = self.lock();
+        contents.sweep(now_ms);
+        let current = contents.live(slot, now_ms);
+        if current.is_some_and(|stored| stored.record.is_same_write(next)) {
             return Ok(Swap::Stored);
         }
-        if current.map(|kept| kept.record.version) != expected {
-            return Ok(Swap::Stale(current.map(|kept| kept.held(now_ms))));
+        if current.map(|stored| stored.record.version) != expected {
+            return Ok(Swap::Stale(current.map(|stored| stored.held(now_ms))));
         }
         let claims = matches!(next.state, State::InFlight { .. });
-        let in_its_way = if claims && lifetime.tombstone.is_some() {
-            shelf.live_tombstone(slot, now_ms)
+        let barrier = if claims && lifetime.tombstone.is_some() {
+            contents.live_tombstone(slot, now_ms)
         } else {
             None
         };
-        if let Some(tombstone) = in_its_way {
+        if let Some(tombstone) = barrier {
             return Ok(Swap::Stale(Some(tombstone.held(now_ms))));
         }
-        shelf.write(slot, next, lifetime, now_ms);
-        shelf.journal.append(slot, &event(), now_ms);
-        drop(shelf);
+        contents.write(slot, next, lifetime, now_ms);
+        contents.journal.append(slot, &event(), now_ms);
+        drop(contents);
         self.hub.notify(slot);
         Ok(Swap::Stored)
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        let (mut shelf, now_ms) = self.open();
-        Ok(shelf.live(slot, now_ms).map(|kept| kept.held(now_ms)))
+        let (mut contents, now_ms) = self.lock();
+        Ok(contents.live(slot, now_ms).map(|stored| stored.held(now_ms)))
     }
 
     async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        let (mut shelf, now_ms) = self.open();
-        if let Some(kept) = shelf.live(slot, now_ms) {
-            return Ok(Some(kept.held(now_ms)));
+        let (mut contents, now_ms) = self.lock();
+        if let Some(stored) = contents.live(slot, now_ms) {
+            return Ok(Some(stored.held(now_ms)));
         }
-        Ok(shelf.live_tombstone(slot, now_ms).map(|kept| kept.held(now_ms)))
+        Ok(contents.live_tombstone(slot, now_ms).map(|stored| stored.held(now_ms)))
     }
 
     async fn renew(
@@ -136,30 +140,30 @@ impl Records for Memory {
         lease: Duration,
         keep: Duration,
     ) -> Result<bool, StoreError> {
-        let (mut shelf, now_ms) = self.open();
-        let runs = |kept: &&Kept| {
-            kept.record.fence == fence
-                && matches!(kept.record.state, State::InFlight { .. })
-                && kept.due_ms > now_ms
+        let (mut contents, now_ms) = self.lock();
+        let runs = |stored: &&Stored| {
+            stored.record.fence == fence
+                && matches!(stored.record.state, State::InFlight { .. })
+                && stored.due_ms > now_ms
         };
-        if shelf.live(slot, now_ms).filter(runs).is_none() {
+        if contents.live(slot, now_ms).filter(runs).is_none() {
             return Ok(false);
         }
-        if let Some(kept) = shelf.remove(slot) {
-            shelf.insert(
+        if let Some(stored) = contents.remove(slot) {
+            contents.insert(
                 slot,
-                Kept { due_ms: after(now_ms, lease), ends_ms: after(now_ms, keep), ..kept },
+                Stored { due_ms: after(now_ms, lease), ends_ms: after(now_ms, keep), ..stored },
             );
         }
         Ok(true)
     }
 
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
-        let (mut shelf, now_ms) = self.open();
-        shelf.sweep(now_ms);
+        let (mut contents, now_ms) = self.lock();
+        contents.sweep(now_ms);
         let is_live =
-            |slot: &Slot| shelf.records.get(slot).is_some_and(|kept| kept.ends_ms > now_ms);
-        let overdue = shelf.due.iter().take_while(|(due_ms, _)| *due_ms <= now_ms);
+            |slot: &Slot| contents.records.get(slot).is_some_and(|stored| stored.ends_ms > now_ms);
+        let overdue = contents.due.iter().take_while(|(due_ms, _)| *due_ms <= now_ms);
         Ok(overdue.map(|(_, slot)| *slot).filter(is_live).take(limit).collect())
     }
 
@@ -174,20 +178,21 @@ impl Records for Memory {
             Some(Ok(slot)) => Bound::Excluded(slot),
             Some(Err(_)) => return Err(ListError::Cursor),
         };
-        let (shelf, now_ms) = self.open();
-        let belongs =
-            |kept: &Kept| kept.ends_ms > now_ms && (listing == Listing::All || kept.due_ms != 0);
+        let (contents, now_ms) = self.lock();
+        let belongs = |stored: &Stored| {
+            stored.ends_ms > now_ms && (listing == Listing::All || stored.due_ms != 0)
+        };
         let mut records = Vec::new();
         let mut cursor = None;
-        for (slot, kept) in shelf.records.range((after, Bound::Unbounded)) {
-            if !is_listed(slot) || !belongs(kept) {
+        for (slot, stored) in contents.records.range((after, Bound::Unbounded)) {
+            if !is_listed(slot) || !belongs(stored) {
                 continue;
             }
             if records.len() >= limit.max(1) {
                 cursor = records.last().map(|(last, _): &(Slot, Held)| last.to_string());
                 break;
             }
-            records.push((*slot, kept.held(now_ms)));
+            records.push((*slot, stored.held(now_ms)));
         }
         Ok(Page { records, cursor })
     }
@@ -204,7 +209,7 @@ impl Records for Memory {
 #[async_trait]
 impl IdentityNotes for Memory {
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
-        Ok(self.open().0.notes.of(note).clone())
+        Ok(self.lock().0.notes.of(note).clone())
     }
 
     async fn set_note(
@@ -213,17 +218,74 @@ impl IdentityNotes for Memory {
         expected: Option<&str>,
         next: &str,
     ) -> Result<bool, StoreError> {
-        let (mut shelf, _) = self.open();
-        let current = shelf.notes.of(note);
-        let agreed = current.as_deref() == Some(next) || current.as_deref() == expected;
-        if agreed {
+        let (mut contents, _) = self.lock();
+        let current = contents.notes.of(note);
+        let matches = current.as_deref() == Some(next) || current.as_deref() == expected;
+        if matches {
             *current = Some(next.to_owned());
         }
-        Ok(agreed)
+        Ok(matches)
     }
 }
 
-impl Kept {
+#[async_trait]
+impl EventLog for Memory {
+    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
+        Ok(self.lock().0.journal.behind(from.of(PARTITION), limit.max(1)))
+    }
+
+    async fn read_partition(
+        &self,
+        partition: u16,
+        from: EntryId,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        Ok(if partition == PARTITION {
+            self.lock().0.journal.behind(from, limit)
+        } else {
+            Vec::new()
+        })
+    }
+
+    async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {
+        let (mut contents, now_ms) = self.lock();
+        contents.journal.mark_read(reader, read.of(PARTITION), now_ms);
+        Ok(())
+    }
+
+    async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError> {
+        let (contents, _) = self.lock();
+        let read = contents.journal.read_by(reader);
+        Ok(read.map(|read| Position(BTreeMap::from([(PARTITION, read)]))))
+    }
+
+    async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
+        let (mut contents, now_ms) = self.lock();
+        Ok(contents.journal.trim(older_than, now_ms))
+    }
+
+    async fn observe(&self, batch: &[u8]) -> Result<(), StoreError> {
+        let (mut contents, now_ms) = self.lock();
+        contents.journal.observe(batch, now_ms);
+        Ok(())
+    }
+
+    async fn observations(
+        &self,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
+        let (contents, _) = self.lock();
+        Ok(contents.journal.observations(after, limit))
+    }
+
+    async fn ends(&self) -> Result<Vec<Ends>, StoreError> {
+        let (contents, _) = self.lock();
+        Ok(contents.journal.ends().into_iter().collect())
+    }
+}
+
+impl Stored {
     fn held(&self, now_ms: u64) -> Held {
         Held {
             record: self.record.clone(),
@@ -234,17 +296,17 @@ impl Kept {
     }
 }
 
-impl Shelf {
-    /// The slot's record; one that has ended is taken away.
-    fn live(&mut self, slot: &Slot, now_ms: u64) -> Option<&Kept> {
-        if self.records.get(slot).is_some_and(|kept| kept.ends_ms <= now_ms) {
+impl Contents {
+    /// Returns the slot's record. Removes a record that has ended.
+    fn live(&mut self, slot: &Slot, now_ms: u64) -> Option<&Stored> {
+        if self.records.get(slot).is_some_and(|stored| stored.ends_ms <= now_ms) {
             self.remove(slot);
         }
         self.records.get(slot)
     }
 
-    fn live_tombstone(&mut self, slot: &Slot, now_ms: u64) -> Option<&Kept> {
-        if self.tombstones.get(slot).is_some_and(|kept| kept.ends_ms <= now_ms) {
+    fn live_tombstone(&mut self, slot: &Slot, now_ms: u64) -> Option<&Stored> {
+        if self.tombstones.get(slot).is_some_and(|stored| stored.ends_ms <= now_ms) {
             self.remove_tombstone(slot);
         }
         self.tombstones.get(slot)
@@ -255,14 +317,15 @@ impl Shelf {
             self.remove_tombstone(slot);
             let record = next.tombstone();
             let ends_ms = after(now_ms, keep);
-            self.tombstones.insert(*slot, Kept { record, written_ms: now_ms, due_ms: 0, ends_ms });
+            self.tombstones
+                .insert(*slot, Stored { record, written_ms: now_ms, due_ms: 0, ends_ms });
             self.tombstone_ends.insert((ends_ms, *slot));
         }
         self.remove(slot);
         let due_ms = lifetime.due.map_or(0, |due| after(now_ms, due));
         self.insert(
             slot,
-            Kept {
+            Stored {
                 record: next.clone(),
                 written_ms: now_ms,
                 due_ms,
@@ -271,28 +334,28 @@ impl Shelf {
         );
     }
 
-    fn insert(&mut self, slot: &Slot, kept: Kept) {
-        if kept.due_ms != 0 {
-            self.due.insert((kept.due_ms, *slot));
+    fn insert(&mut self, slot: &Slot, stored: Stored) {
+        if stored.due_ms != 0 {
+            self.due.insert((stored.due_ms, *slot));
         }
-        self.ends.insert((kept.ends_ms, *slot));
-        self.records.insert(*slot, kept);
+        self.ends.insert((stored.ends_ms, *slot));
+        self.records.insert(*slot, stored);
     }
 
-    fn remove(&mut self, slot: &Slot) -> Option<Kept> {
-        let kept = self.records.remove(slot)?;
-        self.due.remove(&(kept.due_ms, *slot));
-        self.ends.remove(&(kept.ends_ms, *slot));
-        Some(kept)
+    fn remove(&mut self, slot: &Slot) -> Option<Stored> {
+        let stored = self.records.remove(slot)?;
+        self.due.remove(&(stored.due_ms, *slot));
+        self.ends.remove(&(stored.ends_ms, *slot));
+        Some(stored)
     }
 
     fn remove_tombstone(&mut self, slot: &Slot) {
-        if let Some(kept) = self.tombstones.remove(slot) {
-            self.tombstone_ends.remove(&(kept.ends_ms, *slot));
+        if let Some(stored) = self.tombstones.remove(slot) {
+            self.tombstone_ends.remove(&(stored.ends_ms, *slot));
         }
     }
 
-    /// Takes away a few of those that have ended.
+    /// Removes a few records and tombstones that have ended.
     fn sweep(&mut self, now_ms: u64) {
         for _ in 0..SWEPT_PER_WRITE {
             if let Some(slot) = first_ended(&self.ends, now_ms) {
@@ -309,7 +372,7 @@ fn first_ended(ends: &BTreeSet<(u64, Slot)>, now_ms: u64) -> Option<Slot> {
     ends.first().filter(|(ends_ms, _)| *ends_ms <= now_ms).map(|(_, slot)| *slot)
 }
 
-/// The time `span` after `now_ms`.
+/// Returns the time `span` after `now_ms`.
 fn after(now_ms: u64, span: Duration) -> u64 {
     now_ms.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
@@ -332,7 +395,7 @@ mod tests {
     suite::stories!(stage);
 
     #[tokio::test]
-    async fn writes_clear_away_what_has_ended() {
+    async fn writes_remove_records_that_have_ended() {
         let time = Time::by_hand();
         let memory = Memory::new(time.clock());
         let short = Some(Duration::from_millis(10));
@@ -346,13 +409,16 @@ mod tests {
                 .await
                 .unwrap();
         }
-        let shelf = memory.shelf.lock().unwrap();
-        assert_eq!((shelf.records.len(), shelf.ends.len(), shelf.due.len()), (100, 100, 100));
-        assert_eq!((shelf.tombstones.len(), shelf.tombstone_ends.len()), (100, 100));
+        let contents = memory.contents.lock().unwrap();
+        assert_eq!(
+            (contents.records.len(), contents.ends.len(), contents.due.len()),
+            (100, 100, 100)
+        );
+        assert_eq!((contents.tombstones.len(), contents.tombstone_ends.len()), (100, 100));
     }
 
     #[tokio::test]
-    async fn what_ends_now_is_gone_though_nothing_has_cleared_it_away() {
+    async fn a_record_that_ends_now_is_gone_although_nothing_has_removed_it() {
         let time = Time::by_hand();
         let memory = Memory::new(time.clock());
         let span = Duration::from_millis(10);

@@ -1,4 +1,5 @@
-//! A store that answers nothing until its gateway and the store have agreed on the identities of operations.
+//! A store that answers nothing until its gateway and the store have agreed on the identities of
+//! operations.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,15 +7,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{
-    EventSource, IdentityNotes, ListError, Listing, Note, Page, Records, Store, StoreError, Swap,
-    Watch,
-};
+use super::Store;
+use super::error::{ListError, StoreError};
+use super::identities::{IdentityNotes, Note};
+use super::records::{EventSource, Listing, Page, Records, Swap};
+use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, Version};
 
-/// Refuses every call about records and notes until it is opened, as a store that is out of reach does. So routes fail
-/// closed or open as configured, and the gateway is not ready. The event log stays usable.
+/// Refuses every call about records and notes until it is opened, as a store that is out of reach
+/// does. So routes fail closed or open as configured, and the gateway is not ready. The event log
+/// stays usable.
 pub struct PendingStore {
     inner: Store,
     open: AtomicBool,

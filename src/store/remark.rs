@@ -1,25 +1,25 @@
-//! Remarks about the settings of a store's servers.
+//! The findings of the checks of a store's servers, which run before a gateway starts.
 
-/// A remark about one property of one server.
+/// A finding about one property of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remark {
-    /// Whether the property is as the promises need it.
+    /// How the property affects the guarantees.
     pub grade: Grade,
     /// The property and its value, in words.
     pub text: String,
-    /// The advice; empty where nothing needs to be done.
+    /// What to do about it; empty where nothing needs to be done.
     pub advice: &'static str,
 }
 
-/// Whether a property of a server is as the promises need it.
+/// How a property of a server affects the guarantees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grade {
-    /// It is.
+    /// The property is as the guarantees need it.
     Sound,
-    /// It isn't.
+    /// The property breaks a guarantee about operations.
     Unsound,
-    /// It isn't, and no promise about an operation needs it: something else is missing or late.
+    /// The property breaks no guarantee about operations, but another function is missing or late.
     Limited,
-    /// The server does not disclose it.
+    /// The server doesn't reveal the property.
     Unknown,
 }

@@ -1,8 +1,9 @@
-//! Results sealed before they are stored, and opened when they are read: AES-256-GCM (NIST SP 800-38D).
+//! Records with encrypted results: sealed before they are stored, opened when they are read.
+//! AES-256-GCM (NIST SP 800-38D).
 //!
-//! What a result was (status) and whose it is (hashes) stay readable for operators and rules; header fields and body don't.
-//! The operation's slot is authenticated with them, so that nobody who can write to the store can have one operation
-//! answered with another's result.
+//! Header fields and body are sealed. The status and the hashes of scope and caller stay readable,
+//! for operators and rules. The operation's slot is authenticated with the sealed text, so that a
+//! result can't be moved to another operation by someone who can write to the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,9 @@ use http::HeaderMap;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::{EventSource, ListError, Listing, Page, Records, StoreError, Swap, Watch};
+use super::error::{ListError, StoreError};
+use super::records::{EventSource, Listing, Page, Records, Swap};
+use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{
     CodecError, Extras, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version,
@@ -25,26 +28,28 @@ pub const KEY_BYTES: usize = 32;
 /// Longest name of a key, in bytes.
 pub const KEY_ID_MAX: usize = 64;
 
-/// A key, and the name by which records know it.
+/// A key, and the name that records refer to it by.
 pub struct SealingKey {
     id: String,
     key: LessSafeKey,
 }
 
-/// A key that can't be one.
+/// A malformed key, or no key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a key has a name of 1 to 64 bytes, and 32 bytes of its own")]
-pub struct NoKey;
+pub struct InvalidSealingKey;
 
 impl SealingKey {
-    /// A key under a name.
+    /// Returns a key with a name.
     ///
     /// # Errors
-    /// It has another length, or no name.
-    pub fn new(id: &str, bytes: &[u8]) -> Result<SealingKey, NoKey> {
-        let unbound = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| NoKey)?;
+    /// The key has another length, or the name is empty or too long.
+    pub fn new(id: &str, bytes: &[u8]) -> Result<SealingKey, InvalidSealingKey> {
+        let unbound = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| InvalidSealingKey)?;
         let named = !id.is_empty() && id.len() <= KEY_ID_MAX;
-        named.then(|| SealingKey { id: id.to_owned(), key: LessSafeKey::new(unbound) }).ok_or(NoKey)
+        named
+            .then(|| SealingKey { id: id.to_owned(), key: LessSafeKey::new(unbound) })
+            .ok_or(InvalidSealingKey)
     }
 }
 
@@ -54,35 +59,39 @@ impl std::fmt::Debug for SealingKey {
     }
 }
 
-/// A store whose results are sealed.
+/// Records with sealed results.
 pub struct Sealed {
     inner: Arc<dyn Records>,
-    /// The first seals; all open.
+    /// The first key seals; all keys open.
     keys: Vec<SealingKey>,
     random: SystemRandom,
 }
 
 impl Sealed {
-    /// Seals what goes into `inner`. Nonces are random: one key must not seal more than 2^32 results.
+    /// Seals the results that are written to `inner`. Nonces are random: a key must not seal more
+    /// than 2^32 results.
     ///
     /// # Errors
-    /// There is no key.
-    pub fn new(inner: Arc<dyn Records>, keys: Vec<SealingKey>) -> Result<Sealed, NoKey> {
+    /// `keys` is empty.
+    pub fn new(
+        inner: Arc<dyn Records>,
+        keys: Vec<SealingKey>,
+    ) -> Result<Sealed, InvalidSealingKey> {
         if keys.is_empty() {
-            Err(NoKey)
+            Err(InvalidSealingKey)
         } else {
             Ok(Sealed { inner, keys, random: SystemRandom::new() })
         }
     }
 
-    /// Seals a text that stands in this operation's record as `what`.
-    fn seal(&self, slot: &Slot, what: &[u8], text: &[u8]) -> Result<Bytes, StoreError> {
+    /// Seals a text for one use in the operation's record.
+    fn seal(&self, slot: &Slot, purpose: &[u8], text: &[u8]) -> Result<Bytes, StoreError> {
         let failed = || StoreError::NotApplied("the record could not be sealed".into());
         let key = self.keys.first().ok_or_else(failed)?;
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).map_err(|_| failed())?;
         let mut text = text.to_vec();
-        let context = [slot.hash(), what].concat();
+        let context = [slot.hash(), purpose].concat();
         let given = Nonce::assume_unique_for_key(nonce);
         key.key
             .seal_in_place_append_tag(given, Aad::from(context), &mut text)
@@ -95,7 +104,7 @@ impl Sealed {
         Ok(sealed.freeze())
     }
 
-    fn open(&self, slot: &Slot, what: &[u8], sealed: &Bytes) -> Result<Bytes, CodecError> {
+    fn open(&self, slot: &Slot, purpose: &[u8], sealed: &Bytes) -> Result<Bytes, CodecError> {
         let (length, rest) = sealed.split_first().ok_or(CodecError::Malformed)?;
         let (id, rest) =
             rest.split_at_checked(usize::from(*length)).ok_or(CodecError::Malformed)?;
@@ -103,7 +112,7 @@ impl Sealed {
         let key = self.keys.iter().find(|key| key.id.as_bytes() == id).ok_or(CodecError::Sealed)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CodecError::Malformed)?;
         let mut text = text.to_vec();
-        let context = [slot.hash(), what].concat();
+        let context = [slot.hash(), purpose].concat();
         let length = key
             .key
             .open_in_place(nonce, Aad::from(context), &mut text)
@@ -124,15 +133,15 @@ impl Sealed {
                 has_trailers,
             )?);
         }
-        // Without it an operation is only not asked for in the background.
+        // Without its key, an operation is only not probed in the background.
         held.record.kept = held.record.kept.and_then(|kept| self.open(slot, KEPT, &kept).ok());
-        // Without them a refusal only explains less.
+        // Without the leaves, a refusal only explains less.
         let leaves = &mut held.record.extras.leaves;
         *leaves = leaves.take().and_then(|leaves| self.open(slot, LEAVES, &leaves).ok());
         Ok(Some(held))
     }
 
-    /// The record as it is stored; `None` where nothing in it is to be sealed.
+    /// Returns the record as it is stored; `None` if nothing in it must be sealed.
     fn closed(&self, slot: &Slot, record: &Record) -> Result<Option<Record>, StoreError> {
         let kept = record.kept.as_ref().map(|kept| self.seal(slot, KEPT, kept)).transpose()?;
         let leaves = record
@@ -144,9 +153,10 @@ impl Sealed {
         let extras = Extras { leaves, ..record.extras.clone() };
         match &record.state {
             State::Completed { reply, by } => {
-                let what = context_of(reply.trailers.is_some());
-                let body = ReplyBody::Sealed(self.seal(slot, what, &encode_reply(reply))?);
-                // Empty ones show that there are some, so that the record has the format of those with trailers.
+                let purpose = context_of(reply.trailers.is_some());
+                let body = ReplyBody::Sealed(self.seal(slot, purpose, &encode_reply(reply))?);
+                // Empty trailers show that the reply has some, so that the record gets the format
+                // for trailers.
                 let trailers = reply.trailers.as_ref().map(|_| HeaderMap::new());
                 let reply = Arc::new(Reply {
                     status: reply.status,
@@ -169,7 +179,7 @@ impl Sealed {
     }
 }
 
-/// What is sealed, authenticated with it: neither may stand in the other's place.
+/// Purposes of sealed texts. They are authenticated too, so that one text can't replace another.
 const REPLY: &[u8] = b"reply";
 const REPLY_WITH_TRAILERS: &[u8] = b"reply with trailers";
 const KEPT: &[u8] = b"kept";
@@ -222,7 +232,8 @@ impl Records for Sealed {
         self.inner.due(limit).await
     }
 
-    /// Leaves results sealed: a list needs none of them, and one that can't be opened must not hide the others.
+    /// Leaves results sealed: listings don't use them, and a result that can't be opened must not
+    /// hide other records.
     async fn list(
         &self,
         listing: Listing,
@@ -267,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_stored_tells_nothing_and_what_is_read_is_what_was_written() {
+    async fn stored_results_are_unreadable_and_read_results_are_unchanged() {
         let inner = memory();
         let store = sealed(&inner, vec![key("a", 1)]);
         let (slot, record) = (slot(Space::Enforced, 1), completed(1));
@@ -281,13 +292,13 @@ mod tests {
         assert_eq!(store.load(&slot).await.unwrap().unwrap().record, record);
         let Swap::Stale(Some(found)) = store.swap(&slot, None, &completed(9), LIFE).await.unwrap()
         else {
-            panic!("it stands")
+            panic!("a record exists")
         };
-        assert_eq!(found.record, record, "a claim that meets it gets it opened");
+        assert_eq!(found.record, record, "a claim that meets the record gets it opened");
     }
 
     #[tokio::test]
-    async fn a_key_that_is_kept_is_sealed_too_and_lost_with_its_sealing_key() {
+    async fn a_kept_key_is_sealed_too_and_lost_with_its_sealing_key() {
         for record in [claim(1, 1), completed(1)] {
             let (inner, slot) = (memory(), slot(Space::Enforced, 1));
             let record = Record { kept: Some(Bytes::from_static(b"client-key")), ..record };
@@ -304,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_request_was_made_of_is_sealed_too_and_lost_with_its_sealing_key() {
+    async fn the_leaves_of_a_request_are_sealed_too_and_lost_with_their_sealing_key() {
         let (inner, mine, theirs) = (memory(), slot(Space::Enforced, 1), slot(Space::Enforced, 2));
         let extras = Extras { leaves: Some(Bytes::from_static(b"salt and /amount")), span: None };
         for (version, record) in [(1, claim(1, 1)), (2, completed(2))] {
@@ -345,8 +356,8 @@ mod tests {
         assert_eq!(store.load(&slot).await.unwrap().unwrap().record, record);
         let raw = inner.load(&slot).await.unwrap().unwrap().record;
         let State::Completed { reply: shown, .. } = &raw.state else { panic!("completed") };
-        assert_eq!(shown.trailers, Some(HeaderMap::new()), "that there are some is all that shows");
-        // Whoever can write to the store can't make a reply without trailers of it, nor the other way round.
+        assert_eq!(shown.trailers, Some(HeaderMap::new()), "only their existence shows");
+        // A reply with trailers can't be turned into one without, nor the other way round.
         inner
             .swap(
                 &slot,
@@ -360,14 +371,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_older_key_still_opens_and_an_unknown_one_is_told() {
+    async fn an_older_key_still_opens_and_an_unknown_one_is_an_error() {
         let (inner, slot) = (memory(), slot(Space::Enforced, 1));
         sealed(&inner, vec![key("old", 1)]).swap(&slot, None, &completed(1), LIFE).await.unwrap();
         let both = sealed(&inner, vec![key("new", 2), key("old", 1)]);
         assert_eq!(both.load(&slot).await.unwrap().unwrap().record, completed(1));
         for keys in [vec![key("new", 2)], vec![key("old", 3)]] {
-            let told = sealed(&inner, keys).load(&slot).await;
-            assert!(matches!(told, Err(StoreError::Corrupt(CodecError::Sealed))), "{told:?}");
+            let loaded = sealed(&inner, keys).load(&slot).await;
+            assert!(matches!(loaded, Err(StoreError::Corrupt(CodecError::Sealed))), "{loaded:?}");
         }
     }
 
@@ -393,7 +404,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_answers_when_what_is_under_it_does() {
+    async fn it_answers_when_the_store_below_does() {
         let under = PendingStore::new(memory().into());
         let store = Sealed::new(under.clone(), vec![key("a", 1)]).unwrap();
         assert!(store.ping().await.is_err());

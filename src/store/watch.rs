@@ -1,4 +1,5 @@
-//! Who waits for which record, in this process: one entry per watched slot, however many wait for it.
+//! The watchers of records in this process: one entry per watched slot, however many watchers it
+//! has.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,23 +14,24 @@ pub struct Hub(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    slots: Mutex<HashMap<Slot, Entry>>,
-    /// Slots that gained their first or lost their last watcher, for a store that subscribes elsewhere. `None` while nobody
-    /// subscribes: who begins to, takes all watched slots, and changes before that would only pile up.
+    slots: Mutex<HashMap<Slot, WatchedSlot>>,
+    /// Slots that gained their first or lost their last watcher, for a store that subscribes at a
+    /// server. `None` while there is no subscriber: a new one begins with all watched slots, so
+    /// earlier changes would only accumulate.
     changed: Mutex<Option<HashSet<Slot>>>,
     wake: Notify,
-    /// Whether a new watcher must be told to read only once a subscription stands.
+    /// Whether a new watcher must wait for the subscription before it reads.
     remote: bool,
 }
 
-struct Entry {
+struct WatchedSlot {
     sender: watch::Sender<u64>,
     watchers: usize,
-    /// The remote subscription stands: who comes from now on may read at once.
+    /// Whether the server has confirmed the subscription. Then new watchers may read at once.
     confirmed: bool,
 }
 
-/// One watcher of one slot; leaving is dropping it.
+/// A watcher of a slot. Dropping it ends the watch.
 pub struct Watch {
     hub: Hub,
     slot: Slot,
@@ -38,12 +40,13 @@ pub struct Watch {
 }
 
 impl Hub {
-    /// A hub for a store whose changes all pass through this process.
+    /// Returns a hub for a store that only this process changes.
     pub fn local() -> Hub {
         Hub::default()
     }
 
-    /// A hub for a store that others change too: [`Hub::next_changes`] says what to subscribe to.
+    /// Returns a hub for a store that other processes change too. [`Hub::next_changes`] returns the
+    /// slots to subscribe to.
     pub fn remote() -> Hub {
         Hub(Arc::new(Inner { remote: true, ..Inner::default() }))
     }
@@ -52,7 +55,7 @@ impl Hub {
     pub fn watch(&self, slot: &Slot) -> Watch {
         let mut slots = lock(&self.0.slots);
         let remote = self.0.remote;
-        let entry = slots.entry(*slot).or_insert_with(|| Entry {
+        let entry = slots.entry(*slot).or_insert_with(|| WatchedSlot {
             sender: watch::Sender::new(0),
             watchers: 0,
             confirmed: !remote,
@@ -70,22 +73,23 @@ impl Hub {
         Watch { hub: self.clone(), slot: *slot, receiver, peers }
     }
 
-    /// Wakes those who watch a slot.
+    /// Wakes the watchers of a slot.
     pub fn notify(&self, slot: &Slot) {
         if let Some(entry) = lock(&self.0.slots).get(slot) {
             entry.sender.send_modify(|n| *n = n.wrapping_add(1));
         }
     }
 
-    /// Wakes those who watch a slot whose subscription does not stand: nobody else would, for as long as the server's user may
-    /// not subscribe.
+    /// Wakes the watchers of a slot without a confirmed subscription. Nothing else would wake them
+    /// if the server's user may not subscribe.
     pub fn notify_unconfirmed(&self, slot: &Slot) {
         if let Some(entry) = lock(&self.0.slots).get(slot).filter(|entry| !entry.confirmed) {
             entry.sender.send_modify(|n| *n = n.wrapping_add(1));
         }
     }
 
-    /// The subscription to a slot stands: its watchers read once, for what they may have missed.
+    /// Marks the subscription to a slot as confirmed, and wakes its watchers: they may have missed
+    /// changes.
     pub fn confirm(&self, slot: &Slot) {
         if let Some(entry) = lock(&self.0.slots).get_mut(slot) {
             entry.confirmed = true;
@@ -93,16 +97,17 @@ impl Hub {
         }
     }
 
-    /// All subscriptions are lost: changes are no longer collected, until somebody follows again.
+    /// Marks all subscriptions as lost. Changes are not collected until the next [`Hub::follow`].
     pub fn lost(&self) {
         *lock(&self.0.changed) = None;
         lock(&self.0.slots).values_mut().for_each(|entry| entry.confirmed = false);
     }
 
-    /// Begins to collect changes, and returns the slots that are watched now. Earlier subscriptions count as lost.
+    /// Begins to collect changes, and returns the slots that are watched now. Marks earlier
+    /// subscriptions as lost.
     pub fn follow(&self) -> Vec<Slot> {
         self.lost();
-        // Before the slots are read: what is watched from now on is in one of both.
+        // Before the slots are read, so that every slot watched from now on is in one of both.
         *lock(&self.0.changed) = Some(HashSet::new());
         lock(&self.0.slots).keys().copied().collect()
     }
@@ -114,12 +119,13 @@ impl Hub {
         }
     }
 
-    /// Whether anybody watches a slot.
+    /// Whether a slot has watchers.
     pub fn is_watched(&self, slot: &Slot) -> bool {
         lock(&self.0.slots).contains_key(slot)
     }
 
-    /// Waits until slots have gained their first or lost their last watcher since [`Hub::follow`], and returns them.
+    /// Waits until slots have gained their first or lost their last watcher since [`Hub::follow`],
+    /// and returns them.
     pub async fn next_changes(&self) -> HashSet<Slot> {
         loop {
             let changes = lock(&self.0.changed).as_mut().map(std::mem::take).unwrap_or_default();
@@ -144,12 +150,13 @@ impl Watch {
     /// Returns when the record may have changed since the last call, and once at the start.
     pub async fn changed(&mut self) {
         if self.receiver.changed().await.is_err() {
-            // The hub never drops an entry that is watched; without a sender there is nothing to wait for but the poll.
+            // The hub never drops a watched slot. Without a sender, only the caller's own polling
+            // remains.
             std::future::pending::<()>().await;
         }
     }
 
-    /// How many watched the slot when this watcher came, itself included.
+    /// Returns the number of watchers when this one was added, including itself.
     pub fn peers(&self) -> usize {
         self.peers
     }
@@ -169,7 +176,8 @@ impl Drop for Watch {
     }
 }
 
-/// A panic elsewhere leaves the map whole: every change is a single insert, removal or count.
+/// Locks a mutex. A panic elsewhere leaves the map consistent: every change is a single insert,
+/// removal or count.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -184,8 +192,8 @@ mod tests {
 
     const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
 
-    /// Whether a watcher is to look now.
-    fn looks(watch: &mut Watch) -> bool {
+    /// Whether a watcher is woken now.
+    fn is_woken(watch: &mut Watch) -> bool {
         watch.changed().now_or_never().is_some()
     }
 
@@ -194,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn while_nobody_subscribes_changes_do_not_pile_up() {
+    fn changes_do_not_accumulate_without_a_subscriber() {
         let hub = Hub::remote();
         let collected = |hub: &Hub| lock(&hub.0.changed).as_ref().map_or(0, HashSet::len);
         assert!(hub.any_watched().now_or_never().is_none());
@@ -216,34 +224,31 @@ mod tests {
     }
 
     #[test]
-    fn where_all_changes_pass_through_here_a_watcher_looks_at_once_and_after_each() {
+    fn a_watcher_of_a_local_store_is_woken_at_once_and_after_each_change() {
         let hub = Hub::local();
         let mut watch = hub.watch(&HERE(1));
-        assert!(looks(&mut watch) && !looks(&mut watch));
+        assert!(is_woken(&mut watch) && !is_woken(&mut watch));
         hub.notify(&HERE(1));
         hub.notify(&HERE(1));
-        assert!(
-            looks(&mut watch) && !looks(&mut watch),
-            "one look for all that happened before it"
-        );
+        assert!(is_woken(&mut watch) && !is_woken(&mut watch), "woken once for all changes before");
         hub.notify(&HERE(2));
-        assert!(!looks(&mut watch));
+        assert!(!is_woken(&mut watch));
         assert_eq!(changes(&hub), [], "nothing is to be subscribed to");
     }
 
     #[test]
-    fn where_others_change_records_too_a_watcher_looks_once_its_subscription_stands() {
+    fn a_watcher_of_a_shared_store_is_woken_once_its_subscription_is_confirmed() {
         let hub = Hub::remote();
         let mut first = hub.watch(&HERE(1));
-        assert!(!looks(&mut first));
+        assert!(!is_woken(&mut first));
         hub.confirm(&HERE(1));
-        assert!(looks(&mut first) && !looks(&mut first));
-        assert!(looks(&mut hub.watch(&HERE(1))), "it stands already");
+        assert!(is_woken(&mut first) && !is_woken(&mut first));
+        assert!(is_woken(&mut hub.watch(&HERE(1))), "the subscription is confirmed already");
         assert_eq!(hub.follow(), [HERE(1)]);
         let mut later = hub.watch(&HERE(1));
-        assert!(!looks(&mut later), "it has to be made again");
+        assert!(!is_woken(&mut later), "the subscription must be made again");
         hub.confirm(&HERE(1));
-        assert!(looks(&mut later) && looks(&mut first));
+        assert!(is_woken(&mut later) && is_woken(&mut first));
     }
 
     #[test]
@@ -251,11 +256,11 @@ mod tests {
         let hub = Hub::remote();
         let mut watch = hub.watch(&HERE(1));
         hub.notify_unconfirmed(&HERE(1));
-        assert!(looks(&mut watch) && !looks(&mut watch));
+        assert!(is_woken(&mut watch) && !is_woken(&mut watch));
         hub.confirm(&HERE(1));
-        assert!(looks(&mut watch));
+        assert!(is_woken(&mut watch));
         hub.notify_unconfirmed(&HERE(1));
-        assert!(!looks(&mut watch), "the server's message wakes it");
+        assert!(!is_woken(&mut watch), "the server's message wakes it");
     }
 
     #[test]
@@ -264,7 +269,7 @@ mod tests {
         assert_eq!((hub.follow(), changes(&hub)), (vec![], vec![]));
         let watches = [hub.watch(&HERE(1)), hub.watch(&HERE(1)), hub.watch(&HERE(1))];
         assert_eq!(watches.each_ref().map(Watch::peers), [1, 2, 3]);
-        assert_eq!(changes(&hub), [HERE(1)], "told once");
+        assert_eq!(changes(&hub), [HERE(1)], "once");
         let [first, second, third] = watches;
         drop((first, second));
         assert!(hub.is_watched(&HERE(1)) && changes(&hub).is_empty());

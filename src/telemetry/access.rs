@@ -1,7 +1,8 @@
-//! The access log: one line for each request, as JSON or in the combined format of web servers.
+//! The access log: one line per request, as JSON or in the combined format of web servers.
 //!
-//! Danger: a disk that hangs must not hold a payment. So lines go through a bounded queue to a thread of their own; one that finds
-//! no room is dropped and counted. And whoever reads the log must not take what a client sent for a line: see [`super::Arrival`].
+//! Danger: a disk that hangs must not block a payment. So lines go through a bounded queue to a
+//! thread of their own; a line that finds no space in the queue is dropped and counted. Bytes from
+//! a client must not look like a line of the log: see [`super::Arrival`].
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -17,38 +18,40 @@ use rustix::io::Errno;
 use serde_json::json;
 
 use super::escape::is_unsafe;
-use super::line_queue::{LineQueue, QueuedLine, TellingMeter, Unlocked};
+use super::line_queue::{ExportMetrics, LineQueue, QueuedLine, Unlocked};
 
-/// Who may read a new file: its owner writes it, and a group ships it.
+/// Mode of a new file: its owner writes it, and a group may read and ship it.
 const FILE_MODE: u32 = 0o640;
 
-/// How lines look.
+/// The format of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessFormat {
     /// One JSON object a line.
     Json,
-    /// The combined format of web servers, without what clients say of themselves, and with what is Onceward's own at the end.
+    /// The combined format of web servers, without Referer and User-Agent, and with Onceward's own
+    /// fields at the end.
     Combined,
 }
 
-/// Where lines go. Cheap to clone. They are written until this is gone, and then [`AccessLogEnd`] tells.
+/// The access log. Cheap to clone. When the last clone is dropped, the thread writes the queued
+/// lines and ends.
 #[derive(Clone)]
 pub struct AccessLog {
     lines: LineQueue<(Line, AccessFormat)>,
     format: AccessFormat,
 }
 
-/// The thread that writes.
+/// The thread that writes the access log.
 pub struct AccessLogEnd(JoinHandle<()>);
 
 impl AccessLogEnd {
-    /// Whether all lines are written, after the log is gone.
+    /// Returns whether all lines are written; only after all clones of the log are dropped.
     pub fn is_reached(&self) -> bool {
         self.0.is_finished()
     }
 }
 
-/// One request, answered.
+/// A request that was answered or abandoned.
 pub(super) struct Line {
     pub unix_ns: u64,
     pub client: String,
@@ -68,14 +71,14 @@ pub(super) struct Line {
 }
 
 impl AccessLog {
-    /// Opens a file, to be continued where it ends; `-` is standard output.
+    /// Opens a file for appending; `-` is standard output.
     ///
     /// # Errors
-    /// The file can't be opened, or there can be no thread.
+    /// The file can't be opened, or the thread can't be started.
     pub fn open(
         format: AccessFormat,
         path: &Path,
-        meter: TellingMeter,
+        meter: ExportMetrics,
     ) -> io::Result<(AccessLog, AccessLogEnd)> {
         let standard_output = path == Path::new("-");
         let out: Box<dyn Write + Send> =
@@ -93,7 +96,7 @@ impl AccessLog {
 }
 
 impl QueuedLine for (Line, AccessFormat) {
-    /// The path is the only part of any length.
+    /// The path is the only part without a fixed length.
     fn weight(&self) -> usize {
         size_of::<Self>() + self.0.path.len()
     }
@@ -103,9 +106,9 @@ impl QueuedLine for (Line, AccessFormat) {
     }
 }
 
-/// Opens a file to be continued. A named pipe is one, too, and opening it would wait for its reader: for ever, and with it the
-/// start or the reload that asked for it. So one that nobody reads is refused. The thread that writes may wait again: a reader
-/// that is slow is as a disk that is.
+/// Opens a file for appending. Opening a named pipe without a reader would block forever, and with
+/// it the start or the reload. So such a pipe is refused. Afterwards the writing thread may block:
+/// a slow reader is like a slow disk.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options
@@ -117,7 +120,7 @@ fn open(path: &Path) -> io::Result<File> {
         let is_pipe = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
         match Errno::from_io_error(&error) {
             Some(Errno::NXIO) if is_pipe => {
-                io::Error::other("it is a named pipe that nobody reads: start its reader first")
+                io::Error::other("it is a named pipe without a reader: start its reader first")
             }
             _ => error,
         }
@@ -164,7 +167,8 @@ impl Line {
         line.to_string()
     }
 
-    /// Referer and User-Agent are left out: they are the client's, and may hold queries.
+    /// Formats the line without Referer and User-Agent: clients choose them, and they may contain
+    /// queries.
     fn combined(&self) -> String {
         let or_none =
             |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned();
@@ -199,7 +203,7 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// What would end a quoted text, or the line, as web servers escape it.
+/// Escapes characters that would end a quoted text or the line, as web servers do.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -212,7 +216,7 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// A time such as `25/Nov/2026:06:03:12 +0000`.
+/// Formats a time such as `25/Nov/2026:06:03:12 +0000`.
 fn common_time(unix_ns: u64) -> String {
     // "Wed, 25 Nov 2026 06:03:12 GMT"
     let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_nanos(unix_ns));
@@ -248,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_what_became_of_a_request_in_both_formats() {
+    fn a_line_has_the_result_of_a_request_in_both_formats() {
         let json: serde_json::Value =
             serde_json::from_str(&line().text(AccessFormat::Json)).unwrap();
         assert_eq!(json["time"], "2025-11-25T06:03:12.123Z");
@@ -262,7 +266,7 @@ mod tests {
             "203.0.113.9 - - [25/Nov/2025:06:03:12 +0000] \"POST /v1/a\\x22b\\x5Cc HTTP/1.1\" 201 17 \"-\" \"-\" \
              0.012 0.010 the\\x20payments executed op_1 ab 7a"
         );
-        let left = Line {
+        let abandoned = Line {
             status: None,
             route: None,
             upstream: None,
@@ -272,7 +276,8 @@ mod tests {
             ..line()
         };
         assert!(
-            left.text(AccessFormat::Combined)
+            abandoned
+                .text(AccessFormat::Combined)
                 .ends_with("HTTP/1.1\" - 17 \"-\" \"-\" 0.012 - - executed - - -")
         );
     }

@@ -1,4 +1,4 @@
-//! How many of the store's servers are spared calls, and how often that turned.
+//! Metrics of the circuit breakers of the store's servers.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -6,14 +6,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// Whether calls go through to a server.
+/// The state of a server's circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
-    /// They do.
+    /// Calls go through.
     Closed,
-    /// One at a time does, to see.
+    /// One call at a time goes through, as a test.
     HalfOpen,
-    /// They fail at once.
+    /// Calls fail at once.
     Open,
 }
 
@@ -40,17 +40,18 @@ struct ToLabel {
     to: &'static str,
 }
 
-/// The breakers of a process, one for each server. Cheap to clone.
+/// The breakers of a process, one per server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct BreakerMeter {
     servers: Family<StateLabel, Gauge>,
-    turns: Family<ToLabel, Counter>,
+    transitions: Family<ToLabel, Counter>,
 }
 
 impl Default for BreakerMeter {
     fn default() -> BreakerMeter {
-        let meter = BreakerMeter { servers: Family::default(), turns: Family::default() };
-        // Seen from the start, so that an alert on one that opens has something to compare with.
+        let meter = BreakerMeter { servers: Family::default(), transitions: Family::default() };
+        // All label values exist from the start, so that the first transition is an increase for
+        // alerts.
         for state in BreakerState::ALL {
             meter.gauge(state);
             meter.counter(state);
@@ -60,24 +61,24 @@ impl Default for BreakerMeter {
 }
 
 impl BreakerMeter {
-    /// There is one more, closed.
+    /// Counts a new breaker, which is closed.
     pub fn begun(&self) {
         self.gauge(BreakerState::Closed).inc();
     }
 
-    /// One changed its state.
+    /// Counts a transition.
     pub fn turned(&self, from: BreakerState, to: BreakerState) {
         self.gauge(from).dec();
         self.gauge(to).inc();
         self.counter(to).inc();
     }
 
-    /// One is gone, in this state.
+    /// Removes a breaker that was in this state.
     pub fn ended(&self, state: BreakerState) {
         self.gauge(state).dec();
     }
 
-    /// How many are in this state.
+    /// Returns how many breakers are in this state.
     pub fn servers(&self, state: BreakerState) -> i64 {
         self.gauge(state).get()
     }
@@ -88,7 +89,11 @@ impl BreakerMeter {
             "Servers of the store by whether calls go through to them",
             self.servers.clone(),
         );
-        registry.register("store_breaker_turns", "Changes of that state", self.turns.clone());
+        registry.register(
+            "store_breaker_transitions",
+            "Transitions of the servers' circuit breakers",
+            self.transitions.clone(),
+        );
     }
 
     fn gauge(&self, state: BreakerState) -> Gauge {
@@ -96,6 +101,6 @@ impl BreakerMeter {
     }
 
     fn counter(&self, to: BreakerState) -> Counter {
-        self.turns.get_or_create(&ToLabel { to: to.name() }).clone()
+        self.transitions.get_or_create(&ToLabel { to: to.name() }).clone()
     }
 }

@@ -1,34 +1,38 @@
-//! Text for terminals and log lines: what a terminal would take for a command, or show in another order than it is written, is
-//! escaped. Such text can come from clients, from operators, and from whoever can write to the store.
+//! Escapes text for terminals and log lines: characters that a terminal would interpret, or that
+//! change the displayed order of text. Such text can come from clients, from operators, and from
+//! everything that can write to the store.
 
 use std::borrow::Cow;
 
-/// Whether a character changes how a terminal or an editor shows the text around it: controls (C0, DEL, C1), marks that turn the
-/// direction of text (Unicode UAX #9), and separators of lines and paragraphs.
+/// Returns whether a character changes how a terminal or an editor shows the text around it:
+/// controls (C0, DEL, C1), marks that change the direction of text (Unicode UAX #9), and separators
+/// of lines and paragraphs.
 pub(super) fn is_unsafe(c: char) -> bool {
     let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// Escapes one field or one line, as Rust does (`\n`, `\u{202e}`). Line breaks and tabs are escaped too, so that no field makes
-/// a line of its own.
+/// Escapes one field or one line, as Rust does (`\n`, `\u{202e}`). Line breaks and tabs are escaped
+/// too, so that a field can't start a line.
 pub fn escape(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false, |c, out| out.extend(c.escape_default()))
 }
 
-/// Escapes a text of several lines that was put together here: line breaks and tabs stay. Fields of it are to be escaped by
+/// Escapes a text of several lines; line breaks and tabs stay. Its fields must be escaped with
 /// [`escape`] before.
 pub fn escape_block(text: &str) -> Cow<'_, str> {
     escaped(text, |c| matches!(c, '\n' | '\t'), |c, out| out.extend(c.escape_default()))
 }
 
-/// Escapes a JSON document, whose strings then mean the same: JSON itself lets DEL, C1 and directional marks stand.
+/// Escapes a JSON document without changing the meaning of its strings: JSON itself allows DEL, C1
+/// and directional marks.
 pub fn escape_json(text: &str) -> Cow<'_, str> {
-    // All of them have at most 16 bits, and outside of strings there is none but line breaks.
+    // All of them have at most 16 bits, and outside of strings only line breaks occur.
     escaped(text, |c| c == '\n', |c, out| out.push_str(&format!("\\u{:04x}", u32::from(c))))
 }
 
-/// Escapes a rendered line of the log, up to its line break. `colours`: the formatter's own escape sequences stay.
+/// Escapes a rendered line of the log, without its line break. With `colours` the formatter's own
+/// escape sequences stay.
 #[cfg(any(test, feature = "gateway"))]
 pub(super) fn escape_log_line(line: &str, colours: bool, json: bool) -> String {
     let text = line.strip_suffix('\n').unwrap_or(line);
@@ -63,7 +67,7 @@ fn escaped(
 mod tests {
     use super::*;
 
-    /// Every character that must reach no terminal as it is.
+    /// Every character that must not reach a terminal unescaped.
     fn unsafe_characters() -> impl Iterator<Item = char> {
         let ranges = [
             0..=0x1f,

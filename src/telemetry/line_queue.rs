@@ -1,7 +1,8 @@
-//! A bounded queue of lines and the thread that writes them, for the log and the access log.
+//! A bounded queue of lines and the thread that writes them, for the process log and the access
+//! log.
 //!
-//! Danger: a disk that hangs, or a pipe that nobody reads, must not hold a request. So [`LineQueue::push`] never waits: a line
-//! that finds no room is dropped and counted.
+//! Danger: a disk that hangs, or a pipe without a reader, must not block a request. So
+//! [`LineQueue::push`] never waits: a line that finds no space in the queue is dropped and counted.
 
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
@@ -33,8 +34,8 @@ pub(super) trait QueuedLine: Send + 'static {
     fn weight(&self) -> usize;
 
     /// Writes the line with its line break.
-    ///
     /// # Errors
+    /// The output can't be written.
     /// The output's.
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
 }
@@ -44,44 +45,45 @@ struct ResultLabel {
     result: &'static str,
 }
 
-/// What became of lines, or of spans.
+/// Counters of exported items: lines or spans.
 #[derive(Debug, Clone)]
-pub struct TellingMeter {
+pub struct ExportMetrics {
     all: Family<ResultLabel, Counter>,
-    /// Told.
-    pub told: Counter,
-    /// There was no room, or nobody took it.
+    /// Written, or accepted by the collector.
+    pub exported: Counter,
+    /// No space in the queue, or not accepted.
     pub dropped: Counter,
 }
 
-impl Default for TellingMeter {
-    fn default() -> TellingMeter {
+impl Default for ExportMetrics {
+    fn default() -> ExportMetrics {
         let all: Family<ResultLabel, Counter> = Family::default();
         let of = |result| all.get_or_create(&ResultLabel { result }).clone();
-        TellingMeter { told: of("told"), dropped: of("dropped"), all }
+        ExportMetrics { exported: of("exported"), dropped: of("dropped"), all }
     }
 }
 
-impl TellingMeter {
+impl ExportMetrics {
     pub(super) fn register(&self, registry: &mut Registry, name: &str, help: &str) {
         registry.register(name, help, self.all.clone());
     }
 }
 
-/// Counts the lines of the log. The log is the process's, and so is this.
-static METER: LazyLock<TellingMeter> = LazyLock::new(TellingMeter::default);
+/// The counters of log lines. There is one log per process.
+static METER: LazyLock<ExportMetrics> = LazyLock::new(ExportMetrics::default);
 
 /// Returns the counters of log lines, written and dropped.
-pub(super) fn log_meter() -> TellingMeter {
+pub(super) fn log_meter() -> ExportMetrics {
     METER.clone()
 }
 
-/// The sending half of a queue. Cheap to clone; the writer thread ends when the last clone is dropped.
+/// The sending half of a queue. Cheap to clone; the writer thread ends when the last clone is
+/// dropped.
 pub(super) struct LineQueue<L> {
     lines: SyncSender<L>,
     /// Bytes of lines that are queued or being written.
     pending: Arc<AtomicUsize>,
-    meter: TellingMeter,
+    meter: ExportMetrics,
 }
 
 impl<L> Clone for LineQueue<L> {
@@ -102,7 +104,7 @@ impl<L: QueuedLine> LineQueue<L> {
     pub(super) fn start(
         thread: &str,
         out: impl Write + Send + 'static,
-        meter: TellingMeter,
+        meter: ExportMetrics,
         on_failure: fn(&io::Error),
     ) -> io::Result<(LineQueue<L>, JoinHandle<()>)> {
         let (queue, receiver) = LineQueue::bounded(LINES_MAX, meter);
@@ -116,7 +118,7 @@ impl<L: QueuedLine> LineQueue<L> {
         Ok((queue, thread.spawn(move || writer.run(BufWriter::new(out)))?))
     }
 
-    fn bounded(lines: usize, meter: TellingMeter) -> (LineQueue<L>, Receiver<L>) {
+    fn bounded(lines: usize, meter: ExportMetrics) -> (LineQueue<L>, Receiver<L>) {
         let (lines, receiver) = sync_channel(lines);
         (LineQueue { lines, pending: Arc::default(), meter }, receiver)
     }
@@ -148,7 +150,7 @@ impl<L: QueuedLine> LineQueue<L> {
 struct Writer<L> {
     receiver: Receiver<L>,
     pending: Arc<AtomicUsize>,
-    meter: TellingMeter,
+    meter: ExportMetrics,
     on_failure: fn(&io::Error),
 }
 
@@ -167,7 +169,7 @@ impl<L: QueuedLine> Writer<L> {
             }
             match written.and_then(|()| out.flush()) {
                 Ok(()) => {
-                    self.meter.told.inc_by(lines);
+                    self.meter.exported.inc_by(lines);
                     failing = false;
                 }
                 Err(error) => {
@@ -182,8 +184,9 @@ impl<L: QueuedLine> Writer<L> {
     }
 }
 
-/// Standard output or standard error without the lock of `std::io`, which a blocked writer would hold against everybody else.
-/// A descriptor that another process made non-blocking is waited for.
+/// Standard output or standard error without the lock of `std::io`, which a blocked writer would
+/// hold against all other threads. If another process made the descriptor non-blocking, a write
+/// waits for it.
 pub(super) struct Unlocked<F>(pub F);
 
 impl<F: AsFd> Write for Unlocked<F> {
@@ -222,7 +225,7 @@ mod tests {
     }
 
     fn queue(lines: usize) -> (LineQueue<&'static str>, Writer<&'static str>) {
-        let (queue, receiver) = LineQueue::bounded(lines, TellingMeter::default());
+        let (queue, receiver) = LineQueue::bounded(lines, ExportMetrics::default());
         let writer = Writer {
             receiver,
             pending: queue.pending.clone(),
@@ -237,12 +240,12 @@ mod tests {
         let (queue, writer) = queue(2);
         (0..5).for_each(|_| queue.push("a line"));
         let meter = queue.meter.clone();
-        assert_eq!((meter.dropped.get(), meter.told.get()), (3, 0));
+        assert_eq!((meter.dropped.get(), meter.exported.get()), (3, 0));
         let pending = queue.pending.clone();
         drop(queue);
         let mut out = Vec::new();
         writer.run(&mut out);
-        assert_eq!((out.as_slice(), meter.told.get()), (&b"a line\na line\n"[..], 2));
+        assert_eq!((out.as_slice(), meter.exported.get()), (&b"a line\na line\n"[..], 2));
         assert_eq!(pending.load(Ordering::Acquire), 0);
     }
 
@@ -273,23 +276,23 @@ mod tests {
         let meter = queue.meter.clone();
         drop(queue);
         writer.run(Full);
-        assert_eq!((meter.dropped.get(), meter.told.get()), (1, 0));
+        assert_eq!((meter.dropped.get(), meter.exported.get()), (1, 0));
     }
 
     #[test]
     fn a_flush_waits_until_all_is_written_and_no_longer_than_it_may() {
         let (reader, writer) = std::io::pipe().unwrap();
-        let meter = TellingMeter::default();
+        let meter = ExportMetrics::default();
         let (queue, _thread) =
             LineQueue::start("lines", Unlocked(writer), meter.clone(), |_| {}).unwrap();
         queue.push("written");
         queue.flush(Duration::from_secs(60));
-        assert_eq!(meter.told.get(), 1);
+        assert_eq!(meter.exported.get(), 1);
         // Larger than a pipe.
         static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
         queue.push(std::str::from_utf8(&LARGE).unwrap());
         queue.flush(Duration::from_millis(50));
-        assert_eq!(meter.told.get(), 1, "nobody reads");
+        assert_eq!(meter.exported.get(), 1, "nobody reads");
         drop(reader);
     }
 }

@@ -1,9 +1,11 @@
-//! Logs to standard error, plain or JSON, filtered by `ONCEWARD_LOG` (tracing's directive syntax; default `info`), and by what
-//! an operator puts in its place while the process runs. A thread of its own writes the lines (see `line_queue`): a standard
-//! error that nobody reads costs lines, which are counted, and holds no request.
+//! The process log on standard error, plain or JSON, filtered by `ONCEWARD_LOG` (tracing's
+//! directive syntax; default `info`) or by the filter that an operator sets at run time. A separate
+//! thread writes the lines (see `line_queue`): if nobody reads standard error, lines are dropped
+//! and counted, and no request waits.
 //!
-//! Danger: a library that logs what it reads would log keys and credentials. So of the libraries inside nothing below
-//! `info` is logged, whatever the filter says: h2 shows the targets of malformed requests on `debug`.
+//! Danger: a library that logs its input would log keys and credentials. So events of libraries
+//! below `info` are never logged, whatever the filter is: h2 logs the targets of malformed requests
+//! on `debug`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
@@ -20,23 +22,23 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
 
 use super::escape::{escape_block, escape_log_line};
-use super::line_queue::{LineQueue, QueuedLine, Unlocked, log_meter};
+use super::line_queue::{LineQueue, QueuedLine, Unlocked};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Plain,
     /// One JSON object a line.
     Json,
 }
 
-/// Longest filter that is taken at run time, in bytes: each part is compared with every line.
+/// Longest filter at run time, in bytes: each part is compared with every line.
 const FILTER_BYTES_MAX: usize = 1024;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// What lines are filtered by. Logging is the process's, and so is this.
+/// The filter of the process log. There is one per process, as there is one log.
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Name of the thread that writes the log.
@@ -45,7 +47,7 @@ const WRITER_THREAD: &str = "log";
 /// Longest wait for the log to be written, when the process ends and when it panics.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// The queue of the process's log, once logging has begun.
+/// The queue of the process log, once logging has started.
 static QUEUE: OnceLock<LineQueue<LogLine>> = OnceLock::new();
 
 /// A rendered line of the log, with its line break.
@@ -81,7 +83,7 @@ impl Write for EventWriter {
     }
 }
 
-/// A filter that is not put in place.
+/// Why a filter was not set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     /// The process doesn't log.
@@ -90,9 +92,9 @@ pub enum FilterError {
     /// It is too long.
     #[error("a filter has at most {FILTER_BYTES_MAX} bytes")]
     TooLong,
-    /// A part of it says nothing.
+    /// A part of the filter is no level and no target with a level.
     #[error("expected levels ({}) by target, such as \"info,onceward::store=debug\"; found {part:?}", LEVELS.join(", "))]
-    Unclear {
+    Malformed {
         /// The part.
         part: String,
     },
@@ -118,7 +120,7 @@ pub fn init(format: LogFormat) -> io::Result<()> {
     };
     // An error here means that a subscriber is already set, as in tests.
     let (filter, handle) = reload::Layer::new(filter);
-    if registry().with(filter).with(lines).with(filter_fn(tells_no_secret)).try_init().is_ok() {
+    if registry().with(filter).with(lines).with(filter_fn(is_safe_to_log)).try_init().is_ok() {
         let _ = FILTER.set(handle);
         let _ = QUEUE.set(queue);
         std::panic::set_hook(Box::new(log_panic));
@@ -141,34 +143,36 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Prints a text to standard error: behind the lines of the log, without waiting for a reader; directly where the process
-/// doesn't log. Escapes what a terminal would act on, and adds a line break if there is none.
+/// Prints a text to standard error, after the queued lines of the log and without waiting for a
+/// reader; directly if the process doesn't log. Escapes characters that a terminal would interpret,
+/// and adds a line break if it is missing.
 pub fn print_error(text: &str) {
     let line = format!("{}\n", escape_block(text.trim_end_matches('\n'))).into_bytes();
     match QUEUE.get() {
         Some(queue) => queue.push(LogLine(line)),
-        // Nobody is left to read an error about standard error.
+        // An error about standard error could not be reported anywhere.
         None => drop(io::stderr().write_all(&line)),
     }
 }
 
-/// Waits until the log is written, at most a second. Call it before the process ends: queued lines end with it.
+/// Waits until the log is written, at most a second. Call it before the process ends; otherwise
+/// queued lines are lost.
 pub fn flush_logs() {
     if let Some(queue) = QUEUE.get() {
         queue.flush(FLUSH_MAX);
     }
 }
 
-/// What lines are filtered by now; `None` where the process doesn't log.
+/// Returns the current filter; `None` if the process doesn't log.
 pub fn log_filter() -> Option<String> {
     FILTER.get()?.with_current(ToString::to_string).ok()
 }
 
-/// Filters lines by something else from now on, until the process ends.
+/// Sets the filter, until the process ends.
 ///
 /// # Errors
-/// The filter says nothing that can be followed. A word that is no level is refused, though tracing takes it for a target:
-/// it is a slip more often, and would silence all the rest.
+/// The filter can't be parsed. A word that is no level is refused, although tracing would take it
+/// for a target: it is usually a mistake, and would silence everything else.
 pub fn set_log_filter(text: &str) -> Result<(), FilterError> {
     let filter = parse(text)?;
     let handle = FILTER.get().ok_or(FilterError::NotLogging)?;
@@ -187,15 +191,15 @@ fn parse(text: &str) -> Result<EnvFilter, FilterError> {
         Some((target, level)) => is_target(target) && is_level(level),
         None => is_level(part),
     };
-    let unclear = |part: &str| FilterError::Unclear { part: part.to_owned() };
+    let unclear = |part: &str| FilterError::Malformed { part: part.to_owned() };
     match text.split(',').find(|part| !is_clear(part)) {
         Some(part) => Err(unclear(part)),
         None => EnvFilter::builder().parse(text).map_err(|_| unclear(text)),
     }
 }
 
-/// Whether a line is of this crate, or of a level on which libraries show nothing of what they carry.
-fn tells_no_secret(line: &Metadata<'_>) -> bool {
+/// Returns whether an event comes from this crate, or has a level on which libraries log no payload.
+fn is_safe_to_log(line: &Metadata<'_>) -> bool {
     let own = line.target().strip_prefix(env!("CARGO_CRATE_NAME"));
     own.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         || *line.level() <= LevelFilter::INFO
@@ -206,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_is_levels_by_target_and_a_slip_is_none() {
+    fn a_filter_is_levels_by_target_and_a_slip_is_refused() {
         for sound in
             ["info", "WARN", "off", "info,onceward::store=debug", "onceward=trace,h2=error"]
         {
@@ -223,13 +227,13 @@ mod tests {
             "[span{key=x}]=debug",
             "a\nb=info",
         ] {
-            assert!(matches!(parse(slip), Err(FilterError::Unclear { .. })), "{slip}");
+            assert!(matches!(parse(slip), Err(FilterError::Malformed { .. })), "{slip}");
         }
         assert_eq!(parse(&"onceward=info,".repeat(100)).unwrap_err(), FilterError::TooLong);
     }
 
     #[test]
-    fn a_process_that_does_not_log_says_so() {
+    fn a_process_that_does_not_log_reports_it() {
         assert_eq!((log_filter(), set_log_filter("info")), (None, Err(FilterError::NotLogging)));
     }
 }

@@ -1,4 +1,5 @@
-//! Metrics in the OpenMetrics format. Labels are bounded: configured route names and closed sets of words.
+//! Metrics in the OpenMetrics format. Labels are bounded: configured route names and closed sets of
+//! words.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,11 +13,11 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 use super::line_queue::log_meter;
-use super::{BreakerMeter, ProjectionMeter, ReloadMeter, TellingMeter, VanishedRoutes};
+use super::{BreakerMeter, ExportMetrics, ProjectionMeter, ReloadMeter, VanishedRoutes};
 
-/// How a request was answered.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // The names are the documentation: they are the label's values.
+#[allow(missing_docs)] // The names are the values of the label `outcome`.
 pub enum Answer {
     Executed,
     Replayed,
@@ -44,31 +45,32 @@ pub enum Answer {
     Unprotected,
 }
 
-/// What upstreams said of uncertain operations.
+/// Results of probes of uncertain operations.
 #[derive(Debug, Clone, Default)]
 pub struct Probes {
-    /// Executed.
+    /// The operation was executed.
     pub found: Counter,
-    /// Not known.
+    /// The upstream does not know the operation.
     pub absent: Counter,
-    /// No usable answer.
+    /// The upstream gave no usable answer.
     pub unclear: Counter,
     /// Not sent: the key can't be filled into the path.
     pub withheld: Counter,
 }
 
-/// The completed records that are kept in the process.
+/// The local cache of completed records.
 #[derive(Debug, Clone, Default)]
 pub struct CacheMeter {
-    /// Duplicates answered from them.
+    /// Duplicates answered from the cache.
     pub hits: Counter,
     /// Records dropped because they changed.
     pub invalidations: Counter,
-    /// How often all were dropped, because the store no longer told of changes or was emptied.
+    /// How often all records were dropped, because the store no longer reported changes or was
+    /// emptied.
     pub losses: Counter,
-    /// How many there are.
+    /// Records in the cache.
     pub entries: Gauge,
-    /// What they weigh.
+    /// Memory that they take, in bytes.
     pub bytes: Gauge,
 }
 
@@ -100,7 +102,7 @@ impl Answer {
         Answer::Unprotected,
     ];
 
-    /// The label's value.
+    /// Returns the label's value.
     pub fn name(self) -> &'static str {
         match self {
             Answer::Executed => "executed",
@@ -131,7 +133,7 @@ impl Answer {
     }
 }
 
-/// A call to the store that is timed.
+/// A timed call to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum StoreCall {
@@ -171,45 +173,45 @@ pub struct Meter {
     shadow: Family<ShadowLabels, Counter>,
     claim: Histogram,
     settle: Histogram,
-    /// Attempts under way.
+    /// Active attempts, requests that pass through, and tunnels.
     pub in_flight: Gauge,
-    /// Duplicates that are held until the first request is answered.
+    /// Duplicates that wait for the response to the first request.
     pub waiters: Gauge,
     /// Client connections.
     pub connections: Gauge,
     /// Bytes of request and response bodies held in memory.
     pub buffered_bytes: Gauge,
-    /// What upstreams said when they were asked about uncertain operations.
+    /// Results of probes of uncertain operations.
     pub probes: Probes,
-    /// Outcomes that ended uncertain, sweeps included.
+    /// Operations that became uncertain, including those that a sweep found.
     pub uncertain: Counter,
-    /// Attempts whose lease was taken from them while they ran.
+    /// Attempts that lost their lease while they ran.
     pub lost_leases: Counter,
     /// Store calls that failed.
     pub store_errors: Counter,
     /// Stored records that could not be read.
     pub corrupt_records: Counter,
-    /// Observations of duplicates that were not told.
+    /// Observations of duplicates that were not written to the event log.
     pub observations_lost: Counter,
     /// Results that could not be stored yet and are retried in the background.
     pub unsettled_in_background: Gauge,
-    /// Completed records kept in the process.
+    /// The local cache of completed records.
     pub cache: CacheMeter,
-    /// Whether calls to the store's servers are spared.
+    /// Circuit breakers of the store's servers.
     pub breakers: BreakerMeter,
-    /// The configurations that were read.
+    /// Configuration reloads.
     pub reloads: ReloadMeter,
-    /// Routes that are not configured any more.
+    /// Routes that are no longer configured.
     pub vanished: VanishedRoutes,
-    /// How far the read model is behind.
+    /// The read model's lag.
     pub projection: ProjectionMeter,
     /// Lines of the access log.
-    pub access_log: TellingMeter,
+    pub access_log: ExportMetrics,
     /// Spans of traces.
-    pub spans: TellingMeter,
+    pub spans: ExportMetrics,
 }
 
-/// The metrics of one route, found once at the start.
+/// The metrics of one route. Look them up once, at the start.
 #[derive(Clone)]
 pub struct RouteMeter {
     answers: Arc<[Counter]>,
@@ -220,16 +222,16 @@ pub struct RouteMeter {
     route: Arc<str>,
 }
 
-/// Measures a span, in seconds. Tokio's clock, so that simulated time is measured as such.
+/// Measures a duration in seconds, with tokio's clock, so that tests can simulate time.
 pub struct Timer(Instant);
 
 impl Timer {
-    /// Starts.
+    /// Starts the timer.
     pub fn start() -> Timer {
         Timer(Instant::now())
     }
 
-    /// Stops, and puts the span into a histogram.
+    /// Stops, and records the duration in a histogram.
     pub fn stop(self, histogram: &Histogram) {
         histogram.observe(self.0.elapsed().as_secs_f64());
     }
@@ -250,7 +252,7 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Registers everything.
+    /// Creates and registers all metrics.
     pub fn new() -> Meter {
         let mut meter = Meter {
             registry: Arc::default(),
@@ -276,31 +278,51 @@ impl Meter {
             reloads: ReloadMeter::default(),
             vanished: VanishedRoutes::default(),
             projection: ProjectionMeter::default(),
-            access_log: TellingMeter::default(),
-            spans: TellingMeter::default(),
+            access_log: ExportMetrics::default(),
+            spans: ExportMetrics::default(),
         };
         let calls: Family<CallLabel, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(buckets as fn() -> Histogram);
         meter.claim = calls.get_or_create(&CallLabel { call: "claim" }).clone();
         meter.settle = calls.get_or_create(&CallLabel { call: "settle" }).clone();
         let mut registry = Registry::with_prefix("onceward");
-        let m = &meter;
-        registry.register("requests", "Requests by route and outcome", m.answers.clone());
+        meter.register_requests(&mut registry, calls);
+        meter.register_load(&mut registry);
+        meter.probes.register(&mut registry);
+        meter.register_troubles(&mut registry);
+        meter.cache.register(&mut registry);
+        meter.breakers.register(&mut registry);
+        meter.reloads.register(&mut registry);
+        meter.vanished.register(&mut registry);
+        meter.projection.register(&mut registry);
+        meter.access_log.register(&mut registry, "access_log_lines", "Lines of the access log");
+        log_meter().register(&mut registry, "log_lines", "Lines of the process log");
+        meter.spans.register(&mut registry, "trace_spans", "Spans of traces");
+        meter.registry = Arc::new(registry);
+        meter
+    }
+
+    fn register_requests(
+        &self,
+        registry: &mut Registry,
+        calls: Family<CallLabel, Histogram, fn() -> Histogram>,
+    ) {
+        registry.register("requests", "Requests by route and outcome", self.answers.clone());
         registry.register(
             "duplicates_prevented",
             "Duplicates that did not reach the upstream",
-            m.prevented.clone(),
+            self.prevented.clone(),
         );
         registry.register(
             "shadow",
             "What enforcing would have done, on routes in shadow mode",
-            m.shadow.clone(),
+            self.shadow.clone(),
         );
         registry.register_with_unit(
             "upstream",
             "From sending a request to the end of its response",
             Unit::Seconds,
-            m.upstream.clone(),
+            self.upstream.clone(),
         );
         registry.register_with_unit(
             "store",
@@ -308,82 +330,58 @@ impl Meter {
             Unit::Seconds,
             calls,
         );
+    }
+
+    fn register_load(&self, registry: &mut Registry) {
         registry.register(
             "in_flight",
-            "Attempts under way, requests that pass through, and tunnels",
-            m.in_flight.clone(),
+            "Active attempts, requests that pass through, and tunnels",
+            self.in_flight.clone(),
         );
         registry.register(
             "waiters",
-            "Duplicates held until the first request is answered",
-            m.waiters.clone(),
+            "Duplicates that wait for the response to the first request",
+            self.waiters.clone(),
         );
-        registry.register("connections", "Client connections", m.connections.clone());
+        registry.register("connections", "Client connections", self.connections.clone());
         registry.register_with_unit(
             "buffered",
             "Bodies held in memory",
             Unit::Bytes,
-            m.buffered_bytes.clone(),
+            self.buffered_bytes.clone(),
         );
-        registry.register(
-            "probes_found",
-            "Questions that found the operation executed",
-            m.probes.found.clone(),
-        );
-        registry.register(
-            "probes_absent",
-            "Questions that found no trace of the operation",
-            m.probes.absent.clone(),
-        );
-        registry.register(
-            "probes_unclear",
-            "Questions without a usable answer",
-            m.probes.unclear.clone(),
-        );
-        registry.register(
-            "probes_withheld",
-            "Probes not sent because of the key",
-            m.probes.withheld.clone(),
-        );
+    }
+
+    fn register_troubles(&self, registry: &mut Registry) {
         registry.register(
             "uncertain_outcomes",
             "Operations that became uncertain",
-            m.uncertain.clone(),
+            self.uncertain.clone(),
         );
         registry.register(
             "lost_leases",
             "Attempts that lost their lease while they ran",
-            m.lost_leases.clone(),
+            self.lost_leases.clone(),
         );
-        registry.register("store_errors", "Store calls that failed", m.store_errors.clone());
+        registry.register("store_errors", "Store calls that failed", self.store_errors.clone());
         registry.register(
             "observations_lost",
-            "Observations of duplicates that were not told",
-            m.observations_lost.clone(),
+            "Observations of duplicates that were not written to the event log",
+            self.observations_lost.clone(),
         );
         registry.register(
             "corrupt_records",
             "Stored records that could not be read",
-            m.corrupt_records.clone(),
+            self.corrupt_records.clone(),
         );
         registry.register(
             "unsettled_in_background",
             "Results that are still being stored",
-            m.unsettled_in_background.clone(),
+            self.unsettled_in_background.clone(),
         );
-        register_cache(&mut registry, &m.cache);
-        m.breakers.register(&mut registry);
-        m.reloads.register(&mut registry);
-        m.vanished.register(&mut registry);
-        m.projection.register(&mut registry);
-        m.access_log.register(&mut registry, "access_log_lines", "Lines of the access log");
-        log_meter().register(&mut registry, "log_lines", "Lines of the log");
-        m.spans.register(&mut registry, "trace_spans", "Spans of traces");
-        meter.registry = Arc::new(registry);
-        meter
     }
 
-    /// The metrics of a route.
+    /// Returns the metrics of a route.
     pub fn route(&self, name: &str) -> RouteMeter {
         let label = RouteLabel { route: name.to_owned() };
         let answer = |answer: Answer| {
@@ -400,7 +398,7 @@ impl Meter {
         }
     }
 
-    /// The histogram of a store call.
+    /// Returns the histogram of a store call.
     pub fn store(&self, call: StoreCall) -> &Histogram {
         match call {
             StoreCall::Claim => &self.claim,
@@ -408,7 +406,7 @@ impl Meter {
         }
     }
 
-    /// Everything, as `/metrics` serves it.
+    /// Encodes all metrics, as `/metrics` serves them.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;
@@ -416,37 +414,60 @@ impl Meter {
     }
 }
 
-fn register_cache(registry: &mut Registry, cache: &CacheMeter) {
-    registry.register(
-        "local_cache_hits",
-        "Duplicates answered from the process",
-        cache.hits.clone(),
-    );
-    registry.register(
-        "local_cache_invalidations",
-        "Records dropped because they changed",
-        cache.invalidations.clone(),
-    );
-    registry.register(
-        "local_cache_losses",
-        "Times that all records were dropped",
-        cache.losses.clone(),
-    );
-    registry.register(
-        "local_cache_entries",
-        "Completed records kept in the process",
-        cache.entries.clone(),
-    );
-    registry.register_with_unit(
-        "local_cache",
-        "Completed records kept in the process",
-        Unit::Bytes,
-        cache.bytes.clone(),
-    );
+impl Probes {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "probes_found",
+            "Probes that found the operation executed",
+            self.found.clone(),
+        );
+        registry.register(
+            "probes_absent",
+            "Probes that found no trace of the operation",
+            self.absent.clone(),
+        );
+        registry.register("probes_unclear", "Probes without a usable answer", self.unclear.clone());
+        registry.register(
+            "probes_withheld",
+            "Probes not sent because of the key",
+            self.withheld.clone(),
+        );
+    }
+}
+
+impl CacheMeter {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "local_cache_hits",
+            "Duplicates answered from the local cache",
+            self.hits.clone(),
+        );
+        registry.register(
+            "local_cache_invalidations",
+            "Records dropped because they changed",
+            self.invalidations.clone(),
+        );
+        registry.register(
+            "local_cache_losses",
+            "Times that all records were dropped",
+            self.losses.clone(),
+        );
+        registry.register(
+            "local_cache_entries",
+            "Completed records in the local cache",
+            self.entries.clone(),
+        );
+        registry.register_with_unit(
+            "local_cache",
+            "Memory of the local cache",
+            Unit::Bytes,
+            self.bytes.clone(),
+        );
+    }
 }
 
 impl RouteMeter {
-    /// Counts an answer.
+    /// Counts an answered request.
     pub fn count(&self, answer: Answer) {
         self.answers[answer as usize].inc();
         let duplicate = matches!(
@@ -458,12 +479,12 @@ impl RouteMeter {
         }
     }
 
-    /// Counts a duplicate that was held back because nobody knows how the first request ended.
+    /// Counts a duplicate that was held because the outcome of the first request is unknown.
     pub fn count_held(&self) {
         self.prevented.inc();
     }
 
-    /// Counts what enforcing would have done.
+    /// Counts a request by what enforcing would have done.
     pub fn count_shadow(&self, would: &'static str) {
         self.shadow.get_or_create(&ShadowLabels { route: self.route.to_string(), would }).inc();
     }

@@ -1,4 +1,5 @@
-//! What the process says of itself: metrics, logs and traces. No key, credential or body ever comes in here.
+//! The telemetry of the process: metrics, logs and traces. Keys, credentials and bodies never come
+//! in here.
 
 mod access;
 mod breakers;
@@ -15,7 +16,7 @@ mod trail;
 pub use access::{AccessFormat, AccessLog, AccessLogEnd};
 pub use breakers::{BreakerMeter, BreakerState};
 pub use escape::{escape, escape_block, escape_json};
-pub use line_queue::TellingMeter;
+pub use line_queue::ExportMetrics;
 #[cfg(feature = "gateway")]
 pub use logs::{
     FilterError, LogFormat, flush_logs, init as init_logs, log_filter, print_error, set_log_filter,
@@ -24,4 +25,4 @@ pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};
 pub use projection::ProjectionMeter;
 pub use reloads::{ReloadMeter, VanishedRoutes};
 pub use spans::{Span, SpanQueue, Tracer, export_request};
-pub use trail::{Arrival, Observers, Observing, Step, Trail, Work};
+pub use trail::{Arrival, EnabledObservers, Observers, Trail, TrailStep, Work};

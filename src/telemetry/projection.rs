@@ -1,4 +1,4 @@
-//! How far the read model is behind the event log.
+//! Metrics of the read model's position in the event log.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
-/// The read model of a process; where there is none, it is behind by nothing.
+/// The read model's position; the lag is 0 if there is no read model.
 #[derive(Debug, Clone)]
 pub struct ProjectionMeter {
     began: Instant,
@@ -22,8 +22,8 @@ impl Default for ProjectionMeter {
 }
 
 impl ProjectionMeter {
-    /// It is so far behind, and was built of so many entries. A lag that nobody knows is as long as the process: one that
-    /// stays unknown has to be seen.
+    /// Sets the lag, and the number of applied entries. An unknown lag counts as the age of the
+    /// process, so that a lag that stays unknown becomes visible.
     pub fn set(&self, lag: Option<Duration>, entries: u64) {
         self.lag.set(lag.unwrap_or_else(|| self.began.elapsed()).as_secs_f64());
         self.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));

@@ -1,4 +1,4 @@
-//! How often the configuration was read again, when it was last taken, and which routes it has lost.
+//! Metrics of configuration reloads, and of routes that are no longer configured.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -11,13 +11,13 @@ struct ResultLabel {
     result: &'static str,
 }
 
-/// The configurations of a process: the one it began with, and those that it was told to read.
+/// The reloads of a process, and when the current configuration was applied.
 #[derive(Debug, Clone)]
 pub struct ReloadMeter {
     applied: Counter,
     refused: Counter,
     all: Family<ResultLabel, Counter>,
-    /// When the one in force was taken, in seconds since 1970.
+    /// When the current configuration was applied, in seconds since 1970.
     in_force_since: Gauge,
 }
 
@@ -35,18 +35,18 @@ impl Default for ReloadMeter {
 }
 
 impl ReloadMeter {
-    /// The first configuration is in force.
+    /// Records that the first configuration is in force.
     pub fn began(&self, unix_ms: u64) {
         self.in_force_since.set(i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX));
     }
 
-    /// Another one was taken.
+    /// Records that a reload was applied.
     pub fn applied(&self, unix_ms: u64) {
         self.applied.inc();
         self.began(unix_ms);
     }
 
-    /// Another one was not taken.
+    /// Records that a reload was refused.
     pub fn refused(&self) {
         self.refused.inc();
     }
@@ -66,7 +66,8 @@ impl ReloadMeter {
     }
 }
 
-/// How many routes protected operations of the store and are not configured any more, as the last comparison found.
+/// How many routes protected operations of the store and are no longer configured, as of the last
+/// comparison.
 #[derive(Debug, Clone, Default)]
 pub struct VanishedRoutes(Gauge);
 

@@ -1,7 +1,7 @@
-//! Spans on their way to a collector of OpenTelemetry: a bounded queue, and OTLP's JSON form.
+//! Spans for an OpenTelemetry collector: a bounded queue, and OTLP's JSON form.
 //!
-//! Written by hand: what is told is a handful of spans of one shape, and OTLP over HTTP takes JSON. The crates for it bring a second
-//! HTTP client and protobuf to send the same bytes.
+//! Written by hand: there is a handful of spans of one shape, and OTLP over HTTP accepts JSON. The
+//! crates for it bring a second HTTP client and protobuf to send the same bytes.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::line_queue::TellingMeter;
+use super::line_queue::ExportMetrics;
 use crate::hex;
 
-/// Requests whose spans wait to be sent, at most: some megabytes.
+/// Requests with queued spans, at most: some megabytes.
 const REQUESTS_MAX: usize = 2048;
-/// Spans in one message, about; and how long the first of them waits for others.
+/// Spans per message, approximately; and the longest wait of the first span for others.
 const BATCH_SPANS: usize = 512;
 const BATCH_WAIT: Duration = Duration::from_secs(1);
 
-/// Whose work a span is.
+/// The kind of a span in OTLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SpanKind {
     Internal = 1,
     Server = 2,
     Client = 3,
 }
 
-/// The ids of a request's spans: made from one random number, and distinct within their trace.
+/// The ids of a request's spans: derived from one random number, and distinct within their trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ids {
     pub trace: [u8; 16],
@@ -39,23 +39,23 @@ impl Ids {
         Ids { trace, parent, own }
     }
 
-    /// The span of the request itself.
+    /// Returns the id of the request's span.
     pub fn own(&self) -> [u8; 8] {
         self.at(0)
     }
 
-    /// The span of forwarding it.
+    /// Returns the id of the span of forwarding.
     pub fn forward(&self) -> [u8; 8] {
         self.at(1)
     }
 
-    /// The span of its nth step.
+    /// Returns the id of the nth step's span.
     pub fn nth(&self, number: u64) -> [u8; 8] {
         self.at(number + 2)
     }
 
     fn at(&self, number: u64) -> [u8; 8] {
-        // Steps of an odd number never meet; all zeros is no id.
+        // Multiples of an odd number repeat only after 2^64 steps; an id of all zeros is invalid.
         const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
         self.own.wrapping_add(number.wrapping_mul(STRIDE)).max(1).to_be_bytes()
     }
@@ -68,7 +68,7 @@ pub struct Span {
     id: [u8; 8],
     parent: Option<[u8; 8]>,
     name: String,
-    kind: Kind,
+    kind: SpanKind,
     from_unix_ns: u64,
     to_unix_ns: u64,
     attributes: Vec<(&'static str, Value)>,
@@ -82,7 +82,7 @@ impl Span {
         id: [u8; 8],
         parent: Option<[u8; 8]>,
         name: String,
-        kind: Kind,
+        kind: SpanKind,
     ) -> Span {
         let (from_unix_ns, to_unix_ns) = (0, 0);
         Span {
@@ -143,21 +143,22 @@ impl Span {
     }
 }
 
-/// Where spans go. Cheap to clone. They are sent until this is gone.
+/// The sender of spans. Cheap to clone. The exporter ends after the last clone is dropped.
 #[derive(Clone)]
 pub struct Tracer {
     queue: mpsc::Sender<Vec<Span>>,
-    /// Of new traces, those are told whose id's lower half is below this.
+    /// A new trace is sampled if the lower half of its id is below this.
     threshold: u64,
-    meter: TellingMeter,
+    meter: ExportMetrics,
 }
 
-/// Where they come out.
+/// The receiver of spans.
 pub struct SpanQueue(mpsc::Receiver<Vec<Span>>);
 
 impl Tracer {
-    /// Tells this part of the traces that begin here, from 0 to 1; of others, those that whoever began them wants told.
-    pub fn new(sample_ratio: f64, meter: TellingMeter) -> (Tracer, SpanQueue) {
+    /// Creates a tracer. `sample_ratio`, from 0 to 1, is the share of new traces that are exported;
+    /// for traces of clients, the client decides.
+    pub fn new(sample_ratio: f64, meter: ExportMetrics) -> (Tracer, SpanQueue) {
         let (queue, spans) = mpsc::channel(REQUESTS_MAX);
         // A ratio of 1 saturates, and is everything.
         let threshold = (sample_ratio.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
@@ -169,7 +170,7 @@ impl Tracer {
         self.threshold == u64::MAX || low < self.threshold
     }
 
-    pub(super) fn tell(&self, spans: Vec<Span>) {
+    pub(super) fn export(&self, spans: Vec<Span>) {
         let count = spans.len() as u64;
         if self.queue.try_send(spans).is_err() {
             self.meter.dropped.inc_by(count);
@@ -178,7 +179,7 @@ impl Tracer {
 }
 
 impl SpanQueue {
-    /// The next batch; `None` when there will be none any more.
+    /// Returns the next batch; `None` after the last one.
     pub async fn next(&mut self) -> Option<Vec<Span>> {
         let mut batch = self.0.recv().await?;
         let until = Instant::now() + BATCH_WAIT;
@@ -192,7 +193,8 @@ impl SpanQueue {
     }
 }
 
-/// A message of OTLP over HTTP in its JSON form (opentelemetry-proto, ExportTraceServiceRequest).
+/// Encodes a message of OTLP over HTTP in its JSON form (opentelemetry-proto,
+/// ExportTraceServiceRequest).
 pub fn export_request(spans: &[Span]) -> Vec<u8> {
     let text = |value: &str| json!({ "stringValue": value });
     let spans: Vec<Value> = spans.iter().map(Span::json).collect();
@@ -208,48 +210,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_of_new_traces_is_told_and_the_queue_is_bounded() {
+    fn a_part_of_new_traces_is_exported_and_the_queue_is_bounded() {
         let traces = (0..1000_u64).map(|n| {
             let mut trace = [7; 16];
             trace[8..].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
             trace
         });
-        let told = |ratio: f64| {
-            let tracer = Tracer::new(ratio, TellingMeter::default()).0;
+        let sampled = |ratio: f64| {
+            let tracer = Tracer::new(ratio, ExportMetrics::default()).0;
             traces.clone().filter(|trace| tracer.samples(trace)).count()
         };
-        assert_eq!((told(0.0), told(1.0)), (0, 1000));
-        assert!((150..250).contains(&told(0.2)), "{}", told(0.2));
-        let (tracer, queue) = Tracer::new(1.0, TellingMeter::default());
-        let span = Span::new([1; 16], [2; 8], None, "POST payments".into(), Kind::Server);
-        (0..REQUESTS_MAX + 3).for_each(|_| tracer.tell(vec![span.clone(), span.clone()]));
+        assert_eq!((sampled(0.0), sampled(1.0)), (0, 1000));
+        assert!((150..250).contains(&sampled(0.2)), "{}", sampled(0.2));
+        let (tracer, queue) = Tracer::new(1.0, ExportMetrics::default());
+        let span = Span::new([1; 16], [2; 8], None, "POST payments".into(), SpanKind::Server);
+        (0..REQUESTS_MAX + 3).for_each(|_| tracer.export(vec![span.clone(), span.clone()]));
         assert_eq!(tracer.meter.dropped.get(), 6);
         drop(queue);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_waits_is_sent_together_also_after_the_end() {
-        let (tracer, mut queue) = Tracer::new(1.0, TellingMeter::default());
-        let span = Span::new([1; 16], [2; 8], None, "forward".into(), Kind::Client);
-        (0..3).for_each(|_| tracer.tell(vec![span.clone()]));
+    async fn queued_spans_are_sent_together_also_after_the_end() {
+        let (tracer, mut queue) = Tracer::new(1.0, ExportMetrics::default());
+        let span = Span::new([1; 16], [2; 8], None, "forward".into(), SpanKind::Client);
+        (0..3).for_each(|_| tracer.export(vec![span.clone()]));
         assert_eq!(queue.next().await.map(|batch| batch.len()), Some(3));
-        tracer.tell(vec![span]);
+        tracer.export(vec![span]);
         drop(tracer);
         assert_eq!(queue.next().await.map(|batch| batch.len()), Some(1));
         assert!(queue.next().await.is_none());
     }
 
     #[test]
-    fn a_message_is_what_the_protocol_says() {
+    fn a_message_has_the_form_of_the_protocol() {
         let ids = Ids::new([0xab; 16], Some([0xcd; 8]), 5);
         let mut span =
-            Span::new(ids.trace, ids.own(), ids.parent, "POST payments".into(), Kind::Server);
+            Span::new(ids.trace, ids.own(), ids.parent, "POST payments".into(), SpanKind::Server);
         span.lasted(1_000, Duration::ZERO, Duration::from_nanos(7));
         span.text("onceward.outcome", "replayed");
         span.number("http.response.status_code", 201);
         span.link = Some(([1; 16], [2; 8]));
         let message: Value = serde_json::from_slice(&export_request(&[span])).unwrap();
-        let told = &message["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+        let exported = &message["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
         let expected = json!({
             "traceId": "ab".repeat(16), "spanId": "0000000000000005", "parentSpanId": "cd".repeat(8),
             "name": "POST payments", "kind": 2, "startTimeUnixNano": "1000", "endTimeUnixNano": "1007",
@@ -259,7 +261,7 @@ mod tests {
             ],
             "links": [{ "traceId": "01".repeat(16), "spanId": "02".repeat(8) }],
         });
-        assert_eq!(*told, expected);
+        assert_eq!(*exported, expected);
         let own = [ids.own(), ids.forward(), ids.nth(0), ids.nth(1)];
         assert!((0..4).all(|n| !own[n + 1..].contains(&own[n])));
     }

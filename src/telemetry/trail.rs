@@ -1,7 +1,8 @@
-//! What a request met on its way, gathered for the access log and for traces, where somebody wants one of them.
+//! The trail of a request: facts collected for the access log and for traces, if one of them is
+//! enabled.
 //!
-//! Danger: what is gathered here leaves the process. So a trail takes neither keys nor bodies nor fields, of the target only the
-//! path, and nothing of it is waited for.
+//! Danger: this data leaves the process. So a trail contains no keys, bodies or header fields, and
+//! only the path of the target. Nothing waits for its export.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -10,64 +11,66 @@ use http::{Extensions, Method, Uri, Version};
 use tokio::time::Instant;
 
 use super::access::{AccessLog, Line};
-use super::spans::{Ids, Kind, Span, Tracer};
+use super::spans::{Ids, Span, SpanKind, Tracer};
 use crate::hex;
 
-/// Steps of one request that are kept, at most: one that waits looks at its record again and again.
+/// Most steps recorded per request: a request that waits reads its record again and again.
 const STEPS_MAX: usize = 64;
-/// Longest method and path that are kept, in bytes. A header block may be larger than a line of a log should be.
+/// Longest recorded method and path, in bytes. A header block may be larger than a line of a log
+/// should be.
 const METHOD_BYTES_MAX: usize = 32;
 const PATH_BYTES_MAX: usize = 2048;
 
-/// Who wants to know of requests. Cheap to clone; all clones are exchanged together.
+/// The exchangeable access log and tracer. Cheap to clone; all clones are exchanged together.
 #[derive(Clone, Default)]
-pub struct Observers(Arc<RwLock<Option<Arc<Observing>>>>);
+pub struct Observers(Arc<RwLock<Option<Arc<EnabledObservers>>>>);
 
-/// Those who do.
+/// The enabled exporters.
 #[derive(Clone)]
-pub struct Observing {
-    /// Lines for people and their tools.
+pub struct EnabledObservers {
+    /// The access log.
     pub access: Option<AccessLog>,
-    /// Spans for a collector.
+    /// The tracer.
     pub tracer: Option<Tracer>,
-    /// Nanoseconds since 1970.
+    /// Returns the time in nanoseconds since 1970.
     pub now_unix_ns: fn() -> u64,
 }
 
-/// One request's. Cheap to clone: whoever works on the request has one, and its spans leave with the last of them.
+/// The trail of one request. Cheap to clone. Its spans are exported when the last clone is dropped.
 #[derive(Clone)]
-pub struct Trail(Arc<Inner>);
+pub struct Trail(Arc<TrailInner>);
 
-struct Inner {
-    observing: Arc<Observing>,
+struct TrailInner {
+    observers: Arc<EnabledObservers>,
     began: Instant,
     began_unix_ns: u64,
     arrival: Arrival,
-    notes: Mutex<Notes>,
+    notes: Mutex<TrailNotes>,
 }
 
-/// What is known of a request when it comes.
+/// The facts of a request at its arrival.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// Its client's address.
+    /// The client's address.
     pub client: String,
-    /// The method, cut; `-` for what was no request.
+    /// The method, truncated; `-` if the bytes were no request.
     pub method: String,
-    /// The path, cut; in it all that is not visible ASCII is percent-encoded.
+    /// The path, truncated; all bytes that are not visible ASCII are percent-encoded.
     pub path: String,
-    /// The protocol's version.
+    /// The protocol version.
     pub version: Version,
 }
 
 impl Arrival {
-    /// A request's. Whatever bytes a client sends, no line breaks and no control characters come out.
+    /// Returns the facts of a request, without line breaks or control characters, whatever the
+    /// client sends.
     pub fn new(client: String, method: &Method, uri: &Uri, version: Version) -> Arrival {
         let mut path = uri.path();
         if path.len() > PATH_BYTES_MAX {
             path = path.get(..PATH_BYTES_MAX).unwrap_or("-");
         }
         let path = match path {
-            // CONNECT has none.
+            // CONNECT has no path.
             "" => "-".to_owned(),
             path => {
                 percent_encoding::utf8_percent_encode(path, percent_encoding::CONTROLS).to_string()
@@ -81,15 +84,15 @@ impl Arrival {
         }
     }
 
-    /// What was no request.
+    /// Returns the facts of bytes that were no request.
     pub fn unreadable(client: String, version: Version) -> Arrival {
         Arrival { client, method: "-".to_owned(), path: "-".to_owned(), version }
     }
 }
 
-/// What is learned on the way.
+/// The facts that are collected while the request is processed.
 #[derive(Default)]
-struct Notes {
+struct TrailNotes {
     route: Option<Arc<str>>,
     outcome: Option<&'static str>,
     operation: Option<String>,
@@ -98,15 +101,15 @@ struct Notes {
     ids: Option<Ids>,
     upstream: Option<Duration>,
     waited: Option<Duration>,
-    /// Another trace: the one in which what is replayed was executed.
+    /// The trace and span of the attempt with the replayed response.
     link: Option<([u8; 16], [u8; 8])>,
     ended: Option<(Option<u16>, Duration)>,
-    steps: Vec<Done>,
+    steps: Vec<EndedStep>,
 }
 
-/// What is done for a request that takes time.
+/// A timed kind of work for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // The names are the documentation: they are the spans'.
+#[allow(missing_docs)] // The names are those of the spans.
 pub enum Work {
     Claim,
     Settle,
@@ -124,16 +127,16 @@ impl Work {
         }
     }
 
-    fn kind(self) -> Kind {
+    fn kind(self) -> SpanKind {
         match self {
-            Work::Wait => Kind::Internal,
-            Work::Claim | Work::Settle | Work::Forward => Kind::Client,
+            Work::Wait => SpanKind::Internal,
+            Work::Claim | Work::Settle | Work::Forward => SpanKind::Client,
         }
     }
 }
 
-/// A piece of work that ended.
-struct Done {
+/// A step that has ended.
+struct EndedStep {
     work: Work,
     began: Duration,
     ended: Duration,
@@ -141,8 +144,8 @@ struct Done {
     status: Option<u16>,
 }
 
-/// A piece of work under way: it ends when this is dropped.
-pub struct Step {
+/// An active step: it ends when this is dropped.
+pub struct TrailStep {
     trail: Option<Trail>,
     work: Work,
     began: Duration,
@@ -150,20 +153,20 @@ pub struct Step {
     status: Option<u16>,
 }
 
-impl Step {
-    /// What came of it: one of a few words.
+impl TrailStep {
+    /// Sets the result: one of a few words.
     pub fn result(&mut self, result: &'static str) {
         self.result = result;
     }
 
-    /// The status that the other side answered.
+    /// Sets the status of the other side's response.
     pub fn answered(&mut self, status: u16) {
         self.result = "answered";
         self.status = Some(status);
     }
 }
 
-impl Drop for Step {
+impl Drop for TrailStep {
     fn drop(&mut self) {
         let Some(Trail(inner)) = self.trail.take() else { return };
         let ended = inner.began.elapsed();
@@ -175,57 +178,59 @@ impl Drop for Step {
             Work::Claim | Work::Settle => {}
         }
         if notes.ids.is_some() && notes.steps.len() < STEPS_MAX {
-            let Step { work, began, result, status, .. } = *self;
-            notes.steps.push(Done { work, began, ended, result, status });
+            let TrailStep { work, began, result, status, .. } = *self;
+            notes.steps.push(EndedStep { work, began, ended, result, status });
         }
     }
 }
 
 impl Observers {
-    /// These, from now on, for requests to come.
-    pub fn replace(&self, observing: Option<Observing>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = observing.map(Arc::new);
+    /// Exchanges the exporters, for new requests.
+    pub fn replace(&self, observers: Option<EnabledObservers>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = observers.map(Arc::new);
     }
 
-    /// Another access log, from now on.
+    /// Exchanges the access log.
     pub fn replace_access_log(&self, access: AccessLog) {
-        let mut observing = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = observing.take() {
-            *observing =
-                Some(Arc::new(Observing { access: Some(access), ..Observing::clone(&before) }));
+        let mut observers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = observers.take() {
+            *observers = Some(Arc::new(EnabledObservers {
+                access: Some(access),
+                ..EnabledObservers::clone(&before)
+            }));
         }
     }
 
-    /// Begins a request's trail; `arrival` is only asked for where somebody wants to know.
+    /// Begins the trail of a request; `arrival` is called only if an exporter is enabled.
     pub fn begin(&self, arrival: impl FnOnce() -> Arrival) -> Option<Trail> {
-        let observing = self.0.read().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let began_unix_ns = (observing.now_unix_ns)();
-        let inner = Inner {
-            observing,
+        let observers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let began_unix_ns = (observers.now_unix_ns)();
+        let inner = TrailInner {
+            observers,
             began: Instant::now(),
             began_unix_ns,
             arrival: arrival(),
-            notes: Mutex::new(Notes::default()),
+            notes: Mutex::new(TrailNotes::default()),
         };
         Some(Trail(Arc::new(inner)))
     }
 }
 
 impl Trail {
-    /// The one of a request.
+    /// Returns the trail of a request.
     pub fn of(extensions: &Extensions) -> Option<Trail> {
         extensions.get::<Trail>().cloned()
     }
 
-    /// A piece of work of a request begins.
-    pub fn step(trail: Option<&Trail>, work: Work) -> Step {
+    /// Begins a step of a request.
+    pub fn step(trail: Option<&Trail>, work: Work) -> TrailStep {
         let began = trail.map_or(Duration::ZERO, |Trail(inner)| inner.began.elapsed());
-        Step { trail: trail.cloned(), work, began, result: "ended", status: None }
+        TrailStep { trail: trail.cloned(), work, began, result: "ended", status: None }
     }
 
-    /// The trace that the request belongs to: its id, the client's span in it if there is one, and whether the client says that
-    /// it is sampled. `own`: a random number. Where spans of it are told, returns the span that the upstream is to see as its
-    /// parent.
+    /// Records the trace of the request: its id, the client's span in it if present, and whether
+    /// the client marked it as sampled. `own`: a random number. If the trace is exported, returns
+    /// the span that the upstream must use as its parent.
     pub fn in_trace(
         &self,
         trace: [u8; 16],
@@ -234,8 +239,8 @@ impl Trail {
     ) -> Option<[u8; 8]> {
         let mut notes = self.0.notes();
         notes.trace_id = Some(hex::encode(&trace));
-        let tracer = self.0.observing.tracer.as_ref()?;
-        // Whoever began the trace has decided for all of it.
+        let tracer = self.0.observers.tracer.as_ref()?;
+        // The side that began the trace decides for all of it.
         let sampled = parent.map_or_else(|| tracer.samples(&trace), |(_, sampled)| sampled);
         if !sampled {
             return None;
@@ -245,31 +250,32 @@ impl Trail {
         Some(ids.forward())
     }
 
-    /// The trace and the span that a record of this request's attempt is to name, where they are told to anybody.
+    /// Returns the trace and span for the record of this request's attempt, if they are exported.
     pub fn span(&self) -> Option<([u8; 16], [u8; 8])> {
         self.0.notes().ids.map(|ids| (ids.trace, ids.own()))
     }
 
-    /// Which operation it is about, and whose: the public reference and the scope's mark, never the key.
+    /// Records the operation: its public reference and the scope's mark, never the key.
     pub fn identified(&self, operation: String, scope: String) {
         let mut notes = self.0.notes();
         notes.operation = Some(operation);
         notes.scope = Some(scope);
     }
 
-    /// The span in which that was executed what this request is answered with.
+    /// Records the span of the attempt with the replayed response.
     pub fn links(&self, trace: [u8; 16], span: [u8; 8]) {
         self.0.notes().link = Some((trace, span));
     }
 
-    /// How it is answered, and under which route, if one covers it.
+    /// Records the outcome, and the route if one covers the request.
     pub fn answered(&self, route: Option<&Arc<str>>, outcome: &'static str) {
         let mut notes = self.0.notes();
         notes.route = route.cloned();
         notes.outcome = Some(outcome);
     }
 
-    /// The answer's last byte has left, or whoever waited for it. `status`: `None` where nothing was answered.
+    /// Records the end: the last byte of the response was sent, or the client left. `status`:
+    /// `None` if no response was sent.
     pub fn ended(&self, status: Option<u16>, bytes: u64) {
         let inner = &*self.0;
         let total = inner.began.elapsed();
@@ -277,7 +283,7 @@ impl Trail {
         if notes.ended.replace((status, total)).is_some() {
             return;
         }
-        let Some(access) = &inner.observing.access else { return };
+        let Some(access) = &inner.observers.access else { return };
         let Arrival { client, method, path, version } = inner.arrival.clone();
         access.write(Line {
             unix_ns: inner.began_unix_ns,
@@ -303,12 +309,12 @@ impl Trail {
     }
 }
 
-impl Inner {
-    fn notes(&self) -> MutexGuard<'_, Notes> {
+impl TrailInner {
+    fn notes(&self) -> MutexGuard<'_, TrailNotes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn span(&self, ids: &Ids, notes: &Notes) -> Span {
+    fn span(&self, ids: &Ids, notes: &TrailNotes) -> Span {
         let (status, after) = notes.ended.unwrap_or((None, self.began.elapsed()));
         let route = notes.route.as_deref().unwrap_or("-");
         let mut span = Span::new(
@@ -316,7 +322,7 @@ impl Inner {
             ids.own(),
             ids.parent,
             format!("{} {route}", self.arrival.method),
-            Kind::Server,
+            SpanKind::Server,
         );
         span.lasted(self.began_unix_ns, Duration::ZERO, after);
         span.text("http.request.method", &self.arrival.method);
@@ -334,11 +340,11 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
-    /// Nobody works on the request any more, not even without its client.
+impl Drop for TrailInner {
+    /// Exports the spans: no work for the request is left, not even without its client.
     fn drop(&mut self) {
         let notes = std::mem::take(self.notes.get_mut().unwrap_or_else(PoisonError::into_inner));
-        let (Some(tracer), Some(ids)) = (&self.observing.tracer, notes.ids) else { return };
+        let (Some(tracer), Some(ids)) = (&self.observers.tracer, notes.ids) else { return };
         let mut spans = vec![self.span(&ids, &notes)];
         let mut forwards = 0;
         for (number, done) in notes.steps.iter().enumerate() {
@@ -362,6 +368,6 @@ impl Drop for Inner {
             span.failed = matches!(done.result, "failed" | "in_doubt" | "unreachable");
             spans.push(span);
         }
-        tracer.tell(spans);
+        tracer.export(spans);
     }
 }

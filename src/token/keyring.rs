@@ -1,6 +1,7 @@
-//! The keys as they are now: read again from time to time, and when a token names one that is not there.
+//! The current keys of an issuer. They are read again at intervals, and when a token names an
+//! unknown key.
 //!
-//! No request waits for them. A reading that fails leaves the keys as they are.
+//! No request waits for a read. A failed read leaves the keys unchanged.
 
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,33 +13,33 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{KeySet, KeySetError};
 
-/// How often keys are read.
+/// Intervals between reads of the keys.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// Between two readings.
+pub struct RefreshIntervals {
+    /// After a successful read.
     pub every: Duration,
-    /// After one that failed.
+    /// After a failed read.
     pub after_failure: Duration,
-    /// Between two that are made because a token names an unknown key: anybody can send such tokens.
+    /// Between reads that an unknown key triggers: anybody can send tokens that name one.
     pub between_misses: Duration,
 }
 
-impl Pace {
-    /// Of a file, which costs little to look at.
-    pub const FILE: Pace = Pace {
+impl RefreshIntervals {
+    /// Intervals for a file, which is cheap to read.
+    pub const FILE: RefreshIntervals = RefreshIntervals {
         every: Duration::from_secs(5),
         after_failure: Duration::from_secs(5),
         between_misses: Duration::from_secs(5),
     };
-    /// Of a server.
-    pub const SERVER: Pace = Pace {
+    /// Intervals for a server.
+    pub const SERVER: RefreshIntervals = RefreshIntervals {
         every: Duration::from_secs(5 * 60),
         after_failure: Duration::from_secs(5),
         between_misses: Duration::from_secs(30),
     };
 }
 
-/// The keys of an issuer, as they are now. Shared by all routes that believe it.
+/// The current keys of an issuer, shared by all routes that trust it.
 #[derive(Debug, Default)]
 pub struct Keyring {
     current: RwLock<Option<Arc<KeySet>>>,
@@ -46,50 +47,50 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// With the keys that are known already.
+    /// Creates a keyring, with the keys that are already known.
     pub fn new(first: Option<KeySet>) -> Arc<Keyring> {
         Arc::new(Keyring { current: RwLock::new(first.map(Arc::new)), missed: Notify::new() })
     }
 
-    /// The keys; `None` before they could be read for the first time.
+    /// Returns the keys; `None` before the first successful read.
     pub fn current(&self) -> Option<Arc<KeySet>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A token names a key that is not there.
+    /// Requests a read, because a token names an unknown key.
     pub fn miss(&self) {
         self.missed.notify_one();
     }
 
-    /// Reads the keys again and again, for ever. `name` is told in logs.
-    pub async fn keep<F, R>(self: Arc<Self>, name: String, pace: Pace, read: F)
+    /// Reads the keys in a loop, for ever. `name` identifies them in logs.
+    pub async fn keep<F, R>(self: Arc<Self>, name: String, intervals: RefreshIntervals, read: F)
     where
         F: Fn() -> R,
         R: Future<Output = Result<Bytes, String>>,
     {
-        let mut told = None;
+        let mut last_failure = None;
         let mut next_miss = Instant::now();
         loop {
             let failure = match read().await {
                 Ok(text) => self.take(&text, &name).err().map(|error| error.to_string()),
                 Err(error) => Some(error),
             };
-            let pause = if failure.is_some() { pace.after_failure } else { pace.every };
-            if let Some(error) = failure.as_ref().filter(|_| failure != told) {
+            let pause = if failure.is_some() { intervals.after_failure } else { intervals.every };
+            if let Some(error) = failure.as_ref().filter(|_| failure != last_failure) {
                 tracing::warn!(
                     keys = name,
                     error,
-                    "the keys of tokens can't be read: those that are known stay in use"
+                    "token keys not read: the current keys stay in use"
                 );
             }
-            told = failure;
+            last_failure = failure;
             let missed = async {
                 self.missed.notified().await;
                 sleep_until(next_miss).await;
             };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = missed => next_miss = Instant::now() + pace.between_misses,
+                () = missed => next_miss = Instant::now() + intervals.between_misses,
             }
         }
     }
@@ -98,7 +99,7 @@ impl Keyring {
         let keys = KeySet::parse(text)?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.as_deref() != Some(&keys) {
-            tracing::info!(keys = name, "tokens are verified with new keys");
+            tracing::info!(keys = name, "token keys replaced");
             *current = Some(Arc::new(keys));
         }
         Ok(())
@@ -116,13 +117,13 @@ mod tests {
         format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"{id}","x":"{x}"}}]}}"#)
     }
 
-    /// A server's answers: what it says now, and how often it was asked.
+    /// The current answer of a server, and the number of requests that it received.
     type Served = Arc<Mutex<(Result<String, String>, usize)>>;
 
     fn keeping() -> (Arc<Keyring>, Served) {
         let (ring, served) = (Keyring::new(None), Served::new(Mutex::new((Err("down".into()), 0))));
         let answers = served.clone();
-        tokio::spawn(ring.clone().keep("test".into(), Pace::SERVER, move || {
+        tokio::spawn(ring.clone().keep("test".into(), RefreshIntervals::SERVER, move || {
             let mut served = answers.lock().unwrap();
             served.1 += 1;
             std::future::ready(served.0.clone().map(Bytes::from))

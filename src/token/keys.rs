@@ -1,4 +1,5 @@
-//! The public keys that tokens are verified with (a JWK set, RFC 7517), and what each may verify.
+//! The public keys that verify tokens (a JWK set, RFC 7517), and the algorithms that each key
+//! allows.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,99 +13,101 @@ use serde_json::{Map, Value};
 
 use super::TokenError;
 
-/// Largest key set, in bytes: hundreds of keys, with their certificates.
+/// Largest key set, in bytes: hundreds of keys, with certificates.
 pub const KEY_SET_BYTES_MAX: usize = 256 << 10;
 
-/// Keys of a set, at most.
+/// Most keys of a set.
 const KEYS_MAX: usize = 256;
 
-/// Keys that are tried on one token: a token that doesn't name its key must not cost a check per key of a large set.
+/// Most keys to try on one token. Without this limit, a token without a key id would cost one
+/// verification per key of a large set.
 const TRIES_MAX: usize = 8;
 
 /// Smallest modulus of an RSA key, in bytes (RFC 7518, section 3.3).
 const RSA_BYTES_MIN: usize = 256;
 
-/// A text that is no usable key set.
+/// The key set is unusable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
-    /// Too long.
+    /// The text is too long.
     #[error("it is larger than {KEY_SET_BYTES_MAX} bytes")]
     TooLarge,
-    /// Not `{"keys": [..]}`.
+    /// The text is not `{"keys": [..]}`.
     #[error("it is not a JWK set: a JSON object with a list of keys (RFC 7517)")]
     Malformed,
-    /// Too many.
+    /// The set has too many keys.
     #[error("it has more than {KEYS_MAX} keys")]
     TooMany,
-    /// None that verifies tokens.
+    /// The set has no key that can verify tokens.
     #[error(
-        "it has no key that tokens can be verified with: RSA of at least 2048 bits, P-256, P-384 or Ed25519, for signatures"
+        "it has no key that can verify tokens: RSA of at least 2048 bits, P-256, P-384 or Ed25519, for signatures"
     )]
     NoneUsable,
 }
 
 /// The keys of an issuer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeySet(Vec<Key>);
+pub struct KeySet(Vec<VerificationKey>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Key {
+struct VerificationKey {
     id: Option<String>,
-    /// The one algorithm that it is for, where it says so.
+    /// The only algorithm that the key may be used with, if its `alg` names one.
     algorithm: Option<String>,
-    kind: Kind,
-    /// Of RSA the modulus, else the point as it is verified with.
+    kind: KeyKind,
+    /// The modulus of an RSA key, otherwise the encoded point.
     material: Vec<u8>,
-    /// Of RSA, else empty.
+    /// The exponent of an RSA key, otherwise empty.
     exponent: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum KeyKind {
     Rsa,
     P256,
     P384,
     Ed25519,
 }
 
-/// How an algorithm verifies.
-enum Way {
+/// The verification procedure of an algorithm.
+enum Verification {
     Rsa(&'static RsaParameters),
-    Point(Kind, &'static dyn VerificationAlgorithm),
+    Point(KeyKind, &'static dyn VerificationAlgorithm),
 }
 
-/// The algorithms that are taken (RFC 7518, section 3.1; RFC 8037; RFC 9864). Those that need a secret, and `none`, are not
-/// here: to whoever knows a public key they prove nothing.
-fn way(algorithm: &str) -> Option<Way> {
+/// Returns the procedure of a supported algorithm (RFC 7518, section 3.1; RFC 8037; RFC 9864).
+/// Algorithms with a shared secret, and `none`, are not supported: a signature that anybody can
+/// make with the public key proves nothing.
+fn verification(algorithm: &str) -> Option<Verification> {
     Some(match algorithm {
-        "RS256" => Way::Rsa(&RSA_PKCS1_2048_8192_SHA256),
-        "RS384" => Way::Rsa(&RSA_PKCS1_2048_8192_SHA384),
-        "RS512" => Way::Rsa(&RSA_PKCS1_2048_8192_SHA512),
-        "PS256" => Way::Rsa(&RSA_PSS_2048_8192_SHA256),
-        "PS384" => Way::Rsa(&RSA_PSS_2048_8192_SHA384),
-        "PS512" => Way::Rsa(&RSA_PSS_2048_8192_SHA512),
-        "ES256" => Way::Point(Kind::P256, &ECDSA_P256_SHA256_FIXED),
-        "ES384" => Way::Point(Kind::P384, &ECDSA_P384_SHA384_FIXED),
-        "EdDSA" | "Ed25519" => Way::Point(Kind::Ed25519, &ED25519),
+        "RS256" => Verification::Rsa(&RSA_PKCS1_2048_8192_SHA256),
+        "RS384" => Verification::Rsa(&RSA_PKCS1_2048_8192_SHA384),
+        "RS512" => Verification::Rsa(&RSA_PKCS1_2048_8192_SHA512),
+        "PS256" => Verification::Rsa(&RSA_PSS_2048_8192_SHA256),
+        "PS384" => Verification::Rsa(&RSA_PSS_2048_8192_SHA384),
+        "PS512" => Verification::Rsa(&RSA_PSS_2048_8192_SHA512),
+        "ES256" => Verification::Point(KeyKind::P256, &ECDSA_P256_SHA256_FIXED),
+        "ES384" => Verification::Point(KeyKind::P384, &ECDSA_P384_SHA384_FIXED),
+        "EdDSA" | "Ed25519" => Verification::Point(KeyKind::Ed25519, &ED25519),
         _ => return None,
     })
 }
 
-impl Way {
-    fn kind(&self) -> Kind {
+impl Verification {
+    fn kind(&self) -> KeyKind {
         match self {
-            Way::Rsa(_) => Kind::Rsa,
-            Way::Point(kind, _) => *kind,
+            Verification::Rsa(_) => KeyKind::Rsa,
+            Verification::Point(kind, _) => *kind,
         }
     }
 
-    fn verifies(&self, key: &Key, signed: &[u8], signature: &[u8]) -> bool {
+    fn verifies(&self, key: &VerificationKey, signed: &[u8], signature: &[u8]) -> bool {
         match self {
-            Way::Rsa(parameters) => {
+            Verification::Rsa(parameters) => {
                 let key = RsaPublicKeyComponents { n: &key.material, e: &key.exponent };
                 key.verify(parameters, signed, signature).is_ok()
             }
-            Way::Point(_, algorithm) => {
+            Verification::Point(_, algorithm) => {
                 UnparsedPublicKey::new(*algorithm, &key.material).verify(signed, signature).is_ok()
             }
         }
@@ -112,7 +115,7 @@ impl Way {
 }
 
 impl KeySet {
-    /// Reads a set. Keys that are of no use here are passed over (RFC 7517, section 5).
+    /// Parses a key set. Unusable keys are skipped (RFC 7517, section 5).
     ///
     /// # Errors
     /// See [`KeySetError`].
@@ -126,11 +129,13 @@ impl KeySet {
         if listed.len() > KEYS_MAX {
             return Err(KeySetError::TooMany);
         }
-        let keys: Vec<Key> = listed.iter().filter_map(|key| Key::read(key.as_object()?)).collect();
+        let keys: Vec<VerificationKey> =
+            listed.iter().filter_map(|key| VerificationKey::read(key.as_object()?)).collect();
         if keys.is_empty() { Err(KeySetError::NoneUsable) } else { Ok(KeySet(keys)) }
     }
 
-    /// Verifies a signature. With a key's name only keys of that name count, without one all that fit.
+    /// Verifies a signature with the keys that have this id, or with all suitable keys if `id` is
+    /// `None`.
     pub(super) fn verify(
         &self,
         algorithm: &str,
@@ -138,27 +143,31 @@ impl KeySet {
         signed: &[u8],
         signature: &[u8],
     ) -> Result<(), TokenError> {
-        let way = way(algorithm).ok_or(TokenError::Invalid)?;
-        let named = |key: &&Key| id.is_none_or(|id| key.id.as_deref() == Some(id));
+        let verification = verification(algorithm).ok_or(TokenError::Invalid)?;
+        let named = |key: &&VerificationKey| id.is_none_or(|id| key.id.as_deref() == Some(id));
         let mut fitting = self
             .0
             .iter()
             .filter(named)
-            .filter(|key| key.fits(&way, algorithm))
+            .filter(|key| key.fits(&verification, algorithm))
             .take(TRIES_MAX)
             .peekable();
-        // A name that is there and doesn't verify is no reason to look for newer keys.
+        // If a key with this id exists, a failed verification is no reason to read newer keys.
         let refusal = if id.is_some() && fitting.peek().is_some() {
             TokenError::Invalid
         } else {
             TokenError::UnknownKey
         };
-        if fitting.any(|key| way.verifies(key, signed, signature)) { Ok(()) } else { Err(refusal) }
+        if fitting.any(|key| verification.verifies(key, signed, signature)) {
+            Ok(())
+        } else {
+            Err(refusal)
+        }
     }
 }
 
-impl Key {
-    fn read(jwk: &Map<String, Value>) -> Option<Key> {
+impl VerificationKey {
+    fn read(jwk: &Map<String, Value>) -> Option<VerificationKey> {
         let text = |name| jwk.get(name).map(|value| value.as_str().map(str::to_owned));
         let bytes = |name| URL_SAFE_NO_PAD.decode(jwk.get(name)?.as_str()?).ok();
         if jwk.get("use").is_some_and(|purpose| purpose != "sig") {
@@ -171,7 +180,7 @@ impl Key {
         }
         let point = |length: usize| {
             let (x, y) = (bytes("x")?, bytes("y")?);
-            // Uncompressed (SEC 1, section 2.3.3).
+            // Uncompressed point (SEC 1, section 2.3.3).
             (x.len() == length && y.len() == length)
                 .then(|| [&[4], x.as_slice(), y.as_slice()].concat())
         };
@@ -183,24 +192,25 @@ impl Key {
                     };
                     let modulus =
                         stripped(bytes("n")?).filter(|modulus| modulus.len() >= RSA_BYTES_MIN)?;
-                    (Kind::Rsa, modulus, stripped(bytes("e")?)?)
+                    (KeyKind::Rsa, modulus, stripped(bytes("e")?)?)
                 }
-                ("EC", Some("P-256")) => (Kind::P256, point(32)?, Vec::new()),
-                ("EC", Some("P-384")) => (Kind::P384, point(48)?, Vec::new()),
+                ("EC", Some("P-256")) => (KeyKind::P256, point(32)?, Vec::new()),
+                ("EC", Some("P-384")) => (KeyKind::P384, point(48)?, Vec::new()),
                 ("OKP", Some("Ed25519")) => {
-                    (Kind::Ed25519, bytes("x").filter(|point| point.len() == 32)?, Vec::new())
+                    (KeyKind::Ed25519, bytes("x").filter(|point| point.len() == 32)?, Vec::new())
                 }
                 _ => return None,
             };
         let id = text("kid").map_or(Some(None), |id| id.map(Some))?;
         let algorithm = text("alg").map_or(Some(None), |name| name.map(Some))?;
-        Some(Key { id, algorithm, kind, material, exponent })
+        Some(VerificationKey { id, algorithm, kind, material, exponent })
     }
 
-    /// Whether it is of the algorithm's kind, and says of no other that it is for that one.
-    fn fits(&self, way: &Way, algorithm: &str) -> bool {
+    /// Returns whether the key has the algorithm's key type, and its `alg` doesn't name another
+    /// algorithm.
+    fn fits(&self, verification: &Verification, algorithm: &str) -> bool {
         let one = |name: &str| if name == "Ed25519" { "EdDSA".to_owned() } else { name.to_owned() };
-        self.kind == way.kind()
+        self.kind == verification.kind()
             && self.algorithm.as_deref().is_none_or(|own| one(own) == one(algorithm))
     }
 }

@@ -1,4 +1,4 @@
-//! Stories of tokens: which are believed, and which are not.
+//! Stories of tokens: accepted and refused ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use proptest::prelude::*;
@@ -20,7 +20,7 @@ fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// A pair of keys, as an issuer has them.
+/// A key pair of an issuer.
 enum Signer {
     Rsa(RsaKeyPair),
     Ec(EcdsaKeyPair, &'static str, usize),
@@ -46,7 +46,7 @@ fn ec(algorithm: &'static EcdsaSigningAlgorithm, curve: &'static str, length: us
 }
 
 impl Signer {
-    /// The public half, with more members.
+    /// Returns the public key as a JWK, with additional members.
     fn jwk(&self, more: Value) -> Value {
         let mut jwk = match self {
             Signer::Rsa(pair) => {
@@ -86,7 +86,7 @@ impl Signer {
         }
     }
 
-    /// A token with this header and these claims.
+    /// Returns a signed token with this header and these claims.
     fn token(&self, header: Value, claims: Value) -> String {
         let signed = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
         let algorithm = header["alg"].as_str().unwrap_or_default().to_owned();
@@ -145,7 +145,7 @@ fn what_proves_nothing_is_refused() {
     for name in ["none", "None", "NONE", "", "HS256", "HS384", "HS512", "RS1", "ES512", "rs256"] {
         let signed = format!("{}.{payload}", b64(json!({ "alg": name, "kid": "a" }).to_string()));
         assert_eq!(check(&format!("{signed}."), &keys), Err(TokenError::Invalid), "{name}");
-        // Signed with the public key as the secret, in each form that it has.
+        // Signed with the public key as the shared secret, in each encoding of the key.
         let jwk = RSA.jwk(json!({}));
         let modulus = URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap();
         for secret in [modulus, jwk.to_string().into_bytes()] {
@@ -169,7 +169,7 @@ fn what_proves_nothing_is_refused() {
 }
 
 #[test]
-fn what_a_key_says_of_itself_counts() {
+fn the_alg_and_use_of_a_key_count() {
     let token = RSA.token(json!({ "alg": "RS256" }), claims());
     for (more, fits) in [
         (json!({}), true),
@@ -189,7 +189,7 @@ fn what_a_key_says_of_itself_counts() {
 }
 
 #[test]
-fn a_name_selects_the_key_and_an_unknown_one_is_told_apart() {
+fn a_name_selects_the_key_and_an_unknown_one_is_reported() {
     let keys = set(&[
         P256.jwk(json!({ "kid": "a" })),
         ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32).jwk(json!({ "kid": "b" })),
@@ -216,7 +216,7 @@ fn a_name_selects_the_key_and_an_unknown_one_is_told_apart() {
 }
 
 #[test]
-fn what_a_token_says_is_judged() {
+fn the_claims_of_a_token_are_checked() {
     let keys = set(&[ED.jwk(json!({}))]);
     let (exp, number) = (json!(NOW_S), json!(u64::MAX));
     for (claims, expected) in [
@@ -312,7 +312,7 @@ fn the_scheme_may_stand_before_the_token_and_nothing_else() {
 }
 
 #[test]
-fn sets_that_are_of_no_use_are_told() {
+fn unusable_key_sets_are_reported() {
     let with = |keys: Value| KeySet::parse(json!({ "keys": keys }).to_string().as_bytes());
     assert_eq!(KeySet::parse(b"<html>"), Err(KeySetError::Malformed));
     assert_eq!(KeySet::parse(b"[]"), Err(KeySetError::Malformed));
@@ -325,7 +325,7 @@ fn sets_that_are_of_no_use_are_told() {
     assert_eq!(with(json!([short])), Err(KeySetError::NoneUsable));
     let padded = json!({ "kty": "EC", "crv": "P-256", "x": b64([1; 31]), "y": b64([1; 32]) });
     assert_eq!(with(json!([padded])), Err(KeySetError::NoneUsable));
-    // Some write the modulus with a zero before it.
+    // Some issuers write the modulus with a leading zero.
     let mut jwk = RSA.jwk(json!({}));
     jwk["n"] = json!(b64(
         [&[0][..], &URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap()].concat()
@@ -364,14 +364,14 @@ proptest! {
         let (signer, algorithm) = [(&*RSA, "PS256"), (&*P256, "ES256"), (&*P384, "ES384"), (&*ED, "EdDSA")][which];
         let token = signer.token(json!({ "alg": algorithm }), claims());
         prop_assert!(check(&token, &ALL).is_ok());
-        // A byte of the signature itself,
+        // Alter a byte of the signature,
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
         let at = place.index(signature.len());
         signature[at] ^= flip;
         let altered = format!("{signed}.{}", b64(&signature));
         prop_assert!(check(&altered, &ALL).is_err());
-        // and one of the text, whichever it is.
+        // and any byte of the token's text.
         let mut text = token.clone().into_bytes();
         let at = place.index(text.len());
         text[at] ^= flip;

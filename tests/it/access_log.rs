@@ -89,7 +89,7 @@ fn each_request_has_a_line_that_says_what_became_of_it_and_names_no_secret() {
             "{line}"
         );
     }
-    assert_eq!(gateway.metric("onceward_access_log_lines_total{result=\"told\"}"), 6.0);
+    assert_eq!(gateway.metric("onceward_access_log_lines_total{result=\"exported\"}"), 6.0);
 
     // Who leaves, and who is waited for.
     let client = Streams::open(gateway.port);
@@ -217,7 +217,7 @@ fn a_named_pipe_is_written_to_while_it_is_read_and_holds_neither_start_nor_reloa
     let mut without = Gateway::spawn(upstream.port, &store, &settings("json", &pipe), ROUTES);
     until("it to give up", || without.has_ended().is_some());
     assert_eq!(without.wait().code(), Some(1));
-    let said = "it is a named pipe that nobody reads: start its reader first";
+    let said = "it is a named pipe without a reader: start its reader first";
     until("the reason", || {
         without.logs().contains(&format!("can't open the access log {}: {said}", pipe.display()))
     });

@@ -144,7 +144,7 @@ fn without_scripts_an_operation_is_found_by_its_key_and_released() {
     browser.fill("#key", "canary-key");
     browser.fill("[id='scope-x-shop']", "shop-8");
     browser.click("#by-key button");
-    browser.shows(".notice.bad", "nothing lies under this key");
+    browser.shows(".notice.bad", "no operation is stored under this key");
     assert_eq!(browser.path(), "/operations/lookup", "no key in the address");
     browser.click("#by-key summary");
     browser.fill("#key", "canary-key");
@@ -170,10 +170,10 @@ fn the_page_follows_what_happens_and_says_when_it_can_not() {
     browser.shows("#live", "None.");
     let operation = lose(&gateway, "k");
     browser.shows("#live", &operation);
-    browser.shows("#said", "1 uncertain outcome");
+    browser.shows("#announcement", "1 uncertain outcome");
     nothing_is_wrong(&browser);
     gateway.kill();
-    browser.shows("#stale", "no longer live");
+    browser.shows("#stale", "no longer updated");
     browser.shows("#live", &operation);
 }
 
@@ -228,10 +228,9 @@ fn whoever_uses_a_keyboard_stays_where_they_are_while_the_page_follows() {
     for (path, words) in [
         (
             "/",
-            ["waiting for a decision", "The same as a table", "All operations, and search"]
-                .as_slice(),
+            ["waiting for a decision", "Show as a table", "All operations, and search"].as_slice(),
         ),
-        ("/operations", &["Further operations"]),
+        ("/operations", &["Next page"]),
     ] {
         browser.open(path);
         browser.shows("#live table.cards", "op_");

@@ -17,7 +17,7 @@ use onceward::gate::{BoxError, Gate, Payload, Settings, sweep};
 use onceward::layer::{LayerSettings, OncewardLayer};
 use onceward::refusal::RefusalRenderer;
 use onceward::route::Route;
-use onceward::store::redis::{Ack, Options, Place, Redis};
+use onceward::store::redis::{Endpoint, Redis, RedisAck, RedisOptions};
 use onceward::telemetry::Meter;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -94,13 +94,13 @@ impl World {
             .unwrap();
         let _inside = runtime.enter();
         let (clock, wall) = Clock::manual(boot_ms, unix_ms);
-        let options = Options {
-            place: Place::Server(self.redis.url()),
+        let options = RedisOptions {
+            endpoint: Endpoint::Server(self.redis.url()),
             timeout: Duration::from_secs(5),
             ca_file: None,
             client: None,
-            ack: Ack::Memory,
-            quiet: Duration::ZERO,
+            ack: RedisAck::Memory,
+            loss_pause: Duration::ZERO,
             breakers: Default::default(),
             namespace: "onceward".into(),
             features: Default::default(),

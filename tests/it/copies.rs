@@ -10,7 +10,7 @@ use onceward::record::{
     Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version,
 };
 use onceward::store::Records;
-use onceward::store::embedded::{Embedded, Options};
+use onceward::store::embedded::{Embedded, EmbeddedOptions};
 
 use crate::admin::cli;
 use crate::harness::{Gateway, ROUTES, RedisServer, Request, Upstream, until};
@@ -73,7 +73,7 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
 
     let (code, said) = copy(&file("first"), &namespaced);
     assert!(
-        code == 0 && said.contains("all compared") && said.contains("links were made anew"),
+        code == 0 && said.contains("all compared") && said.contains("links were recomputed"),
         "{said}"
     );
     assert_eq!(
@@ -107,7 +107,7 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
     end(gateway);
     // A back-up of one Redis in another keeps the log as it is, and is refused where something is.
     let (code, said) = copy(&namespaced, &redis.url());
-    assert!(code == 0 && !said.contains("links were made anew"), "{said}");
+    assert!(code == 0 && !said.contains("links were recomputed"), "{said}");
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, &routes());
     replayed(&gateway, &answers);
     assert_eq!(verify(&gateway), 0);
@@ -136,7 +136,8 @@ fn add_records(dir: &Path, count: u64) {
         let clock = onceward::clock::Clock::system();
         let unix_ms = clock.unix_ms();
         let store = Arc::new(
-            Embedded::open(dir, Options::new(Arc::new(move || clock.boot_ms()), unix_ms)).unwrap(),
+            Embedded::open(dir, EmbeddedOptions::new(Arc::new(move || clock.boot_ms()), unix_ms))
+                .unwrap(),
         );
         let writes = (0..count).map(|n| {
             let store = store.clone();
@@ -215,7 +216,7 @@ fn a_copy_that_is_killed_in_the_middle_keeps_gateways_away_and_goes_on() {
     let (code, said) = copy(&file, &redis.url());
     assert!(
         code == 0
-            && said.contains("carrying on an interrupted copy")
+            && said.contains("continuing an interrupted copy")
             && said.contains("copying records"),
         "{said}"
     );

@@ -197,6 +197,29 @@ fn the_binary_that_is_copied_is_one_of_the_manifest() {
 }
 
 #[test]
+fn the_binary_is_built_with_the_optimised_profile() {
+    let build = all("RUN").into_iter().find(|run| run.rest.contains("cargo build"));
+    let build = build.expect("a build").rest;
+    assert!(build.contains("--profile dist "), "{build}");
+    assert!(build.contains(" target/dist/onceward "), "{build}");
+    let profiles = &manifest()["profile"];
+    let dist = &profiles["dist"];
+    assert_eq!(dist["opt-level"].as_integer(), Some(3));
+    assert_eq!(dist["lto"].as_str(), Some("fat"));
+    // What is measured is what is shipped.
+    assert_eq!(profiles["bench"]["inherits"].as_str(), Some("dist"));
+
+    // Inheriting from `release` takes over the levels that it lowers for single packages.
+    let raised = |name: &str| {
+        let package = dist["package"].get(name);
+        package.is_some_and(|package| package["opt-level"].as_integer() == Some(3))
+    };
+    for name in profiles["release"]["package"].as_table().unwrap().keys() {
+        assert!(raised(name), "[profile.dist.package.{name}] does not optimise");
+    }
+}
+
+#[test]
 fn the_ports_are_those_that_the_gateway_listens_on() {
     let environment = environment();
     let port = |name: &str, default: &str| {

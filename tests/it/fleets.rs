@@ -186,5 +186,5 @@ fn a_server_that_may_lose_records_is_reported_and_under_strict_refused() {
     let gateway = Gateway::on(9, &redis.url(), strict, ROUTE);
     assert!(gateway.is_ready());
     let (code, said) = doctor(&format!("redis://127.0.0.1:{}", free_port()));
-    assert!(code == 1 && said.contains("can't be asked"), "{said}");
+    assert!(code == 1 && said.contains("can't be inspected"), "{said}");
 }

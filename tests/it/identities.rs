@@ -145,7 +145,7 @@ fn a_path_that_joins_or_leaves_the_identity_is_a_change() {
         "of the key and the path, scope by x-account, and made it of the key, scope by x-account",
     );
     stop(starts(upstream.port, &store, "", &by_path, true));
-    is_refused(&store, "", &usual, "made it of the key and the path, scope by x-account");
+    is_refused(&store, "", &usual, "before by the key and the path, scope by x-account");
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn the_doctor_tells_whether_a_configuration_fits() {
     assert!(code == 0 && said.contains("ok    the store keeps no identities yet"), "{said}");
     stop(starts(upstream.port, &store, "", &usual, false));
     let (code, said) = doctor(&usual);
-    assert!(code == 0 && said.contains("ok    the store keeps the identities"), "{said}");
+    assert!(code == 0 && said.contains("ok    the store's identities agree"), "{said}");
     let (code, said) = doctor(&route("payouts", "X-Account"));
     assert!(
         code == 1 && said.contains("WARN  route \"payments\" is not configured any more"),

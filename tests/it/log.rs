@@ -267,7 +267,7 @@ fn a_tail_says_that_what_the_log_no_longer_keeps_is_left_out() {
         tail.lines().len() == 2 && !tail.said().is_empty()
     });
     assert!(
-        tail.said().len() == 1 && tail.said()[0].contains("is no longer kept by the event log"),
+        tail.said().len() == 1 && tail.said()[0].contains("no longer in the event log"),
         "{:?}",
         tail.said()
     );

@@ -129,7 +129,7 @@ fn what_is_logged_is_changed_while_the_process_runs_by_who_may() {
     assert!(code == 0 && said.contains("onceward::layer=info"), "{said}");
     assert_eq!(refused.send(gateway.port).problem(), "key-invalid");
     until("the next refusal to be logged", || gateway.logs().contains("refused"));
-    gateway.logged("what is logged was changed");
+    gateway.logged("log filter changed");
     let logs = gateway.logs();
     assert!(logs.contains("operator=\"on-call\""), "{logs}");
     assert!(!logs.contains("serving"), "{logs}");
@@ -162,7 +162,7 @@ fn a_log_that_nobody_reads_holds_neither_requests_nor_health_nor_the_end() {
         assert_eq!(Request::pay(&format!("k{n}"), "{}").send(gateway.port).status, 201);
     }
     assert_eq!(gateway.ask("GET", "/healthz").status, 200);
-    assert_eq!(gateway.metric("onceward_log_lines_total{result=\"told\"}"), 0.0);
+    assert_eq!(gateway.metric("onceward_log_lines_total{result=\"exported\"}"), 0.0);
     gateway.signal("TERM");
     until("the end", || gateway.has_ended().is_some());
     assert!(gateway.wait().success());
@@ -176,7 +176,7 @@ fn a_log_that_nobody_reads_holds_neither_requests_nor_health_nor_the_end() {
         text
     });
     until("the log to be read", || {
-        gateway.metric("onceward_log_lines_total{result=\"told\"}") > 0.0
+        gateway.metric("onceward_log_lines_total{result=\"exported\"}") > 0.0
     });
     gateway.signal("TERM");
     assert!(gateway.wait().success());

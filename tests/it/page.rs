@@ -128,7 +128,7 @@ fn a_form_on_what_has_moved_changes_nothing_and_shows_what_it_is_now() {
         form.request(&gateway, &path, "status=500&reason=%22%3E%3Cimg%3E").send(gateway.admin);
     assert_eq!(late.status, 412);
     let text = late.text();
-    assert!(text.contains("Nothing was done") && text.contains("It is completed now"), "{text}");
+    assert!(text.contains("Nothing was changed") && text.contains("It is completed now"), "{text}");
     assert!(!text.contains("<img>"), "what was typed is text");
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
     for (rest, status) in
@@ -285,7 +285,7 @@ fn an_operation_that_the_store_can_not_tell_of_is_not_called_gone() {
     assert_eq!(unknown.status, 503, "{}", unknown.text());
     for text in [unknown.text(), overview.text()] {
         assert!(
-            !text.contains("its key is new") && !text.contains("the write may have happened"),
+            !text.contains("the key is free") && !text.contains("the write may have happened"),
             "{text}"
         );
         assert!(text.contains("the store does not answer"), "{text}");
@@ -304,7 +304,7 @@ fn a_key_that_a_tombstone_bars_is_not_called_new() {
     until("the result to be gone", || Request::pay("k", "{}").send(gateway.port).status == 409);
     let text = told(&gateway, &operation).text();
     assert!(
-        text.contains("a tombstone bars its key") && !text.contains("its key is new"),
+        text.contains("A tombstone blocks the key") && !text.contains("the key is free"),
         "{text}"
     );
 }
@@ -316,7 +316,7 @@ fn what_was_uncertain_before_the_log_was_on_waits_on_the_overview_too() {
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
     let text = page(&gateway, "/", None).text();
     assert!(
-        text.contains("waiting for a decision") && !text.contains("nothing waits for you"),
+        text.contains("waiting for a decision") && !text.contains("nothing to decide"),
         "{text}"
     );
 }
@@ -425,6 +425,9 @@ fn what_was_let_run_is_not_shown_as_if_nobody_had_decided() {
         "{queue}"
     );
     let own = shown(&path);
-    assert!(own.contains("It was decided that the next duplicate runs"), "{own}");
-    assert!(!own.contains("nothing runs.") && !own.contains(&format!("{path}/retry")), "{own}");
+    assert!(own.contains("An operator has decided that the next duplicate runs"), "{own}");
+    assert!(
+        !own.contains("nothing runs while it is held") && !own.contains(&format!("{path}/retry")),
+        "{own}"
+    );
 }

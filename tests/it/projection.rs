@@ -68,7 +68,7 @@ fn a_projector_of_its_own_keeps_the_file_and_the_gateway_tells_how_old_it_is() {
     let (code, text) = by_cli(&gateway, &["status"]);
     assert_eq!(
         (code, text.trim(), known(&gateway)),
-        (0, "0 entries of the event log; nobody knows yet until when.", 0)
+        (0, "0 entries of the event log; it is not known yet until when they are complete.", 0)
     );
 
     let projector = Projector::start(&gateway, &redis);
@@ -94,7 +94,7 @@ fn a_projector_of_its_own_keeps_the_file_and_the_gateway_tells_how_old_it_is() {
     });
     let rebuilt = by_cli(&gateway, &["rebuild"]);
     assert!(
-        rebuilt.0 == 0 && rebuilt.1.starts_with("Built anew of 4 entries of the event log in "),
+        rebuilt.0 == 0 && rebuilt.1.starts_with("Rebuilt from 4 entries of the event log in "),
         "{rebuilt:?}"
     );
     assert_eq!(known(&gateway), 2);
@@ -119,9 +119,9 @@ fn a_read_model_that_is_built_anew_says_what_it_said_before() {
     assert_eq!(told["entries"], 40);
 
     let (code, text) = by_cli(&gateway, &["rebuild"]);
-    assert!(code == 0 && text.starts_with("Built anew of 40 entries"), "{text}");
+    assert!(code == 0 && text.starts_with("Rebuilt from 40 entries"), "{text}");
     assert_eq!((listed(), hour()), (before, [20, 20]));
-    gateway.logged("the read model was emptied by hand");
+    gateway.logged("read model emptied by an operator");
     let (code, text) = by_cli(&gateway, &["status", "--json"]);
     let told: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &told["entries"]), (0, &40.into()));
@@ -148,7 +148,7 @@ fn who_may_only_read_can_not_empty_it_and_where_there_is_none_it_is_said() {
         Gateway::with(upstream.port, &format!("{LOG}[read_model]\nenabled = false\n"), ROUTES);
     assert_eq!(without.ask("GET", "/v1/projection").problem(), "read-model-off");
     let (code, text) = by_cli(&without, &["rebuild"]);
-    assert!(code == 1 && text.contains("leave it so under [read_model]"), "{text}");
+    assert!(code == 1 && text.contains("keep it so under [read_model]"), "{text}");
 }
 
 #[test]

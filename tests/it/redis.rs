@@ -166,7 +166,7 @@ fn a_server_that_takes_calls_and_does_not_answer_costs_a_few_their_timeout_and_t
         assert_eq!(refused.join().unwrap().problem(), "store-unavailable");
     }
     until("the breaker to open", || {
-        gateway.metric("onceward_store_breaker_turns_total{to=\"open\"}") >= 1.0
+        gateway.metric("onceward_store_breaker_transitions_total{to=\"open\"}") >= 1.0
     });
     let quick = |n: usize, path: &str| {
         #[allow(clippy::disallowed_methods)]

@@ -60,7 +60,7 @@ fn a_new_route_works_after_sighup_on_connections_that_were_there() {
         (4, 1),
         "the connection to the upstream stays too"
     );
-    gateway.logged("the configuration was read again and is in force");
+    gateway.logged("configuration reloaded");
 }
 
 #[test]

@@ -95,7 +95,9 @@ fn a_report_tells_by_client_what_enforcing_would_have_replayed_and_refused() {
         "{text}"
     );
     assert!(
-        text.contains("In all 4 would have got the stored answer, and 2 would have been refused."),
+        text.contains(
+            "In total 4 would have got the stored response, and 2 would have been refused."
+        ),
         "{text}"
     );
     assert!(!text.contains("alice") && !text.contains("bob"), "clients are told by a hash: {text}");

@@ -245,7 +245,7 @@ fn duplicates_are_counted_and_told_with_where_they_differed_and_never_with_what_
     let page = gateway.ask("GET", &format!("/operations/{operation}")).text();
     assert!(
         page.contains("<code>/amount</code>")
-            && page.contains("got the stored answer 201, 3 times"),
+            && page.contains("got the stored response 201, 3 times"),
         "{page}"
     );
     assert_eq!(gateway.metric("onceward_observations_lost_total"), 0.0);

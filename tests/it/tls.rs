@@ -282,7 +282,7 @@ fn a_renewed_certificate_is_used_and_a_broken_one_is_not() {
     let pay = Request::pay("k", "{}");
     assert!(by_tls(gateway.port, &old.client(&[], None), &pay).is_ok());
     std::fs::write(dir.path().join("cert.pem"), "half a certif").unwrap();
-    until("the change to be seen", || gateway.logs().contains("the old one stays"));
+    until("the change to be seen", || gateway.logs().contains("the current one stays in use"));
     assert!(by_tls(gateway.port, &old.client(&[], None), &pay).is_ok());
     new.write(HERE, dir.path());
     until("the new certificate to be shown", || {

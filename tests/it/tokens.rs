@@ -184,7 +184,7 @@ fn keys_in_a_file_are_read_again_and_a_broken_file_is_not_believed() {
     let (old, dir, gateway) = believing(&upstream, "");
     let new = Issuer::new("b");
     publish(dir.path(), "{\"keys\": [");
-    until("the change to be seen", || gateway.logs().contains("those that are known stay in use"));
+    until("the change to be seen", || gateway.logs().contains("the current keys stay in use"));
     assert_eq!(pay("k", &old.token("shop-1", 60)).send(gateway.port).status, 201);
     publish(dir.path(), &Issuer::jwks(&[&new]));
     until("the new key to be known", || {
@@ -253,10 +253,7 @@ fn keys_come_by_tls_from_whom_the_authority_vouches_for() {
         |gateway: &Gateway| pay("k", &issuer.token("shop-1", 60)).send(gateway.port).status == 201;
     assert_eq!(send(&Upstream::with_tls(authority.server("127.0.0.1", &["http/1.1"])), &pays), 201);
     let stranger = Upstream::with_tls(Authority::new().server("127.0.0.1", &["http/1.1"]));
-    assert_eq!(
-        send(&stranger, &|gateway| gateway.logs().contains("the keys of tokens can't be read")),
-        503
-    );
+    assert_eq!(send(&stranger, &|gateway| gateway.logs().contains("token keys not read")), 503);
 }
 
 #[test]
@@ -265,7 +262,7 @@ fn a_file_that_says_nothing_of_use_ends_the_start() {
     let empty = publish(dir.path(), "{\"keys\":[]}");
     for (file, told) in [
         ("/nowhere/jwks.json", "can't read /nowhere/jwks.json"),
-        (empty.as_str(), "no key that tokens can be verified with"),
+        (empty.as_str(), "no key that can verify tokens"),
     ] {
         let routes = format!(
             "[[routes]]\npath = \"/v1/payments\"\nscope = {{ jwt = {{ jwks = {file:?} }} }}"

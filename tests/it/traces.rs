@@ -104,13 +104,13 @@ fn a_request_is_a_tree_of_spans_in_the_clients_trace_and_its_replay_has_a_link_t
         );
     }
     until("the spans to be counted", || {
-        gateway.metric("onceward_trace_spans_total{result=\"told\"}") >= 6.0
+        gateway.metric("onceward_trace_spans_total{result=\"exported\"}") >= 6.0
     });
     assert_eq!(upstream.executed(), 1);
 }
 
 #[test]
-fn traces_begin_here_where_clients_begin_none_and_are_told_as_far_as_they_are_sampled() {
+fn traces_begin_here_where_clients_begin_none_and_are_exported_as_far_as_they_are_sampled() {
     let (upstream, collector) = (Upstream::start(), Upstream::start());
     let mut gateway = Gateway::with(upstream.port, &settings(collector.port, ""), ROUTES);
     let unsampled = format!("00-{TRACE}-{CLIENT_SPAN}-00");
@@ -156,7 +156,7 @@ fn traces_begin_here_where_clients_begin_none_and_are_told_as_far_as_they_are_sa
 }
 
 #[test]
-fn nobody_is_told_where_nothing_is_sampled() {
+fn nothing_is_exported_where_nothing_is_sampled() {
     let (upstream, collector) = (Upstream::start(), Upstream::start());
     let mut gateway =
         Gateway::with(upstream.port, &settings(collector.port, "sample_ratio = 0"), ROUTES);
@@ -179,6 +179,6 @@ fn a_collector_that_is_not_there_costs_spans_and_no_request() {
     until("the spans to be counted", || {
         gateway.metric("onceward_trace_spans_total{result=\"dropped\"}") >= 8.0
     });
-    until("the reason", || gateway.logs().contains("the collector of traces takes no spans"));
+    until("the reason", || gateway.logs().contains("the trace collector accepts no spans"));
     assert_eq!(upstream.executed(), 2);
 }

@@ -285,7 +285,7 @@ fn an_upstream_that_asks_for_a_certificate_gets_the_configured_one_and_a_reload_
     std::fs::write(dir.path().join("key.pem"), "no key").unwrap();
     gateway.signal("HUP");
     until("the reload to be refused", || reloads("refused") == 1.0);
-    gateway.logged("it has no private key in PEM");
+    gateway.logged("the file has no private key in PEM");
     assert!(pay("still-known") == 201 && named_pay("still-known") == 201);
 }
 
@@ -317,8 +317,8 @@ fn a_check_names_certificates_that_are_missing_or_do_not_fit() {
     for (cert, key, expected) in [
         ("none.pem", "key.pem", "upstream.cert: can't read"),
         ("cert.pem", "none.pem", "upstream.key: can't read"),
-        ("key.pem", "key.pem", "it has no certificate in PEM"),
-        ("cert.pem", "cert.pem", "it has no private key in PEM"),
+        ("key.pem", "key.pem", "the file has no certificate in PEM"),
+        ("cert.pem", "cert.pem", "the file has no private key in PEM"),
         ("other.pem", "key.pem", "upstream.cert: the certificate in"),
     ] {
         let (code, text) = showing(cert, key);

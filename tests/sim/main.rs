@@ -1,6 +1,7 @@
 //! Seeded simulations of the whole: thousands of stories, each of which a number tells again.
 //!
-//! `cargo run --release --example simulate -- --seeds 1000000` runs more of them, and `--seed N` tells one.
+//! `cargo run --profile dist --example simulate -- --seeds 1000000` runs more of them, and `--seed N`
+//! prints one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,5 +1,5 @@
-//! What an operator can do about an operation, each with what it does: asked of the rules themselves, so that the page offers
-//! nothing that would be refused.
+//! The decisions that an operator can make about an operation, each with its effect. The rules of
+//! the engine decide which are offered, so that the page offers nothing that would be refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::engine::{Decision, DecisionDenied, Policy, decide};
 use crate::event::REASON_BYTES_MAX;
 use crate::record::{Fence, Held, Reply, ReplyBody, State};
 
-/// A decision that a page can send.
+/// A decision that a form of the page can send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Resolve,
@@ -23,9 +23,9 @@ pub(super) enum Action {
     Expire,
 }
 
-/// What was typed into a form that was not taken, so that nobody types it twice.
+/// The values of a form that was refused, so that nobody has to type them again.
 #[derive(Debug, Default)]
-pub(super) struct Typed {
+pub(super) struct EnteredForm {
     pub status: String,
     pub media_type: String,
     pub body: String,
@@ -36,7 +36,7 @@ impl Action {
     pub(super) const ALL: [Action; 4] =
         [Action::Resolve, Action::Retry, Action::Release, Action::Expire];
 
-    /// Its segment of the path.
+    /// Returns the action's segment of the path.
     pub(super) fn segment(self) -> &'static str {
         match self {
             Action::Resolve => "resolve",
@@ -59,29 +59,29 @@ impl Action {
         }
     }
 
-    /// What was done, once it was.
+    /// Returns the text that is shown after the action was applied.
     pub(super) fn done(self) -> &'static str {
         match self {
-            Action::Resolve => "Resolved: duplicates now get the answer that you stated.",
-            Action::Retry => "Decided: the next duplicate runs, and nothing else does.",
+            Action::Resolve => "Resolved: duplicates now get the response that you entered.",
+            Action::Retry => "Decided: only the next duplicate runs.",
             Action::Release => "Released: the key is free, and the next request under it runs.",
             Action::Expire => "Expired: the result is gone, and its duplicates are refused.",
         }
     }
 
-    fn explained(self) -> &'static str {
+    fn explanation(self) -> &'static str {
         match self {
             Action::Resolve => {
-                "You looked it up: it was executed. Nothing is sent; duplicates get the answer that you state here, for as long as a result is kept."
+                "Use it if you found that the operation was executed. Nothing is sent; duplicates get the response that you enter here until its retention ends."
             }
             Action::Retry => {
-                "You looked it up: it was not executed. The same request by the same caller is sent when it comes again; any other is refused."
+                "Use it if you found that the operation was not executed. The same request by the same caller is sent when it comes again; any other is refused."
             }
             Action::Release => {
-                "You looked it up: it was not executed, and this request is not wanted any more. The key is free for any request."
+                "Use it if you found that the operation was not executed and the request is no longer wanted. The key is free for any request."
             }
             Action::Expire => {
-                "The stored answer is thrown away before its time. Duplicates get 409 and never run until the key would have been new again."
+                "Deletes the stored response before the end of its retention. Duplicates get 409 and never run until the key would have been new again."
             }
         }
     }
@@ -101,7 +101,8 @@ impl Action {
     }
 }
 
-/// What can be done now, and what once some time is over. The rest is not for an operation in this state.
+/// Returns the actions for the operation's state, each with the time until it is possible (`None`:
+/// now).
 pub(super) fn possible(held: &Held, policy: &Policy) -> Vec<(Action, Option<Duration>)> {
     let judge = |action: Action| match decide(held, action.decision(), Fence(0), policy) {
         Ok(_) => Some((action, None)),
@@ -110,17 +111,17 @@ pub(super) fn possible(held: &Held, policy: &Policy) -> Vec<(Action, Option<Dura
             DecisionDenied::InFlight | DecisionDenied::Settled(_) | DecisionDenied::NoResult(_),
         ) => None,
     };
-    // What is decided already is no choice.
+    // An operator has already decided this.
     let open = |action: &Action| *action != Action::Retry || !is_let_run(held);
     Action::ALL.into_iter().filter(open).filter_map(judge).collect()
 }
 
-/// Whether somebody has decided that the next duplicate runs, and none has come yet.
+/// Returns whether an operator has decided that the next duplicate runs, and none has come yet.
 fn is_let_run(held: &Held) -> bool {
     matches!(held.record.state, State::Uncertain { retry: Some(_), .. })
 }
 
-/// What can be done, in a few words.
+/// Returns the possible actions as a short text.
 pub(super) fn in_words(held: &Held, policy: &Policy) -> String {
     let possible = possible(held, policy);
     let wait = possible.iter().find_map(|(_, wait)| *wait);
@@ -132,13 +133,13 @@ pub(super) fn in_words(held: &Held, policy: &Policy) -> String {
     }
 }
 
-/// The forms. `tried` is one that was not taken.
+/// Returns the forms of all possible actions. `tried` is a form that was refused.
 pub(super) fn forms(
     visitor: &Visitor,
     reference: &str,
     held: &Held,
     policy: &Policy,
-    tried: Option<(Action, &Typed)>,
+    tried: Option<(Action, &EnteredForm)>,
 ) -> Markup {
     let possible = possible(held, policy);
     html! {
@@ -147,12 +148,12 @@ pub(super) fn forms(
             @if possible.is_empty() {
                 p.dim { (nothing(held)) }
             } @else if !visitor.may_operate {
-                p.dim { "Your token may look, not change anything. Somebody with the role " code { "operate" } " can: " (in_words(held, policy)) "." }
+                p.dim { "Your token may read, but not change anything. An operator with the role " code { "operate" } " can: " (in_words(held, policy)) "." }
             } @else {
                 @if is_let_run(held) {
-                    p { "It was decided that the next duplicate runs. Until one comes, that can be changed." }
+                    p { "An operator has decided that the next duplicate runs. Until it comes, the decision can be changed." }
                 } @else if matches!(held.record.state, State::Uncertain { .. }) {
-                    p { "Look the payment up at the upstream first. Whoever can't tell what happened leaves it as it is: held is safe, nothing runs." }
+                    p { "First look up the payment at the upstream. If you can't find out what happened, leave the operation as it is: nothing runs while it is held." }
                 }
                 @for (action, wait) in &possible {
                     (form(visitor, reference, held, *action, *wait, tried.and_then(|(of, typed)| (of == *action).then_some(typed))))
@@ -165,12 +166,12 @@ pub(super) fn forms(
 fn nothing(held: &Held) -> &'static str {
     match held.record.state {
         State::InFlight { .. } => {
-            "Nothing, while it is in flight: it settles by itself, or becomes uncertain when its lease ends."
+            "Nothing while the operation is in flight: it settles by itself, or becomes uncertain when its lease ends."
         }
         State::Released => {
-            "Nothing is owed: the attempt did nothing, and the next request under this key runs."
+            "Nothing: the attempt was not executed, and the next request under this key runs."
         }
-        _ => "Nothing: its result is gone, and its duplicates are refused.",
+        _ => "Nothing: the result is gone, and duplicates are refused.",
     }
 }
 
@@ -180,7 +181,7 @@ fn form(
     held: &Held,
     action: Action,
     wait: Option<Duration>,
-    typed: Option<&Typed>,
+    typed: Option<&EnteredForm>,
 ) -> Markup {
     let id = action.segment();
     let reason = format!("{id}-reason");
@@ -189,23 +190,23 @@ fn form(
             summary {
                 strong { (action.title()) }
                 @if let Some(wait) = wait { span.state { "in " (wait.as_secs() + 1) " s" } }
-                span.dim { (action.explained()) }
+                span.dim { (action.explanation()) }
             }
             @if let Some(wait) = wait {
                 p.hint {
-                    "Possible in " (wait.as_secs() + 1) " s: until then the lost request may still sit in a queue, and would run beside the new one. "
+                    "Possible in " (wait.as_secs() + 1) " s. Until then the lost request may still wait in a queue, and would run beside the new one. "
                     "A look-up made before then proves nothing either."
                 }
             } @else {
                 form method="post" action=(format!("/operations/{reference}/{id}")) {
                     (proof(visitor))
                     input type="hidden" name="version" value=(held.record.version.0);
-                    @if action == Action::Resolve { (answer(typed)) }
+                    @if action == Action::Resolve { (reply_fields(typed)) }
                     div.field {
                         label for=(reason) { "Reason" }
                         input id=(reason) name="reason" required maxlength=(REASON_BYTES_MAX) autocomplete="off"
                             value=(typed.map_or("", |typed| &typed.reason)) aria-describedby=(format!("{reason}-hint"));
-                        p.hint id=(format!("{reason}-hint")) { "Where you saw it, or the ticket. It is kept with your name in the event log." }
+                        p.hint id=(format!("{reason}-hint")) { "Where you looked, or the ticket. It is stored with your name in the event log." }
                     }
                     button type="submit" { (action.title()) }
                 }
@@ -214,9 +215,9 @@ fn form(
     }
 }
 
-/// The answer that duplicates are to get.
-fn answer(typed: Option<&Typed>) -> Markup {
-    let typed = |pick: fn(&Typed) -> &String, usual: &'static str| {
+/// Returns the fields of the response that duplicates will get.
+fn reply_fields(typed: Option<&EnteredForm>) -> Markup {
+    let typed = |pick: fn(&EnteredForm) -> &String, usual: &'static str| {
         typed.map_or(usual.to_owned(), |typed| pick(typed).clone())
     };
     html! {

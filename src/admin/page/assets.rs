@@ -1,6 +1,7 @@
-//! The files of the page: part of the binary, served under names that change with their content.
+//! The static files of the page: part of the binary, served under names that change with their
+//! content.
 //!
-//! [htmx](https://htmx.org) 2.0.11 lies beside them as it was published, with its licence.
+//! [htmx](https://htmx.org) 2.0.11 is stored with them as it was published, with its licence.
 
 use std::sync::LazyLock;
 
@@ -12,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::admin::problem::AdminRefusal;
 use crate::hex;
 
-/// A file that browsers may keep for ever.
+/// A file that browsers may cache forever.
 pub(super) struct Asset {
     stem: &'static str,
     extension: &'static str,
@@ -44,7 +45,7 @@ impl Asset {
         format!("{}.{hash}.{}", self.stem, self.extension)
     }
 
-    /// Where it is.
+    /// Returns the file's path.
     pub(super) fn path(&self) -> String {
         format!("/assets/{}", *self.name)
     }

@@ -1,22 +1,23 @@
-//! The traffic of the last hour as an SVG of bars, with the same in words and in a table for who can't see it.
+//! The traffic of the last hour: an SVG bar chart, with a text and a table for people who can't see
+//! it.
 
 use maud::{Markup, html};
 
 use super::layout::number;
 use crate::admin::view::MinuteView;
 
-/// The drawing's size, in its own units; it is as wide as the page lets it be.
+/// The size of the drawing, in its own units. It is scaled to the width of the page.
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 170.0;
-/// Room for the numbers on the left, the times below, and the upper half of the topmost number: also for those of a narrow screen,
-/// where they are drawn three times as large.
+/// Space for the numbers on the left, the times below, and the upper half of the topmost number;
+/// wide enough for a narrow screen, where the text is three times as large.
 const LEFT: f64 = 66.0;
 const BELOW: f64 = 34.0;
 const ABOVE: f64 = 20.0;
-/// Lines across, the one at the bottom not counted.
+/// Horizontal grid lines, without the one at the bottom.
 const LINES: u64 = 2;
 
-/// What a minute's bar is made of, from the bottom up.
+/// The parts of a minute's bar, from the bottom up.
 struct Bar<'m> {
     start: &'m str,
     executed: u64,
@@ -45,7 +46,7 @@ impl<'m> Bar<'m> {
     }
 }
 
-/// Draws the minutes.
+/// Renders the chart of these minutes.
 pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
     let bars: Vec<Bar<'_>> = minutes.iter().map(Bar::of).collect();
     let top = ceiling(bars.iter().map(Bar::height).max().unwrap_or_default());
@@ -58,7 +59,7 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
             title #chart-title { "Requests with a key, by minute" }
             desc #chart-words {
                 "In the last hour " (number(executed)) " requests were executed, " (number(prevented)) " duplicates were answered without the "
-                "upstream, and " (number(other)) " ended uncertain or were refused."
+                "upstream, and " (number(other)) " became uncertain or were refused."
             }
             @for line in 0..=LINES {
                 @let y = HEIGHT - BELOW - (HEIGHT - BELOW) * line as f64 / LINES as f64;
@@ -77,10 +78,10 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
             li { span.key.lost {} "uncertain or refused " (number(other)) }
         }
         details {
-            summary #as-table { "The same as a table" }
+            summary #as-table { "Show as a table" }
             div.scroll tabindex="0" role="region" aria-label="Requests by minute" {
                 table {
-                    caption { "Requests with a key, by minute, the newest first; minutes without any are left out" }
+                    caption { "Requests with a key, by minute, newest first; minutes without requests are omitted" }
                     thead { tr { th scope="col" { "Minute" } th.num scope="col" { "Executed" } th.num scope="col" { "Duplicates prevented" } th.num scope="col" { "Uncertain or refused" } } }
                     tbody {
                         @for bar in bars.iter().rev().filter(|bar| bar.height() > 0) {
@@ -94,11 +95,11 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
 }
 
 fn column(bar: &Bar<'_>, x: f64, step: f64, scale: f64) -> Markup {
-    /// Something that happened once in a minute of thousands is seen as well.
-    const SEEN: f64 = 1.5;
+    /// Smallest height, so that a single event in a minute of thousands is visible.
+    const HEIGHT_MIN: f64 = 1.5;
     let mut y = HEIGHT - BELOW;
     let mut rect = |(class, count): (&'static str, u64)| {
-        let height = (count as f64 * scale).max(SEEN);
+        let height = (count as f64 * scale).max(HEIGHT_MIN);
         y -= height;
         html! { rect class=(class) x=(round(x + step * 0.1)) y=(round(y)) width=(round(step * 0.8)) height=(round(height)) {} }
     };
@@ -111,7 +112,8 @@ fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// A number of the scale, in so few letters that they fit beside it: thousands and millions are whole there.
+/// Formats a number of the scale so shortly that it fits beside the chart; thousands and millions
+/// are whole there.
 fn short(value: u64) -> String {
     match value {
         0..=999 => value.to_string(),
@@ -120,7 +122,8 @@ fn short(value: u64) -> String {
     }
 }
 
-/// The number at the top line: the next one that people count by, and even, so that half of it is one too.
+/// Returns the number at the top grid line: the next round number that is even, so that half of it
+/// is round, too.
 fn ceiling(most: u64) -> u64 {
     let mut unit = 1;
     loop {
@@ -144,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_drawn_is_also_told() {
+    fn the_text_and_the_table_have_the_numbers_of_the_chart() {
         let drawn = traffic(&[minute(3, 0), minute(0, 0), minute(1, 20)]).into_string();
         assert!(drawn.contains("4 requests were executed, 20 duplicates"), "{drawn}");
         assert_eq!(drawn.matches("<rect").count(), 3, "{drawn}");
         assert_eq!(
             drawn.matches("scope=\"row\"").count(),
             2,
-            "a minute without any is left out: {drawn}"
+            "a minute without requests is left out: {drawn}"
         );
         assert!(drawn.contains(">40</text>") && drawn.contains(">20</text>"), "{drawn}");
         assert!(!drawn.contains("NaN") && !traffic(&[]).into_string().contains("NaN"));

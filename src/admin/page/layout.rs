@@ -1,4 +1,4 @@
-//! What all pages have in common: the frame around their content, and how times, states and references look.
+//! The frame of all pages, and the formats of times, states and numbers.
 
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -7,22 +7,22 @@ use super::assets;
 use super::visitor::{PROOF_FIELD, Visitor};
 use crate::clock::rfc3339;
 
-/// What htmx may do: nothing that the page's policy would have to allow it.
+/// The configuration of htmx: nothing that the pages' content security policy would have to allow.
 const HTMX: &str = r#"{"includeIndicatorStyles":false,"allowEval":false,"allowScriptTags":false,"selfRequestsOnly":true,"historyEnabled":false,"timeout":5000}"#;
 
-/// Where in the menu a page is.
+/// The menu entry of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Here {
+pub(super) enum MenuEntry {
     Overview,
     Operations,
     Uncertain,
     Elsewhere,
 }
 
-/// A whole page. Without a visitor there is no menu: nobody knows yet who looks.
+/// Renders a whole page. Without a visitor it has no menu.
 pub(super) fn document(
     visitor: Option<&Visitor>,
-    here: Here,
+    here: MenuEntry,
     title: &str,
     content: Markup,
 ) -> Html<String> {
@@ -41,13 +41,13 @@ pub(super) fn document(
                 script src=(assets::SCRIPT.path()) defer {}
             }
             body {
-                a.skip href="#content" { "Skip to the content" }
+                a.skip href="#content" { "Skip to content" }
                 header.top {
                     a.mark href="/" { (mark()) "Onceward" }
                     @if let Some(visitor) = visitor { (menu(visitor, here)) }
                 }
-                p #stale .notice role="alert" hidden { "The gateway does not answer: what you see is no longer live." }
-                p #said .unseen role="status" {}
+                p #stale .notice role="alert" hidden { "The gateway does not answer: this page is no longer updated." }
+                p #announcement .unseen role="status" {}
                 main #content tabindex="-1" { (content) }
                 footer { "Onceward " (env!("CARGO_PKG_VERSION")) " · all times are UTC" }
             }
@@ -56,28 +56,28 @@ pub(super) fn document(
     Html(page.into_string())
 }
 
-/// A page for somebody who is known.
-pub(super) fn shown(visitor: &Visitor, here: Here, title: &str, content: Markup) -> Response {
+/// Renders a page for a known visitor.
+pub(super) fn shown(visitor: &Visitor, here: MenuEntry, title: &str, content: Markup) -> Response {
     document(Some(visitor), here, title, content).into_response()
 }
 
-fn menu(visitor: &Visitor, here: Here) -> Markup {
+fn menu(visitor: &Visitor, here: MenuEntry) -> Markup {
     let entries = [
-        (Here::Overview, "/", "Overview"),
-        (Here::Operations, "/operations", "Operations"),
-        (Here::Uncertain, "/uncertain", "Uncertain"),
+        (MenuEntry::Overview, "/", "Overview"),
+        (MenuEntry::Operations, "/operations", "Operations"),
+        (MenuEntry::Uncertain, "/uncertain", "Uncertain"),
     ];
     html! {
         nav aria-label="Pages" {
             ul {
-                @for (place, href, name) in entries {
-                    li { a href=(href) aria-current=[(place == here).then_some("page")] { (name) } }
+                @for (entry, href, name) in entries {
+                    li { a href=(href) aria-current=[(entry == here).then_some("page")] { (name) } }
                 }
             }
         }
         @if let Some(operator) = &visitor.operator {
             div.who {
-                span { (operator.0) @if !visitor.may_operate { " (may look, not change)" } }
+                span { (operator.0) @if !visitor.may_operate { " (read-only)" } }
                 @if visitor.has_session {
                     form method="post" action="/sign-out" { (proof(visitor)) button.plain type="submit" { "Sign out" } }
                 }
@@ -86,28 +86,29 @@ fn menu(visitor: &Visitor, here: Here) -> Markup {
     }
 }
 
-/// A piece of a page that is fetched anew while somebody looks, and what a screen reader is told when it changes. What can have
-/// the focus in it needs an id, or whoever uses a keyboard is thrown to the top of the page each time.
-pub(super) fn live(path: &str, said: &str, content: Markup) -> Markup {
+/// A part of a page that is refreshed every 3 s, with the text that a screen reader announces when
+/// it changes. Elements in it that can have the focus need an id; otherwise each refresh moves the
+/// focus of keyboard users to the top of the page.
+pub(super) fn live(path: &str, announcement: &str, content: Markup) -> Markup {
     html! {
-        div #live hx-get=(path) hx-trigger="every 3s" hx-select="#live" hx-swap="outerHTML" data-say=(said) { (content) }
+        div #live hx-get=(path) hx-trigger="every 3s" hx-select="#live" hx-swap="outerHTML" data-announce=(announcement) { (content) }
     }
 }
 
-/// How far behind the read model is.
+/// Renders the lag of the read model.
 pub(super) fn behind(lag_ms: Option<u64>) -> Markup {
-    /// From here on it is worth a second look: usually it is a fraction of a second.
+    /// A lag from here on is marked: usually it is a fraction of a second.
     const LATE_MS: u64 = 5000;
     html! {
         @match lag_ms {
-            None => { p.fresh { "from the event log, which nobody has read yet" } }
+            None => { p.fresh { "from the event log, which has not been read yet" } }
             Some(lag) if lag >= LATE_MS => { p.fresh { span.state.warn { (span(lag)) " behind" } " the event log" } }
             Some(lag) => { p.fresh { "from the event log, " (span(lag)) " behind" } }
         }
     }
 }
 
-/// A span of time, in the unit that people would say it in.
+/// Formats a duration with a unit that fits its size.
 pub(super) fn span(ms: u64) -> String {
     match ms {
         0..=99 => format!("{ms} ms"),
@@ -119,12 +120,12 @@ pub(super) fn span(ms: u64) -> String {
     }
 }
 
-/// What every form carries.
+/// Renders the hidden field with the proof, for every form.
 pub(super) fn proof(visitor: &Visitor) -> Markup {
     html! { input type="hidden" name=(PROOF_FIELD) value=(visitor.proof); }
 }
 
-/// One thing that came twice and went through once.
+/// The logo: something that came twice and went through once.
 fn mark() -> Markup {
     PreEscaped(
         concat!(
@@ -137,7 +138,7 @@ fn mark() -> Markup {
     )
 }
 
-/// A state in a word and a colour.
+/// Renders a state as a coloured word.
 pub(super) fn state(name: &str) -> Markup {
     let class = match name {
         "uncertain" => "state warn",
@@ -148,7 +149,7 @@ pub(super) fn state(name: &str) -> Markup {
     html! { span class=(class) { (state_word(name)) } }
 }
 
-/// A state as people say it.
+/// Returns a state as a word for people.
 pub(super) fn state_word(name: &str) -> &str {
     match name {
         "in_flight" => "in flight",
@@ -156,7 +157,7 @@ pub(super) fn state_word(name: &str) -> &str {
     }
 }
 
-/// A moment: the time of day, with the date where it is another day, and how long ago that was.
+/// Renders a time: time of day, with the date if it is another day, and its distance from now.
 pub(super) fn moment(unix_ms: u64, now_unix_ms: u64) -> Markup {
     const DAY_MS: u64 = 86_400_000;
     let full = rfc3339(unix_ms);
@@ -171,7 +172,7 @@ pub(super) fn moment(unix_ms: u64, now_unix_ms: u64) -> Markup {
     }
 }
 
-/// A moment that is written as RFC 3339 has it.
+/// Renders a time that is given in RFC 3339.
 pub(super) fn moment_of(text: &str, now_unix_ms: u64) -> Markup {
     let time = humantime::parse_rfc3339(text)
         .ok()
@@ -182,7 +183,7 @@ pub(super) fn moment_of(text: &str, now_unix_ms: u64) -> Markup {
     }
 }
 
-/// How far a moment is from now, in words.
+/// Formats how far a time is from now.
 pub(super) fn distance(unix_ms: u64, now_unix_ms: u64) -> String {
     let seconds = unix_ms.abs_diff(now_unix_ms) / 1000;
     let (count, unit) = match seconds {
@@ -195,7 +196,7 @@ pub(super) fn distance(unix_ms: u64, now_unix_ms: u64) -> String {
     if unix_ms > now_unix_ms { format!("in {count} {unit}") } else { format!("{count} {unit} ago") }
 }
 
-/// A number with its thousands apart.
+/// Formats a number with separated thousands.
 pub(super) fn number(value: u64) -> String {
     let digits = value.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
@@ -213,9 +214,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_told_as_people_do() {
+    fn moments_are_written_as_people_do() {
         let now = 1_764_000_000_000;
-        for (ms, told) in [
+        for (ms, text) in [
             (0, "now"),
             (5_000, "5 s"),
             (119_000, "119 s"),
@@ -223,7 +224,7 @@ mod tests {
             (7_200_000, "2 h"),
             (200_000_000, "2 days"),
         ] {
-            let expected = if ms == 0 { told.to_owned() } else { format!("{told} ago") };
+            let expected = if ms == 0 { text.to_owned() } else { format!("{text} ago") };
             assert_eq!(distance(now - ms, now), expected);
         }
         assert_eq!(distance(now + 9_000, now), "in 9 s");
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_told_in_the_unit_that_it_has_something_of() {
+    fn a_span_has_a_unit_that_fits_its_size() {
         let spans = [
             (0, "0 ms"),
             (3, "3 ms"),
@@ -243,8 +244,8 @@ mod tests {
             (10_000, "10 s"),
             (120_000, "2 min"),
         ];
-        for (ms, told) in spans {
-            assert_eq!(span(ms), told);
+        for (ms, text) in spans {
+            assert_eq!(span(ms), text);
         }
     }
 
@@ -258,7 +259,8 @@ mod tests {
     #[test]
     fn what_others_wrote_is_text() {
         let page =
-            document(None, Here::Elsewhere, "<script>", html! { p { "\"><img onerror=x>" } }).0;
+            document(None, MenuEntry::Elsewhere, "<script>", html! { p { "\"><img onerror=x>" } })
+                .0;
         assert!(!page.contains("<img") && page.contains("&lt;script&gt; · Onceward"), "{page}");
     }
 }

@@ -1,8 +1,9 @@
-//! The page on the admin port: what happened to a payment, and what can be done about it. Made here as HTML, and whole without
-//! scripts; with them, pieces of it are fetched anew.
+//! The pages of the admin port: the history of an operation, and the decisions about it. They are
+//! rendered here as HTML and work without scripts; with scripts, parts of them are refreshed.
 //!
-//! Danger: it settles payments in the name of whoever looks at it. [`visitor`] says who that is and which requests come from
-//! it; [`session`] keeps tokens out of browsers; the headers below keep other content out of it and it out of other pages.
+//! Danger: a page settles payments in the name of its visitor. [`guard`] finds out who that is and
+//! which requests come from these pages; [`crate::admin::session`] keeps tokens out of browsers;
+//! the headers below keep foreign content out of the pages, and the pages out of foreign frames.
 
 use std::sync::Arc;
 
@@ -13,30 +14,29 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 
-use super::Admin;
+use super::state::Admin;
 
 mod actions;
 mod assets;
 mod chart;
-mod fault;
+mod error;
+mod guard;
 mod layout;
 mod operation;
 mod overview;
 mod search;
-mod session;
 mod sign_in;
 mod table;
 mod timeline;
 mod uncertain;
 mod visitor;
 
-pub use session::{NoRandomness, Sessions};
-
-/// What a page may load, run and be put into: its own files, no script but those, and nothing at all.
+/// Content security policy: own files only, no other scripts, no embedding in other pages.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Fields of every page. A referrer stays on this server, but is there: without one, browsers don't say where a form is from.
+/// Header fields of every page. The referrer stays on this server, but is sent: without one,
+/// browsers send no origin with a form.
 const FIELDS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -46,7 +46,7 @@ const FIELDS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// The page's routes.
+/// Returns the router of the pages.
 pub(super) fn router(admin: &Arc<Admin>) -> Router<Arc<Admin>> {
     let pages = Router::new()
         .route("/", get(overview::show))
@@ -57,21 +57,22 @@ pub(super) fn router(admin: &Arc<Admin>) -> Router<Arc<Admin>> {
         .route("/operations/{operation}", get(operation::show))
         .route("/operations/{operation}/{action}", post(operation::act))
         .route("/sign-out", post(sign_in::sign_out))
-        .route_layer(middleware::from_fn(visitor::signed_in))
+        .route_layer(middleware::from_fn(guard::require_sign_in))
         .route("/sign-in", get(sign_in::ask).post(sign_in::sign_in))
-        .route_layer(middleware::from_fn_with_state(admin.clone(), visitor::guard))
-        .layer(middleware::from_fn(not_kept));
-    pages.route("/assets/{name}", get(assets::serve)).layer(middleware::from_fn(fenced))
+        .route_layer(middleware::from_fn_with_state(admin.clone(), guard::guard))
+        .layer(middleware::from_fn(no_store));
+    pages.route("/assets/{name}", get(assets::serve)).layer(middleware::from_fn(security_headers))
 }
 
-/// What a page says is of one moment and for one person.
-async fn not_kept(request: Request, next: Next) -> Response {
+/// Middleware that forbids caching: a page shows one moment to one person.
+async fn no_store(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-async fn fenced(request: Request, next: Next) -> Response {
+/// Middleware that adds the header fields of every page.
+async fn security_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     for (name, value) in FIELDS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));

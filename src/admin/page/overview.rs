@@ -1,4 +1,4 @@
-//! The overview: whether all is well, and what waits for somebody.
+//! The overview page: the health of the gateway, and operations that need a decision.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,63 +8,63 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::chart::traffic;
-use super::layout::{Here, behind, live, number, shown};
+use super::layout::{MenuEntry, behind, live, number, shown};
 use super::table;
-use super::uncertain::{Queue, said};
+use super::uncertain::{UncertainQueue, summary};
 use super::visitor::Visitor;
-use crate::admin::Admin;
-use crate::admin::model::{ask, search};
-use crate::admin::problem::{AdminRefusal, unread};
+use crate::admin::problem::{AdminRefusal, describe_read_error};
+use crate::admin::queries::{ask, search};
+use crate::admin::state::Admin;
 use crate::admin::view::{OperationView, OverviewView};
 use crate::read_model::{Filter, ReadModel};
 use crate::store::StoreError;
 
-/// Operations that the overview shows.
+/// Operations that the overview lists.
 const NEWEST: usize = 8;
 
 pub(super) async fn show(State(admin): State<Arc<Admin>>, visitor: Visitor) -> Response {
-    let store = Health::ask(&admin).await;
-    let told = Told::read(&admin).await;
-    let waiting = match &told {
-        Ok(told) if told.overview.uncertain > 0 => Some(told.overview.uncertain),
-        // That nothing waits is said by nobody but the store: the log may be younger than what does.
-        _ => Queue::read(&admin).await.ok().map(|queue| queue.operations.len() as u64),
+    let store = StoreHealth::ask(&admin).await;
+    let projected = Projected::read(&admin).await;
+    let waiting = match &projected {
+        Ok(projected) if projected.overview.uncertain > 0 => Some(projected.overview.uncertain),
+        // Only the store can answer that nothing waits: an uncertain operation may be older than the log.
+        _ => UncertainQueue::read(&admin).await.ok().map(|queue| queue.operations.len() as u64),
     };
-    let said = if store.fault.is_some() {
+    let announcement = if store.fault.is_some() {
         "The store does not answer".to_owned()
     } else {
-        said(waiting.unwrap_or_default())
+        summary(waiting.unwrap_or_default())
     };
-    let figures = figures(&admin, &store, told.as_ref().ok(), waiting);
+    let figures = figures(&admin, &store, projected.as_ref().ok(), waiting);
     let content = live(
         "/",
-        &said,
+        &announcement,
         html! {
             div.head {
                 h1 { "Overview" }
-                @if let Ok(told) = &told { (behind(told.overview.lag_ms)) }
+                @if let Ok(projected) = &projected { (behind(projected.overview.lag_ms)) }
             }
             (figures)
-            @match &told {
-                Ok(told) => { (told.show(&admin)) }
+            @match &projected {
+                Ok(projected) => { (projected.show(&admin)) }
                 Err(refusal) => { (without(refusal)) }
             }
         },
     );
-    shown(&visitor, Here::Overview, "Overview", content)
+    shown(&visitor, MenuEntry::Overview, "Overview", content)
 }
 
-/// What the read model tells.
-struct Told {
+/// The parts of the overview that come from the read model.
+struct Projected {
     overview: OverviewView,
     newest: Vec<OperationView>,
 }
 
-impl Told {
-    async fn read(admin: &Admin) -> Result<Told, AdminRefusal> {
+impl Projected {
+    async fn read(admin: &Admin) -> Result<Projected, AdminRefusal> {
         let overview = OverviewView::from(&ask(admin, ReadModel::overview).await?);
         let (newest, _) = search(admin, Filter::default(), None, NEWEST).await?;
-        Ok(Told { overview, newest })
+        Ok(Projected { overview, newest })
     }
 
     fn show(&self, admin: &Admin) -> Markup {
@@ -78,7 +78,7 @@ impl Told {
                 @if self.newest.is_empty() {
                     p.empty { "None yet." }
                 } @else {
-                    (table::operations("The operations that began last", &self.newest, admin.clock.unix_ms()))
+                    (table::operations("Newest operations", &self.newest, admin.clock.unix_ms()))
                     p.more { a #all href="/operations" { "All operations, and search" } }
                 }
             }
@@ -86,7 +86,7 @@ impl Told {
     }
 }
 
-/// What is to be done where nothing is told.
+/// Renders advice for when there is no read model.
 fn without(refusal: &AdminRefusal) -> Markup {
     html! {
         section.panel aria-labelledby="off" {
@@ -94,11 +94,11 @@ fn without(refusal: &AdminRefusal) -> Markup {
             @match refusal {
                 AdminRefusal::ReadModelOff => {
                     p {
-                        "Nothing is recorded that could be shown here. With the event log on, every change of an operation is kept, and this "
-                        "page shows traffic, timelines, and finds operations by order, amount or time:"
+                        "Traffic and history need the event log, which is off. With the event log on, every change of an operation is recorded, and this "
+                        "page shows traffic and timelines, and finds operations by order, amount or time:"
                     }
                     pre { code { "[log]\nenabled = true" } }
-                    p.dim { "The operations that are in the store now are under " a #listed href="/operations" { "Operations" } "." }
+                    p.dim { "The operations in the store are under " a #listed href="/operations" { "Operations" } "." }
                 }
                 other => { p { (other.to_string()) "." } }
             }
@@ -106,15 +106,20 @@ fn without(refusal: &AdminRefusal) -> Markup {
     }
 }
 
-fn figures(admin: &Admin, store: &Health, told: Option<&Told>, waiting: Option<u64>) -> Markup {
+fn figures(
+    admin: &Admin,
+    store: &StoreHealth,
+    projected: Option<&Projected>,
+    waiting: Option<u64>,
+) -> Markup {
     html! {
         dl.figures {
-            @if let Some(Told { overview, .. }) = told {
+            @if let Some(Projected { overview, .. }) = projected {
                 (figure("Requests, last hour", &number(overview.hour.requests), &format!("{} in 24 h", number(overview.day.requests)), ""))
                 (figure("Duplicates prevented", &number(overview.hour.duplicates_prevented), &format!("{} in 24 h", number(overview.day.duplicates_prevented)), ""))
-                (figure("In flight", &number(overview.in_flight), "of all gateways", ""))
+                (figure("In flight", &number(overview.in_flight), "on all gateways", ""))
             } @else {
-                (figure("In flight", &number(in_flight(admin)), "attempts of this gateway", ""))
+                (figure("In flight", &number(in_flight(admin)), "attempts on this gateway", ""))
             }
             (uncertain(waiting))
             (store.figure())
@@ -126,7 +131,7 @@ fn in_flight(admin: &Admin) -> u64 {
     u64::try_from(admin.gate.meter().in_flight.get()).unwrap_or_default()
 }
 
-/// A figure with its name, and what it counts.
+/// Renders a figure with its name and a note.
 fn figure(name: &str, value: &str, note: &str, class: &str) -> Markup {
     html! {
         div class=[(!class.is_empty()).then_some(class)] {
@@ -139,28 +144,28 @@ fn figure(name: &str, value: &str, note: &str, class: &str) -> Markup {
 
 fn uncertain(waiting: Option<u64>) -> Markup {
     let Some(count) = waiting else {
-        return figure("Uncertain", "?", "the store does not say", "bad");
+        return figure("Uncertain", "?", "the store does not answer", "bad");
     };
     html! {
         div class=[(count > 0).then_some("warn")] {
             dt { "Uncertain" }
             dd { (number(count)) }
-            dd.note { @if count > 0 { a #waiting href="/uncertain" { "waiting for a decision" } } @else { "nothing waits for you" } }
+            dd.note { @if count > 0 { a #waiting href="/uncertain" { "waiting for a decision" } } @else { "nothing to decide" } }
         }
     }
 }
 
 /// Whether the store answers, and how fast.
-struct Health {
+struct StoreHealth {
     took: Duration,
     fault: Option<StoreError>,
 }
 
-impl Health {
-    async fn ask(admin: &Admin) -> Health {
+impl StoreHealth {
+    async fn ask(admin: &Admin) -> StoreHealth {
         let began = tokio::time::Instant::now();
         let fault = admin.gate.store().records.ping().await.err();
-        Health { took: began.elapsed(), fault }
+        StoreHealth { took: began.elapsed(), fault }
     }
 
     fn figure(&self) -> Markup {
@@ -171,7 +176,7 @@ impl Health {
                 &format!("in {:.1} ms", self.took.as_secs_f64() * 1000.0),
                 "",
             ),
-            Some(error) => figure("Store", "no answer", &unread(error), "bad"),
+            Some(error) => figure("Store", "no answer", &describe_read_error(error), "bad"),
         }
     }
 }

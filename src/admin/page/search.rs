@@ -1,4 +1,4 @@
-//! The list of operations, and how to find one in it.
+//! The list of operations, and the forms to find one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,45 +8,44 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::fault::Fault;
-use super::layout::{Here, behind, document, live, proof, shown, state_word};
+use super::error::PageError;
+use super::guard::Signed;
+use super::layout::{MenuEntry, behind, document, live, proof, shown, state_word};
 use super::table;
-use super::visitor::{Signed, Visitor};
-use crate::admin::Admin;
-use crate::admin::lookup::{find_by_key, mark_of};
-use crate::admin::model::{filter, lag_ms, search};
-use crate::admin::operations::from_store;
+use super::visitor::Visitor;
 use crate::admin::problem::AdminRefusal;
-use crate::admin::view::{Listed, OperationView};
+use crate::admin::queries::{filter, find_by_key, from_store, lag_ms, mark_of, search};
+use crate::admin::state::Admin;
+use crate::admin::view::OperationListView;
 use crate::engine::{Mode, Policy};
-use crate::gate::{scope_names, whose_names};
+use crate::gate::{scope_names, tenant_names};
 use crate::key::Slot;
 
 /// Rows of a page.
 const ROWS: usize = 50;
 
-/// The states that can be asked for: of the store, and of the read model.
+/// The states of the filter: in the store, and in the read model.
 const STORED: [&str; 5] = ["in_flight", "uncertain", "completed", "released", "expired"];
 const STATES: [&str; 6] = ["in_flight", "uncertain", "completed", "released", "expired", "gone"];
 
-/// What stands before the name of a part of the scope in the form.
+/// The prefix of the form fields with parts of the scope.
 const SCOPE_FIELD: &str = "scope.";
 
-/// What was asked for, by the names of the form's fields. Those that are empty ask for nothing.
+/// The search parameters, by the names of the form's fields; empty ones are removed.
 #[derive(Default)]
-struct Asked(Vec<(String, String)>);
+struct SearchQuery(Vec<(String, String)>);
 
-impl Asked {
-    fn of(pairs: Vec<(String, String)>) -> Asked {
+impl SearchQuery {
+    fn of(pairs: Vec<(String, String)>) -> SearchQuery {
         let pairs = pairs.into_iter().map(|(name, value)| (name, value.trim().to_owned()));
-        Asked(pairs.filter(|(_, value)| !value.is_empty()).collect())
+        SearchQuery(pairs.filter(|(_, value)| !value.is_empty()).collect())
     }
 
     fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value)
     }
 
-    /// All but where the page begins.
+    /// All parameters except the cursor.
     fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0
             .iter()
@@ -54,7 +53,7 @@ impl Asked {
             .filter(|(name, _)| *name != "cursor")
     }
 
-    /// The address of this search, behind a cursor.
+    /// Returns the URL of this search, behind a cursor.
     fn path(&self, cursor: &str) -> String {
         let mut path = "/operations".to_owned();
         for (name, value) in self.pairs().chain((!cursor.is_empty()).then_some(("cursor", cursor)))
@@ -70,47 +69,49 @@ pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
     visitor: Visitor,
     Query(pairs): Query<Vec<(String, String)>>,
-) -> Result<Response, Fault> {
-    let asked = Asked::of(pairs);
-    let text = asked.get("text");
+) -> Result<Response, PageError> {
+    let query = SearchQuery::of(pairs);
+    let text = query.get("text");
     if Slot::from_reference(text).is_ok() {
         return Ok(Redirect::to(&format!("/operations/{text}")).into_response());
     }
-    let (status, content) = page(&admin, &visitor, &asked, html! {}).await;
-    Ok((status, shown(&visitor, Here::Operations, "Operations", content)).into_response())
+    let (status, content) = page(&admin, &visitor, &query, html! {}).await;
+    Ok((status, shown(&visitor, MenuEntry::Operations, "Operations", content)).into_response())
 }
 
-/// Finds one operation by its key, which was typed into a form and is in no URL.
+/// Finds an operation by its key, which comes from a form, so that it is in no URL.
 pub(super) async fn look_up(
     State(admin): State<Arc<Admin>>,
     visitor: Visitor,
     Signed(mut form): Signed<BTreeMap<String, String>>,
-) -> Result<Response, Fault> {
+) -> Result<Response, PageError> {
     let mut take = |name: &str| form.remove(name).unwrap_or_default();
     let (route, key, path) = (take("route"), take("key"), take("path"));
-    match find_by_key(&admin, &route, (key.trim(), path.trim()), &said(form)).await {
+    match find_by_key(&admin, &route, (key.trim(), path.trim()), &scope_parts(form)).await {
         Ok((slot, _)) => Ok(Redirect::to(&format!("/operations/{slot}")).into_response()),
         Err(refusal) => not_found(&admin, &visitor, &refusal).await,
     }
 }
 
-/// Leads to the operations of a client, by what it is known by: that was typed into a form, and in the URL is only its mark.
+/// Redirects to the operations of a client. The client's credentials come from a form; the URL
+/// contains only the scope's mark.
 pub(super) async fn of_client(
     State(admin): State<Arc<Admin>>,
     visitor: Visitor,
     Signed(mut form): Signed<BTreeMap<String, String>>,
-) -> Result<Response, Fault> {
+) -> Result<Response, PageError> {
     let route = form.remove("route").unwrap_or_default();
-    match mark_of(&admin, &route, &said(form)) {
+    match mark_of(&admin, &route, &scope_parts(form)) {
         Ok(mark) => {
-            Ok(Redirect::to(&Asked(vec![("scope".to_owned(), mark)]).path("")).into_response())
+            Ok(Redirect::to(&SearchQuery(vec![("scope".to_owned(), mark)]).path(""))
+                .into_response())
         }
         Err(refusal) => not_found(&admin, &visitor, &refusal).await,
     }
 }
 
-/// What a form says of whose operations are meant.
-fn said(form: BTreeMap<String, String>) -> BTreeMap<String, String> {
+/// Returns the parts of the scope from a form.
+fn scope_parts(form: BTreeMap<String, String>) -> BTreeMap<String, String> {
     let parts = form
         .into_iter()
         .filter_map(|(name, value)| Some((name.strip_prefix(SCOPE_FIELD)?.to_owned(), value)));
@@ -121,20 +122,20 @@ async fn not_found(
     admin: &Admin,
     visitor: &Visitor,
     refusal: &AdminRefusal,
-) -> Result<Response, Fault> {
+) -> Result<Response, PageError> {
     let notice = html! { p.notice.bad role="alert" { "Not found: " (refusal.to_string()) "." } };
-    let (_, content) = page(admin, visitor, &Asked::default(), notice).await;
-    Ok((refusal.status(), document(Some(visitor), Here::Operations, "Operations", content))
+    let (_, content) = page(admin, visitor, &SearchQuery::default(), notice).await;
+    Ok((refusal.status(), document(Some(visitor), MenuEntry::Operations, "Operations", content))
         .into_response())
 }
 
 async fn page(
     admin: &Admin,
     visitor: &Visitor,
-    asked: &Asked,
+    query: &SearchQuery,
     notice: Markup,
 ) -> (axum::http::StatusCode, Markup) {
-    let found = list(admin, asked).await;
+    let found = list(admin, query).await;
     let status = found.as_ref().err().map_or(axum::http::StatusCode::OK, AdminRefusal::status);
     let content = html! {
         (notice)
@@ -142,34 +143,39 @@ async fn page(
             h1 { "Operations" }
             @if admin.read_model.is_some() { (behind(lag_ms(admin))) }
         }
-        (form(admin, asked))
+        (form(admin, query))
         (by_key(admin, visitor))
         @if admin.read_model.is_some() { (by_client(admin, visitor)) }
         @match &found {
-            Ok(found) if asked.get("cursor").is_empty() => { (live(&asked.path(""), "", results(admin, asked, found))) }
-            Ok(found) => { (results(admin, asked, found)) }
+            Ok(found) if query.get("cursor").is_empty() => { (live(&query.path(""), "", results(admin, query, found))) }
+            Ok(found) => { (results(admin, query, found)) }
             Err(refusal) => { p.notice.bad role="alert" { (refusal.to_string()) "." } }
         }
     };
     (status, content)
 }
 
-/// What is asked for: from the read model, or where there is none what the store can tell.
-async fn list(admin: &Admin, asked: &Asked) -> Result<Listed, AdminRefusal> {
-    let cursor = Some(asked.get("cursor")).filter(|cursor| !cursor.is_empty());
+/// Runs the search in the read model, or in the store if there is no read model.
+async fn list(admin: &Admin, query: &SearchQuery) -> Result<OperationListView, AdminRefusal> {
+    let cursor = Some(query.get("cursor")).filter(|cursor| !cursor.is_empty());
     if admin.read_model.is_none() {
-        // All that there is would look like all that was found.
-        if asked.pairs().any(|(name, _)| name != "state") {
+        // Listing everything would look like the result of the search.
+        if query.pairs().any(|(name, _)| name != "state") {
             return Err(AdminRefusal::ReadModelOff);
         }
-        let state = Some(asked.get("state")).filter(|state| !state.is_empty());
+        let state = Some(query.get("state")).filter(|state| !state.is_empty());
         return from_store(admin, state, cursor, ROWS).await;
     }
-    // A form's times have no zone and no seconds.
-    let times: Vec<_> = asked.pairs().map(|(name, value)| (name, timed(name, value))).collect();
+    // The times of the form have no zone and no seconds.
+    let times: Vec<_> = query.pairs().map(|(name, value)| (name, timed(name, value))).collect();
     let filter = filter(times.iter().map(|(name, value)| (*name, value.as_str())))?;
     let (operations, cursor) = search(admin, filter, cursor.map(str::to_owned), ROWS).await?;
-    Ok(Listed { operations, cursor, source: "read_model".to_owned(), lag_ms: lag_ms(admin) })
+    Ok(OperationListView {
+        operations,
+        cursor,
+        source: "read_model".to_owned(),
+        lag_ms: lag_ms(admin),
+    })
 }
 
 fn timed(name: &str, value: &str) -> String {
@@ -180,7 +186,7 @@ fn timed(name: &str, value: &str) -> String {
     }
 }
 
-fn results(admin: &Admin, asked: &Asked, found: &Listed) -> Markup {
+fn results(admin: &Admin, query: &SearchQuery, found: &OperationListView) -> Markup {
     let caption = if found.source == "store" {
         "Operations in the store, in no order"
     } else {
@@ -188,24 +194,24 @@ fn results(admin: &Admin, asked: &Asked, found: &Listed) -> Markup {
     };
     html! {
         section.panel.flush aria-label="Results" {
-            @if found.operations.is_empty() { p.empty { (none(asked, found)) } }
+            @if found.operations.is_empty() { p.empty { (empty_text(query, found)) } }
             @else { (table::operations(caption, &found.operations, admin.clock.unix_ms())) }
-            @if let Some(cursor) = &found.cursor { p.more { a #further href=(asked.path(cursor)) rel="next" { "Further operations" } } }
+            @if let Some(cursor) = &found.cursor { p.more { a #further href=(query.path(cursor)) rel="next" { "Next page" } } }
         }
     }
 }
 
-fn none(asked: &Asked, found: &Listed) -> &'static str {
-    match (found.cursor.is_some(), asked.pairs().next().is_some()) {
+fn empty_text(query: &SearchQuery, found: &OperationListView) -> &'static str {
+    match (found.cursor.is_some(), query.pairs().next().is_some()) {
         (true, _) => "None on this page.",
         (false, true) => {
-            "None. What is searched for has to be the whole value, as it stands in the request or the answer."
+            "None. A search finds whole values, as they are in the request or the response."
         }
         (false, false) => "None yet.",
     }
 }
 
-fn form(admin: &Admin, asked: &Asked) -> Markup {
+fn form(admin: &Admin, query: &SearchQuery) -> Markup {
     let searchable = admin.read_model.is_some();
     let states: Vec<_> = if searchable { &STATES[..] } else { &STORED[..] }
         .iter()
@@ -216,28 +222,28 @@ fn form(admin: &Admin, asked: &Asked) -> Markup {
             div.row {
                 div.field.full {
                     label for="text" { @if searchable { "Reference, order or other field, scope" } @else { "Reference" } }
-                    input #text name="text" type="search" value=(asked.get("text")) autocomplete="off" spellcheck="false";
+                    input #text name="text" type="search" value=(query.get("text")) autocomplete="off" spellcheck="false";
                 }
-                (choice("state", "State", &states, asked))
+                (choice("state", "State", &states, query))
                 @if searchable {
                     @let routes = routes(admin);
                     @let routes: Vec<_> = routes.iter().map(|policy| (&*policy.route, &*policy.route)).collect();
-                    (choice("route", "Route", &routes, asked))
+                    (choice("route", "Route", &routes, query))
                     div.field {
                         label for="status" { "Status" }
-                        input #status name="status" inputmode="numeric" pattern="[1-5][0-9][0-9]" value=(asked.get("status")) autocomplete="off";
+                        input #status name="status" inputmode="numeric" pattern="[1-5][0-9][0-9]" value=(query.get("status")) autocomplete="off";
                     }
-                    (time("from", "Begun from (UTC)", asked))
-                    (time("until", "Begun before (UTC)", asked))
+                    (time("from", "Opened from (UTC)", query))
+                    (time("until", "Opened before (UTC)", query))
                 }
                 @for kept in ["scope"] {
-                    @if !asked.get(kept).is_empty() {
-                        div.field { label for=(kept) { "Scope" } input id=(kept) name=(kept) value=(asked.get(kept)) autocomplete="off"; }
+                    @if !query.get(kept).is_empty() {
+                        div.field { label for=(kept) { "Scope" } input id=(kept) name=(kept) value=(query.get(kept)) autocomplete="off"; }
                     }
                 }
                 div.buttons {
                     button type="submit" { "Search" }
-                    @if asked.pairs().next().is_some() { a href="/operations" { "Clear" } }
+                    @if query.pairs().next().is_some() { a href="/operations" { "Clear" } }
                 }
             }
             @if !searchable {
@@ -250,23 +256,23 @@ fn form(admin: &Admin, asked: &Asked) -> Markup {
     }
 }
 
-fn choice(name: &str, label: &str, options: &[(&str, &str)], asked: &Asked) -> Markup {
+fn choice(name: &str, label: &str, options: &[(&str, &str)], query: &SearchQuery) -> Markup {
     html! {
         div.field {
             label for=(name) { (label) }
             select id=(name) name=(name) {
                 option value="" { "any" }
-                @for (value, word) in options { option value=(value) selected[asked.get(name) == *value] { (word) } }
+                @for (value, word) in options { option value=(value) selected[query.get(name) == *value] { (word) } }
             }
         }
     }
 }
 
-fn time(name: &str, label: &str, asked: &Asked) -> Markup {
+fn time(name: &str, label: &str, query: &SearchQuery) -> Markup {
     html! {
         div.field {
             label for=(name) { (label) }
-            input id=(name) name=(name) type="datetime-local" value=(asked.get(name));
+            input id=(name) name=(name) type="datetime-local" value=(query.get(name));
         }
     }
 }
@@ -278,7 +284,7 @@ fn routes(admin: &Admin) -> Vec<&Policy> {
     routes
 }
 
-/// The form for a key: the routes that have one to look up, and all names that their scopes have.
+/// Renders the form for a look-up by key: the routes, and all names of their scopes.
 fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
     let routes = routes(admin);
     if routes.is_empty() {
@@ -305,16 +311,16 @@ fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
                     (parts("scope", "scope of", &routes, scope_names))
                     div.buttons { button type="submit" { "Find" } }
                 }
-                p.hint #key-hint { "It is hashed here, as the gateway does, and stored nowhere. It stands in no address and no log." }
+                p.hint #key-hint { "The key is hashed here, as in the gateway, and not stored. It appears in no URL and no log." }
             }
         }
     }
 }
 
-/// The form for what a client is known by: a tenant's name, an API key.
+/// Renders the form for a client's credentials, such as a tenant's name or an API key.
 fn by_client(admin: &Admin, visitor: &Visitor) -> Markup {
     let routes = routes(admin);
-    if routes.iter().all(|policy| whose_names(policy).is_empty()) {
+    if routes.iter().all(|policy| tenant_names(policy).is_empty()) {
         return html! {};
     }
     html! {
@@ -324,19 +330,19 @@ fn by_client(admin: &Admin, visitor: &Visitor) -> Markup {
                 (proof(visitor))
                 div.row {
                     (of_route("client", &routes))
-                    (parts("client", "of", &routes, whose_names))
+                    (parts("client", "of", &routes, tenant_names))
                     div.buttons { button type="submit" { "Find" } }
                 }
                 p.hint {
-                    "Write what its requests on that route have in these places; of a route without a scope, one of them. "
-                    "It is hashed here and stored nowhere: the address and the list have the hash."
+                    "Enter the values that the client's requests on that route have in these places; for a route without a scope, one of them. "
+                    "They are hashed here and not stored: the URL and the list show the hash."
                 }
             }
         }
     }
 }
 
-/// The choice of a route in a form, whose fields' ids begin with `form`.
+/// Renders the choice of a route; `form` is the prefix of the fields' ids.
 fn of_route(form: &str, routes: &[&Policy]) -> Markup {
     let id = format!("{form}-route");
     html! {
@@ -347,7 +353,7 @@ fn of_route(form: &str, routes: &[&Policy]) -> Markup {
     }
 }
 
-/// A field for each name that one of the routes has, with which ones: what they are to them is said in a word.
+/// Renders a field for each name that one of the routes has, with the routes' names behind `word`.
 fn parts(
     form: &str,
     word: &str,
@@ -369,24 +375,4 @@ fn parts(
             }
         }
     }
-}
-
-/// For the queue: what the read model knows of operations that the store has.
-pub(super) async fn known(
-    admin: &Admin,
-    references: Vec<String>,
-) -> BTreeMap<String, OperationView> {
-    let told = crate::admin::model::ask(admin, move |model, now_ms| {
-        references
-            .iter()
-            .map(|reference| model.search(&by_reference(reference), now_ms, None, 1))
-            .collect::<Result<Vec<_>, _>>()
-    });
-    let found = told.await.unwrap_or_default();
-    let views = found.iter().flat_map(|found| &found.operations).map(OperationView::from);
-    views.map(|view| (view.operation.clone(), view)).collect()
-}
-
-fn by_reference(reference: &str) -> crate::read_model::Filter {
-    crate::read_model::Filter { text: Some(reference.to_owned()), ..Default::default() }
 }

@@ -1,4 +1,5 @@
-//! Signing in and out. The token is asked for once; what the browser keeps is the name of a session.
+//! Sign-in and sign-out. The visitor enters the token once; the browser stores the name of a
+//! session.
 
 use std::sync::Arc;
 
@@ -8,15 +9,16 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::fault::Fault;
-use super::layout::{Here, document, proof};
-use super::session::Name;
-use super::visitor::{Signed, Visitor};
-use crate::admin::Admin;
+use super::error::PageError;
+use super::guard::Signed;
+use super::layout::{MenuEntry, document, proof};
+use super::visitor::Visitor;
 use crate::admin::auth::{Access, find};
+use crate::admin::session::SessionName;
+use crate::admin::state::Admin;
 
 #[derive(Deserialize)]
-pub(super) struct Next {
+pub(super) struct SignInQuery {
     next: Option<String>,
 }
 
@@ -26,16 +28,19 @@ pub(super) struct Credentials {
     next: Option<String>,
 }
 
-/// A form whose button says it all.
+/// A form without fields.
 #[derive(Deserialize)]
-pub(super) struct Nothing {}
+pub(super) struct EmptyForm {}
 
-pub(super) async fn ask(visitor: Visitor, Query(Next { next }): Query<Next>) -> Response {
+pub(super) async fn ask(
+    visitor: Visitor,
+    Query(SignInQuery { next }): Query<SignInQuery>,
+) -> Response {
     let next = local(next.as_deref());
     if visitor.operator.is_some() {
         return Redirect::to(next).into_response();
     }
-    asked(StatusCode::OK, &visitor, next, None)
+    sign_in_page(StatusCode::OK, &visitor, next, None)
 }
 
 pub(super) async fn sign_in(
@@ -43,18 +48,18 @@ pub(super) async fn sign_in(
     visitor: Visitor,
     headers: HeaderMap,
     Signed(Credentials { token, next }): Signed<Credentials>,
-) -> Result<Response, Fault> {
+) -> Result<Response, PageError> {
     let next = local(next.as_deref());
     let Access::Tokens(tokens) = &admin.access else {
         return Ok(Redirect::to(next).into_response());
     };
     let Some(token) = find(tokens, token.trim().as_bytes()) else {
-        let told = "That is no token of this gateway.";
-        return Ok(asked(StatusCode::FORBIDDEN, &visitor, next, Some(told)));
+        let error = "This gateway has no such token.";
+        return Ok(sign_in_page(StatusCode::FORBIDDEN, &visitor, next, Some(error)));
     };
     tracing::info!(operator = token.name(), "signed in to the page");
     let name =
-        admin.sessions.open(token.clone(), admin.clock.boot_ms()).map_err(Fault::internal)?;
+        admin.sessions.open(token.clone(), admin.clock.boot_ms()).map_err(PageError::internal)?;
     Ok(([(header::SET_COOKIE, name.cookie(&headers))], Redirect::to(next)).into_response())
 }
 
@@ -62,14 +67,21 @@ pub(super) async fn sign_out(
     State(admin): State<Arc<Admin>>,
     visitor: Visitor,
     headers: HeaderMap,
-    Signed(Nothing {}): Signed<Nothing>,
+    Signed(EmptyForm {}): Signed<EmptyForm>,
 ) -> Response {
     admin.sessions.close(&visitor.name);
-    ([(header::SET_COOKIE, Name::forget(&headers))], Redirect::to("/sign-in")).into_response()
+    ([(header::SET_COOKIE, SessionName::forget(&headers))], Redirect::to("/sign-in"))
+        .into_response()
 }
 
-fn asked(status: StatusCode, visitor: &Visitor, next: &str, fault: Option<&str>) -> Response {
-    (status, document(None, Here::Elsewhere, "Sign in", form(visitor, next, fault))).into_response()
+fn sign_in_page(
+    status: StatusCode,
+    visitor: &Visitor,
+    next: &str,
+    fault: Option<&str>,
+) -> Response {
+    (status, document(None, MenuEntry::Elsewhere, "Sign in", form(visitor, next, fault)))
+        .into_response()
 }
 
 fn form(visitor: &Visitor, next: &str, fault: Option<&str>) -> Markup {
@@ -85,7 +97,7 @@ fn form(visitor: &Visitor, next: &str, fault: Option<&str>) -> Markup {
                     input #token type="password" name="token" required autocomplete="current-password" autofocus
                         aria-describedby=(if fault.is_some() { "fault about" } else { "about" })
                         aria-invalid=[fault.is_some().then_some("true")];
-                    p.hint #about { "One of " code { "[admin_auth] tokens" } ". It is asked for once, and not kept in the browser." }
+                    p.hint #about { "One of " code { "[admin_auth] tokens" } ". It is not stored in the browser." }
                 }
                 button type="submit" { "Sign in" }
             }
@@ -93,7 +105,8 @@ fn form(visitor: &Visitor, next: &str, fault: Option<&str>) -> Markup {
     }
 }
 
-/// Where to go afterwards: a page of this server, never another's (`//other.example` is one).
+/// Returns where to go after the sign-in: a page of this server, never of another one
+/// (`//other.example` names one).
 fn local(next: Option<&str>) -> &str {
     let sound = |next: &&str| {
         next.starts_with('/')

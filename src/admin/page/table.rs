@@ -1,11 +1,12 @@
-//! Operations in a table, which on a narrow screen is a list of cards. The roles keep it a table for who has it read out.
+//! Operations as a table, which becomes a list of cards on a narrow screen. The roles keep it a
+//! table for screen readers.
 
 use maud::{Markup, html};
 
 use super::layout::{moment_of, number, state};
 use crate::admin::view::OperationView;
 
-/// Operations, with what is told of them.
+/// Renders operations with the facts of their views.
 pub(super) fn operations(caption: &str, operations: &[OperationView], now_unix_ms: u64) -> Markup {
     html! {
         table.cards role="table" {
@@ -26,7 +27,7 @@ pub(super) fn operations(caption: &str, operations: &[OperationView], now_unix_m
     }
 }
 
-/// The names of the columns.
+/// Renders the names of the columns.
 pub(super) fn head(names: &[&str]) -> Markup {
     html! {
         thead role="rowgroup" {
@@ -35,7 +36,8 @@ pub(super) fn head(names: &[&str]) -> Markup {
     }
 }
 
-/// The cell that names a row: the reference, and what people know the operation by.
+/// Renders the cell that names a row: the reference, and the fields by which people recognize the
+/// operation.
 pub(super) fn first(operation: &OperationView) -> Markup {
     html! {
         th scope="row" role="rowheader" {
@@ -48,7 +50,7 @@ pub(super) fn first(operation: &OperationView) -> Markup {
     }
 }
 
-/// The chosen fields.
+/// Renders the chosen fields.
 pub(super) fn fields(operation: &OperationView) -> Markup {
     html! {
         @if !operation.fields.is_empty() {

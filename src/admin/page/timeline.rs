@@ -1,4 +1,4 @@
-//! What happened to an operation, from its beginning to now.
+//! The timeline of an operation.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,22 @@ use super::layout::{behind, moment_of, number, span};
 use crate::admin::problem::AdminRefusal;
 use crate::admin::view::{MomentView, TimelineView};
 
-/// The timeline, or why there is none.
+/// Renders the timeline, or why it is missing.
 pub(super) fn section(
-    told: &Result<Option<TimelineView>, AdminRefusal>,
+    timeline: &Result<Option<TimelineView>, AdminRefusal>,
     now_unix_ms: u64,
 ) -> Markup {
     html! {
         section.panel aria-labelledby="timeline" {
             div.head {
                 h2 #timeline { "Timeline" }
-                @if let Ok(Some(told)) = told { (behind(told.lag_ms)) }
+                @if let Ok(Some(timeline)) = timeline { (behind(timeline.lag_ms)) }
             }
-            @match told {
-                Ok(Some(told)) => { (differences(told)) (moments(told, now_unix_ms)) }
-                Ok(None) => { p.dim { "The event log tells nothing of it: it is older than the log, or a moment too young." } }
+            @match timeline {
+                Ok(Some(timeline)) => { (differences(timeline)) (moments(timeline, now_unix_ms)) }
+                Ok(None) => { p.dim { "The event log has no entry of it: the operation is older than the log, or a moment too new." } }
                 Err(AdminRefusal::ReadModelOff) => {
-                    p.dim { "Nothing is recorded. With " code { "[log] enabled = true" } " every change of an operation is kept, with who decided and why." }
+                    p.dim { "No history is recorded. With " code { "[log] enabled = true" } " every change of an operation is recorded, with who decided and why." }
                 }
                 Err(other) => { p.dim { (other.to_string()) "." } }
             }
@@ -31,10 +31,10 @@ pub(super) fn section(
     }
 }
 
-/// What differed in duplicates that were refused: places, never values.
-fn differences(told: &TimelineView) -> Markup {
+/// Renders where refused duplicates differed: places, never values.
+fn differences(timeline: &TimelineView) -> Markup {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for moment in &told.moments {
+    for moment in &timeline.moments {
         for difference in &moment.differing {
             *counts.entry(&difference.pointer).or_default() += requests(moment);
         }
@@ -42,7 +42,7 @@ fn differences(told: &TimelineView) -> Markup {
     html! {
         @if !counts.is_empty() {
             div.notice {
-                "Duplicates were refused because they were another request. They differed in "
+                "Duplicates were refused because they differed from the first request, in "
                 ul.pointers {
                     @for (pointer, count) in &counts { li { code { (pointer) } @if *count > 1 { " in " (number(*count)) } } }
                 }
@@ -51,16 +51,16 @@ fn differences(told: &TimelineView) -> Markup {
     }
 }
 
-fn moments(told: &TimelineView, now_unix_ms: u64) -> Markup {
+fn moments(timeline: &TimelineView, now_unix_ms: u64) -> Markup {
     html! {
         ol.timeline {
-            @for run in told.moments.chunk_by(is_same) { (entry(run, now_unix_ms)) }
+            @for run in timeline.moments.chunk_by(is_same) { (entry(run, now_unix_ms)) }
         }
-        @if told.cut { p.dim { "There is more than is shown here: the first changes or the last duplicates are left out." } }
+        @if timeline.cut { p.dim { "The timeline is incomplete: the first changes or the last duplicates are left out." } }
     }
 }
 
-/// Whether two duplicates that came one after the other were answered the same way.
+/// Returns whether two consecutive duplicates were answered the same way.
 fn is_same(one: &MomentView, next: &MomentView) -> bool {
     let answer = |moment: &MomentView| {
         (moment.kind.clone(), moment.status, moment.problem.clone(), moment.differing.clone())
@@ -69,14 +69,15 @@ fn is_same(one: &MomentView, next: &MomentView) -> bool {
 }
 
 fn entry(run: &[MomentView], now_unix_ms: u64) -> Markup {
-    // Those that one gateway told as one may end behind those of another that began later; RFC 3339 of one offset sorts by time.
+    // The end of one gateway's batch may be after the end of another batch that began later. Times
+    // in RFC 3339 with one offset sort as text.
     let ends = run.iter().map(|moment| moment.until.as_ref().unwrap_or(&moment.at));
     let Some((first, last)) = run.first().zip(ends.max()) else { return html! {} };
-    let Told { class, what } = Told::of(first);
+    let (class, text) = described(first);
     let count: u64 = run.iter().map(requests).sum();
     html! {
         li class=[(!class.is_empty()).then_some(class)] {
-            span.what { (what) @if count > 1 { ", " (number(count)) " times" } }
+            span.what { (text) @if count > 1 { ", " (number(count)) " times" } }
             span.when {
                 (moment_of(&first.at, now_unix_ms))
                 @if count > 1 { " to " (moment_of(last, now_unix_ms)) }
@@ -86,39 +87,31 @@ fn entry(run: &[MomentView], now_unix_ms: u64) -> Markup {
     }
 }
 
-/// How many requests a moment tells of.
+/// Returns how many requests an event stands for.
 fn requests(moment: &MomentView) -> u64 {
     moment.times.unwrap_or(1)
 }
 
-/// How a kind of moment looks, and is said.
-struct Told {
-    class: &'static str,
-    what: String,
-}
-
-impl Told {
-    fn of(moment: &MomentView) -> Told {
-        let status = moment.status.map(|status| format!(" {status}")).unwrap_or_default();
-        let by = moment.operator.as_deref().unwrap_or("an operator");
-        let (class, what) = match moment.kind.as_str() {
-            "claimed" => ("busy", "An attempt began".to_owned()),
-            "completed" => ("good", format!("The upstream answered{status}: that is the result")),
-            "uncertain" => ("warn", "The outcome became uncertain".to_owned()),
-            "released" if moment.operator.is_some() => {
-                ("", format!("Released by {by}: the key is free"))
-            }
-            "released" => ("", "Released: nothing was done".to_owned()),
-            "resolved" => ("good", format!("Resolved by {by}: duplicates get{status}")),
-            "found" => ("good", format!("Found at the upstream: duplicates get{status}")),
-            "retried" => ("busy", format!("{by} lets the next duplicate run")),
-            "expired" => ("", format!("The result was expired by {by}")),
-            "replayed" => ("seen", format!("A duplicate got the stored answer{status}")),
-            "waited" => ("seen", format!("A duplicate waited, and got the stored answer{status}")),
-            "refused" => ("seen", format!("A duplicate was refused{status}")),
-            other => ("seen", format!("{other}{status}")),
-        };
-        Told { class, what }
+/// Returns the CSS class and the text of an event.
+fn described(moment: &MomentView) -> (&'static str, String) {
+    let status = moment.status.map(|status| format!(" {status}")).unwrap_or_default();
+    let by = moment.operator.as_deref().unwrap_or("an operator");
+    match moment.kind.as_str() {
+        "claimed" => ("busy", "An attempt began".to_owned()),
+        "completed" => ("good", format!("The upstream answered{status}: that is the result")),
+        "uncertain" => ("warn", "The outcome became uncertain".to_owned()),
+        "released" if moment.operator.is_some() => {
+            ("", format!("Released by {by}: the key is free"))
+        }
+        "released" => ("", "Released: nothing was executed".to_owned()),
+        "resolved" => ("good", format!("Resolved by {by}: duplicates get{status}")),
+        "found" => ("good", format!("Found at the upstream: duplicates get{status}")),
+        "retried" => ("busy", format!("{by} lets the next duplicate run")),
+        "expired" => ("", format!("The result was expired by {by}")),
+        "replayed" => ("seen", format!("A duplicate got the stored response{status}")),
+        "waited" => ("seen", format!("A duplicate waited, and got the stored response{status}")),
+        "refused" => ("seen", format!("A duplicate was refused{status}")),
+        other => ("seen", format!("{other}{status}")),
     }
 }
 
@@ -126,15 +119,15 @@ fn details(moment: &MomentView) -> Markup {
     let mut words: Vec<String> = Vec::new();
     words.extend(moment.cause.clone());
     words.extend(moment.problem.clone());
-    words.extend(moment.upstream_ms.map(|ms| format!("it took {}", span(ms))));
-    words.extend(moment.waited_ms.map(|ms| format!("it waited {}", span(ms))));
+    words.extend(moment.upstream_ms.map(|ms| format!("took {}", span(ms))));
+    words.extend(moment.waited_ms.map(|ms| format!("waited {}", span(ms))));
     words.extend(moment.response_bytes.map(|bytes| format!("{} bytes", number(bytes))));
     words.extend(moment.trace.as_ref().map(|trace| format!("trace {trace}")));
     html! {
         @if !words.is_empty() { p.dim { (words.join(" · ")) } }
         @if let Some(reason) = &moment.reason { p { "“" (reason) "”" } }
         @if !moment.differing.is_empty() {
-            div.places { "it differed in " ul.pointers { @for difference in &moment.differing { li { code { (difference.pointer) } } } } }
+            div.places { "differed in " ul.pointers { @for difference in &moment.differing { li { code { (difference.pointer) } } } } }
         }
     }
 }
@@ -158,13 +151,13 @@ mod tests {
     }
 
     fn shown(moments: Vec<MomentView>) -> String {
-        let told = TimelineView {
+        let timeline = TimelineView {
             operation: OperationView::default(),
             moments,
             cut: false,
             lag_ms: Some(100),
         };
-        section(&Ok(Some(told)), 1_795_575_600_000).into_string()
+        section(&Ok(Some(timeline)), 1_795_575_600_000).into_string()
     }
 
     #[test]
@@ -179,7 +172,7 @@ mod tests {
             seen("refused", Some("/amount")),
         ]);
         assert_eq!(text.matches("An attempt began").count(), 2, "{text}");
-        assert!(text.contains("got the stored answer, 2 times"), "{text}");
+        assert!(text.contains("got the stored response, 2 times"), "{text}");
         assert_eq!(
             text.matches("<code>/amount</code>").count(),
             2,
@@ -188,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_that_were_told_as_one_are_counted_and_end_with_the_last() {
+    fn duplicates_that_were_noted_as_one_are_counted_and_end_with_the_last() {
         let many = |times: u64, until: &str| MomentView {
             times: Some(times),
             until: Some(until.into()),
@@ -226,7 +219,7 @@ mod tests {
             assert!(text.contains("ann"), "who decided: {text}");
         }
         assert!(
-            shown(vec![seen("released", None)]).contains("Released: nothing was done"),
+            shown(vec![seen("released", None)]).contains("Released: nothing was executed"),
             "nobody decided that"
         );
         assert!(

@@ -136,11 +136,11 @@ impl<'a> Value<'a> {
             humantime::parse_duration(text.trim()).ok()
         })?;
         if duration > DURATION_MAX {
-            self.fault("longer than ten years (3650d), which can't be meant");
+            self.fault("longer than the limit of ten years (3650d)");
             return None;
         }
         if !duration.is_zero() && duration < DURATION_MIN {
-            self.fault("shorter than a millisecond, which can't be counted");
+            self.fault("shorter than a millisecond");
             return None;
         }
         Some(duration)

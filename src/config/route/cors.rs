@@ -28,7 +28,7 @@ pub(super) fn read(route: &Table<'_>) -> Option<Option<CrossOrigin>> {
     table.finish();
     let (origins, (credentials, value)) = (origins?, credentials?);
     if let (Origins::Any, true, Some(value)) = (&origins, credentials, value) {
-        value.fault("every page could read what the cookies of its visitor give access to: list the origins");
+        value.fault("every page could read answers for its visitor's cookies: list the origins");
         return None;
     }
     Some(Some(CrossOrigin { origins, credentials }))
@@ -46,7 +46,7 @@ fn read_origins(value: &Value<'_>) -> Option<Origins> {
         }
         [any] if any == "*" => Some(Origins::Any),
         several if several.iter().any(|origin| origin == "*") => {
-            value.fault("\"*\" is every origin: it stands alone");
+            value.fault("\"*\" includes every origin: remove the others");
             None
         }
         _ => Some(Origins::Listed(origins)),
@@ -62,7 +62,9 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
     }
     let wrong = |why: &str| Err(format!("expected {ORIGIN_EXPECTED}, {why}"));
     let Some((scheme, host)) = text.split_once("://") else {
-        return wrong("with a scheme (\"null\" is every page in a sandbox, and can't be admitted)");
+        return wrong(
+            "with a scheme (\"null\" is the origin of every sandboxed page, so it is refused)",
+        );
     };
     if text.contains(|byte: char| byte.is_ascii_uppercase()) {
         return wrong("in lower case, as browsers send it");

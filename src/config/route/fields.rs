@@ -35,14 +35,13 @@ pub(super) fn read(
     if context.log == Some(false) {
         route
             .report
-            .warn(&value.span.path, "told to nobody: the event log is off ([log] enabled = true)");
+            .warn(&value.span.path, "not used: the event log is off (set [log] enabled = true)");
         return Some(Vec::new());
     }
     if context.encrypted && !fields.is_empty() {
-        route.report.warn(
-            &value.span.path,
-            "stand in the event log in plain text: [encryption] seals results alone",
-        );
+        route
+            .report
+            .warn(&value.span.path, "plain text in the event log: [encryption] seals only results");
     }
     Some(fields)
 }
@@ -65,7 +64,9 @@ fn read_field(name: &str, value: &Value<'_>, redact: &[Pointer]) -> Option<Chose
         Some((side, Pointer::parse(pointer)?))
     })?;
     if let Some(kept) = redact.iter().find(|kept| pointer.tokens().starts_with(kept.tokens())) {
-        value.fault(format!("redact keeps {kept} from the store: it can't be told to the event log, which lies there"));
+        value.fault(format!(
+            "redact removes {kept} before it is stored, so the event log can't contain it"
+        ));
         return None;
     }
     Some(ChosenField { name: name.to_owned(), side, pointer })

@@ -31,8 +31,7 @@ const SYNTAXES: [(&str, KeySyntax); 6] = [
     ("word", KeySyntax::Word),
 ];
 
-const IDENTITY_EXPECTED: &str =
-    "a list of what counts beside scope and key: [\"route\"] or [\"path\"]";
+const IDENTITY_EXPECTED: &str = "a list of parts besides scope and key: [\"route\"] or [\"path\"]";
 /// Parts of `identity`, and whether the part is the path.
 const IDENTITY_PARTS: [(&str, bool); 2] = [("route", false), ("path", true)];
 
@@ -96,7 +95,7 @@ pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
             }
         }
         [_, _, _, Some(derive)] => {
-            derive.fault("a derived key replaces header, body and form: it can't have both");
+            derive.fault("a derived key replaces header, body and form: remove these");
             None
         }
     };
@@ -118,7 +117,7 @@ fn read_lengths(table: &Table<'_>) -> Option<(usize, usize)> {
     if min > max {
         let blamed = if min_value.span.given { min_value } else { max_value };
         blamed.fault(format!(
-            "min_length ({min}) is more than max_length ({max}): no key could be sent"
+            "min_length ({min}) is more than max_length ({max}): no key would be accepted"
         ));
         return None;
     }
@@ -131,7 +130,7 @@ pub(super) fn read_echo_key(route: &Table<'_>, key: Option<&KeyRule>) -> Option<
     let echoes = value.boolean()?;
     let in_a_field = matches!(key?.source, KeySource::Sent { header: Some(_), .. });
     if echoes && !in_a_field && value.span.given {
-        value.fault("the key of this route is in no header field that could be echoed: set header under key, or leave this out");
+        value.fault("this route has no header field with a key to echo: set header under key, or remove echo_key");
         return None;
     }
     Some(echoes && in_a_field)
@@ -145,7 +144,7 @@ pub(super) fn read_by_path(route: &Table<'_>) -> Option<bool> {
     };
     let parts = value.list_of(IDENTITY_EXPECTED, "\"route\" or \"path\"", part)?;
     if parts.is_empty() {
-        value.fault(format!("expected {IDENTITY_EXPECTED}: the route is always a part"));
+        value.fault(format!("expected {IDENTITY_EXPECTED}: the route is always included"));
         return None;
     }
     Some(parts.contains(&true))
@@ -161,7 +160,7 @@ fn form_name(text: &str) -> Option<String> {
 pub(super) fn read_key_header(value: &Value<'_>) -> Option<HeaderName> {
     let name = read_header(value)?;
     if name == http::header::HOST {
-        value.fault("Host can't be a key: every request to this address has the same");
+        value.fault("Host can't be a key: every request to this address has the same value");
         return None;
     }
     if NOT_PASSED_ON.contains(&name.as_str()) {
@@ -185,7 +184,7 @@ fn read_derived(
     }
     for name in ["min_length", "max_length", "syntax"] {
         if let Some(value) = table.get(name).filter(|value| value.span.given) {
-            value.fault("means nothing for a derived key");
+            value.fault("not used for a derived key");
         }
     }
     let parts: Vec<Option<KeyPart>> = derive.list(PARTS_EXPECTED)?.iter().map(read_part).collect();
@@ -196,7 +195,7 @@ fn read_derived(
     }
     table.report.warn(
         &derive.span.path,
-        "two requests that are meant to be two, and look the same within the retention, are taken for one",
+        "two intended requests that are equal in these parts within the retention become one operation",
     );
     Some(KeySource::Derived(parts))
 }
@@ -226,14 +225,15 @@ pub(super) fn read_caller(route: &Table<'_>, scope: Option<&ScopeRule>) -> Optio
     let value = route.get("caller")?;
     if scope.is_some_and(ScopeRule::is_verified) && !value.is_text() {
         if value.span.given {
-            value.fault("the scope is verified, and is the caller as well: leave caller out");
+            value.fault("the verified scope is also the caller: remove caller");
         }
         return Some(CallerRule::Scope);
     }
     if value.is_text() {
         value.choice(&[("scope", ())], &[])?;
         if scope == Some(&ScopeRule::Shared) {
-            value.fault("there is no scope: anybody could get anybody's answers");
+            value
+                .fault("needs a scope: without one, any client could get another client's answers");
         }
         return Some(CallerRule::Scope);
     }
@@ -242,7 +242,7 @@ pub(super) fn read_caller(route: &Table<'_>, scope: Option<&ScopeRule>) -> Optio
         [Some(headers), None] => read_headers(&headers).map(CallerRule::Headers),
         [None, Some(cookie)] => read_cookie(&cookie).map(CallerRule::Cookie),
         [Some(_), Some(cookie)] => {
-            cookie.fault("a caller is known by headers or by a cookie, not by both");
+            cookie.fault("a caller is identified by headers or by a cookie, not by both");
             None
         }
         [None, None] => {
@@ -301,7 +301,9 @@ pub(super) fn read_header(value: &Value<'_>) -> Option<HeaderName> {
 
 fn repeated_by_retries(value: &Value<'_>, name: &HeaderName) -> Option<()> {
     if FRAMING.contains(&name.as_str()) {
-        value.fault(format!("{name:?} belongs to one connection or message, not to an operation: a retry may not repeat it"));
+        value.fault(format!(
+            "{name:?} belongs to one connection or message, not to an operation: a retry may differ"
+        ));
         return None;
     }
     Some(())

@@ -6,24 +6,23 @@ pub(super) const EXPECTED: &str =
 
 /// Parses a pattern and removes its trailing slash: both forms match the same paths.
 ///
-///
-///
 /// Danger: a pattern that can never match leaves its requests unprotected. So a pattern that no
 /// request's path can match is refused.
 pub(super) fn parse(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
-        return Err(format!("expected {EXPECTED}: it starts with a slash"));
+        return Err(format!("expected {EXPECTED}: a path starts with a slash"));
     }
     let pattern = if text.len() > 1 { text.strip_suffix('/').unwrap_or(text) } else { text };
     if !pattern.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`|".contains(&byte)) {
         return Err(
-            "a path is visible ASCII without ? and #; anything else is percent-encoded".to_owned()
+            "a path has only visible ASCII characters except ? and #: percent-encode the others"
+                .to_owned(),
         );
     }
     let mut segments = pattern.split('/').skip(1);
     if pattern.len() > 1 && segments.any(|segment| matches!(segment, "" | "." | "..")) {
         return Err(
-            "//, . and .. can't stand in a pattern: upstreams resolve such paths into others"
+            "a pattern must not contain //, . or ..: upstreams resolve such paths to others"
                 .to_owned(),
         );
     }
@@ -62,7 +61,7 @@ fn check_escapes(pattern: &str) -> Result<(), String> {
         // 3986, section 3.3: pchar).
         if b"!$&'()*+,=:@".contains(&byte) {
             return Err(format!(
-                "write {:?} instead of its percent-encoding: then requests with either are protected or refused",
+                "write {:?} instead of its percent-encoding: requests with either spelling are then protected or refused",
                 char::from(byte)
             ));
         }

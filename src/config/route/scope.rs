@@ -63,7 +63,7 @@ pub(super) fn read(
         [_, headers, cookie, jwt, client_cert] => {
             if let Some(second) = client_cert.or(jwt).or(cookie).or(headers) {
                 second.fault(
-                    "a scope is one of header, headers, cookie, jwt and client_cert, not both",
+                    "a scope has exactly one of header, headers, cookie, jwt and client_cert",
                 );
             }
             None
@@ -76,7 +76,7 @@ pub(super) fn read(
 fn read_client_cert(part: &Value<'_>, context: &RouteContext<'_>) -> Option<ScopeRule> {
     part.choice(&[("subject", ())], &[])?;
     if context.client_ca == Some(false) {
-        part.fault("clients show certificates only where [tls] has client_ca");
+        part.fault("clients show certificates only if client_ca is set under [tls]");
         return None;
     }
     Some(ScopeRule::ClientCertificate)
@@ -96,9 +96,7 @@ fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<Jw
     let keys = match table.get("jwks") {
         Some(value) => value.checked(JWKS_EXPECTED, jwks_source).map(|keys| (keys, value)),
         None => {
-            whole.fault(format!(
-                "needs jwks, the keys that tokens are verified with: {JWKS_EXPECTED}"
-            ));
+            whole.fault(format!("needs jwks, the keys that verify tokens: {JWKS_EXPECTED}"));
             None
         }
     };
@@ -108,7 +106,7 @@ fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<Jw
     {
         table.report.warn(
             &value.span.path,
-            "keys that come without TLS can be replaced on their way, and with them all tokens",
+            "without TLS, an attacker on the network can replace the keys and forge any token",
         );
     }
     let keys = keys.map(|(keys, _)| keys);
@@ -121,7 +119,7 @@ fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<Jw
         }
         (keys, Some((_, value))) => {
             if keys.is_some() {
-                value.fault("is for keys on a server: jwks is a file");
+                value.fault("not used: jwks is a file, not a server");
             }
             None
         }

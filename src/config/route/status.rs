@@ -12,8 +12,6 @@ struct StatusEntry<'a> {
 /// Reads the three lists. An entry that the route sets is removed from the inherited lists: to make
 /// 500 uncertain, it is enough to list it in `uncertain_status`.
 ///
-///
-///
 /// A class that the route sets in `release_status` or `uncertain_status` also removes its exact
 /// codes from the inherited `store_status`, because exact codes take precedence over a class. Codes
 /// with a condition stay.

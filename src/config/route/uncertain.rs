@@ -92,8 +92,8 @@ pub(super) fn warn_of_paths(
     if several && by_path == Some(true) && matches!(on_uncertain, Some(OnUncertain::Probe(_))) {
         route.report.warn(
             &route.span_of("probe").path,
-            "asks by the key alone, and with identity = [\"path\"] each path has an operation of its own under it: use this only \
-             where clients give no key to two of them",
+            "asks by the key alone, but with identity = [\"path\"] each path has its own operation under a key: use this only \
+             if clients never use a key on two paths",
         );
     }
 }
@@ -196,8 +196,9 @@ pub(in crate::config) fn read_headers(
     for (name, value) in table.values() {
         let Some(name) = super::header(&name).filter(|name| name != http::header::HOST) else {
             value.conceal();
-            value
-                .fault(format!("{name:?} is not the name of a header field that {owner} can have"));
+            value.fault(format!(
+                "{name:?} is not the name of a header field that can be set for {owner}"
+            ));
             sound = false;
             continue;
         };
@@ -255,7 +256,7 @@ pub(super) fn read_upstream_key(
             Some(_) => {
                 table.report.note_absence(
                     &table.span_of("header"),
-                    "a derived key has no place of its own, and a form is not rewritten: name header or body",
+                    "a derived key is in no field, and forms are not rewritten: set header or body",
                 );
                 None
             }
@@ -265,7 +266,7 @@ pub(super) fn read_upstream_key(
     if key.is_some_and(|key| key.syntax == KeySyntax::Bare) {
         table.report.warn(
             &table.span().path,
-            "changes what clients may have signed: syntax = \"bare\" sends keys as they came",
+            "changes a field that clients may have signed: with syntax = \"bare\" alone, keys are forwarded as received",
         );
     }
     table.finish();

@@ -58,7 +58,7 @@ fn every_profile_is_legal_and_has_a_line_of_its_own() {
         assert_eq!(
             unmet,
             crate::engine::Verdict::Release,
-            "{name}: a 417 says that nothing was done"
+            "{name}: a 417 means that nothing was done"
         );
         assert!(
             name == "ietf"

@@ -106,7 +106,7 @@ fn a_key_is_overridden_value_by_value() {
 }
 
 #[test]
-fn the_path_is_a_part_of_the_identity_where_the_route_says_so() {
+fn the_path_is_a_part_of_the_identity_where_the_route_asks_for_it() {
     for (lines, by_path) in [
         ("", false),
         ("identity = [\"route\"]", false),
@@ -563,8 +563,9 @@ fn what_is_legal_and_dangerous_is_warned_of() {
         .warnings;
     assert!(
         signed.len() == 1
-            && signed[0]
-                .starts_with("routes[0].upstream_key: changes what clients may have signed"),
+            && signed[0].starts_with(
+                "routes[0].upstream_key: changes a field that clients may have signed"
+            ),
         "{signed:?}"
     );
 }
@@ -583,7 +584,7 @@ fn records_are_kept_in_the_process_where_one_server_tells_of_changes() {
 }
 
 #[test]
-fn a_configuration_is_told_in_words() {
+fn a_configuration_is_described_in_words() {
     let text = include_str!("../../../config/redis.toml");
     let config = Config::load(Some(("redis.toml", text)), Overrides::default()).unwrap();
     assert_eq!(
@@ -635,17 +636,17 @@ fn hashing_secrets_are_long_and_differ() {
     );
     assert!(!format!("{secrets:?}{config:?}").contains(&long));
     let refusal = |a: &str, b: &str| read(a, b).unwrap_err().to_string();
-    let told = refusal(&long, &other[..31]);
+    let text = refusal(&long, &other[..31]);
     assert!(
-        told.contains("hashing.secrets[1]: expected a secret of at least 32 bytes")
-            && !told.contains(&other[..31]),
-        "{told}"
+        text.contains("hashing.secrets[1]: expected a secret of at least 32 bytes")
+            && !text.contains(&other[..31]),
+        "{text}"
     );
     assert!(refusal(&long, &long).contains("hashing.secrets[1]: the same secret a second time"));
 }
 
 #[test]
-fn requests_are_told_to_whom_the_file_says() {
+fn requests_are_exported_where_the_file_asks_for_it() {
     let off = load("").unwrap();
     assert!(off.access_log.is_none() && off.tracing.is_none());
     let text = "[access_log]\nformat = \"combined\"\n[tracing]\notlp_endpoint = \"https://c\"\nsample_ratio = 0.25\n\
@@ -658,11 +659,11 @@ fn requests_are_told_to_whom_the_file_says() {
         (tracing.sample_ratio, tracing.path.as_str(), tracing.headers.len()),
         (0.25, "/v1/traces", 1)
     );
-    let told = config.describe();
+    let text = config.describe();
     assert!(
-        told.contains("requests  logged to -\n")
-            && told.contains("traces    told to https://c/v1/traces, 0.25 of"),
-        "{told}"
+        text.contains("requests  logged to -\n")
+            && text.contains("traces    exported to https://c/v1/traces, ratio 0.25 of"),
+        "{text}"
     );
     let secrets =
         config.resolve_secrets(|name| (name == "B").then(|| "c4n4ry".to_owned())).unwrap();
@@ -696,15 +697,12 @@ fn chosen_fields_are_read_where_there_is_a_log_to_tell_them_to() {
 
     let sealed = "[encryption]\nkeys = [{ id = \"a\", env = \"A\" }]\n";
     let warned = load(&format!("[log]\nenabled = true\n{sealed}{fields}")).unwrap().warnings;
-    assert!(
-        warned[0].starts_with("routes[0].fields: stand in the event log in plain text"),
-        "{warned:?}"
-    );
+    assert!(warned[0].starts_with("routes[0].fields: plain text in the event log"), "{warned:?}");
 
     let unlogged = load(fields).unwrap();
     assert!(unlogged.routes[0].policy.fields.is_empty());
     assert!(
-        unlogged.warnings[0].starts_with("routes[0].fields: told to nobody"),
+        unlogged.warnings[0].starts_with("routes[0].fields: not used"),
         "{:?}",
         unlogged.warnings
     );
@@ -729,7 +727,7 @@ fn the_read_model_is_there_with_the_log_unless_it_is_switched_off() {
     assert!(
         apart
             .describe()
-            .contains("read model in /data/model.sqlite, kept up to date by onceward projector\n")
+            .contains("read model in /data/model.sqlite, updated by onceward projector\n")
     );
 
     let off = load(&format!("{redis}[read_model]\nenabled = false")).unwrap();

@@ -1,40 +1,43 @@
-//! A target: a method and a path pattern, which together say which requests a route covers.
+//! Route targets: a method and a path pattern, which describe the requests that a route covers.
 //!
-//! Danger: two targets that are wrongly taken for disjoint let a route take over another's requests under a new name. So where
-//! it is not certain that no request matches both, they overlap.
+//! Danger: if two targets were wrongly considered disjoint, a route could take over another route's
+//! requests under a new name. So two targets overlap unless it is certain that no request matches
+//! both.
 
 use std::fmt;
 
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-/// A method and a path pattern, in the form in which both are stored: `POST /v1/payments/{id}`.
+/// A method and a path pattern, in the stored form: `POST /v1/payments/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Target(String);
+pub(super) struct RouteTarget(String);
 
-impl Target {
-    /// The requests with this method whose path the pattern matches.
-    pub fn new(method: &Method, pattern: &str) -> Target {
-        Target(format!("{method} {pattern}"))
+impl RouteTarget {
+    /// Makes the target of requests with this method and a path that matches the pattern.
+    pub fn new(method: &Method, pattern: &str) -> RouteTarget {
+        RouteTarget(format!("{method} {pattern}"))
     }
 
-    /// Whether some request may match both.
-    pub fn overlaps(&self, other: &Target) -> bool {
-        // Only a damaged note has a target without a space, which is then equal to nothing but itself.
+    /// Returns whether a request may match both targets.
+    pub fn overlaps(&self, other: &RouteTarget) -> bool {
+        // Only a damaged note has a target without a space. Such a target overlaps only with
+        // itself.
         let (method, pattern) = self.0.split_once(' ').unwrap_or((&self.0, ""));
         let (other_method, other_pattern) = other.0.split_once(' ').unwrap_or((&other.0, ""));
         method == other_method && patterns_overlap(pattern, other_pattern)
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for RouteTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// Whether some path may match both patterns. A segment with a brace counts as one that matches any segment.
+/// Returns whether a path may match both patterns. A segment with a brace counts as a match for any
+/// segment.
 fn patterns_overlap(one: &str, other: &str) -> bool {
     let (mut one, mut other) =
         (one.trim_end_matches('/').split('/'), other.trim_end_matches('/').split('/'));
@@ -42,7 +45,7 @@ fn patterns_overlap(one: &str, other: &str) -> bool {
         match (one.next(), other.next()) {
             (None, None) => return true,
             (None, Some(_)) | (Some(_), None) => return false,
-            // The rest of a path has one segment or more.
+            // A wildcard for the rest of a path matches one segment or more.
             (Some(one), Some(other)) if one.contains("{*") || other.contains("{*") => return true,
             (Some(one), Some(other)) => {
                 if one != other && !one.contains('{') && !other.contains('{') {
@@ -58,8 +61,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_overlap_where_one_request_may_match_both() {
-        let target = |text: &str| Target(text.to_owned());
+    fn targets_overlap_if_one_request_may_match_both() {
+        let target = |text: &str| RouteTarget(text.to_owned());
         let rows = [
             ("POST /v1/payments", "POST /v1/payments", true),
             ("POST /v1/payments", "POST /v1/payments/", true),

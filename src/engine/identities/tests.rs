@@ -1,4 +1,4 @@
-//! What a configuration changes of the identities that a store keeps.
+//! Comparisons of configurations with the notes that a store keeps.
 
 use super::*;
 use crate::engine::tests::policy;
@@ -11,7 +11,8 @@ fn scoped(route: &str, header: &'static str) -> Policy {
     Policy { scope: ScopeRule::Headers(vec![HeaderName::from_static(header)]), ..named(route) }
 }
 
-/// Each route covers POST requests for a path of its own, which is named as the route.
+/// Makes identities of routes. Each covers POST requests for its own path, which has the route's
+/// name.
 fn of(policies: &[Policy], secrets: &[&str]) -> Identities {
     let paths: Vec<String> =
         policies.iter().map(|policy| format!("/v1/{}", policy.route)).collect();
@@ -20,7 +21,7 @@ fn of(policies: &[Policy], secrets: &[&str]) -> Identities {
     covering(&routes, secrets)
 }
 
-/// Routes, each with a method and a path.
+/// Makes identities of routes, each with a method and a path.
 fn covering(routes: &[(&Policy, &str, &str)], secrets: &[&str]) -> Identities {
     let parts: Vec<(Method, String)> = routes
         .iter()
@@ -32,7 +33,7 @@ fn covering(routes: &[(&Policy, &str, &str)], secrets: &[&str]) -> Identities {
     Identities::of(routes, secrets.iter().map(|check| (*check).to_owned()).collect())
 }
 
-/// What a store keeps after its first configuration.
+/// Returns the notes that a store keeps after its first configuration.
 fn kept(before: &Identities) -> Notes {
     before.compare(&Notes::default()).next
 }
@@ -42,13 +43,13 @@ fn derived(parts: Vec<KeyPart>) -> Policy {
     Policy { key, ..policy() }
 }
 
-/// What a configuration changes of what another left behind.
-fn changes(before: &Identities, now: &Identities) -> Vec<Change> {
+/// Returns the changes of identities from one configuration to the next.
+fn changes(before: &Identities, now: &Identities) -> Vec<IdentityChange> {
     now.compare(&kept(before)).changes
 }
 
 #[test]
-fn what_is_stored_stays_readable_for_ever() {
+fn the_format_of_the_notes_stays_the_same() {
     let compared = of(&[scoped("payments", "x-account"), named("refunds")], &["0a", "0b"])
         .compare(&Notes::default());
     let text = r#"{"format":1,"secrets":["0a","0b"],"routes":{"payments":"the key, scope by x-account","refunds":"the key, no scope"}}"#;
@@ -58,21 +59,24 @@ fn what_is_stored_stays_readable_for_ever() {
 }
 
 #[test]
-fn a_route_that_is_made_of_something_else_is_told_by_name() {
+fn a_route_with_other_rules_is_reported_by_name() {
     let before = of(&[scoped("payments", "x-account"), named("refunds")], &[]);
     let remade = changes(&before, &of(&[scoped("payments", "x-api-key"), named("refunds")], &[]));
     let (before_text, now) =
         ("the key, scope by x-account".into(), "the key, scope by x-api-key".into());
-    assert_eq!(remade, [Change::Remade { route: "payments".into(), before: before_text, now }]);
+    assert_eq!(
+        remade,
+        [IdentityChange::Remade { route: "payments".into(), before: before_text, now }]
+    );
     assert!(remade[0].to_string().contains("\"payments\""));
     let added = of(&[named("refunds"), named("payouts"), scoped("payments", "x-account")], &[]);
     let compared = added.compare(&kept(&before));
-    assert_eq!(compared.changes, [], "the order means nothing, and a new route is recorded");
+    assert_eq!(compared.changes, [], "the order does not matter, and a new route is recorded");
     assert!(compared.next.identities.unwrap().contains("payouts"));
 }
 
 #[test]
-fn what_makes_identities_counts_and_nothing_else() {
+fn only_rules_that_identify_operations_are_compared() {
     let supersede = Policy { on_mismatch: OnMismatch::Supersede, ..policy() };
     let header = |name: &'static str| HeaderName::from_static(name);
     let caller = |name| CallerRule::Headers(vec![header(name)]);
@@ -95,7 +99,7 @@ fn what_makes_identities_counts_and_nothing_else() {
         derived(vec![KeyPart::Query("a\", query \"b".into())]),
         Policy { caller: caller("a"), ..derived(vec![KeyPart::Path]) },
     ];
-    let texts: std::collections::BTreeSet<String> = different.iter().map(made_of).collect();
+    let texts: std::collections::BTreeSet<String> = different.iter().map(identity_rules).collect();
     assert_eq!(texts.len(), different.len(), "{texts:?}");
     let same = [
         Policy { fingerprint: FingerprintRule::Raw, ..policy() },
@@ -108,27 +112,30 @@ fn what_makes_identities_counts_and_nothing_else() {
         },
         Policy { on_mismatch: OnMismatch::Replay, ..policy() },
     ];
-    same.iter().for_each(|policy| assert_eq!(made_of(policy), made_of(&different[0])));
+    same.iter()
+        .for_each(|policy| assert_eq!(identity_rules(policy), identity_rules(&different[0])));
+}
+
+/// Returns one key part of each kind.
+fn every_key_part(header: &HeaderName) -> Vec<KeyPart> {
+    vec![
+        KeyPart::Path,
+        KeyPart::Query("page".into()),
+        KeyPart::Header(header.clone()),
+        KeyPart::BodyHash,
+        KeyPart::Body(Pointer::parse("/order/id").unwrap()),
+        KeyPart::Form("a\"b".into()),
+    ]
 }
 
 #[test]
-fn every_rule_is_written_in_words_that_stay() {
+fn the_text_of_every_rule_stays_the_same() {
     let supersede =
         |fingerprint| Policy { on_mismatch: OnMismatch::Supersede, fingerprint, ..policy() };
     let pointers =
         |texts: &[&str]| texts.iter().filter_map(|text| Pointer::parse(text)).collect::<Vec<_>>();
     let header = HeaderName::from_static("x-user");
-    let parts = [
-        KeyPart::Path,
-        KeyPart::Query("page".into()),
-        KeyPart::Header(header.clone()),
-        KeyPart::BodyHash,
-    ];
-    let parts = [
-        &parts[..],
-        &[KeyPart::Body(pointers(&["/order/id"]).remove(0)), KeyPart::Form("a\"b".into())],
-    ]
-    .concat();
+    let parts = every_key_part(&header);
     let rule =
         super::super::TokenRule { header, claim: "sub".into(), issuer: None, audience: None };
     let session = crate::key::CookieName::parse("session").expect("a name");
@@ -186,34 +193,34 @@ fn every_rule_is_written_in_words_that_stay() {
             "the key and the path in any letter case, no scope",
         ),
     ];
-    rows.iter().for_each(|(policy, text)| assert_eq!(made_of(policy), *text));
+    rows.iter().for_each(|(policy, text)| assert_eq!(identity_rules(policy), *text));
 }
 
 #[test]
-fn a_route_is_kept_from_when_it_protects() {
+fn a_route_is_kept_from_the_time_when_it_protects() {
     let watching = Policy { mode: Mode::Shadow, ..scoped("payments", "a") };
     assert_eq!(
         changes(&of(std::slice::from_ref(&watching), &[]), &of(&[scoped("payments", "b")], &[])),
         []
     );
-    // One that is switched off is remembered: its records are still there.
+    // A route that is switched off stays in the notes: the store still has its records.
     let protected = kept(&of(&[scoped("payments", "a")], &[]));
     let off = of(&[watching], &[]).compare(&protected);
     assert_eq!((off.changes.as_slice(), &off.next), ([].as_slice(), &protected));
     assert_eq!(of(&[scoped("payments", "b")], &[]).compare(&off.next).changes.len(), 1);
 }
 
-/// Check values before and now, and what is said of them.
-type Row<'r> = (&'r [&'r str], &'r [&'r str], Vec<Change>, &'r [&'r str]);
+/// Check values before and now, and the expected changes and remarks.
+type Row<'r> = (&'r [&'r str], &'r [&'r str], Vec<IdentityChange>, &'r [&'r str]);
 
 #[test]
 fn secrets_rotate_and_are_not_lost() {
     let secrets = |checks: &[&str]| of(&[policy()], checks);
-    let gone = |check: &str| vec![Change::SecretGone { check: check.into() }];
+    let gone = |check: &str| vec![IdentityChange::SecretGone { check: check.into() }];
     let rows: &[Row<'_>] = &[
         (&[], &[], vec![], &[]),
-        (&[], &["new"], vec![Change::HashingOn], &[]),
-        (&["old"], &[], vec![Change::HashingOff], &[]),
+        (&[], &["new"], vec![IdentityChange::HashingOn], &[]),
+        (&["old"], &[], vec![IdentityChange::HashingOff], &[]),
         (&["old"], &["old"], vec![], &[]),
         (&["old"], &["old", "new"], vec![], &[]),
         (&["old", "new"], &["new", "old"], vec![], &[]),
@@ -221,7 +228,7 @@ fn secrets_rotate_and_are_not_lost() {
         (&["new", "old"], &["old", "new"], vec![], &[]),
         (&["old"], &["new", "old"], vec![], &[WRITER_IS_NEW]),
         (&["old"], &["new"], gone("old"), &[]),
-        // Dropped before another wrote.
+        // The secret was dropped before another one was used for records.
         (&["old", "new"], &["new"], gone("old"), &[]),
     ];
     for (before, now, changes, remarks) in rows {
@@ -235,7 +242,7 @@ fn secrets_rotate_and_are_not_lost() {
 }
 
 #[test]
-fn what_can_not_be_read_is_not_taken_for_nothing() {
+fn unreadable_notes_do_not_count_as_missing() {
     let usual = of(&[policy()], &[]);
     let identities = [
         "",
@@ -257,17 +264,21 @@ fn what_can_not_be_read_is_not_taken_for_nothing() {
         .chain(paths.map(|text| Notes { paths: Some(text.into()), ..kept(&usual) }))
     {
         let compared = usual.compare(&notes);
-        assert_eq!(compared.changes, [Change::Unreadable], "{notes:?}");
-        assert_eq!(usual.compare(&compared.accepted).changes, [], "what is accepted is readable");
+        assert_eq!(compared.changes, [IdentityChange::Unreadable], "{notes:?}");
+        assert_eq!(
+            usual.compare(&compared.accepted).changes,
+            [],
+            "the accepted notes are readable"
+        );
     }
 }
 
 #[test]
-fn a_route_that_is_gone_is_no_change_and_is_remembered_until_it_is_given_up() {
+fn a_removed_route_is_no_change_and_stays_in_the_notes_until_the_operator_gives_it_up() {
     let (usual, more) =
         (of(&[named("payments")], &[]), of(&[named("payments"), named("refunds")], &[]));
     let compared = usual.compare(&kept(&more));
-    let gone = Vanished { route: "refunds".into(), targets: vec!["POST /v1/refunds".into()] };
+    let gone = VanishedRoute { route: "refunds".into(), targets: vec!["POST /v1/refunds".into()] };
     assert_eq!(
         (compared.changes.as_slice(), compared.vanished),
         ([].as_slice(), vec![gone.clone()])
@@ -277,13 +288,13 @@ fn a_route_that_is_gone_is_no_change_and_is_remembered_until_it_is_given_up() {
         "{gone}"
     );
     assert_eq!(compared.next, kept(&more), "both notes keep the route");
-    assert_eq!(compared.accepted, kept(&usual), "and neither does where the operator gives it up");
-    // It comes back as it was, or not at all.
+    assert_eq!(compared.accepted, kept(&usual), "and neither does if the operator gives it up");
+    // It may only come back with the same rules.
     assert_eq!(more.compare(&compared.next).vanished, []);
     let other =
         of(&[named("payments"), scoped("refunds", "x-account")], &[]).compare(&compared.next);
     assert!(
-        matches!(&other.changes[..], [Change::Remade { route, .. }] if route == "refunds"),
+        matches!(&other.changes[..], [IdentityChange::Remade { route, .. }] if route == "refunds"),
         "{other:?}"
     );
 }
@@ -303,11 +314,11 @@ fn a_route_that_takes_the_requests_of_one_that_is_gone_would_rename_its_operatio
         (&all, "POST", "/v1/{*rest}", true),
         (&all, "PATCH", "/v1/refunds/{id}", false),
         (&all, "POST", "/v1/refunds", false),
-        // What does not protect gives its requests no identity.
+        // A route that does not protect gives its requests no identity.
         (&watching, "POST", "/v1/{*rest}", false),
     ] {
         let compared = after(&[usual, (policy, method, path)]);
-        let change = Change::Renamed {
+        let change = IdentityChange::Renamed {
             route: "refunds".into(),
             now: "all".into(),
             target: "POST /v1/refunds/{id}".into(),
@@ -319,16 +330,16 @@ fn a_route_that_takes_the_requests_of_one_that_is_gone_would_rename_its_operatio
             "{method} {path}"
         );
     }
-    // A route that is known already takes requests over, too.
+    // A route that the notes already have can take over requests, too.
     let wider = after(&[(&payments, "POST", "/v1/{*rest}")]);
     assert!(
-        matches!(&wider.changes[..], [Change::Renamed { now, .. }] if now == "payments"),
+        matches!(&wider.changes[..], [IdentityChange::Renamed { now, .. }] if now == "payments"),
         "{wider:?}"
     );
 }
 
 #[test]
-fn a_route_in_front_of_another_does_not_take_its_requests_over() {
+fn a_route_must_not_take_over_the_requests_of_another_one() {
     let (payments, payouts) = (named("payments"), named("payouts"));
     let switched_off = Policy { mode: Mode::Off, ..named("payments") };
     let (path, other) = ("/v1/payments/{id}", "/v1/payments/{id}/refunds");
@@ -342,7 +353,7 @@ fn a_route_in_front_of_another_does_not_take_its_requests_over() {
         (vec![(&payouts, "POST", other), (&payments, "POST", path)], false),
     ] {
         let compared = covering(&routes, &[]).compare(&kept(&before));
-        let change = Change::TakenOver {
+        let change = IdentityChange::TakenOver {
             route: "payments".into(),
             now: "payouts".into(),
             target: "POST /v1/payments/{id}".into(),
@@ -351,33 +362,39 @@ fn a_route_in_front_of_another_does_not_take_its_requests_over() {
         assert_eq!(
             covering(&routes, &[]).compare(&compared.accepted).changes,
             [],
-            "once it was accepted"
+            "after it was accepted"
         );
     }
 }
 
 #[test]
-fn the_requests_that_a_route_covered_before_are_remembered() {
+fn the_notes_keep_the_requests_that_a_route_covered_before() {
     let payments = named("payments");
     let moved = covering(&[(&payments, "POST", "/v2/payments")], &[]);
     let kept = moved.compare(&kept(&of(&[named("payments")], &[]))).next;
     for path in ["/v1/payments", "/v2/payments"] {
         let renamed = covering(&[(&named("payouts"), "POST", path)], &[]).compare(&kept);
-        assert!(matches!(&renamed.changes[..], [Change::Renamed { .. }]), "{path}: {renamed:?}");
+        assert!(
+            matches!(&renamed.changes[..], [IdentityChange::Renamed { .. }]),
+            "{path}: {renamed:?}"
+        );
     }
 }
 
 #[test]
-fn a_route_that_an_earlier_version_has_written_is_missed_until_its_paths_are_known() {
+fn removing_a_route_of_an_earlier_version_is_refused_until_its_paths_are_known() {
     let (usual, more) =
         (of(&[named("payments")], &[]), of(&[named("payments"), named("refunds")], &[]));
     let earlier = Notes { paths: None, ..kept(&more) };
-    assert_eq!(usual.compare(&earlier).changes, [Change::Gone { route: "refunds".into() }]);
+    assert_eq!(usual.compare(&earlier).changes, [IdentityChange::Gone { route: "refunds".into() }]);
     let known = more.compare(&earlier).next;
     assert_eq!(usual.compare(&known).changes, []);
-    // Switched off before its paths were known.
+    // The route was switched off before its paths were known.
     let off = of(&[named("payments"), Policy { mode: Mode::Off, ..named("refunds") }], &[])
         .compare(&earlier);
     assert_eq!(off.changes, []);
-    assert_eq!(usual.compare(&off.next).changes, [Change::Gone { route: "refunds".into() }]);
+    assert_eq!(
+        usual.compare(&off.next).changes,
+        [IdentityChange::Gone { route: "refunds".into() }]
+    );
 }

@@ -1,4 +1,4 @@
-//! What the rules write, to the last field, and what an upstream's answer to a question is worth.
+//! Every field of the records that the rules write, and the findings of probes.
 
 use super::*;
 use crate::key::Pointer;
@@ -9,8 +9,8 @@ fn extras() -> Extras {
     Extras { leaves: Some(Bytes::from_static(b"leaves")), span: None }
 }
 
-/// An uncertain record of a lost attempt, whose key is kept so that it can be asked for.
-fn doubted() -> Record {
+/// An uncertain record of a lost attempt. The key is kept for a probe.
+fn uncertain_with_key() -> Record {
     Record { kept: KEPT, extras: extras(), ..record(uncertain(), OTHER) }
 }
 
@@ -22,7 +22,7 @@ fn written(settlement: Settlement) -> Record {
 }
 
 #[test]
-fn what_is_settled_has_its_own_version_and_keeps_no_key_and_a_marker_nothing_at_all() {
+fn a_settled_record_has_a_new_version_and_no_key_and_a_marker_keeps_nothing() {
     let running = Record { kept: KEPT, extras: extras(), ..record(in_flight(), OWN) };
     let claim = Claim { fence: OWN, record: running.clone() };
     let settled =
@@ -31,15 +31,15 @@ fn what_is_settled_has_its_own_version_and_keeps_no_key_and_a_marker_nothing_at_
     assert_eq!(settled(Outcome::Answered(whole(201))), done);
     let marker = Record { version: Version(8), ..record(State::Released, OWN) };
     assert_eq!(settled(Outcome::NeverSent), marker);
-    let doubt = State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None };
+    let lost = State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None };
     assert_eq!(
         settled(Outcome::InDoubt(Cause::Broken)),
-        Record { version: Version(8), state: doubt, ..running.clone() }
+        Record { version: Version(8), state: lost, ..running.clone() }
     );
 }
 
 #[test]
-fn a_decision_has_its_own_version_and_fence_and_keeps_a_key_only_where_an_outcome_is_owed() {
+fn a_decision_has_a_new_version_and_fence_and_keeps_a_key_only_if_the_outcome_is_unknown() {
     let decided = |record, decision| {
         decide(&held(record, 99_000), decision, Fence(3), &policy()).map(|next| next.record)
     };
@@ -48,20 +48,28 @@ fn a_decision_has_its_own_version_and_fence_and_keeps_a_key_only_where_an_outcom
         fence: Fence(3),
         kept: None,
         state: State::Completed { reply: whole(201), by },
-        ..doubted()
+        ..uncertain_with_key()
     };
-    assert_eq!(decided(doubted(), Decision::Resolve(whole(201))), Ok(by(Settler::Operator)));
-    assert_eq!(decided(doubted(), Decision::Found(whole(201))), Ok(by(Settler::Probe)));
+    assert_eq!(
+        decided(uncertain_with_key(), Decision::Resolve(whole(201))),
+        Ok(by(Settler::Operator))
+    );
+    assert_eq!(decided(uncertain_with_key(), Decision::Found(whole(201))), Ok(by(Settler::Probe)));
     let retry = State::Uncertain { cause: Cause::Broken, since_ms: Some(1000), retry: Some(OTHER) };
-    let retried =
-        Record { version: Version(8), fence: Fence(3), state: retry.clone(), ..doubted() };
-    assert_eq!(decided(doubted(), Decision::Retry), Ok(retried));
-    // A second decision names the attempt that was lost, and not the first decision.
-    let once_more = Record { fence: Fence(2), state: retry.clone(), ..doubted() };
-    let expected = Record { version: Version(8), fence: Fence(3), state: retry, ..doubted() };
+    let retried = Record {
+        version: Version(8),
+        fence: Fence(3),
+        state: retry.clone(),
+        ..uncertain_with_key()
+    };
+    assert_eq!(decided(uncertain_with_key(), Decision::Retry), Ok(retried));
+    // A second decision names the lost attempt, not the first decision.
+    let once_more = Record { fence: Fence(2), state: retry.clone(), ..uncertain_with_key() };
+    let expected =
+        Record { version: Version(8), fence: Fence(3), state: retry, ..uncertain_with_key() };
     assert_eq!(decided(once_more, Decision::Retry), Ok(expected));
     let marker = Record { version: Version(8), ..record(State::Released, Fence(3)) };
-    assert_eq!(decided(doubted(), Decision::Release), Ok(marker));
+    assert_eq!(decided(uncertain_with_key(), Decision::Release), Ok(marker));
     let result = Record { kept: KEPT, ..record(completed(), OTHER) };
     let gone = Record {
         version: Version(8),
@@ -86,48 +94,55 @@ fn the_lost_attempt_may_settle_after_an_operators_retry_until_a_duplicate_runs()
         |record: &Record, outcome| settle(Some(record), &claim, &outcome, &policy(), Version(99));
     let answered = Record { version: Version(8), state: completed(), ..record(in_flight(), OWN) };
     assert_eq!(written(settled(&retried(OWN), Outcome::Answered(whole(201)))), answered);
-    let doubt = Record { version: Version(8), ..record(uncertain(), OWN) };
+    let lost = Record { version: Version(8), ..record(uncertain(), OWN) };
     assert_eq!(
         written(settled(&retried(OWN), Outcome::InDoubt(Cause::Broken))),
-        doubt,
-        "its request may sit in a queue"
+        lost,
+        "its request may wait in a queue"
     );
     let running = record(State::InFlight { doubt_since_ms: Some(1000) }, OTHER);
-    for stands in [retried(OTHER), running] {
-        assert_eq!(settled(&stands, Outcome::Answered(whole(201))), Settlement::Stale);
+    for current in [retried(OTHER), running] {
+        assert_eq!(settled(&current, Outcome::Answered(whole(201))), Settlement::Stale);
     }
 }
 
 #[test]
-fn an_outcome_says_whether_the_upstream_did_nothing() {
-    let doing = |outcome: Outcome| outcome.was_not_executed(&policy());
-    assert!(doing(Outcome::NeverSent) && doing(Outcome::Answered(whole(429))));
-    assert!(!doing(Outcome::Answered(whole(201))) && !doing(Outcome::Answered(whole(409))));
-    assert!(!doing(Outcome::Answered(whole(503))) && !doing(Outcome::InDoubt(Cause::TimedOut)));
+fn an_outcome_shows_whether_the_upstream_did_nothing() {
+    let not_executed = |outcome: Outcome| outcome.was_not_executed(&policy());
+    assert!(not_executed(Outcome::NeverSent) && not_executed(Outcome::Answered(whole(429))));
+    assert!(
+        !not_executed(Outcome::Answered(whole(201)))
+            && !not_executed(Outcome::Answered(whole(409)))
+    );
+    assert!(
+        !not_executed(Outcome::Answered(whole(503)))
+            && !not_executed(Outcome::InDoubt(Cause::TimedOut))
+    );
 }
 
 #[test]
-fn only_an_attempt_from_uncertain_that_did_nothing_gives_its_doubt_back() {
+fn only_an_attempt_from_uncertain_that_was_not_executed_restores_the_uncertainty() {
     let claim = |doubt_since_ms| Claim {
         fence: OWN,
         record: record(State::InFlight { doubt_since_ms }, OWN),
     };
-    let gives = |doubt, outcome: &Outcome| claim(doubt).restores_uncertainty(outcome, &policy());
+    let restores =
+        |since_ms, outcome: &Outcome| claim(since_ms).restores_uncertainty(outcome, &policy());
     for was_not_executed in
         [Outcome::NeverSent, Outcome::Answered(whole(429)), Outcome::Answered(whole(409))]
     {
         assert!(
-            gives(Some(900), &was_not_executed) && !gives(None, &was_not_executed),
+            restores(Some(900), &was_not_executed) && !restores(None, &was_not_executed),
             "{was_not_executed:?}"
         );
     }
     for other in [Outcome::Answered(whole(201)), Outcome::InDoubt(Cause::Broken)] {
-        assert!(!gives(Some(900), &other) && !gives(None, &other), "{other:?}");
+        assert!(!restores(Some(900), &other) && !restores(None, &other), "{other:?}");
     }
 }
 
 #[test]
-fn a_scope_is_verified_where_somebody_vouches_for_it() {
+fn only_tokens_and_client_certificates_verify_a_scope() {
     let header = http::HeaderName::from_static("authorization");
     let token =
         TokenRule { header: header.clone(), claim: "sub".into(), issuer: None, audience: None };
@@ -139,7 +154,7 @@ fn a_scope_is_verified_where_somebody_vouches_for_it() {
 }
 
 #[test]
-fn an_uncertain_outcome_is_retried_where_no_operator_has_to_decide_first() {
+fn clients_may_retry_an_uncertain_outcome_unless_an_operator_has_to_decide() {
     let retry = |on_uncertain| Policy { on_uncertain, ..policy() }.uncertain_retry_after();
     assert_eq!(retry(OnUncertain::Hold), None);
     assert_eq!(retry(OnUncertain::Forward), Some(RETRY_AFTER_MAX));
@@ -160,7 +175,7 @@ fn probe(found_if: Option<&str>) -> Probe {
 }
 
 #[test]
-fn an_upstreams_answer_is_taken_for_what_it_plainly_says() {
+fn the_answer_to_a_probe_means_found_absent_or_unclear() {
     let answer = |status, body: &'static [u8]| {
         Arc::unwrap_or_clone(reply(status, ReplyBody::Whole(Bytes::from_static(body))))
     };
@@ -168,11 +183,7 @@ fn an_upstreams_answer_is_taken_for_what_it_plainly_says() {
         Finding::Found(reply(201, ReplyBody::Whole(Bytes::from_static(body))))
     };
     let plain = probe(None);
-    assert_eq!(
-        plain.finding(answer(200, b"{}")),
-        created(b"{}"),
-        "with the status that it is given"
-    );
+    assert_eq!(plain.finding(answer(200, b"{}")), created(b"{}"), "with the configured status");
     assert_eq!(plain.finding(answer(404, b"")), Finding::Absent);
     assert_eq!(plain.finding(answer(500, b"")), Finding::Unclear);
 
@@ -180,7 +191,7 @@ fn an_upstreams_answer_is_taken_for_what_it_plainly_says() {
     assert_eq!(
         first.finding(answer(200, br#"{"data":[{"id":1}]}"#)),
         created(br#"{"id":1}"#),
-        "the element alone"
+        "only the element"
     );
     assert_eq!(first.finding(answer(200, br#"{"data":[]}"#)), Finding::Absent);
     assert_eq!(first.finding(answer(200, b"<html>")), Finding::Unclear);
@@ -189,22 +200,23 @@ fn an_upstreams_answer_is_taken_for_what_it_plainly_says() {
     assert_eq!(
         first.finding(encoded.clone()),
         Finding::Unclear,
-        "what can't be looked into says nothing"
+        "an encoded answer can't be searched"
     );
     assert!(
         matches!(plain.finding(encoded), Finding::Found(_)),
-        "where nothing is looked for, it may be encoded"
+        "an answer that is not searched may be encoded"
     );
 }
 
 #[test]
-fn in_the_background_a_found_result_is_stored_and_an_absent_frees_the_key_only_when_it_counts() {
-    let told = |now_ms, finding| {
-        believe_in_background(&held(doubted(), now_ms), finding, Fence(3), &policy())
+fn a_background_probe_stores_a_found_result_and_releases_an_absent_one_only_after_the_waiting_time()
+{
+    let believed = |now_ms, finding| {
+        believe_in_background(&held(uncertain_with_key(), now_ms), finding, Fence(3), &policy())
     };
     let state = |next: Option<Next>| next.map(|next| next.record.state.name());
-    assert_eq!(state(told(2000, Finding::Found(whole(201)))), Some("completed"));
-    assert_eq!(told(2000, Finding::Absent), None, "too early");
-    assert_eq!(state(told(61_000, Finding::Absent)), Some("released"));
-    assert_eq!(told(99_000, Finding::Unclear), None);
+    assert_eq!(state(believed(2000, Finding::Found(whole(201)))), Some("completed"));
+    assert_eq!(believed(2000, Finding::Absent), None, "too early");
+    assert_eq!(state(believed(61_000, Finding::Absent)), Some("released"));
+    assert_eq!(believed(99_000, Finding::Unclear), None);
 }

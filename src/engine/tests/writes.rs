@@ -1,18 +1,19 @@
-//! No two different writes share version, fence and state: by that alone a store recognises a write that is repeated.
+//! No two different writes have the same version, fence and state. A store recognises a repeated
+//! write by these alone.
 
 use super::*;
 
-/// The first attempt and its version.
+/// The fence and the version of the first attempt.
 const FIRST: Fence = Fence(1);
 const BEGIN: Version = Version(10);
 
-/// Decisions have fences from here on, each its own.
+/// Decisions have different fences above this number.
 const DECISIONS: u64 = 1000;
 
-/// How many writes a history has.
+/// The length of a history, in writes.
 const WRITES_MAX: usize = 5;
 
-/// The outcomes of an attempt.
+/// The possible outcomes of an attempt.
 fn outcomes() -> [Outcome; 4] {
     [
         Outcome::Answered(whole(201)),
@@ -22,37 +23,41 @@ fn outcomes() -> [Outcome; 4] {
     ]
 }
 
-/// All that happened to one operation, in one order.
+/// One possible history of an operation.
 struct History {
-    /// The records that stood, one after the other.
-    stood: Vec<Record>,
-    /// The outcome of every attempt. An attempt has one, however often it writes that down.
+    /// The stored records, in order.
+    records: Vec<Record>,
+    /// The outcome of every attempt. An attempt has one outcome, even if it writes it several
+    /// times.
     outcome: Outcome,
     next_decision: u64,
+    /// How many writes were compared.
     checked: usize,
 }
 
 impl History {
-    /// The claim over the record at this place in the history, if one was made there.
-    fn claim_over(&self, place: usize) -> Option<Claim> {
-        let over = ClaimOver::over_uncertain(&held(self.stood.get(place)?.clone(), 99_000));
-        let fence = Fence(100 + place as u64);
+    /// Returns the claim over the record at this index, if there can be one.
+    fn claim_over(&self, index: usize) -> Option<Claim> {
+        let over = ClaimOver::over_uncertain(&held(self.records.get(index)?.clone(), 99_000));
+        let fence = Fence(100 + index as u64);
         let record = claim(&Asked { fence, ..asked() }, over, BEGIN, 5, &policy()).record;
         Some(Claim { fence, record })
     }
 
-    /// Every write that somebody who last saw the record at `place` may still try: attempts, the sweeper, operators, probes.
-    fn writes(&mut self, place: usize) -> Vec<Record> {
-        let seen = self.stood[place].clone();
-        let now = held(seen.clone(), 99_000);
-        let first = Claim { fence: FIRST, record: self.stood[0].clone() };
-        let doubted = |at: &usize| matches!(self.stood[*at].state, State::Uncertain { .. });
+    /// Returns every write that attempts, the sweeper, operators and probes may try if the record
+    /// at
+    /// `index` is the last one that they read.
+    fn writes(&mut self, index: usize) -> Vec<Record> {
+        let read = self.records[index].clone();
+        let now = held(read.clone(), 99_000);
+        let first = Claim { fence: FIRST, record: self.records[0].clone() };
+        let is_uncertain = |at: &usize| matches!(self.records[*at].state, State::Uncertain { .. });
         let again: Vec<Claim> =
-            (0..=place).filter(doubted).filter_map(|at| self.claim_over(at)).collect();
+            (0..=index).filter(is_uncertain).filter_map(|at| self.claim_over(at)).collect();
         let mut writes = Vec::new();
         for attempt in again.iter().chain([&first]) {
             if let Settlement::Write(next) =
-                settle(Some(&seen), attempt, &self.outcome, &policy(), Version(77))
+                settle(Some(&read), attempt, &self.outcome, &policy(), Version(77))
             {
                 writes.push(next.record);
             }
@@ -61,7 +66,7 @@ impl History {
             again
                 .into_iter()
                 .map(|claim| claim.record)
-                .filter(|record| record.version == seen.version.next()),
+                .filter(|record| record.version == read.version.next()),
         );
         writes.extend(expire(&now, &policy()).map(|next| next.record));
         let decisions = [
@@ -81,25 +86,25 @@ impl History {
         writes
     }
 
-    /// Goes through all that can still happen.
+    /// Tries all possible continuations.
     fn explore(&mut self) {
-        let last = self.stood.len() - 1;
-        for place in 0..=last {
-            for write in self.writes(place) {
-                let stands = &self.stood[last];
+        let last = self.records.len() - 1;
+        for index in 0..=last {
+            for write in self.writes(index) {
+                let current = &self.records[last];
                 self.checked += 1;
                 let brief =
                     |record: &Record| (record.version.0, record.fence.0, record.state.clone());
                 assert!(
-                    !stands.is_same_write(&write) || *stands == write,
-                    "{:?}: {:?} is taken for the last",
-                    self.stood.iter().map(brief).collect::<Vec<_>>(),
+                    !current.is_same_write(&write) || *current == write,
+                    "{:?}: {:?} is mistaken for the last",
+                    self.records.iter().map(brief).collect::<Vec<_>>(),
                     brief(&write)
                 );
-                if place == last && self.stood.len() < WRITES_MAX {
-                    self.stood.push(write);
+                if index == last && self.records.len() < WRITES_MAX {
+                    self.records.push(write);
                     self.explore();
-                    self.stood.pop();
+                    self.records.pop();
                 }
             }
         }
@@ -113,7 +118,7 @@ fn no_write_is_taken_for_another_whatever_happened_before() {
             claim(&Asked { fence: FIRST, ..asked() }, ClaimOver::Nothing, BEGIN, 5, &policy())
                 .record;
         let mut history =
-            History { stood: vec![first], outcome, next_decision: DECISIONS, checked: 0 };
+            History { records: vec![first], outcome, next_decision: DECISIONS, checked: 0 };
         history.explore();
         assert!(history.checked > 1000, "{} writes were compared", history.checked);
     }

@@ -1,8 +1,8 @@
-//! What is written by hand is what a serializer writes, and comes back.
+//! Stories of the encoder: its output equals that of a serializer, and can be decoded.
 
 use super::*;
 
-/// Texts of all kinds, those that have to be escaped among them.
+/// Strings of all kinds, also some that need escapes.
 fn texts() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
@@ -125,7 +125,7 @@ proptest! {
     #[test]
     fn no_observation_of_a_batch_is_lost_or_changed(mut batch in prop::collection::vec(observations(), 0..6)) {
         let mut read = Observation::decode(&Observation::encode(&batch)).unwrap();
-        // Groups bring them into another order.
+        // Groups change the order.
         let order = |one: &Observation| format!("{one:?}");
         batch.sort_by_key(order);
         read.sort_by_key(order);

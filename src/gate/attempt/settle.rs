@@ -1,4 +1,5 @@
-//! Writing down how an attempt ended, until it is written.
+//! Settling: writes the outcome of an attempt to the store, and tries again until the store
+//! confirms it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,57 +8,65 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::engine::{Claim, Outcome, Policy, Settlement, settle};
 use crate::event::Context;
-use crate::gate::{Gate, ProtectedRoute};
+use crate::gate::state::{Gate, ProtectedRoute};
 use crate::key::Slot;
 use crate::record::{Record, State, Version};
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer};
 
-/// Longest time that a client waits for its result to be stored; then the answer is uncertain and storing goes on.
+/// Longest time that a client waits for its result to be stored. Then it gets an uncertain answer,
+/// and storing goes on.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// First and longest pause between tries to write an outcome.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// What became of an outcome.
-pub(in crate::gate) enum Settled {
-    /// It is written.
+/// The result of settling.
+pub(in crate::gate) enum SettleResult {
+    /// The store has the outcome.
     Written,
-    /// Another has settled the operation.
+    /// Another attempt or an operator has settled the operation.
     Stale,
-    /// The time was over before the store confirmed.
+    /// The time ended before the store confirmed the outcome.
     Unconfirmed,
 }
 
+/// An outcome that is not settled yet.
+pub(in crate::gate) struct UnsettledOutcome {
+    pub slot: Slot,
+    pub claim: Claim,
+    /// The record that the slot is expected to hold.
+    pub known: Option<Record>,
+    pub outcome: Outcome,
+    /// The context of the outcome's event.
+    pub event_context: Context,
+}
+
 impl Gate {
-    /// Writes an outcome, trying for at most min(lease, 10 s). `told` is what the event log is told beside it.
+    /// Writes an outcome, trying for at most min(lease, 10 s).
     pub(in crate::gate) async fn settle(
         &self,
         slot: &Slot,
         claim: &Claim,
         outcome: &Outcome,
         policy: &Policy,
-        told: &Context,
-    ) -> Settled {
+        event_context: &Context,
+    ) -> SettleResult {
         let timer = Timer::start();
         let until = Instant::now() + policy.lease.min(SETTLE_MAX);
-        let settled = timeout_at(
-            until,
-            self.settle_until_done(slot, claim, Some(&claim.record), (outcome, told), policy),
-        )
-        .await;
+        let known = Some(&claim.record);
+        let settling = self.settle_until_done(slot, claim, known, outcome, policy, event_context);
+        let settled = timeout_at(until, settling).await;
         timer.stop(self.meter.store(StoreCall::Settle));
-        settled.unwrap_or(Settled::Unconfirmed)
+        settled.unwrap_or(SettleResult::Unconfirmed)
     }
 
-    /// Goes on trying in a task of its own. What `keep` holds (a permit, room for the body) bounds how many there are.
+    /// Writes an outcome in a task of its own, until the store confirms it. `keep` (a permit, the
+    /// memory of a body) is held meanwhile and so bounds the number of these tasks.
     pub(in crate::gate) fn settle_in_background(
         self: &Arc<Self>,
-        slot: Slot,
-        claim: Claim,
-        current: Option<Record>,
-        (outcome, told): (Outcome, Context),
+        unsettled: UnsettledOutcome,
         guarded: Arc<ProtectedRoute>,
         keep: impl Send + 'static,
     ) {
@@ -65,10 +74,14 @@ impl Gate {
         self.meter.unsettled_in_background.inc();
         self.tasks.spawn(async move {
             let _keep = keep;
+            let UnsettledOutcome { slot, claim, known, outcome, event_context } = unsettled;
             let policy = &guarded.route.policy;
+            let known = known.as_ref();
             tokio::select! {
                 biased;
-                _ = gate.settle_until_done(&slot, &claim, current.as_ref(), (&outcome, &told), policy) => {}
+                _ = gate.settle_until_done(
+                    &slot, &claim, known, &outcome, policy, &event_context,
+                ) => {}
                 () = gate.abandoned.cancelled() => {}
             }
             gate.meter.unsettled_in_background.dec();
@@ -80,54 +93,65 @@ impl Gate {
         slot: &Slot,
         claim: &Claim,
         known: Option<&Record>,
-        (outcome, told): (&Outcome, &Context),
+        outcome: &Outcome,
         policy: &Policy,
-    ) -> Settled {
-        // What stands there instead of the known record, where a write met something else.
+        event_context: &Context,
+    ) -> SettleResult {
+        // The record that a write met instead of the known one.
         let mut found: Option<Option<Record>> = None;
         let mut pause = RETRY_MIN;
         loop {
-            // Anew for each try: the slot may have held others' records in between, whose versions went on from an earlier
-            // try's, and a late command that names one of those must find it nowhere else.
+            // Each try has a version of its own. Between two tries the slot may have held other
+            // attempts' records, and their versions continued from the first try's. A late command
+            // that names one of those versions must not find it anywhere else.
             let fresh = Version(self.entropy.next());
             let current = found.as_ref().map_or(known, Option::as_ref);
             let next = match settle(current, claim, outcome, policy, fresh) {
                 Settlement::Write(next) => next,
-                Settlement::Done => return Settled::Written,
-                Settlement::Stale => return Settled::Stale,
+                Settlement::Done => return SettleResult::Written,
+                Settlement::Stale => return SettleResult::Stale,
             };
             let expected = current.map(|record| record.version);
-            match self
-                .write(slot, expected, (&next.record, next.lifetime), policy, || told.clone())
+            let context = || event_context.clone();
+            let error = match self
+                .write(slot, expected, &next.record, next.lifetime, policy, context)
                 .await
             {
                 Ok(Swap::Stored) => {
                     if matches!(next.record.state, State::Uncertain { .. }) {
                         self.meter.uncertain.inc();
                     }
-                    return Settled::Written;
+                    return SettleResult::Written;
                 }
-                Ok(Swap::Large(fence)) if fence != claim.fence => return Settled::Stale,
+                Ok(Swap::Stale(held)) => {
+                    found = Some(held.map(|held| held.record));
+                    continue;
+                }
+                Ok(Swap::Large(fence)) if fence != claim.fence => return SettleResult::Stale,
                 Ok(Swap::Large(_)) => match self.store.records.load(slot).await {
-                    Ok(held) => found = Some(held.map(|held| held.record)),
-                    Err(error) => {
-                        tracing::warn!(route = %policy.route, operation = %slot, %error, "an outcome is not stored yet");
-                        sleep(self.entropy.jitter(pause)).await;
-                        pause = (pause * 2).min(RETRY_MAX);
+                    Ok(held) => {
+                        found = Some(held.map(|held| held.record));
+                        continue;
                     }
+                    Err(error) => error,
                 },
-                Ok(Swap::Stale(held)) => found = Some(held.map(|held| held.record)),
                 Err(error) => {
                     self.meter.store_errors.inc();
-                    tracing::warn!(route = %policy.route, operation = %slot, %error, "an outcome is not stored yet");
                     if matches!(error, StoreError::Corrupt(_)) {
                         self.meter.corrupt_records.inc();
-                        return Settled::Stale;
+                        log_not_stored(slot, policy, &error);
+                        return SettleResult::Stale;
                     }
-                    sleep(self.entropy.jitter(pause)).await;
-                    pause = (pause * 2).min(RETRY_MAX);
+                    error
                 }
-            }
+            };
+            log_not_stored(slot, policy, &error);
+            sleep(self.entropy.jitter(pause)).await;
+            pause = (pause * 2).min(RETRY_MAX);
         }
     }
+}
+
+fn log_not_stored(slot: &Slot, policy: &Policy, error: &StoreError) {
+    tracing::warn!(route = %policy.route, operation = %slot, %error, "outcome not stored yet");
 }

@@ -1,103 +1,45 @@
-//! Observing: what was done with duplicates, told in batches to a log of its own.
+//! Observations: the answers to duplicates, exported in batches to a log of their own.
 //!
-//! It may be lost, and is counted then: no request waits for it, and a duplicate writes nothing itself.
+//! Observations are lossy, and losses are counted: no request waits for the export, and a duplicate
+//! writes nothing itself.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::select;
 use http::HeaderMap;
-use http::request::Parts;
-use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Policy;
 use crate::event::{Difference, Observation, ObservationKind};
-use crate::gate::background::event_log::{TRACE_DIGITS, trace_digits, trace_text};
-use crate::gate::claim::Entry;
-use crate::gate::intake::identify::whose;
-use crate::gate::{Gate, Refusal};
-use crate::key::{Hashing, Slot, TenantId};
+use crate::gate::claim::AdmitResult;
+use crate::gate::observation_buffer::{BATCH, PendingObservation};
+use crate::gate::state::Gate;
+use crate::gate::trace::{trace_digits, trace_text};
+use crate::key::TenantId;
+use crate::refusal::Refusal;
 
-/// Observations that wait to be told: a fraction of a second of a storm of retries, 2 MB; 40 MB, if all were refused and each says
-/// of as many places as possible that it differed there. As many may be in a teller's hands. What comes on top is lost.
-const WAITING_MAX: usize = 8192;
-
-/// Observations in one batch, some 130 KB at most times: a larger one would keep the store from other calls.
-const BATCH: usize = 1024;
-
-/// How long the first of a batch waits for more.
-const PAUSE: Duration = Duration::from_millis(500);
-
-/// One request, as it is noted while it is answered: without a text of its own, of which an [`Observation`] has five.
-pub(in crate::gate) struct PendingObservation {
-    pub kind: ObservationKind,
-    pub at_ms: u64,
-    pub slot: Option<Slot>,
-    pub route: Arc<str>,
-    pub whose: Option<[u8; 32]>,
-    /// What that is marked with when it is told: a reload may rotate the secrets meanwhile.
-    pub hashing: Hashing,
-    pub status: Option<u16>,
-    pub waited: Option<Duration>,
-    pub problem: Option<&'static str>,
-    pub differing: Vec<Difference>,
-    pub trace: Option<[u8; TRACE_DIGITS]>,
-}
-
-/// What waits to be told.
-#[derive(Default)]
-pub(in crate::gate) struct ObservationBuffer {
-    waiting: Mutex<Vec<PendingObservation>>,
-    /// There is a whole batch.
-    full: Notify,
-}
-
-impl ObservationBuffer {
-    /// Notes what was seen; `false` where there is no room.
-    fn note(&self, seen: PendingObservation) -> bool {
-        let mut waiting = self.waiting();
-        if waiting.len() >= WAITING_MAX {
-            return false;
-        }
-        waiting.push(seen);
-        if waiting.len() == BATCH {
-            drop(waiting);
-            self.full.notify_one();
-        }
-        true
-    }
-
-    /// What waits, which is then in other hands.
-    fn take(&self) -> Vec<PendingObservation> {
-        let mut waiting = self.waiting();
-        // Where there were some, there are going to be more; growing to them step by step takes as long as noting them.
-        let room = if waiting.is_empty() { 0 } else { BATCH };
-        std::mem::replace(&mut *waiting, Vec::with_capacity(room))
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<PendingObservation>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+/// How long an incomplete batch waits for more observations.
+const BATCH_WAIT: Duration = Duration::from_millis(500);
 
 impl Gate {
-    /// Notes what became of a request that did not run. `waited`: how long it was held.
+    /// Records the answer to a request that did not run. `waited`: how long the gate held the
+    /// request.
     pub(in crate::gate) fn observe_duplicate(
         &self,
         policy: &Policy,
-        (whose, headers): (&[u8; 32], &HeaderMap),
-        admitted: &Result<Entry, Refusal>,
+        tenant: TenantId,
+        headers: &HeaderMap,
+        admitted: &Result<AdmitResult, Refusal>,
         waited: Option<Duration>,
     ) {
         if !self.event_log_enabled() {
             return;
         }
         let (kind, slot, status, problem) = match admitted {
-            Ok(Entry::Replay(slot, reply)) => {
+            Ok(AdmitResult::Replay(slot, reply)) => {
                 let kind = if waited.is_some() {
                     ObservationKind::Waited
                 } else {
@@ -113,42 +55,44 @@ impl Gate {
                 (None, _) | (_, None) => return,
             },
         };
-        self.note(PendingObservation {
+        self.add_observation(PendingObservation {
             slot: Some(slot),
             status: Some(status),
             waited,
             problem,
             differing: admitted.as_ref().err().map(differing).unwrap_or_default(),
-            ..self.pending_observation(kind, policy, Some(whose), headers)
+            ..self.pending_observation(kind, policy, Some(tenant), headers)
         });
     }
 
-    /// Notes that a request of what is only watched would have been refused, because it can't be told which operation it is.
-    pub fn observe_unidentified(&self, policy: &Policy, parts: &Parts, problem: &Refusal) {
+    /// Records that enforcing would have refused a request of a shadow route, because the request
+    /// does not identify its operation.
+    pub fn observe_unidentified(
+        &self,
+        policy: &Policy,
+        tenant: Option<TenantId>,
+        headers: &HeaderMap,
+        problem: &Refusal,
+    ) {
         if !self.event_log_enabled() {
             return;
         }
         let Some((status, name)) = problem.observed(policy.mismatch_status) else { return };
-        let whose = whose(policy, parts);
-        let seen = self.pending_observation(
-            ObservationKind::WouldRefuse,
-            policy,
-            whose.as_ref(),
-            &parts.headers,
-        );
-        self.note(PendingObservation {
+        let observation =
+            self.pending_observation(ObservationKind::WouldRefuse, policy, tenant, headers);
+        self.add_observation(PendingObservation {
             status: Some(status.as_u16()),
             problem: Some(name),
-            ..seen
+            ..observation
         });
     }
 
-    /// What is known of any request: on which route it came, when, whose it is and in which trace.
+    /// Creates an observation with the properties of every request: route, time, tenant and trace.
     pub(in crate::gate) fn pending_observation(
         &self,
         kind: ObservationKind,
         policy: &Policy,
-        whose: Option<&[u8; 32]>,
+        tenant: Option<TenantId>,
         headers: &HeaderMap,
     ) -> PendingObservation {
         PendingObservation {
@@ -156,7 +100,7 @@ impl Gate {
             at_ms: self.clock.unix_ms(),
             slot: None,
             route: policy.route.clone(),
-            whose: whose.copied(),
+            tenant,
             hashing: self.settings.hashing.clone(),
             status: None,
             waited: None,
@@ -166,91 +110,90 @@ impl Gate {
         }
     }
 
-    /// Notes what was seen, if there is room.
-    pub(in crate::gate) fn note(&self, seen: PendingObservation) {
-        if !self.observed.note(seen) {
+    /// Adds an observation to the buffer; counts it as lost where the buffer is full.
+    pub(in crate::gate) fn add_observation(&self, observation: PendingObservation) {
+        if !self.observed.add(observation) {
             self.meter.observations_lost.inc();
         }
     }
 
-    /// Tells what was observed until the `end`, and then once more what waits: by ending it in the middle of a call, what it has
-    /// taken would be lost.
+    /// Exports observations until `end`, and then once more. Dropping this future in the middle of
+    /// a store call would lose the observations of that call.
     pub async fn export_observations(&self, end: &CancellationToken) {
         loop {
             let is_last = end.is_cancelled();
-            // Where the time is over, there may be some all the same.
-            let _ =
-                timeout(PAUSE, select(pin!(self.observed.full.notified()), pin!(end.cancelled())))
-                    .await;
-            self.tell_waiting().await;
+            let full = self.observed.batch_is_full.notified();
+            // After a timeout an incomplete batch may be pending.
+            let _ = timeout(BATCH_WAIT, select(pin!(full), pin!(end.cancelled()))).await;
+            self.export_pending().await;
             if is_last {
                 return;
             }
         }
     }
 
-    /// Tells what waits to be told.
-    pub(in crate::gate) async fn tell_waiting(&self) {
-        let waiting = self.observed.take();
-        for batch in waiting.chunks(BATCH) {
+    /// Exports the pending observations.
+    pub(in crate::gate) async fn export_pending(&self) {
+        let pending = self.observed.take();
+        for batch in pending.chunks(BATCH) {
             if let Err(error) =
                 self.store.log.observe(&Observation::encode(&observations(batch))).await
             {
-                tracing::debug!(%error, "observations are lost");
+                tracing::debug!(%error, "observations lost");
                 self.meter.observations_lost.inc_by(batch.len() as u64);
             }
         }
     }
 }
 
-/// Sightings as others read them. Those of a storm are alike but for when they came, and told as one.
+/// Converts pending observations into stored ones. Observations that differ only in their time, as
+/// in a retry storm, become one.
 fn observations(batch: &[PendingObservation]) -> Vec<Observation> {
-    // Under a secret a mark takes longer than all the rest, and those of a batch are often of a few scopes.
+    // Computing a mark under a secret takes longer than all the rest, and a batch often has few
+    // tenants.
     let mut marks = BTreeMap::new();
-    let mut mark = |seen: &PendingObservation, whose| {
-        marks
-            .entry(whose)
-            .or_insert_with_key(|whose| seen.hashing.tenant_mark(&TenantId::from_bytes(*whose)))
-            .clone()
+    let mut mark = |pending: &PendingObservation, tenant: TenantId| {
+        marks.entry(tenant).or_insert_with_key(|tenant| pending.hashing.tenant_mark(tenant)).clone()
     };
-    let mut told: Vec<Observation> = Vec::new();
-    let mut places = BTreeMap::new();
-    for seen in batch {
+    let mut merged: Vec<Observation> = Vec::new();
+    let mut positions = BTreeMap::new();
+    for pending in batch {
         let waited_ms =
-            seen.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
-        let alike = (
-            seen.slot,
-            seen.kind,
-            &seen.route,
-            seen.whose,
-            seen.status,
-            seen.problem,
-            &seen.differing,
+            pending.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+        let group = (
+            pending.slot,
+            pending.kind,
+            &pending.route,
+            pending.tenant,
+            pending.status,
+            pending.problem,
+            &pending.differing,
         );
-        if let Some(first) = places.get(&alike).and_then(|place: &usize| told.get_mut(*place)) {
-            first.again(seen.at_ms, waited_ms);
+        let first = positions.get(&group).and_then(|position: &usize| merged.get_mut(*position));
+        if let Some(first) = first {
+            first.again(pending.at_ms, waited_ms);
             continue;
         }
-        places.insert(alike, told.len());
-        told.push(Observation {
-            kind: seen.kind,
-            at_ms: seen.at_ms,
+        positions.insert(group, merged.len());
+        merged.push(Observation {
+            kind: pending.kind,
+            at_ms: pending.at_ms,
             until_ms: None,
             times: None,
-            operation: seen.slot.map(|slot| slot.to_string()).unwrap_or_default(),
-            route: seen.route.to_string(),
-            scope: seen.whose.map(|whose| mark(seen, whose)),
-            status: seen.status,
+            operation: pending.slot.map(|slot| slot.to_string()).unwrap_or_default(),
+            route: pending.route.to_string(),
+            scope: pending.tenant.map(|tenant| mark(pending, tenant)),
+            status: pending.status,
             waited_ms,
-            problem: seen.problem.map(str::to_owned),
-            differing: seen.differing.clone(),
-            trace: seen.trace.as_ref().map(trace_text),
+            problem: pending.problem.map(str::to_owned),
+            differing: pending.differing.clone(),
+            trace: pending.trace.as_ref().map(trace_text),
         });
     }
-    told
+    merged
 }
 
-/// Returns the places in which a refused request differs, as far as its caller may know them.
+/// Returns the differences that the refusal names.
 pub(in crate::gate) fn differing(refusal: &Refusal) -> Vec<Difference> {
     let places = refusal.differing().iter();
     places.map(|pointer| Difference { pointer: pointer.clone() }).collect()

@@ -1,65 +1,62 @@
-//! The reconciler: asks upstreams about uncertain operations for which no duplicate comes.
+//! The reconciler: probes upstreams about uncertain operations without waiting for a duplicate.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{Request, Response};
-use http_body::Body;
+use http::Request;
 use tokio::time::{Instant, sleep, timeout};
-use tower_service::Service;
 
 use crate::engine::{Finding, OnUncertain, Probe, believe_in_background};
 use crate::event::Context;
-use crate::forwarding::BoxError;
-use crate::gate::claim::probe::question;
+use crate::gate::claim::probe::probe_request;
 use crate::gate::payload::Payload;
-use crate::gate::{Gate, ProtectedRoute};
+use crate::gate::state::{Gate, ProtectedRoute};
+use crate::gate::upstream_service::UpstreamService;
 use crate::key::Slot;
 use crate::record::{Fence, Held, State};
 use crate::store::{ListError, Listing, Swap};
 
-/// Between two looks at what is unsettled, jittered: several gateways look at the same.
+/// Time between two reads of the unsettled operations, jittered, because several gateways read the
+/// same list.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Operations on a page of the list.
 const PAGE: usize = 256;
 
-/// Questions under way at once: an upstream that has just lost answers must not be met with a flood.
-const QUESTIONS_MAX: usize = 4;
+/// Probes at once: an upstream that has just lost answers must not get a flood of them.
+const PROBES_MAX: usize = 4;
 
-/// First and longest pause before the same operation is asked for again.
+/// First and longest pause between two probes of one operation.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 
-/// How often one operation is asked for: for some three hours. What the upstream can't tell then, a person has to.
-const QUESTIONS_PER_OPERATION: u32 = 24;
+/// Probes of one operation: they last for some three hours. After that an operator has to settle
+/// the operation.
+const PROBES_PER_OPERATION: u32 = 24;
 
-/// Operations whose questions are remembered; others wait until there is room.
-const REMEMBERED_MAX: usize = 10_000;
+/// Operations with a probe schedule; others wait until one of these is settled.
+const SCHEDULES_MAX: usize = 10_000;
 
-/// What was asked about an operation.
-struct Asked {
-    times: u32,
+/// The probes of one operation.
+struct ProbeSchedule {
+    sent: u32,
     next: Instant,
 }
 
-/// An operation whose key can't be filled into the probe's path. It is counted and logged once, and left alone.
+/// The operation's key does not fit into the probe's path. It is counted and logged once, and never
+/// probed.
 struct NeverProbed;
 
-/// Asks for ever. `prepare` gives a question what the way to its upstream needs.
-pub async fn reconcile<S, B, RB>(
+/// Probes for ever. `prepare` adds to a probe what the service needs to find its upstream.
+pub async fn reconcile<S, B>(
     gate: Arc<Gate>,
     routes: Vec<Arc<ProtectedRoute>>,
     prepare: impl Fn(&ProtectedRoute, &mut Request<Payload<B>>),
     service: S,
 ) where
-    S: Service<Request<Payload<B>>, Response = Response<RB>> + Clone,
-    S::Error: Into<BoxError>,
-    RB: Body<Data = Bytes> + Unpin,
-    RB::Error: Into<BoxError>,
+    S: UpstreamService<B> + Clone,
 {
     let mut routes: HashMap<Arc<str>, Arc<ProtectedRoute>> =
         routes.into_iter().map(|guarded| (guarded.route.policy.route.clone(), guarded)).collect();
@@ -67,28 +64,28 @@ pub async fn reconcile<S, B, RB>(
     if routes.is_empty() {
         return std::future::pending().await;
     }
-    let mut asked: HashMap<Slot, Asked> = HashMap::new();
+    let mut schedules: HashMap<Slot, ProbeSchedule> = HashMap::new();
     loop {
         sleep(gate.entropy.jitter(PERIOD)).await;
-        let due = match gate.to_ask(&routes, &mut asked).await {
+        let due = match gate.due_probes(&routes, &mut schedules).await {
             Ok(due) => due,
             Err(error) => {
-                tracing::debug!(%error, "what is unsettled could not be read");
+                tracing::debug!(%error, "unsettled operations not read");
                 continue;
             }
         };
-        let questions = due.into_iter().map(|(slot, route)| {
+        let probes = due.into_iter().map(|(slot, route)| {
             let (gate, prepare, mut service) = (&gate, &prepare, service.clone());
             async move {
-                gate.ask_unasked(&slot, &route, prepare, &mut service)
+                gate.probe_in_background(&slot, &route, prepare, &mut service)
                     .await
                     .map_err(|NeverProbed| slot)
             }
         });
         let ended: Vec<Result<(), Slot>> =
-            futures_util::stream::iter(questions).buffer_unordered(QUESTIONS_MAX).collect().await;
+            futures_util::stream::iter(probes).buffer_unordered(PROBES_MAX).collect().await;
         for slot in ended.into_iter().filter_map(Result::err) {
-            asked.entry(slot).and_modify(|asked| asked.times = QUESTIONS_PER_OPERATION);
+            schedules.entry(slot).and_modify(|schedule| schedule.sent = PROBES_PER_OPERATION);
         }
     }
 }
@@ -101,47 +98,50 @@ fn probe_of(guarded: &ProtectedRoute) -> Option<&Probe> {
 }
 
 impl Gate {
-    /// The uncertain operations whose turn it is.
-    async fn to_ask(
+    /// Returns the uncertain operations that are due for a probe.
+    async fn due_probes(
         &self,
         routes: &HashMap<Arc<str>, Arc<ProtectedRoute>>,
-        asked: &mut HashMap<Slot, Asked>,
+        schedules: &mut HashMap<Slot, ProbeSchedule>,
     ) -> Result<Vec<(Slot, Arc<ProtectedRoute>)>, ListError> {
-        let (mut due, mut seen, mut cursor) = (Vec::new(), HashMap::new(), None::<String>);
+        let (mut due, mut next_schedules, mut cursor) =
+            (Vec::new(), HashMap::new(), None::<String>);
         loop {
             let page = self.store.records.list(Listing::Unsettled, cursor.as_deref(), PAGE).await?;
             for (slot, held) in page.records {
-                let Some(guarded) = routes.get(&held.record.route).filter(|_| waits(&held)) else {
+                let Some(guarded) = routes.get(&held.record.route).filter(|_| is_undecided(&held))
+                else {
                     continue;
                 };
                 let now = Instant::now();
-                let Asked { times, next } = match asked.remove(&slot) {
-                    Some(asked) => asked,
-                    None if seen.len() < REMEMBERED_MAX => Asked { times: 0, next: now },
+                let mut schedule = match schedules.remove(&slot) {
+                    Some(schedule) => schedule,
+                    None if next_schedules.len() < SCHEDULES_MAX => {
+                        ProbeSchedule { sent: 0, next: now }
+                    }
                     None => continue,
                 };
-                let turn = next <= now && times < QUESTIONS_PER_OPERATION;
-                let pause = PAUSE_MIN.saturating_mul(1 << times.min(16)).min(PAUSE_MAX);
-                let after = if turn {
-                    Asked { times: times + 1, next: now + self.entropy.jitter(pause) }
-                } else {
-                    Asked { times, next }
-                };
-                seen.insert(slot, after);
-                if turn {
+                let is_due = schedule.next <= now && schedule.sent < PROBES_PER_OPERATION;
+                if is_due {
+                    let pause = PAUSE_MIN.saturating_mul(1 << schedule.sent.min(16)).min(PAUSE_MAX);
+                    schedule.sent += 1;
+                    schedule.next = now + self.entropy.jitter(pause);
+                }
+                next_schedules.insert(slot, schedule);
+                if is_due {
                     due.push((slot, guarded.clone()));
                 }
             }
             cursor = page.cursor;
             if cursor.is_none() {
-                // What was settled meanwhile is forgotten.
-                *asked = seen;
+                // The schedules of operations that are settled by now are dropped.
+                *schedules = next_schedules;
                 return Ok(due);
             }
         }
     }
 
-    async fn ask_unasked<S, B, RB>(
+    async fn probe_in_background<S, B>(
         &self,
         slot: &Slot,
         guarded: &ProtectedRoute,
@@ -149,57 +149,52 @@ impl Gate {
         service: &mut S,
     ) -> Result<(), NeverProbed>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
-        // Those who have a client come first.
-        let (Some(_place), Some(probe)) = (self.in_flight.protected(None), probe_of(guarded))
+        // Without a free permit the probe is skipped, because clients' requests come first.
+        let (Some(_permit), Some(probe)) = (self.in_flight.protected(None), probe_of(guarded))
         else {
             return Ok(());
         };
         let Ok(Some(held)) = self.store.records.load(slot).await else { return Ok(()) };
         let key = held.record.kept.as_ref().and_then(|kept| std::str::from_utf8(kept).ok());
-        let Some(key) = key.filter(|_| waits(&held)) else { return Ok(()) };
-        let Some(mut request) = question(probe, key) else {
-            self.count_withheld(&guarded.route.policy, slot);
+        let Some(key) = key.filter(|_| is_undecided(&held)) else { return Ok(()) };
+        let Some(mut request) = probe_request(probe, key) else {
+            self.count_withheld_probe(&guarded.route.policy, slot);
             return Err(NeverProbed);
         };
         request.headers_mut().extend(probe.headers.clone());
         prepare(guarded, &mut request);
         let mut hold = self.budget.hold();
         let policy = &guarded.route.policy;
-        let asking = self.put_question(policy, probe, request, service, &mut hold);
-        let finding = timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
-        self.count(&finding);
+        let sending = self.send_probe(policy, probe, request, service, &mut hold);
+        let finding = timeout(guarded.response_timeout, sending).await.unwrap_or(Finding::Unclear);
+        self.count_finding(&finding);
         let Some(next) = believe_in_background(&held, finding, Fence(self.entropy.next()), policy)
         else {
             return Ok(());
         };
-        match self
-            .write(
-                slot,
-                Some(held.record.version),
-                (&next.record, next.lifetime),
-                policy,
-                Context::default,
-            )
-            .await
-        {
+        let expected = Some(held.record.version);
+        let context = Context::default;
+        match self.write(slot, expected, &next.record, next.lifetime, policy, context).await {
             Ok(Swap::Stored) => {
-                tracing::info!(route = %policy.route, operation = %slot, state = next.record.state.name(), "the upstream told what became of an uncertain operation");
+                tracing::info!(
+                    route = %policy.route,
+                    operation = %slot,
+                    state = next.record.state.name(),
+                    "probe settled an uncertain operation"
+                );
             }
             Ok(Swap::Stale(_) | Swap::Large(_)) => {}
             Err(error) => {
-                tracing::debug!(operation = %slot, %error, "what the upstream told is not stored")
+                tracing::debug!(operation = %slot, %error, "result of a probe not stored")
             }
         }
         Ok(())
     }
 }
 
-/// Whether an operation is uncertain, and nobody has decided about it yet.
-fn waits(held: &Held) -> bool {
+/// Returns whether an operation is uncertain and no operator has decided to retry it.
+fn is_undecided(held: &Held) -> bool {
     matches!(held.record.state, State::Uncertain { retry: None, .. })
 }

@@ -1,5 +1,5 @@
-//! The sweeper: marks what is overdue, so that a dead gateway's operations are uncertain within a second or two even if
-//! nobody asks for them.
+//! The sweeper: marks attempts with an ended lease, so that a dead gateway's operations become
+//! uncertain within a second or two, also where no duplicate arrives.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,21 +8,21 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::engine::Policy;
-use crate::gate::Gate;
+use crate::gate::state::Gate;
 use crate::key::Slot;
 use crate::store::StoreError;
 
-/// Between two looks at the index, jittered, so that many gateways don't look at once.
+/// Time between two reads of the index, jittered, so that many gateways don't read it at once.
 const PERIOD: Duration = Duration::from_millis(800);
 
-/// Overdue operations taken in one look; what is left is taken in the next, at once.
+/// Overdue operations of one read. After a full batch the sweeper reads again at once.
 const BATCH: usize = 256;
 
-/// Between two looks at the beginning of the event log: what is too old may stay that much longer.
+/// Time between two trims of the event log: entries may stay that much longer than configured.
 const TRIM_PERIOD: Duration = Duration::from_secs(60);
 
-/// Marks overdue attempts uncertain and trims the event log, for ever. `policies` by route name; `fallback` is for routes that are no longer
-/// configured.
+/// Marks overdue attempts uncertain and trims the event log, for ever. `policies` has the policies
+/// by route name; `fallback` is for routes that are no longer configured.
 pub async fn sweep(gate: Arc<Gate>, policies: HashMap<String, Policy>, fallback: Policy) {
     let mut trimmed: Option<Instant> = None;
     loop {
@@ -36,7 +36,7 @@ pub async fn sweep(gate: Arc<Gate>, policies: HashMap<String, Policy>, fallback:
             Ok(marked) if marked >= BATCH => {}
             Ok(_) => sleep(gate.entropy.jitter(PERIOD)).await,
             Err(error) => {
-                tracing::debug!(%error, "the index of unsettled operations could not be read");
+                tracing::debug!(%error, "index of unsettled operations not read");
                 sleep(gate.entropy.jitter(PERIOD)).await;
             }
         }
@@ -54,14 +54,19 @@ impl Gate {
         let mut marked = overdue.len();
         for slot in &overdue {
             if let Err(error) = self.sweep_slot(slot, policies, fallback).await {
-                // One bad record must not keep the others from being marked.
+                // One unreadable record must not keep the sweeper from marking the others.
                 marked -= 1;
                 failed = Some((slot, error));
             }
         }
         if let Some((slot, error)) = failed {
             let failures = overdue.len() - marked;
-            tracing::warn!(failures, operation = %slot, %error, "overdue operations could not be marked");
+            tracing::warn!(
+                failures,
+                operation = %slot,
+                %error,
+                "overdue operations not marked uncertain"
+            );
         }
         Ok(marked)
     }

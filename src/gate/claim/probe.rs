@@ -1,142 +1,124 @@
-//! Asking the upstream what became of an uncertain operation, when a duplicate of it arrives.
+//! Probes: ask the upstream whether it has executed an uncertain operation, when a duplicate of it
+//! arrives.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HOST, HeaderValue};
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, Request, Response, Uri};
-use http_body::Body;
-use tower_service::Service;
+use http::{HeaderMap, HeaderName, Request, Uri};
+use tokio::time::timeout;
 
+use super::IncomingRequest;
 use crate::engine::{
-    Admission, Asked, Belief, CallerRule, DuplicateRefusal, Finding, OnUncertain, Policy, Probe,
-    ScopeRule, believe, is_grpc,
+    Admission, Asked, Belief, CallerRule, DuplicateRefusal, Finding, Next, OnUncertain, Policy,
+    Probe, ScopeRule, believe, is_grpc,
 };
 use crate::event::Context;
-use crate::forwarding::BoxError;
-use crate::gate::attempt::Read;
-use crate::gate::background::event_log::trace_of;
 use crate::gate::budget::Hold;
 use crate::gate::close_delimited::{CloseDelimited, may_be_cut};
+use crate::gate::intake::OperationKey;
 use crate::gate::intake::upstream_key::key_for_upstream;
 use crate::gate::payload::Payload;
-use crate::gate::{Gate, ProtectedRoute, Refusal};
+use crate::gate::response::ReceivedBody;
+use crate::gate::state::{Gate, ProtectedRoute};
+use crate::gate::trace::trace_of;
+use crate::gate::upstream_service::UpstreamService;
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, State};
+use crate::refusal::Refusal;
 use crate::store::Swap;
 
-/// What a gate needs to ask: the duplicate, whose credentials it may use, and a way to the upstream.
-pub(in crate::gate) struct Asker<'r, S> {
-    pub parts: &'r Parts,
-    /// Its body, decoded.
-    pub content: &'r Bytes,
-    /// Bytes of its body as it came.
-    pub request_bytes: u64,
-    pub service: &'r mut S,
-    pub hold: &'r mut Hold,
-    /// How long the duplicate waited for the first request.
-    pub waited: Option<Duration>,
-}
-
-/// What asking came to.
-pub(in crate::gate) enum Told {
-    /// The result, which is stored now.
-    Result(Arc<Reply>),
-    /// Do this.
-    Admit(Admission),
-    /// The record moved meanwhile; this is it.
-    Moved(Option<Held>),
+/// The result of a probe for a duplicate.
+pub(super) enum ProbeResult {
+    /// The upstream has executed the operation. The answer is stored now, and is the result.
+    Found(Arc<Reply>),
+    /// The duplicate is admitted so.
+    Decided(Admission),
+    /// The record changed meanwhile; this is the current one.
+    Changed(Option<Held>),
 }
 
 impl Gate {
-    /// Asks the upstream. `held` is the uncertain record as it was before.
-    pub(in crate::gate) async fn ask<S, B, RB>(
+    /// Asks the upstream about an uncertain operation, for a duplicate of it. `held` is the
+    /// uncertain record.
+    pub(super) async fn probe_for_duplicate<S, B>(
         &self,
         guarded: &ProtectedRoute,
         probe: &Probe,
-        (slot, asked): (&Slot, &Asked),
+        slot: &Slot,
+        asked: &Asked,
         held: &Held,
-        asker: &mut Asker<'_, S>,
-    ) -> Result<Told, Refusal>
+        duplicate: &mut IncomingRequest<'_, S>,
+    ) -> Result<ProbeResult, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let policy = &guarded.route.policy;
-        let key = key_for_upstream(policy, asker.parts, asker.content)?;
-        let Some(mut request) = question(probe, &key) else {
-            self.count_withheld(policy, slot);
-            return Ok(Told::Admit(Admission::Refuse(DuplicateRefusal::uncertain(None))));
+        let key = key_for_upstream(policy, duplicate.key);
+        let Some(mut request) = probe_request(probe, &key) else {
+            self.count_withheld_probe(policy, slot);
+            let refusal = DuplicateRefusal::uncertain(None);
+            return Ok(ProbeResult::Decided(Admission::Refuse(refusal)));
         };
         let headers = if probe.headers.is_empty() {
-            credentials(policy, &asker.parts.headers)
+            credentials(policy, &duplicate.parts.headers)
         } else {
             probe.headers.clone()
         };
         request.headers_mut().extend(headers);
-        if let Some(host) = asker.parts.headers.get(HOST) {
+        if let Some(host) = duplicate.parts.headers.get(HOST) {
             request.headers_mut().insert(HOST, host.clone());
         }
-        *request.extensions_mut() = asker.parts.extensions.clone();
-        let asking = self.put_question(policy, probe, request, asker.service, asker.hold);
-        let finding = tokio::time::timeout(guarded.response_timeout, asking)
-            .await
-            .unwrap_or(Finding::Unclear);
-        self.conclude((slot, asked), held, finding, policy, &asker.parts.headers).await
-    }
-
-    /// What a finding makes of the record, written.
-    async fn conclude(
-        &self,
-        (slot, asked): (&Slot, &Asked),
-        held: &Held,
-        finding: Finding,
-        policy: &Policy,
-        headers: &HeaderMap,
-    ) -> Result<Told, Refusal> {
-        self.count(&finding);
+        *request.extensions_mut() = duplicate.parts.extensions.clone();
+        let sending = self.send_probe(policy, probe, request, duplicate.service, duplicate.hold);
+        let finding = timeout(guarded.response_timeout, sending).await.unwrap_or(Finding::Unclear);
+        self.count_finding(&finding);
         match believe(held, finding, asked.fence, policy) {
             Belief::Write(next) => {
-                let told = || Context { trace: trace_of(headers), ..Context::default() };
-                let swapped = self
-                    .write(
-                        slot,
-                        Some(held.record.version),
-                        (&next.record, next.lifetime),
-                        policy,
-                        told,
-                    )
-                    .await;
-                match (swapped.map_err(|error| self.store_failed(slot, &error))?, next.record.state)
-                {
-                    (Swap::Stored, State::Completed { reply, .. }) => {
-                        tracing::info!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream knows the operation: its answer is the result");
-                        Ok(Told::Result(reply))
-                    }
-                    // Only results are written here; of anything else the record is looked at anew.
-                    (Swap::Stored, _) => Ok(Told::Moved(Some(held.clone()))),
-                    (Swap::Stale(held), _) => Ok(Told::Moved(held)),
-                    (Swap::Large(_), _) => {
-                        let held = self
-                            .store
-                            .records
-                            .load(slot)
-                            .await
-                            .map_err(|error| self.store_failed(slot, &error))?;
-                        Ok(Told::Moved(held))
-                    }
-                }
+                self.store_result(policy, slot, held, next, &duplicate.parts.headers).await
             }
-            Belief::Admit(admission) => Ok(Told::Admit(admission)),
+            Belief::Admit(admission) => Ok(ProbeResult::Decided(admission)),
         }
     }
 
-    /// Counts what an upstream said.
-    pub(in crate::gate) fn count(&self, finding: &Finding) {
+    /// Writes the record that a finding leads to.
+    async fn store_result(
+        &self,
+        policy: &Policy,
+        slot: &Slot,
+        held: &Held,
+        next: Next,
+        headers: &HeaderMap,
+    ) -> Result<ProbeResult, Refusal> {
+        let context = || Context { trace: trace_of(headers), ..Context::default() };
+        let expected = Some(held.record.version);
+        let swapped = self
+            .write(slot, expected, &next.record, next.lifetime, policy, context)
+            .await
+            .map_err(|error| self.store_failed(slot, &error))?;
+        match (swapped, next.record.state) {
+            (Swap::Stored, State::Completed { reply, .. }) => {
+                tracing::info!(
+                    route = %policy.route,
+                    operation = %slot,
+                    status = reply.status.as_u16(),
+                    "probe found the operation: the upstream's answer is the result"
+                );
+                Ok(ProbeResult::Found(reply))
+            }
+            // Only results are written here. After any other state the duplicate looks at the
+            // record again.
+            (Swap::Stored, _) => Ok(ProbeResult::Changed(Some(held.clone()))),
+            (Swap::Stale(held), _) => Ok(ProbeResult::Changed(held)),
+            (Swap::Large(_), _) => {
+                let loaded = self.store.records.load(slot).await;
+                let held = loaded.map_err(|error| self.store_failed(slot, &error))?;
+                Ok(ProbeResult::Changed(held))
+            }
+        }
+    }
+
+    /// Counts the finding of a probe.
+    pub(in crate::gate) fn count_finding(&self, finding: &Finding) {
         let counter = match finding {
             Finding::Found(_) => &self.meter.probes.found,
             Finding::Absent => &self.meter.probes.absent,
@@ -145,14 +127,18 @@ impl Gate {
         counter.inc();
     }
 
-    /// Counts and logs a probe that is not sent, because the key can't be filled into its path.
-    pub(in crate::gate) fn count_withheld(&self, policy: &Policy, slot: &Slot) {
+    /// Counts and logs a probe that is not sent, because the key does not fit into its path.
+    pub(in crate::gate) fn count_withheld_probe(&self, policy: &Policy, slot: &Slot) {
         self.meter.probes.withheld.inc();
-        tracing::warn!(route = %policy.route, operation = %slot, "probe not sent: the key is not one segment of its path; settle the operation by hand");
+        tracing::warn!(
+            route = %policy.route,
+            operation = %slot,
+            "probe not sent: the key is not one segment of its path; settle the operation by hand"
+        );
     }
 
-    /// Sends a question, and reads its answer. Whatever goes wrong says nothing of the operation.
-    pub(in crate::gate) async fn put_question<S, B, RB>(
+    /// Sends a probe and reads its answer. A failure gives no information about the operation.
+    pub(in crate::gate) async fn send_probe<S, B>(
         &self,
         policy: &Policy,
         probe: &Probe,
@@ -161,10 +147,7 @@ impl Gate {
         hold: &mut Hold,
     ) -> Finding
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let sent = async {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
@@ -173,8 +156,8 @@ impl Gate {
         let Ok(response) = sent.await else { return Finding::Unclear };
         let (mut head, body) = response.into_parts();
         let close_delimited = head.extensions.get::<CloseDelimited>().is_some();
-        self.prepare(&mut head.headers);
-        // It may become the result, and those are never stored.
+        self.prepare_fields(&mut head.headers);
+        // The answer may become the result, and results are stored without these fields.
         for name in policy.unstored_fields() {
             head.headers.remove(name);
         }
@@ -184,38 +167,43 @@ impl Gate {
             body: ReplyBody::NotStored,
             trailers: None,
         };
-        match self.read(&reply, body, hold).await {
-            Read::Whole(bytes, _) if close_delimited && may_be_cut(&reply.headers, &bytes) => {
+        match self.read_body(&reply, body, hold).await {
+            ReceivedBody::Whole(bytes, _)
+                if close_delimited && may_be_cut(&reply.headers, &bytes) =>
+            {
                 return Finding::Unclear;
             }
-            // Its status stands in its trailers, which no rule of a probe looks at.
-            Read::Whole(..) if is_grpc(&reply.headers) => return Finding::Unclear,
-            Read::Whole(bytes, _) => reply.body = ReplyBody::Whole(bytes),
-            Read::Streams(_) => {}
-            Read::Broken => return Finding::Unclear,
+            // A gRPC answer has its status in its trailers, and no rule of a probe reads trailers.
+            ReceivedBody::Whole(..) if is_grpc(&reply.headers) => return Finding::Unclear,
+            ReceivedBody::Whole(bytes, _) => reply.body = ReplyBody::Whole(bytes),
+            ReceivedBody::Streams(_) => {}
+            ReceivedBody::Broken => return Finding::Unclear,
         }
         probe.finding(reply)
     }
 }
 
-/// Whether no probe is ever sent for a request's operation, because its key can't be filled into the probe's path.
-pub(in crate::gate) fn is_never_probed(policy: &Policy, parts: &Parts, content: &Bytes) -> bool {
+/// Returns whether no probe is ever sent for a request's operation, because its key does not fit
+/// into the probe's path.
+pub(in crate::gate) fn is_never_probed(policy: &Policy, key: &OperationKey) -> bool {
     let OnUncertain::Probe(probe) = &policy.on_uncertain else { return false };
-    key_for_upstream(policy, parts, content).is_ok_and(|key| probe.path_for(&key).is_none())
+    probe.path_for(&key_for_upstream(policy, key)).is_none()
 }
 
-/// The request that asks, but for who asks. `None` where the key can't be filled into the path.
-pub(in crate::gate) fn question<B>(probe: &Probe, key: &str) -> Option<Request<Payload<B>>> {
+/// Returns the request of a probe, without credentials. `None` where the key does not fit into the
+/// path.
+pub(in crate::gate) fn probe_request<B>(probe: &Probe, key: &str) -> Option<Request<Payload<B>>> {
     let mut request = Request::new(Payload::default());
     *request.method_mut() = probe.method.clone();
     *request.uri_mut() = Uri::try_from(probe.path_for(key)?).ok()?;
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("*/*"));
-    // Else a member could not be looked for, and a client that doesn't decode would get what it can't read.
+    // In an encoded body the gate could not find a member, and a client that doesn't decode could
+    // not read it.
     request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Some(request)
 }
 
-/// The duplicate's fields that say who asks.
+/// Returns the credentials of the duplicate.
 fn credentials(policy: &Policy, headers: &HeaderMap) -> HeaderMap {
     static USUAL: [HeaderName; 3] = [AUTHORIZATION, HeaderName::from_static("x-api-key"), COOKIE];
     let caller: &[HeaderName] = match &policy.caller {

@@ -1,149 +1,135 @@
-//! Getting in while secrets are rotated: an operation may lie under another secret than the one that writes.
+//! Admission while hashing secrets are rotated: an operation's record may be stored under another
+//! secret than the one that writes.
 //!
-//! Danger: gateways whose secrets stand in another order claim other slots for the same request, and no single swap tells
-//! them of each other. So each looks at the other slots again when its claim stands, before anything is sent: of two who
-//! claim at once, at least one sees the other, and gives up.
+//! Danger: gateways with another order of secrets claim other slots for the same request, and no
+//! single swap shows them each other's claims. So each gateway reads the other slots again after
+//! its claim is confirmed and before anything is sent: of two that claim at once, at least one
+//! finds the other claim, and gives up.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::try_join_all;
-use http::{Request, Response};
-use http_body::Body;
-use tower_service::Service;
 
+use super::unconfirmed::UnconfirmedClaim;
+use super::{AdmitResult, IncomingRequest};
 use crate::engine::{Admission, Asked, DuplicateRefusal, OnFailure, Policy, admit};
-use crate::forwarding::BoxError;
-use crate::gate::claim::probe::Asker;
-use crate::gate::claim::{Claimed, Entry, Unconfirmed};
-use crate::gate::intake::identify::Identified;
-use crate::gate::payload::Payload;
-use crate::gate::permits::Place;
-use crate::gate::{Gate, ProtectedRoute, Refusal};
+use crate::gate::attempt::Claimed;
+use crate::gate::intake::RequestedOperation;
+use crate::gate::permits::Permit;
+use crate::gate::state::{Gate, ProtectedRoute};
+use crate::gate::upstream_service::UpstreamService;
 use crate::key::{Caller, Slot};
 use crate::record::{Held, State};
+use crate::refusal::Refusal;
 use crate::store::StoreError;
 
 impl Gate {
-    /// [`Gate::admit`], with the operation looked up under all secrets. Where only one is configured it costs nothing.
-    pub(in crate::gate) async fn admit_under_all_secrets<S, B, RB>(
+    /// Admits a request as [`Gate::admit`] does, with the operation looked up under all secrets. It
+    /// costs nothing where only one is configured.
+    pub(in crate::gate) async fn admit_under_all_secrets<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        identified: Identified,
-        permit: Place,
-        asker: &mut Asker<'_, S>,
-    ) -> Result<Entry, Refusal>
+        operation: RequestedOperation,
+        permit: Permit,
+        request: &mut IncomingRequest<'_, S>,
+    ) -> Result<AdmitResult, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
-        if identified.others.is_empty() {
-            return self.admit(guarded, identified, permit, asker).await;
+        if operation.others.is_empty() {
+            return self.admit(guarded, operation, permit, request).await;
         }
-        Box::pin(self.admit_where_it_lies(guarded, identified, permit, asker)).await
+        Box::pin(self.admit_under_stored_secret(guarded, operation, permit, request)).await
     }
 
-    async fn admit_where_it_lies<S, B, RB>(
+    async fn admit_under_stored_secret<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        identified: Identified,
-        permit: Place,
-        asker: &mut Asker<'_, S>,
-    ) -> Result<Entry, Refusal>
+        operation: RequestedOperation,
+        permit: Permit,
+        request: &mut IncomingRequest<'_, S>,
+    ) -> Result<AdmitResult, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let policy = &guarded.route.policy;
-        let identified = match self.where_it_lies(policy, identified).await {
-            Ok(identified) => identified,
-            // Nothing was seen of the operation.
+        let operation = match self.under_stored_secret(policy, operation).await {
+            Ok(operation) => operation,
+            // No record of the operation was seen.
             Err((_, StoreError::NotApplied(_) | StoreError::MaybeApplied(_)))
                 if policy.on_failure == OnFailure::FailOpen =>
             {
                 self.meter.store_errors.inc();
-                return Ok(Entry::Unprotected);
+                return Ok(AdmitResult::Unprotected);
             }
             Err((slot, error)) => return Err(self.store_failed(&slot, &error)),
         };
-        let others = identified.others.clone();
-        match self.admit(guarded, identified, permit, asker).await? {
-            Entry::Run(claimed) => Box::pin(self.run_if_alone(guarded, claimed, &others)).await,
+        let others = operation.others.clone();
+        match self.admit(guarded, operation, permit, request).await? {
+            AdmitResult::Run(claimed) => {
+                Box::pin(self.run_if_alone(guarded, claimed, &others)).await
+            }
             other => Ok(other),
         }
     }
 
-    /// The same request under the secret that its record was written under, if there is one already.
-    pub(in crate::gate) async fn where_it_lies(
+    /// Returns the request under the secret of its record, if a record exists already.
+    pub(in crate::gate) async fn under_stored_secret(
         &self,
         policy: &Policy,
-        mut identified: Identified,
-    ) -> Result<Identified, (Slot, StoreError)> {
-        if let Some((at, _)) = self.found_at(policy, &identified.others).await? {
-            let Identified { slot, caller, others, .. } = &mut identified;
+        mut operation: RequestedOperation,
+    ) -> Result<RequestedOperation, (Slot, StoreError)> {
+        if let Some((at, _)) = self.found_at(policy, &operation.others).await? {
+            let RequestedOperation { slot, caller, others, .. } = &mut operation;
             std::mem::swap(slot, &mut others[at].0);
             std::mem::swap(caller, &mut others[at].1);
         }
-        Ok(identified)
+        Ok(operation)
     }
 
-    /// The claim stands: it is used only if the operation is nowhere else, and else given up as never sent.
+    /// Uses a confirmed claim only if no other slot has the operation; otherwise gives the claim up
+    /// as never sent.
     async fn run_if_alone(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
         claimed: Claimed,
         others: &[(Slot, Caller)],
-    ) -> Result<Entry, Refusal> {
+    ) -> Result<AdmitResult, Refusal> {
         let (policy, slot) = (&guarded.route.policy, claimed.slot);
-        // Given up where it isn't said to be known: also when the client leaves while this looks.
-        let own = Unconfirmed::new(self, guarded, &slot, claimed.claim.clone());
+        // Given up unless it is closed: also when the client leaves during the look-up.
+        let own = UnconfirmedClaim::new(self, guarded, &slot, claimed.claim.clone(), None);
         let found = self
             .found_at(policy, others)
             .await
             .map_err(|(slot, error)| self.store_failed(&slot, &error))?;
         let Some((at, held)) = found else {
-            own.known();
-            return Ok(Entry::Run(claimed));
+            own.close();
+            return Ok(AdmitResult::Run(claimed));
         };
         let (slot, caller) = others[at];
         match admit(Some(&held), &Asked { caller, ..claimed.asked }, policy) {
-            Admission::Replay(reply) => Ok(Entry::Replay(slot, reply)),
+            Admission::Replay(reply) => Ok(AdmitResult::Replay(slot, reply)),
             Admission::Refuse(refusal) => Err(Refusal::of_refusal(refusal, slot)),
-            // Who claims there sees this claim perhaps, and gives up as well: the client's retry then finds one of them.
+            // The other claimant may have found this claim and given up as well. The client's retry
+            // then finds at most one of the two claims.
             _ => Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot)),
         }
     }
 
-    /// The first of these slots that holds more than a released marker. They are read at once.
+    /// Returns the first of these slots with a record other than a released marker. All are read at
+    /// once.
     async fn found_at(
         &self,
         policy: &Policy,
         slots: &[(Slot, Caller)],
     ) -> Result<Option<(usize, Held)>, (Slot, StoreError)> {
         let reads = slots.iter().map(|(slot, _)| async move {
-            let held = self.bars(policy, slot).await.map_err(|error| (*slot, error))?;
+            let held = self.blocking_record(policy, slot).await.map_err(|error| (*slot, error))?;
             Ok::<_, (Slot, StoreError)>(
                 held.filter(|held| !matches!(held.record.state, State::Released)),
             )
         });
         let found = try_join_all(reads).await?;
         Ok(found.into_iter().enumerate().find_map(|(at, held)| Some((at, held?))))
-    }
-
-    /// What would stand in the way of a claim over nothing.
-    pub(in crate::gate) async fn bars(
-        &self,
-        policy: &Policy,
-        slot: &Slot,
-    ) -> Result<Option<Held>, StoreError> {
-        if policy.keeps_tombstones() {
-            self.store.records.remains(slot).await
-        } else {
-            self.store.records.load(slot).await
-        }
     }
 }

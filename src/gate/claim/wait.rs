@@ -7,43 +7,77 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::engine::{Admission, Asked, DuplicateRefusal, Policy, admit};
-use crate::gate::claim::Entrant;
-use crate::gate::permits::Place;
-use crate::gate::{AddressShare, Gate, Refusal};
+use crate::gate::permits::Permit;
+use crate::gate::share::AddressShare;
+use crate::gate::state::Gate;
 use crate::key::Slot;
 use crate::record::Held;
+use crate::refusal::Refusal;
 use crate::store::Watch;
-use crate::telemetry::{Trail, Work};
 
-/// Between looks at a record without being told of a change: only a safety net under the subscription.
+/// Time between reads of a record without a notification of a change: only a safety net for a lost
+/// notification.
 const POLL: Duration = Duration::from_secs(2);
 
+/// A duplicate that waits.
+pub(in crate::gate) struct WaitingDuplicate {
+    watch: Watch,
+    until: Instant,
+    gauge: Gauge,
+    _permit: Permit,
+}
+
+impl WaitingDuplicate {
+    /// Waits until the record may have changed. Returns `false` when the wait timeout is over.
+    async fn next(&mut self, gate: &Gate) -> bool {
+        let poll = Instant::now() + gate.entropy.jitter(POLL);
+        tokio::select! {
+            biased;
+            changed = timeout_at(self.until, self.watch.changed()) => changed.is_ok(),
+            () = sleep_until(poll) => true,
+        }
+    }
+}
+
+impl Drop for WaitingDuplicate {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
 impl Gate {
-    /// Waits until the record says something else than to wait, and adds how long that took.
-    pub(in crate::gate) async fn wait(
+    /// Begins to wait for a change of a record, up to the route's wait timeout.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`], where too many duplicates wait already.
+    pub(super) fn begin_to_wait(
         &self,
-        entrant: &mut Entrant<'_>,
-        waited: &mut Option<Duration>,
-    ) -> Result<Option<Held>, Refusal> {
-        // A duplicate that waits runs nothing; its place belongs to those who do.
-        entrant.place = None;
-        let Entrant { guarded, slot, asked, first, waiting, address, .. } = entrant;
-        let policy = &guarded.route.policy;
-        let waiting = match waiting {
-            Some(waiting) => waiting,
-            none => none.insert(self.begin_to_wait(policy, slot, *address)?),
-        };
-        let _step = Trail::step(first.trail.as_ref(), Work::Wait);
-        let began = Instant::now();
-        let found = self.changed(waiting, policy, slot, asked).await;
-        *waited.get_or_insert_default() += began.elapsed();
-        found
+        policy: &Policy,
+        slot: &Slot,
+        address: Option<&Arc<AddressShare>>,
+    ) -> Result<WaitingDuplicate, Refusal> {
+        let permit = self
+            .waiters
+            .take_for(address.map(|address| &address.waiters))
+            .ok_or(Refusal::Overloaded)?;
+        let watch = self.store.records.watch(slot);
+        if watch.peers() > self.settings.waiters_per_key {
+            return Err(Refusal::Overloaded);
+        }
+        self.meter.waiters.inc();
+        let gauge = self.meter.waiters.clone();
+        Ok(WaitingDuplicate {
+            watch,
+            until: Instant::now() + policy.wait_timeout,
+            gauge,
+            _permit: permit,
+        })
     }
 
-    /// The record, once it says something else than to wait.
-    async fn changed(
+    /// Returns the record as soon as the duplicate need not wait any longer.
+    pub(super) async fn wait_for_change(
         &self,
-        waiting: &mut Waiting,
+        waiting: &mut WaitingDuplicate,
         policy: &Policy,
         slot: &Slot,
         asked: &Asked,
@@ -60,50 +94,5 @@ impl Gate {
             }
         }
         Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), *slot))
-    }
-
-    fn begin_to_wait(
-        &self,
-        policy: &Policy,
-        slot: &Slot,
-        address: Option<&Arc<AddressShare>>,
-    ) -> Result<Waiting, Refusal> {
-        let permit = self
-            .waiters
-            .take_for(address.map(|address| &address.waiters))
-            .ok_or(Refusal::Overloaded)?;
-        let watch = self.store.records.watch(slot);
-        if watch.peers() > self.settings.waiters_per_key {
-            return Err(Refusal::Overloaded);
-        }
-        self.meter.waiters.inc();
-        let gauge = self.meter.waiters.clone();
-        Ok(Waiting { watch, until: Instant::now() + policy.wait_timeout, gauge, _permit: permit })
-    }
-}
-
-/// A duplicate that is held.
-pub(in crate::gate) struct Waiting {
-    watch: Watch,
-    until: Instant,
-    gauge: Gauge,
-    _permit: Place,
-}
-
-impl Waiting {
-    /// Waits until the record may have changed; `false` when the time is over.
-    async fn next(&mut self, gate: &Gate) -> bool {
-        let poll = Instant::now() + gate.entropy.jitter(POLL);
-        tokio::select! {
-            biased;
-            changed = timeout_at(self.until, self.watch.changed()) => changed.is_ok(),
-            () = sleep_until(poll) => true,
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.gauge.dec();
     }
 }

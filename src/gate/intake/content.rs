@@ -1,7 +1,8 @@
-//! A request's body as its sender meant it: decoded, where it came with a `Content-Encoding` (RFC 9110, section 8.4).
+//! The content of a request: its body, decoded if it has a `Content-Encoding` (RFC 9110, section
+//! 8.4).
 //!
-//! A retry is compressed anew, with another time in its header or at another level, and is the same request. The upstream gets
-//! the bytes as they came.
+//! A client compresses a retry again, with another timestamp or at another level, and it is the
+//! same request. The upstream gets the bytes as the client sent them.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -14,17 +15,17 @@ mod decoder;
 
 use decoder::{Coding, Decoder, Undecodable};
 
-/// Codings of one body, one over the other, that are decoded. Nobody compresses more than twice.
+/// Content codings of one body that are decoded, at most. Clients compress once, rarely twice.
 const CODINGS_MAX: usize = 3;
 
-/// How many times as long as a body its content may be. Requests shrink to a tenth, and hardly ever to a hundredth: what
-/// shrinks more was made to cost time.
+/// How many times as long as a body its content may be. Compression makes requests ten times
+/// shorter, rarely a hundred times: a body with a larger ratio was made to cost time.
 const RATIO_MAX: usize = 256;
 
-/// Content of which the ratio is not looked at, in bytes.
+/// The length up to which any ratio is allowed, in bytes of content.
 const RATIO_FREE: usize = 64 * 1024;
 
-/// A body, read for what a request is known by.
+/// A request body, decoded to identify the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     bytes: Bytes,
@@ -39,7 +40,7 @@ impl From<Bytes> for Content {
 }
 
 impl Content {
-    /// The content; where it can't be decoded, the bytes as they came.
+    /// Returns the content; if it can't be decoded, the bytes as the client sent them.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -49,10 +50,11 @@ impl Content {
         self.is_decoded
     }
 
-    /// Decodes a body, to at most `limit` bytes after each coding. Other work goes on between the steps.
+    /// Decodes a body, to at most `limit` bytes after each coding, and yields between the steps.
+    /// `hold` keeps the room of the decoded bytes.
     ///
     /// # Errors
-    /// [`Refusal::Overloaded`], where the common buffers have no room. `hold` keeps the room of what is decoded.
+    /// [`Refusal::Overloaded`] if the common buffers have no room.
     pub(in crate::gate) async fn read(
         headers: &HeaderMap,
         body: &Bytes,
@@ -68,10 +70,11 @@ impl Content {
         }
     }
 
-    /// The same, at once: for requests that are only watched, whose copies are read where they end.
+    /// Decodes a body without yielding: for shadow mode, which reads the copy of a body in the poll
+    /// that ends it.
     ///
     /// # Errors
-    /// [`Refusal::Overloaded`], where the common buffers have no room.
+    /// [`Refusal::Overloaded`] if the common buffers have no room.
     pub fn read_at_once(
         headers: &HeaderMap,
         body: &Bytes,
@@ -88,11 +91,12 @@ impl Content {
 }
 
 /// Returns whether every content coding that the fields name can be decoded.
-pub(in crate::gate) fn can_decode(headers: &HeaderMap) -> bool {
+pub(super) fn can_decode(headers: &HeaderMap) -> bool {
     codings(headers).is_some()
 }
 
-/// The content codings of a body in the order in which they were applied; `None` where one is unknown, or there are too many.
+/// Returns the content codings of a body in the order in which they were applied; `None` where one
+/// is unknown, or there are too many.
 fn codings(headers: &HeaderMap) -> Option<Vec<Coding>> {
     let names = headers
         .get_all(CONTENT_ENCODING)
@@ -114,7 +118,7 @@ fn codings(headers: &HeaderMap) -> Option<Vec<Coding>> {
 /// A body that is being decoded.
 struct Decoding {
     body: Bytes,
-    /// What is still to be undone, the last first.
+    /// The codings that are still to be decoded; the next one is the last.
     codings: Vec<Coding>,
     /// Whether the codings are known.
     is_known: bool,
@@ -123,10 +127,10 @@ struct Decoding {
     limit: usize,
 }
 
-/// The coding that is being undone.
+/// The coding that is being decoded.
 struct Current {
     decoder: Decoder,
-    /// How much of the output has room.
+    /// Bytes of the output that are counted in the common buffers.
     counted: usize,
     /// Room for the decoder itself.
     _workspace: Hold,
@@ -148,11 +152,11 @@ impl Decoding {
         }
     }
 
-    /// Does some of the work; `None`: there is more of it.
+    /// Decodes some of the body. Returns `None` while there is more to decode.
     fn step(&mut self, hold: &mut Hold) -> Result<Option<Content>, Refusal> {
-        let as_it_came = || Ok(Some(Content { bytes: self.body.clone(), is_decoded: false }));
+        let undecoded = || Ok(Some(Content { bytes: self.body.clone(), is_decoded: false }));
         if !self.is_known {
-            return as_it_came();
+            return undecoded();
         }
         let mut current = match self.current.take() {
             Some(current) => current,
@@ -166,13 +170,13 @@ impl Decoding {
                 }
                 match Decoder::begin(coding, &self.input, self.limit) {
                     Ok(decoder) => Current { decoder, counted: 0, _workspace: workspace },
-                    Err(Undecodable::Broken | Undecodable::TooLarge) => return as_it_came(),
+                    Err(Undecodable::Broken | Undecodable::TooLarge) => return undecoded(),
                 }
             }
         };
         let ended = match current.decoder.step(&self.input) {
             Ok(ended) => ended,
-            Err(Undecodable::Broken | Undecodable::TooLarge) => return as_it_came(),
+            Err(Undecodable::Broken | Undecodable::TooLarge) => return undecoded(),
         };
         let grown = current.decoder.output_bytes() - current.counted;
         if !hold.grow(grown) {

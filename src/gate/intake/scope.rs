@@ -1,106 +1,145 @@
-//! Who vouches for a request's scope: a token's signature, or the certificate of the connection.
-//!
-//! It is found out once per request, from the header fields alone, and goes with the request as an extension.
+//! Determines the scope of a request, from its header fields, a token or a client certificate.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Extensions, HeaderMap};
+use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderName};
 
+use crate::clock::Clock;
 use crate::engine::{ScopeRule, TokenRule};
-use crate::gate::{Gate, ProtectedRoute, Refusal};
-use crate::token::{Expected, TokenError, verify};
+use crate::gate::context::ClientSubject;
+use crate::gate::intake::head::{cookie, is_scheme_alone, lines};
+use crate::key::Scope;
+use crate::refusal::Refusal;
+use crate::token::{Expected, Keyring, TokenError, verify};
 
-/// The subject of the certificate that a client has shown and the listener has verified, as DER; never empty. A request
-/// extension: whoever puts it there vouches for it.
+/// The scope of a request by a verified token or client certificate, or the refusal of a request
+/// that has neither.
 #[derive(Clone)]
-pub struct ClientSubject(pub Bytes);
-
-/// What was found out about a request's scope. A request extension.
-#[derive(Clone)]
-pub struct VerifiedScope(Result<Arc<[Said]>, Refusal>);
-
-/// A name and what is said under it.
-pub(in crate::gate) type Said = (String, Vec<u8>);
+pub struct VerifiedScope(Result<Scope, Refusal>);
 
 impl VerifiedScope {
-    /// What an operator says that a verified request would have said, to find its operation. It is shown to nobody as verified.
-    pub(in crate::gate) fn stated(said: Vec<Said>) -> VerifiedScope {
-        VerifiedScope(Ok(said.into()))
-    }
-
-    /// What a scope is made of.
-    pub(in crate::gate) fn said(&self) -> Result<&[Said], Refusal> {
-        self.0.as_deref().map_err(Clone::clone)
-    }
-}
-
-impl Gate {
-    /// Finds out who vouches for a request; `None` where its route asks for nobody.
-    pub fn vouch(
-        &self,
-        guarded: &ProtectedRoute,
+    /// Verifies a request's token, or takes the subject of its client certificate. Returns `None`
+    /// on a route that needs neither.
+    pub(in crate::gate) fn verify(
+        rule: &ScopeRule,
+        keyring: Option<&Arc<Keyring>>,
         headers: &HeaderMap,
-        extensions: &Extensions,
+        client_subject: Option<&ClientSubject>,
+        clock: &Clock,
     ) -> Option<VerifiedScope> {
-        let said = match &guarded.route.policy.scope {
-            ScopeRule::Shared | ScopeRule::Headers(_) | ScopeRule::Cookie(_) => return None,
-            ScopeRule::Token(rule) => self.by_token(guarded, rule, headers),
-            ScopeRule::ClientCertificate => match extensions.get::<ClientSubject>() {
-                Some(ClientSubject(subject)) => Ok([said_by_certificate(subject)].into()),
-                None => Err(Refusal::ScopeMissing {
-                    what: "a client certificate with a subject".to_owned(),
-                }),
-            },
-        };
-        Some(VerifiedScope(said))
-    }
-
-    fn by_token(
-        &self,
-        guarded: &ProtectedRoute,
-        rule: &TokenRule,
-        headers: &HeaderMap,
-    ) -> Result<Arc<[Said]>, Refusal> {
-        let mut lines =
-            headers.get_all(&rule.header).iter().map(|value| value.as_bytes().trim_ascii());
-        let (first, second) = (lines.next().filter(|line| !line.is_empty()), lines.next());
-        let field = first
-            .ok_or_else(|| Refusal::ScopeMissing { what: format!("the field {}", rule.header) })?;
-        if second.is_some() {
-            // Which of two an upstream believes is not known here.
-            return Err(Refusal::ScopeInvalid { expired: false });
-        }
-        let keyring = guarded.keyring.as_ref();
-        let keys =
-            keyring.and_then(|keyring| keyring.current()).ok_or(Refusal::ScopeUnavailable)?;
-        let expected = Expected {
-            claim: &rule.claim,
-            issuer: rule.issuer.as_deref(),
-            audience: rule.audience.as_deref(),
-        };
-        let subject = verify(field, &keys, &expected, self.clock.unix_ms()).map_err(|error| {
-            if let (TokenError::UnknownKey, Some(keyring)) = (error, keyring) {
-                keyring.miss();
+        match rule {
+            ScopeRule::Shared | ScopeRule::Headers(_) | ScopeRule::Cookie(_) => None,
+            ScopeRule::Token(rule) => {
+                Some(VerifiedScope(verified_token_scope(rule, keyring, headers, clock)))
             }
-            Refusal::ScopeInvalid { expired: error == TokenError::Expired }
-        })?;
-        Ok(said_by_token(rule, &subject.issuer, &subject.value, subject.is_number).into())
+            ScopeRule::ClientCertificate => {
+                let subject = client_subject.ok_or_else(|| Refusal::ScopeMissing {
+                    what: "a client certificate with a subject".to_owned(),
+                });
+                Some(VerifiedScope(subject.map(|ClientSubject(der)| certificate_scope(der))))
+            }
+        }
     }
 }
 
-/// What a certificate's subject says.
-pub(in crate::gate) fn said_by_certificate(subject: &[u8]) -> Said {
-    ("client_cert:subject".to_owned(), subject.to_vec())
+/// Returns the scope of a request.
+///
+/// # Errors
+/// The scope is missing or invalid, or a part of it comes more than once.
+pub(in crate::gate) fn scope(
+    rule: &ScopeRule,
+    headers: &HeaderMap,
+    verified: Option<&VerifiedScope>,
+) -> Result<Scope, Refusal> {
+    match rule {
+        ScopeRule::Token(_) | ScopeRule::ClientCertificate => match verified {
+            Some(VerifiedScope(scope)) => scope.clone(),
+            None => Err(Refusal::ScopeMissing { what: "a verified account".to_owned() }),
+        },
+        ScopeRule::Shared => Ok(Scope::shared()),
+        ScopeRule::Headers(names) => {
+            let fields: Vec<_> = names
+                .iter()
+                .map(|name| scope_field(name, headers))
+                .collect::<Result<_, Refusal>>()?;
+            Ok(Scope::of_fields(fields))
+        }
+        ScopeRule::Cookie(name) => {
+            let value = cookie(name, headers)?;
+            let value = value.ok_or_else(|| Refusal::ScopeMissing {
+                what: format!("the cookie {}", name.as_str()),
+            })?;
+            Ok(Scope::of_fields([(name.label(), value)]))
+        }
+    }
 }
 
-/// What a token says: who issued it, and the claim, as the number or the text that it is.
-pub(in crate::gate) fn said_by_token(
+/// Returns the scope of a client certificate with this subject.
+pub(in crate::gate) fn certificate_scope(subject: &[u8]) -> Scope {
+    Scope::of_fields([("client_cert:subject", subject)])
+}
+
+/// Returns the scope of a token: its issuer and its claim. The claim `"7"` and the claim `7` are
+/// two scopes.
+pub(in crate::gate) fn token_scope(
     rule: &TokenRule,
     issuer: &str,
     claim: &str,
     is_number: bool,
-) -> [Said; 2] {
+) -> Scope {
     let kind = if is_number { "number" } else { "text" };
-    [("jwt:iss".to_owned(), issuer.into()), (format!("jwt:{kind}:{}", rule.claim), claim.into())]
+    let claim_name = format!("jwt:{kind}:{}", rule.claim);
+    Scope::of_fields([("jwt:iss", issuer.as_bytes()), (&claim_name, claim.as_bytes())])
+}
+
+fn verified_token_scope(
+    rule: &TokenRule,
+    keyring: Option<&Arc<Keyring>>,
+    headers: &HeaderMap,
+    clock: &Clock,
+) -> Result<Scope, Refusal> {
+    let mut lines = lines(headers, &rule.header);
+    let (first, second) = (lines.next().filter(|line| !line.is_empty()), lines.next());
+    let field = first
+        .ok_or_else(|| Refusal::ScopeMissing { what: format!("the field {}", rule.header) })?;
+    if second.is_some() {
+        // The gate does not know which of the two an upstream believes.
+        return Err(Refusal::ScopeInvalid { expired: false });
+    }
+    let keys = keyring.and_then(|keyring| keyring.current()).ok_or(Refusal::ScopeUnavailable)?;
+    let expected = Expected {
+        claim: &rule.claim,
+        issuer: rule.issuer.as_deref(),
+        audience: rule.audience.as_deref(),
+    };
+    let subject = verify(field, &keys, &expected, clock.unix_ms()).map_err(|error| {
+        if let (TokenError::UnknownKey, Some(keyring)) = (error, keyring) {
+            keyring.miss();
+        }
+        Refusal::ScopeInvalid { expired: error == TokenError::Expired }
+    })?;
+    Ok(token_scope(rule, &subject.issuer, &subject.value, subject.is_number))
+}
+
+/// Returns the one value of a plain scope field, with its name.
+///
+/// # Errors
+/// The field is absent, has no value, or came more than once: an upstream reads the first or the
+/// last line, and each pair of lines would be a key space of its own.
+fn scope_field<'h>(
+    name: &'h HeaderName,
+    headers: &'h HeaderMap,
+) -> Result<(&'h str, &'h [u8]), Refusal> {
+    let mut values = lines(headers, name);
+    let value = values.next().unwrap_or_default();
+    if values.next().is_some() {
+        return Err(Refusal::ScopeRepeated { what: format!("the field {name}") });
+    }
+    // In other fields these words are names like any others: a tenant may be called "basic".
+    let has_schemes = [AUTHORIZATION, PROXY_AUTHORIZATION].contains(name);
+    if value.is_empty() || has_schemes && is_scheme_alone(value) {
+        return Err(Refusal::ScopeMissing { what: format!("the field {name}") });
+    }
+    Ok((name.as_str(), value))
 }

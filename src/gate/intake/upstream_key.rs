@@ -1,8 +1,12 @@
-//! Carrying the key on: the upstream may want it under another name, in another place, or shorter. The same key always
-//! becomes the same, on every attempt: an upstream that deduplicates must know it again.
+//! Passes the key on to the upstream, which may want it under another name, in another place, or
+//! shorter. A key is passed on in the same form on every attempt: an upstream that deduplicates
+//! must recognise it.
 //!
-//! Danger: the client chooses how its key is spelled and which fields `Connection` names. Forwarded as
-//! they came, both let a retry reach the upstream with another key, or with none.
+//! Danger: the client chooses the spelling of its key, and the fields that `Connection` names. If
+//! the gate forwarded both unchanged, a retry could reach the upstream with another key, or without
+//! one.
+
+use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,79 +16,78 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::engine::{KeyPlace, KeySource, Policy, UpstreamKey};
-use crate::gate::intake::identify::key_text;
-use crate::gate::{Content, Refusal};
+use crate::gate::intake::key::OperationKey;
 use crate::key::{KeySyntax, PartHasher, key_field_value, with_member};
-use crate::refusal::KeyFault;
+use crate::refusal::{KeyFault, Refusal};
 
-/// The key as the upstream knows it.
-pub(in crate::gate) fn key_for_upstream(
+/// Returns the key that the upstream gets, in plain text.
+pub(in crate::gate) fn key_for_upstream<'k>(
     policy: &Policy,
-    parts: &Parts,
-    content: &Bytes,
-) -> Result<String, Refusal> {
-    let key = key_text(policy, parts, content)?;
-    Ok(match &policy.upstream_key {
-        Some(wanted) => shortened(key, wanted),
-        None => key,
-    })
+    key: &'k OperationKey,
+) -> Cow<'k, str> {
+    match &policy.upstream_key {
+        Some(wanted) => shortened(key.text(), wanted),
+        None => key.text(),
+    }
 }
 
-/// What has to change in a request for the upstream to find the key. Worked out before the claim, so that nothing can fail
-/// between the claim and the attempt.
-pub(in crate::gate) struct CarriedKey {
-    /// The field that the client sent it in.
+/// The changes to a request that put the key where the upstream looks for it. They are computed
+/// before the claim, so that nothing can fail between the claim and the attempt.
+pub(in crate::gate) struct UpstreamKeyPlacement {
+    /// The field in which the client may have sent the key.
     from: Option<HeaderName>,
-    to: To,
+    to: KeyDestination,
 }
 
-enum To {
+enum KeyDestination {
     Header(HeaderName, HeaderValue),
+    /// The body with the key in it.
     Body(Bytes),
-    /// The key stays in the body as it came, or is derived and not sent at all.
+    /// The key stays in the body as it came, or it is derived and not sent.
     Unchanged,
 }
 
-impl CarriedKey {
-    /// Where the key goes. What it was sent in is taken away, if that is a field.
+impl UpstreamKeyPlacement {
+    /// Computes the place of the key. If the client may have sent the key in a field, that field is
+    /// removed.
     ///
-    /// Without `upstream_key`, a key that the route reads from a field is written to that field, also
-    /// where this client sent it in the body.
-    /// `content` is the body decoded; into a body that is encoded no key can be put.
+    /// Without `upstream_key`, a key that the route reads from a field is written to that field,
+    /// even if this client sent it in the body.
+    ///
+    /// # Errors
+    /// The key does not fit its place, or has to be put into a body that is encoded.
     pub fn new(
         policy: &Policy,
         parts: &Parts,
-        content: &Content,
         body: &Bytes,
-    ) -> Result<CarriedKey, Refusal> {
-        let content = content.bytes();
+        key: &OperationKey,
+    ) -> Result<UpstreamKeyPlacement, Refusal> {
         let from = match &policy.key.source {
             KeySource::Sent { header, .. } => header.clone(),
             KeySource::Derived(_) => None,
         };
         let refused = || Refusal::KeyInvalid { why: KeyFault::NotCarried };
-        let header = |name: &HeaderName, key: String| -> Result<To, Refusal> {
-            // Another field has the rules of another API, and `strict` is a rule of the client's field.
+        let in_header = |name: &HeaderName| -> Result<KeyDestination, Refusal> {
+            // Another field has the rules of another API, and `strict` is a rule of the client's
+            // field.
             let syntax =
                 if from.as_ref() == Some(name) { policy.key.syntax } else { KeySyntax::Lenient };
-            let value =
-                HeaderValue::try_from(key_field_value(&key, syntax)).map_err(|_| refused())?;
-            Ok(To::Header(name.clone(), value))
+            let value = key_field_value(&key_for_upstream(policy, key), syntax);
+            let value = HeaderValue::try_from(value).map_err(|_| refused())?;
+            Ok(KeyDestination::Header(name.clone(), value))
         };
         let to = match (policy.upstream_key.as_ref().map(|wanted| &wanted.place), &from) {
-            (None, None) => To::Unchanged,
-            (None, Some(name)) | (Some(KeyPlace::Header(name)), _) => {
-                header(name, key_for_upstream(policy, parts, content)?)?
-            }
+            (None, None) => KeyDestination::Unchanged,
+            (None, Some(name)) | (Some(KeyPlace::Header(name)), _) => in_header(name)?,
             (Some(KeyPlace::Body(pointer)), _) => {
-                let key = key_for_upstream(policy, parts, content)?;
                 if parts.headers.contains_key(CONTENT_ENCODING) {
                     return Err(Refusal::UnsupportedEncoding);
                 }
-                To::Body(with_member(body, pointer, &key).ok_or_else(refused)?)
+                let key = key_for_upstream(policy, key);
+                KeyDestination::Body(with_member(body, pointer, &key).ok_or_else(refused)?)
             }
         };
-        Ok(CarriedKey { from, to })
+        Ok(UpstreamKeyPlacement { from, to })
     }
 
     /// Changes the request.
@@ -93,22 +96,23 @@ impl CarriedKey {
             parts.headers.remove(name);
         }
         match self.to {
-            To::Header(name, value) => {
+            KeyDestination::Header(name, value) => {
                 parts.headers.insert(name, value);
             }
-            To::Body(carried) => {
-                // Framing is computed anew from the body.
+            KeyDestination::Body(with_key) => {
+                // The length is computed again, from this body.
                 parts.headers.remove(CONTENT_LENGTH);
-                *body = carried;
+                *body = with_key;
             }
-            To::Unchanged => {}
+            KeyDestination::Unchanged => {}
         }
     }
 }
 
-/// Removes from `Connection` the names of the fields that identify a request of this route, and of those that say how its body is
-/// read: the upstream must read the key in it as the gateway did. Whoever
-/// strips hop-by-hop fields behind the gate (RFC 9110, section 7.6.1) then forwards these fields.
+/// Removes from `Connection` the names of the fields that identify a request of this route, and of
+/// those that decide how its body is read: the upstream must find the same key in the body as the
+/// gateway. A service behind the gate that strips hop-by-hop fields (RFC 9110, section 7.6.1) then
+/// forwards these fields.
 pub fn keep_identifying_fields(policy: &Policy, headers: &mut HeaderMap) {
     let is_kept = |name: HeaderName| {
         [CONTENT_TYPE, CONTENT_ENCODING].contains(&name) || policy.identifies_by(&name)
@@ -134,9 +138,9 @@ pub fn keep_identifying_fields(policy: &Policy, headers: &mut HeaderMap) {
     }
 }
 
-/// A key that is longer than the upstream takes becomes a digest of itself. Two keys that share their beginning must not
-/// become one, so nothing is cut off.
-fn shortened(key: String, wanted: &UpstreamKey) -> String {
+/// Replaces a key that is too long for the upstream by a digest of it. A key is never cut off: two
+/// keys with the same beginning would become one.
+fn shortened<'k>(key: Cow<'k, str>, wanted: &UpstreamKey) -> Cow<'k, str> {
     if key.len() <= wanted.max_length {
         return key;
     }
@@ -144,7 +148,7 @@ fn shortened(key: String, wanted: &UpstreamKey) -> String {
     hasher.part(key.as_bytes());
     let mut digest = URL_SAFE_NO_PAD.encode(hasher.finish());
     digest.truncate(wanted.max_length);
-    digest
+    digest.into()
 }
 
 #[cfg(test)]
@@ -155,7 +159,7 @@ mod tests {
     fn a_long_key_becomes_a_digest_of_the_wanted_length() {
         let wanted =
             UpstreamKey { place: KeyPlace::Header(HeaderName::from_static("k")), max_length: 38 };
-        let long = |end: char| shortened("x".repeat(60) + &end.to_string(), &wanted);
+        let long = |end: char| shortened(("x".repeat(60) + &end.to_string()).into(), &wanted);
         assert_eq!(long('a').len(), 38);
         assert_eq!(long('a'), long('a'));
         assert_ne!(long('a'), long('b'));

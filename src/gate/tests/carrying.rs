@@ -1,4 +1,4 @@
-//! What the upstream gets of a key and of the fields that identify a request, whatever the client wrote.
+//! The key and the identifying fields that the upstream gets, for every spelling of a client.
 
 use http::header::{AUTHORIZATION, CONNECTION};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,21 +12,23 @@ use crate::key::{KeySyntax, Pointer};
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The fields with which a request leaves the gate that came with this value of its key's field.
+/// The fields that leave the gate, for a request with this value of its key's field.
 fn carried(policy: &Policy, spelling: &str) -> HeaderMap {
     let request = Request::post("/pay")
         .header(KEY, spelling)
         .header(REQUEST_ID, "the client's")
         .body(())
         .unwrap();
-    let (mut parts, mut body) = (request.into_parts().0, Bytes::from_static(b"{}"));
-    CarriedKey::new(policy, &parts, &body.clone().into(), &body)
-        .unwrap()
-        .apply(&mut parts, &mut body);
+    let (mut parts, mut body) = (request.into_parts().0, Bytes::from_static(br#"{"key":"k"}"#));
+    let intake = Intake::from_head(policy, &parts.headers, None).unwrap().unwrap();
+    let content = body.clone().into();
+    let identified = intake.with_body(policy, &Hashing::default(), &parts, &content);
+    let key = identified.unwrap().unwrap().key;
+    UpstreamKeyPlacement::new(policy, &parts, &body, &key).unwrap().apply(&mut parts, &mut body);
     parts.headers
 }
 
-/// The policies under which a field goes to the upstream: as it is named, renamed, shortened.
+/// Policies that send the key to the upstream in its own field, renamed, or shortened.
 fn policies(syntax: KeySyntax) -> [Policy; 4] {
     let wanted = |name: HeaderName, max_length| {
         Some(UpstreamKey { place: KeyPlace::Header(name), max_length })
@@ -52,7 +54,7 @@ fn field_for(policy: &Policy) -> HeaderName {
     }
 }
 
-/// One key, as clients may spell it: bare where it can be, quoted, with parameters.
+/// The spellings of one key: bare where that is possible, quoted, and with parameters.
 fn spellings(text: &str) -> Vec<String> {
     let quoted = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     let mut all = vec![
@@ -70,7 +72,10 @@ proptest! {
     fn any_two_spellings_of_one_key_leave_as_the_same_bytes(text in "[ -~]{1,60}") {
         use crate::key::Key;
         for syntax in [KeySyntax::Lenient, KeySyntax::Strict, KeySyntax::Word] {
-            let read = |spelling: &String| Key::parse(spelling.as_bytes(), syntax, 255).ok().map(|key| (key, spelling.clone()));
+            let read = |spelling: &String| {
+                let key = Key::parse(spelling.as_bytes(), syntax, 255).ok()?;
+                Some((key, spelling.clone()))
+            };
             let all: Vec<_> = spellings(&text).iter().filter_map(read).collect();
             for policy in policies(syntax) {
                 for (key, spelling) in &all {
@@ -90,7 +95,9 @@ proptest! {
     #[test]
     fn two_keys_never_leave_as_the_same_bytes(a in "[ -~]{1,8}", b in "[ -~]{1,8}") {
         prop_assume!(a != b);
-        let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+        let quoted = |text: &str| {
+            format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+        };
         for policy in policies(KeySyntax::Lenient) {
             prop_assert_ne!(carried(&policy, &quoted(&a)), carried(&policy, &quoted(&b)));
         }
@@ -151,14 +158,8 @@ async fn without_a_store_the_upstream_gets_the_one_spelling_too() {
             })
         };
         for spelling in ["\"k\";v=1", "k"] {
-            let (parts, ()) =
-                Request::post("/pay").header(KEY, spelling).body(()).unwrap().into_parts();
-            let hold = scene.gate.budget().hold();
-            let answered = scene
-                .gate
-                .handle(&scene.guarded, Box::new(parts), Bytes::new(), hold, upstream())
-                .await
-                .unwrap();
+            let request = buffered(&scene.gate, &scene.guarded, spelling);
+            let answered = scene.gate.handle(&scene.guarded, request, upstream()).await.unwrap();
             assert_eq!(answered.answer, Answer::Unprotected);
         }
         let seen = seen.lock().unwrap();

@@ -1,4 +1,4 @@
-//! What a claim comes to where the store gives no clear answer, and who waits for a turn to claim.
+//! Claims where the store gives no clear answer, and turns to claim.
 
 use futures_util::future::join_all;
 
@@ -11,7 +11,7 @@ fn fail_open() -> Policy {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fail_open_runs_only_what_it_knows_nothing_of() {
+async fn fail_open_runs_only_unknown_operations() {
     let scene = Scene::with(&[Fault::Refused], fail_open());
     assert_eq!(scene.pay().await, PAID);
     assert_eq!((scene.executed(), scene.record().await), (1, None), "unprotected");
@@ -44,7 +44,7 @@ async fn a_large_result_that_can_not_be_read_is_never_run_again_under_any_policy
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_while_a_large_result_is_read_leaves_nothing_to_be_given_up() {
+async fn a_client_that_leaves_while_a_large_result_is_read_leaves_no_claim() {
     let scene = Scene::new(&[]);
     assert_eq!(scene.pay().await, PAID);
     scene.settle().await;
@@ -68,7 +68,7 @@ async fn claims_of_one_address_beyond_the_bound_wait_for_their_turn_and_not_for_
         let refused = all
             .await
             .into_iter()
-            .filter(|told| matches!(told, Ok(Err(Refusal::Overloaded))))
+            .filter(|answer| matches!(answer, Ok(Err(Refusal::Overloaded))))
             .count();
         let begun = CLAIMS_MAX + MORE - scene.store.faults.lock().unwrap().len();
         assert_eq!((begun, refused), (claimed, CLAIMS_MAX + MORE - claimed));
@@ -76,12 +76,12 @@ async fn claims_of_one_address_beyond_the_bound_wait_for_their_turn_and_not_for_
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_address_takes_half_of_the_places_for_waiters() {
+async fn one_address_takes_half_of_the_permits_for_waiters() {
     let scene = Scene::with(&[], Policy { on_in_flight: OnInFlight::Wait, ..policy() });
     let scene =
         Scene { gate: scene.gate.under(Settings { waiters: 2, ..Settings::default() }), ..scene };
     let (one, other) = (Arc::<AddressShare>::default(), Arc::<AddressShare>::default());
-    let (first, told) = tokio::join!(scene.pay(), async {
+    let (first, answers) = tokio::join!(scene.pay(), async {
         while scene.executed() == 0 {
             tokio::task::yield_now().await;
         }
@@ -91,13 +91,13 @@ async fn one_address_takes_half_of_the_places_for_waiters() {
             scene.pay_from(Some(&other))
         )
     });
-    assert_eq!((first, told.0, told.2), (PAID, REPLAYED, REPLAYED));
-    assert!(matches!(told.1, Err(Refusal::Overloaded)), "{:?}", told.1);
+    assert_eq!((first, answers.0, answers.2), (PAID, REPLAYED, REPLAYED));
+    assert!(matches!(answers.1, Err(Refusal::Overloaded)), "{:?}", answers.1);
     assert!(one.is_idle() && other.is_idle());
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_keeps_the_turn_until_the_claim_is_given_up() {
+async fn a_client_that_leaves_keeps_its_turn_until_its_claim_is_given_up() {
     let (scene, address) =
         (Scene::new(&[Fault::Silent; CLAIMS_MAX]), Arc::<AddressShare>::default());
     let leaving = join_all(

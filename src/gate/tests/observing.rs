@@ -1,23 +1,23 @@
-//! What is noted of duplicates, and how it is told.
+//! Observations of duplicates, and how they are exported.
 
 use super::*;
 use crate::event::{Observation, ObservationKind};
-use crate::gate::background::observations::PendingObservation;
-use crate::key::{SLOT_BYTES, Space};
+use crate::gate::observation_buffer::PendingObservation;
+use crate::key::{SLOT_BYTES, Space, TenantId};
 use crate::store::log::{EntryId, EventLog};
 
 const FIRST: Slot = Slot::from_hash(Space::Enforced, [1; SLOT_BYTES]);
 const SECOND: Slot = Slot::from_hash(Space::Enforced, [2; SLOT_BYTES]);
 
-/// A gate that tells, and its store.
-fn telling() -> (Arc<Gate>, Arc<Faulty>) {
+/// A gate with an event log, and its store.
+fn logging() -> (Arc<Gate>, Arc<Faulty>) {
     let scene = Scene::new(&[]);
     let settings = Settings { log_keep: Some(Duration::from_secs(60)), ..Settings::default() };
     (scene.gate.under(settings), scene.store)
 }
 
 /// A duplicate of an operation.
-fn seen(gate: &Gate, slot: Slot, whose: u8) -> PendingObservation {
+fn duplicate(gate: &Gate, slot: Slot, tenant: u8) -> PendingObservation {
     let policy = crate::engine::tests::policy();
     let mut headers = http::HeaderMap::new();
     headers.insert(
@@ -27,38 +27,43 @@ fn seen(gate: &Gate, slot: Slot, whose: u8) -> PendingObservation {
     PendingObservation {
         slot: Some(slot),
         status: Some(201),
-        ..gate.pending_observation(ObservationKind::Replayed, &policy, Some(&[whose; 32]), &headers)
+        ..gate.pending_observation(
+            ObservationKind::Replayed,
+            &policy,
+            Some(TenantId::from_bytes([tenant; 32])),
+            &headers,
+        )
     }
 }
 
-/// The batches that the store has.
-async fn told(store: &Faulty) -> Vec<Vec<Observation>> {
+/// The batches of observations in the store.
+async fn batches(store: &Faulty) -> Vec<Vec<Observation>> {
     let batches = store.inner.observations(EntryId::default(), 100).await.unwrap();
     batches.iter().map(|(_, batch)| Observation::decode(batch).unwrap()).collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storm_of_duplicates_is_told_as_one_and_what_differs_is_not() {
-    let (gate, store) = telling();
-    let storm = |at_ms, waited| PendingObservation { at_ms, waited, ..seen(&gate, FIRST, 1) };
+async fn a_storm_of_duplicates_is_exported_as_one_and_different_ones_are_not() {
+    let (gate, store) = logging();
+    let storm = |at_ms, waited| PendingObservation { at_ms, waited, ..duplicate(&gate, FIRST, 1) };
     let ms = |ms| Some(Duration::from_millis(ms));
     for one in [storm(10, ms(3)), storm(30, ms(9)), storm(20, None)] {
-        gate.note(one);
+        gate.add_observation(one);
     }
     let others = [
-        seen(&gate, SECOND, 1),
-        seen(&gate, FIRST, 2),
-        PendingObservation { status: Some(409), ..seen(&gate, FIRST, 1) },
-        PendingObservation { kind: ObservationKind::Refused, ..seen(&gate, FIRST, 1) },
-        PendingObservation { problem: Some("in-flight"), ..seen(&gate, FIRST, 1) },
-        PendingObservation { route: "refunds".into(), ..seen(&gate, FIRST, 1) },
+        duplicate(&gate, SECOND, 1),
+        duplicate(&gate, FIRST, 2),
+        PendingObservation { status: Some(409), ..duplicate(&gate, FIRST, 1) },
+        PendingObservation { kind: ObservationKind::Refused, ..duplicate(&gate, FIRST, 1) },
+        PendingObservation { problem: Some("in-flight"), ..duplicate(&gate, FIRST, 1) },
+        PendingObservation { route: "refunds".into(), ..duplicate(&gate, FIRST, 1) },
     ];
     let count = others.len();
-    others.into_iter().for_each(|other| gate.note(other));
-    gate.tell_waiting().await;
-    let told = told(&store).await.concat();
-    assert_eq!(told.len(), count + 1, "{told:?}");
-    let storm = told.iter().find(|one| one.times.is_some()).unwrap();
+    others.into_iter().for_each(|other| gate.add_observation(other));
+    gate.export_pending().await;
+    let exported = batches(&store).await.concat();
+    assert_eq!(exported.len(), count + 1, "{exported:?}");
+    let storm = exported.iter().find(|one| one.times.is_some()).unwrap();
     assert_eq!(
         (storm.at_ms, storm.until_ms, storm.times, storm.waited_ms),
         (10, Some(30), Some(3), Some(9))
@@ -68,51 +73,52 @@ async fn a_storm_of_duplicates_is_told_as_one_and_what_differs_is_not() {
         (FIRST.to_string().as_str(), "payments")
     );
     assert_eq!(storm.trace.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
-    assert_eq!(told.iter().map(Observation::requests).sum::<u64>(), 3 + count as u64);
+    assert_eq!(exported.iter().map(Observation::requests).sum::<u64>(), 3 + count as u64);
     let scopes: std::collections::BTreeSet<_> =
-        told.iter().map(|one| one.scope.clone().unwrap()).collect();
+        exported.iter().map(|one| one.scope.clone().unwrap()).collect();
     assert_eq!(scopes.len(), 2, "each scope has its own mark: {scopes:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_batch_is_told_at_once_and_the_rest_after_a_pause() {
-    let (gate, store) = telling();
+async fn a_full_batch_is_exported_at_once_and_the_rest_after_a_pause() {
+    let (gate, store) = logging();
     let task = tokio::spawn({
         let gate = gate.clone();
         async move { gate.export_observations(&CancellationToken::new()).await }
     });
     let began = tokio::time::Instant::now();
-    let until_told = async |requests: u64| {
-        while told(&store).await.concat().iter().map(Observation::requests).sum::<u64>() < requests
+    let until_exported = async |requests: u64| {
+        while batches(&store).await.concat().iter().map(Observation::requests).sum::<u64>()
+            < requests
         {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         began.elapsed()
     };
     tokio::task::yield_now().await;
-    (0..1024).for_each(|_| gate.note(seen(&gate, FIRST, 1)));
-    assert!(until_told(1024).await < Duration::from_millis(10), "a batch is full");
-    gate.note(seen(&gate, FIRST, 1));
-    assert!(until_told(1025).await >= Duration::from_millis(400), "one waits for more");
+    (0..1024).for_each(|_| gate.add_observation(duplicate(&gate, FIRST, 1)));
+    assert!(until_exported(1024).await < Duration::from_millis(10), "a batch is full");
+    gate.add_observation(duplicate(&gate, FIRST, 1));
+    assert!(until_exported(1025).await >= Duration::from_millis(400), "one waits for more");
     task.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_no_room_is_counted_as_lost() {
-    let (gate, store) = telling();
-    (0..8192).for_each(|_| gate.note(seen(&gate, FIRST, 1)));
+async fn observations_without_room_are_counted_as_lost() {
+    let (gate, store) = logging();
+    (0..8192).for_each(|_| gate.add_observation(duplicate(&gate, FIRST, 1)));
     assert_eq!(gate.meter.observations_lost.get(), 0);
-    (0..3).for_each(|_| gate.note(seen(&gate, FIRST, 1)));
+    (0..3).for_each(|_| gate.add_observation(duplicate(&gate, FIRST, 1)));
     assert_eq!(gate.meter.observations_lost.get(), 3);
-    gate.tell_waiting().await;
-    let batches = told(&store).await;
-    assert_eq!(batches.len(), 8, "a batch is no larger for all that waited");
-    assert_eq!(batches.concat().iter().map(Observation::requests).sum::<u64>(), 8192);
+    gate.export_pending().await;
+    let stored = batches(&store).await;
+    assert_eq!(stored.len(), 8, "a batch is no larger for all that waited");
+    assert_eq!(stored.concat().iter().map(Observation::requests).sum::<u64>(), 8192);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whose_it_is_is_told_under_the_secrets_that_its_request_came_under() {
-    let (gate, store) = telling();
+async fn a_tenant_is_marked_under_the_secrets_of_its_request() {
+    let (gate, store) = logging();
     let secret: &[u8] = b"canary-secret-of-more-than-32-bytes";
     let hashing = Hashing::under([secret]).unwrap();
     let next = gate.under(Settings {
@@ -120,23 +126,20 @@ async fn whose_it_is_is_told_under_the_secrets_that_its_request_came_under() {
         log_keep: Some(Duration::from_secs(60)),
         ..Settings::default()
     });
-    next.note(seen(&next, FIRST, 1));
-    // As it goes on doing when another configuration is in force.
-    gate.tell_waiting().await;
-    let told = told(&store).await.concat();
-    assert_eq!(
-        told[0].scope,
-        Some(hashing.tenant_mark(&crate::key::TenantId::from_bytes([1; 32])))
-    );
+    next.add_observation(duplicate(&next, FIRST, 1));
+    // The first gate goes on exporting when another configuration is in force.
+    gate.export_pending().await;
+    let exported = batches(&store).await.concat();
+    assert_eq!(exported[0].scope, Some(hashing.tenant_mark(&TenantId::from_bytes([1; 32]))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_end_what_waits_is_told_at_once_and_then_no_more() {
-    let (gate, store) = telling();
+async fn pending_observations_are_exported_at_the_end_and_later_ones_are_not() {
+    let (gate, store) = logging();
     let end = CancellationToken::new();
-    gate.note(seen(&gate, FIRST, 1));
+    gate.add_observation(duplicate(&gate, FIRST, 1));
     end.cancel();
     let began = tokio::time::Instant::now();
     gate.export_observations(&end).await;
-    assert_eq!((told(&store).await.concat().len(), began.elapsed()), (1, Duration::ZERO));
+    assert_eq!((batches(&store).await.concat().len(), began.elapsed()), (1, Duration::ZERO));
 }

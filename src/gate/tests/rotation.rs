@@ -1,4 +1,5 @@
-//! Two gateways over one store, whose secrets stand in another order, in every interleaving of their store calls.
+//! Two gateways with their secrets in opposite orders over one store, in every interleaving of
+//! their store calls.
 
 use tokio::sync::Notify;
 
@@ -7,7 +8,7 @@ use super::*;
 const OLD: &[u8] = &[1; 32];
 const NEW: &[u8] = &[2; 32];
 
-/// Whose turn it is at the store, call by call; nobody waits for one who is done.
+/// The order of turns at the store, call by call. Nobody waits for a gateway that is done.
 #[derive(Default)]
 struct Turns {
     order: Mutex<VecDeque<usize>>,
@@ -40,7 +41,7 @@ impl Turns {
     }
 }
 
-/// One gateway's way to the common store.
+/// One gateway's connection to the common store.
 struct Way {
     inner: Arc<Memory>,
     who: usize,
@@ -170,7 +171,7 @@ impl Fleet {
 }
 
 impl Member {
-    async fn pay(&self) -> Told {
+    async fn pay(&self) -> PayResult {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
@@ -180,13 +181,8 @@ impl Member {
                 )
             }
         });
-        let (parts, ()) =
-            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let hold = self.gate.budget().hold();
-        let answered = self
-            .gate
-            .handle(&self.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream)
-            .await?;
+        let request = buffered(&self.gate, &self.guarded, "k");
+        let answered = self.gate.handle(&self.guarded, request, upstream).await?;
         Ok((answered.response.status(), answered.answer == Answer::Replayed))
     }
 
@@ -206,21 +202,21 @@ async fn however_gateways_with_opposite_secrets_meet_one_request_runs_at_most_on
         let fleet = Fleet::new(crate::engine::tests::policy(), &order);
         let (a, b) = (fleet.member(0, &[OLD, NEW]), fleet.member(1, &[NEW, OLD]));
         let one = async |member: &Member, who: usize| {
-            let told = member.pay().await;
+            let answer = member.pay().await;
             fleet.turns.is_done(who);
-            told
+            answer
         };
-        let told = tokio::join!(one(&a, 0), one(&b, 1));
+        let answers = tokio::join!(one(&a, 0), one(&b, 1));
         let executed = fleet.executed();
-        assert!(executed <= 1, "{order:?}: {told:?}");
+        assert!(executed <= 1, "{order:?}: {answers:?}");
         ran_at_once += executed;
-        for told in [&told.0, &told.1] {
-            let known = matches!(told, &PAID | &REPLAYED | Err(Refusal::InFlight { .. }));
-            assert!(known, "{order:?}: {told:?}");
+        for answer in [&answers.0, &answers.1] {
+            let known = matches!(answer, &PAID | &REPLAYED | Err(Refusal::InFlight { .. }));
+            assert!(known, "{order:?}: {answer:?}");
         }
         a.settle().await;
         b.settle().await;
-        // Whoever was told to come back comes, to either.
+        // A client with a refusal retries, at either gateway.
         assert!(matches!(a.pay().await, PAID | REPLAYED), "{order:?}");
         assert_eq!((b.pay().await, a.pay().await), (REPLAYED, REPLAYED), "{order:?}");
         assert_eq!(fleet.executed(), 1, "{order:?}");
@@ -229,7 +225,7 @@ async fn however_gateways_with_opposite_secrets_meet_one_request_runs_at_most_on
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_written_under_any_secret_is_found_at_every_step_of_a_rotation() {
+async fn a_record_under_any_secret_is_found_at_every_step_of_a_rotation() {
     let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
     assert_eq!(fleet.member(0, &[OLD]).pay().await, PAID);
     for secrets in [&[OLD, NEW][..], &[NEW, OLD], &[OLD]] {
@@ -257,14 +253,14 @@ async fn a_tombstone_under_another_secret_bars_the_key() {
         },
         crate::key::Caller::nobody(),
     );
-    // Its result is gone, and its tombstone stands.
+    // Its result is gone, and its tombstone exists.
     let held = fleet.inner.load(&slot).await.unwrap().unwrap();
     let moment = Lifetime { keep: Duration::ZERO, due: None, tombstone: None };
     let ended = Record { version: held.record.version.next(), ..held.record.clone() };
     fleet.inner.swap(&slot, Some(held.record.version), &ended, moment).await.unwrap();
     assert_eq!(fleet.inner.load(&slot).await.unwrap(), None);
-    let told = fleet.member(0, &[NEW, OLD]).pay().await;
-    assert_eq!(told, Err(Refusal::ResultExpired { slot }));
+    let answer = fleet.member(0, &[NEW, OLD]).pay().await;
+    assert_eq!(answer, Err(Refusal::ResultExpired { slot }));
     assert_eq!(fleet.executed(), 1);
 }
 
@@ -279,7 +275,7 @@ async fn one_secret_costs_no_look_and_two_cost_two() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_not_be_looked_up_is_not_sent() {
+async fn a_request_that_can_not_be_looked_up_is_not_sent() {
     for answered in [0, 1] {
         let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
         let member = fleet.member(0, &[NEW, OLD]);

@@ -1,28 +1,24 @@
-//! What one client address takes of the store: a bounded number of claims at once.
+//! The claims of one client address at the store: a bounded number at once.
 
 use super::*;
 use crate::gate::AddressShare;
 
-/// Claims of one address that are at the store at once; see `share.rs`.
+/// Claims of one address that the store works on at once; see `share.rs`.
 const AT_ONCE: usize = 32;
 const FAULTS: usize = 100;
 
-/// Sends a payment under a key of its own from an address, and leaves it to itself.
+/// Sends a payment with a key of its own from an address, in a task of its own.
 fn begin(scene: &Scene, key: usize, address: Option<&Arc<AddressShare>>) {
     let upstream = service_fn(|_: Request<Payload<Full<Bytes>>>| async {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"paid"))))
     });
-    let (mut parts, ()) =
-        Request::post("/pay").header("idempotency-key", key).body(()).unwrap().into_parts();
-    address.into_iter().for_each(|share| _ = parts.extensions.insert(share.clone()));
     let (gate, guarded) = (scene.gate.clone(), scene.guarded.clone());
-    tokio::spawn(async move {
-        let hold = gate.budget().hold();
-        gate.handle(&guarded, Box::new(parts), Bytes::new(), hold, upstream).await.map(|_| ())
-    });
+    let mut request = buffered(&gate, &guarded, &key.to_string());
+    request.context.address_share = address.cloned();
+    tokio::spawn(async move { gate.handle(&guarded, request, upstream).await.map(|_| ()) });
 }
 
-/// How many claims the store has been given, once all requests have come as far as they come.
+/// Returns the number of claims at the store, once no request makes progress any more.
 async fn at_the_store(scene: &Scene) -> usize {
     tokio::time::sleep(Duration::from_millis(1)).await;
     FAULTS - scene.store.faults.lock().unwrap().len()
@@ -30,7 +26,7 @@ async fn at_the_store(scene: &Scene) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn claims_of_one_address_beyond_a_bound_wait_and_those_of_others_do_not() {
-    // None of them is ever answered.
+    // The store never answers.
     let scene = Scene::new(&[Fault::Silent; FAULTS]);
     let (one, other) = (Arc::default(), Arc::default());
     (0..AT_ONCE + 8).for_each(|key| begin(&scene, key, Some(&one)));

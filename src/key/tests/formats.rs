@@ -1,5 +1,5 @@
-//! Hashes are a storage format: what was written once has to be found, and to be known again, for ever. The values were
-//! computed by a second implementation.
+//! Hashes are a storage format: stored identities must be found and recognized for ever. The values
+//! were computed by a second implementation.
 
 use super::*;
 

@@ -1,7 +1,8 @@
-//! What is under way on a client's connection: requests, and answers that the client has to take.
+//! The active requests of a client connection, and the answers that its client has still to take.
 //!
-//! Danger: on HTTP/2 the client says how much of an answer it takes, and one that opens no window holds the answer, and
-//! its place, for as long as it likes. So an answer is handed out in pieces, and each has to be taken in time.
+//! Danger: an HTTP/2 client decides how much of an answer it takes. One that opens no window holds
+//! the answer, and its permit, for as long as it likes. So an answer is handed out in pieces, and
+//! the client has to take each piece in time.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,24 +19,27 @@ use crate::gate::{Hold, Outflow};
 use crate::proxy::inbound::guarded_bytes::GuardVerdict;
 use crate::proxy::inbound::request_observer::RequestObserver;
 
-/// Bytes of an answer that are handed to an HTTP/2 connection at once: a frame's default size (RFC 9113, section 6.5.2).
+/// Bytes of an answer that are handed to an HTTP/2 connection at once: a frame's default size
+/// (RFC 9113, section 6.5.2).
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// How many requests a connection has under way.
+/// The state of a client connection, shared by its stream, its guard and its requests.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct ConnectionState {
+    /// Active requests.
     pub requests: AtomicUsize,
-    /// How many there were so far.
+    /// Requests so far, active or finished.
     pub begun: AtomicU64,
-    /// HTTP/2: what comes in between requests is no header block.
+    /// Whether it is HTTP/2: bytes between its requests begin no header block.
     pub framed: AtomicBool,
     pub verdict: Arc<GuardVerdict>,
-    /// HTTP/2: answers of which the client has still to take what was handed out, and since when.
+    /// HTTP/2: the answers with a piece that the client has not taken yet, by the number of their
+    /// request, and since when.
     untaken: Mutex<Vec<(u64, Instant)>>,
 }
 
 impl ConnectionState {
-    /// Since when the longest waiting answer has not been taken.
+    /// Returns since when the longest waiting piece has not been taken.
     pub fn untaken_since(&self) -> Option<Instant> {
         self.untaken().iter().map(|(_, since)| *since).min()
     }
@@ -45,59 +49,60 @@ impl ConnectionState {
     }
 }
 
-/// A request that is under way until this is gone.
+/// Guard for an active request; dropping it marks the request finished.
 pub(in crate::proxy) struct ActiveRequest {
-    quiet: Arc<ConnectionState>,
+    state: Arc<ConnectionState>,
     number: u64,
 }
 
 impl ActiveRequest {
-    pub fn new(quiet: Arc<ConnectionState>) -> ActiveRequest {
-        quiet.requests.fetch_add(1, Ordering::AcqRel);
-        let number = quiet.begun.fetch_add(1, Ordering::AcqRel);
-        ActiveRequest { quiet, number }
+    pub fn new(state: Arc<ConnectionState>) -> ActiveRequest {
+        state.requests.fetch_add(1, Ordering::AcqRel);
+        let number = state.begun.fetch_add(1, Ordering::AcqRel);
+        ActiveRequest { state, number }
     }
 
-    /// The number of the request on its connection, from zero on.
+    /// Returns the number of the request on its connection, counted from zero.
     pub fn number(&self) -> u64 {
         self.number
     }
 
     fn handed_out(&self) {
-        self.quiet.untaken().push((self.number, Instant::now()));
+        self.state.untaken().push((self.number, Instant::now()));
     }
 
     fn taken(&self) {
-        self.quiet.untaken().retain(|(number, _)| *number != self.number);
+        self.state.untaken().retain(|(number, _)| *number != self.number);
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.quiet.requests.fetch_sub(1, Ordering::AcqRel);
-        if self.quiet.framed.load(Ordering::Acquire) {
+        self.state.requests.fetch_sub(1, Ordering::AcqRel);
+        if self.state.framed.load(Ordering::Acquire) {
             self.taken();
         }
     }
 }
 
-/// Between two looks at a connection whose client was told that no more requests are taken.
+/// Time between two looks at a connection that is closing.
 const NOTICE: Duration = Duration::from_secs(1);
 
-/// Waits for the end of the server, and then until the connection has no request under way: a client over HTTP/2 has to agree to the
-/// end (RFC 9113, section 6.8), and one that is asleep would hold up all others. What it sends from then on comes `late`.
-pub(in crate::proxy) async fn idle_while_ending(
+/// Waits for the end of the server, and then until the connection has no active request. An HTTP/2
+/// client has to agree to the end (RFC 9113, section 6.8), and an unresponsive one would delay the
+/// shutdown. Sets `refusing` when new requests of the connection have to be refused.
+pub(in crate::proxy) async fn idle_while_closing(
     closing: CancellationToken,
-    requests: Arc<ConnectionState>,
-    late: Arc<AtomicBool>,
+    state: Arc<ConnectionState>,
+    refusing: Arc<AtomicBool>,
 ) {
     closing.cancelled().await;
     let mut was_idle = false;
     loop {
         tokio::time::sleep(NOTICE).await;
-        late.store(true, Ordering::Release);
-        // Twice in a row: the end of an answer may still be on its way when its request is over.
-        let is_idle = requests.requests.load(Ordering::Acquire) == 0;
+        refusing.store(true, Ordering::Release);
+        // Twice in a row: a finished request may still have the end of its answer to write.
+        let is_idle = state.requests.load(Ordering::Acquire) == 0;
         if is_idle && was_idle {
             return;
         }
@@ -105,44 +110,50 @@ pub(in crate::proxy) async fn idle_while_ending(
     }
 }
 
-/// A response body whose connection is busy until it is gone.
+/// A response body that keeps its request active until it is dropped.
 pub(in crate::proxy) struct TrackedBody<B> {
     body: B,
-    busy: ActiveRequest,
-    seen: RequestObserver,
-    /// On HTTP/2: whoever asks for a frame has room for it. (HTTP/1.1 shows by its socket whether anything is taken.)
+    active: ActiveRequest,
+    observer: RequestObserver,
+    /// HTTP/2: the connection polls for a frame only when it has room for one, so a poll shows that
+    /// the last piece was taken. On HTTP/1.1 the socket shows that.
     in_pieces: bool,
-    /// Of a frame: what is not yet handed out.
+    /// The part of a frame that is not yet handed out.
     rest: Bytes,
-    /// What the connection has not written yet.
+    /// The bytes that the connection has not written yet.
     outflow: Arc<Outflow>,
-    /// The request's room in the common buffers, given back when the answer is written.
-    room: Arc<Hold>,
+    /// The request's memory, given back when the answer is written.
+    memory: Arc<Hold>,
 }
 
 impl<B: Body> TrackedBody<B> {
-    pub fn new(body: B, busy: ActiveRequest, seen: RequestObserver, room: Hold) -> TrackedBody<B> {
-        let in_pieces = busy.quiet.framed.load(Ordering::Acquire);
+    pub fn new(
+        body: B,
+        active: ActiveRequest,
+        observer: RequestObserver,
+        memory: Hold,
+    ) -> TrackedBody<B> {
+        let in_pieces = active.state.framed.load(Ordering::Acquire);
         if in_pieces && !body.is_end_stream() {
-            busy.handed_out();
+            active.handed_out();
         }
         TrackedBody {
             body,
-            busy,
-            seen,
+            active,
+            observer,
             in_pieces,
             rest: Bytes::new(),
             outflow: Arc::default(),
-            room: Arc::new(room),
+            memory: Arc::new(memory),
         }
     }
 }
 
 impl<B> TrackedBody<B> {
-    /// Hands a part of the answer out, which counts until it is written.
+    /// Hands out a part of the answer, which counts until it is written.
     fn piece(&mut self, data: Bytes) -> Bytes {
-        self.seen.handed_out(data.len());
-        self.outflow.count(data, self.room.clone())
+        self.observer.count_body(data.len());
+        self.outflow.count(data, self.memory.clone())
     }
 }
 
@@ -160,7 +171,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
             let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
             return Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|data| this.piece(data)))));
         }
-        this.busy.taken();
+        this.active.taken();
         if this.rest.is_empty() {
             match std::task::ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -171,7 +182,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
             }
         }
         let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
-        this.busy.handed_out();
+        this.active.handed_out();
         Poll::Ready(Some(Ok(Frame::data(this.piece(piece)))))
     }
 

@@ -1,7 +1,9 @@
-//! A client connection behind the byte guard: the parser reads only what the guard has judged.
+//! A client connection behind the byte guard: the parser reads only bytes that the guard has
+//! checked.
 //!
-//! What is refused is answered in its turn, after the requests before it: in its place the parser reads a stand-in, a
-//! request that no client can send, because the guard refuses its method. The server answers it with the refusal.
+//! A refused request is answered in its turn, after the requests before it. In its place the parser
+//! reads a stand-in, and the server answers that one with the refusal. No client can send the
+//! stand-in, because the guard refuses its method.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,40 +17,42 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::gate::Refusal;
-use crate::proxy::inbound::byte_guard::{FrameFault, Frames, Scanner};
-use crate::proxy::inbound::inflow::Account;
-use crate::proxy::paced::read_some;
+use crate::proxy::bounded_read::read_some;
+use crate::proxy::inbound::byte_guard::{FrameScanner, FrameVerdict, Scanner};
+use crate::proxy::inbound::inflow::InflowAccount;
 
-/// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
+/// The first bytes of an HTTP/2 connection (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What the parser reads in place of a refused request. Should it ever be answered as itself, that is 405.
+/// The request that the parser reads in place of a refused one. Answered as itself it would get
+/// 405.
 const STAND_IN: &[u8] = b"TRACE / HTTP/1.1\r\nHost: refused.invalid\r\nConnection: close\r\n\r\n";
 
-/// The same in HTTP/2: a ping that is too short ends the connection with a GOAWAY (RFC 9113, section 6.7).
+/// The stand-in on HTTP/2: a ping that is too short ends the connection with a GOAWAY (RFC 9113,
+/// section 6.7).
 const STAND_IN_FRAME: &[u8] = &[0, 0, 0, 6, 0, 0, 0, 0, 0];
 
-/// Where the reader has less room than this, bytes are read into the guard's own buffer: a read costs a system call,
-/// and whoever looks for HTTP/2's preface asks for no more bytes than that has.
+/// Where the reader's buffer has less space than this, bytes are read into the guard's own buffer.
+/// Each read costs a system call, and the search for HTTP/2's preface reads only that many bytes.
 const READ_MIN: usize = 1024;
 
-/// Bytes that are read at once into the guard's own buffer.
+/// Bytes of one read into the guard's own buffer.
 const SCRATCH: usize = 4096;
 
-/// What the guard and the server tell each other about a connection.
+/// The guard's results about a connection, and the server's notice of a tunnel.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct GuardVerdict {
-    /// The protocol was switched: the bytes are the two ends' own.
+    /// Whether the protocol was switched. The guard then passes all bytes on unchecked.
     pub tunnel: AtomicBool,
     refused: OnceLock<Refusal>,
     in_body: AtomicBool,
-    /// The numbers of the requests on an HTTP/1.1 connection whose target is to be forwarded as `*`.
+    /// Numbers of the HTTP/1.1 requests with a target that is forwarded as `*`.
     server_wide: Mutex<VecDeque<u64>>,
 }
 
 impl GuardVerdict {
-    /// Whether the target of the request with this number on the connection is to be forwarded as
-    /// `*`. Requests are asked for in their order.
+    /// Returns whether the target of a request is forwarded as `*`. `number` counts the
+    /// connection's requests. Callers go through them in order, once each.
     pub fn is_server_wide(&self, number: u64) -> bool {
         let mut server_wide = self.server_wide.lock().unwrap_or_else(PoisonError::into_inner);
         let found = server_wide.front() == Some(&number);
@@ -58,121 +62,122 @@ impl GuardVerdict {
         found
     }
 
-    /// Why the connection's last request was refused, once it was.
+    /// Returns why the connection's last request was refused, if it was.
     pub fn refused(&self) -> Option<&Refusal> {
         self.refused.get()
     }
 
-    /// The same, where the request's body was at fault: its head had been passed on.
+    /// Returns the refusal of a faulty body. Its head had been passed on already.
     pub fn refused_in_body(&self) -> Option<&Refusal> {
         self.refused.get().filter(|_| self.in_body.load(Ordering::Acquire))
     }
 }
 
-/// A stream whose bytes are judged before they are read.
+/// A stream that checks its bytes before they are read.
 pub(in crate::proxy) struct GuardedBytes<T> {
     io: T,
-    judge: Judge,
-    /// What could not be passed on: its head is not complete, it was refused, or the reader had no room. Empty for most
-    /// requests, which come in one piece and are judged where they lie. No longer than a head and one read.
+    guard: ConnectionGuard,
+    /// Bytes that could not be passed on: their head is not complete, they were refused, or the
+    /// reader's buffer was full. Empty for most requests, which arrive in one piece and are checked
+    /// in the reader's buffer. No longer than a head and one read.
     held: BytesMut,
-    /// How many of them were found safe.
+    /// How many of the held bytes are safe.
     safe: usize,
-    /// What is counted in the common buffers.
-    account: Option<Account>,
+    /// Counts the bytes in the memory budget.
+    account: Option<InflowAccount>,
 }
 
-/// Who looks at the bytes.
-struct Judge {
-    stage: Stage,
+/// Checks the bytes of one connection, in either version of HTTP.
+struct ConnectionGuard {
+    stage: GuardStage,
     verdict: Arc<GuardVerdict>,
     scanner: Scanner,
-    /// Of an HTTP/2 connection.
-    frames: Option<Frames>,
-    /// The length of the frame behind the bytes last found safe, and the bytes to pass on in its place.
+    /// `Some` on an HTTP/2 connection.
+    frames: Option<FrameScanner>,
+    /// The length of the frame behind the last safe bytes, and the bytes to pass on in its place.
     replaced: Option<(usize, Vec<u8>)>,
-    /// The reader is to find that there is nothing more for now, before the rest is looked at.
+    /// Whether the reader has to get `Pending` before the rest is checked.
     paused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// It may still become HTTP/2.
+enum GuardStage {
+    /// The version of HTTP is not known yet.
     Opening,
     Http1,
     Http2,
     Tunnel,
     Refused,
-    /// The stand-in was handed out.
-    ClaimOver,
+    /// The stand-in was handed out; the stream has ended.
+    Ended,
 }
 
-/// The end of a body that was refused, as the parser hears of it.
+/// The error that the parser reads in place of the rest of a refused body.
 #[derive(Debug, thiserror::Error)]
 #[error("the request was refused")]
-struct Refused;
+struct BodyRefused;
 
 impl<T> GuardedBytes<T> {
     /// Guards a new connection. `head_bytes_max` bounds a request's head, in bytes.
     pub fn new(io: T, verdict: Arc<GuardVerdict>, head_bytes_max: usize) -> GuardedBytes<T> {
         let scanner = Scanner::new(head_bytes_max);
-        let judge = Judge {
-            stage: Stage::Opening,
+        let guard = ConnectionGuard {
+            stage: GuardStage::Opening,
             verdict,
             scanner,
             frames: None,
             replaced: None,
             paused: false,
         };
-        GuardedBytes { io, judge, held: BytesMut::new(), safe: 0, account: None }
+        GuardedBytes { io, guard, held: BytesMut::new(), safe: 0, account: None }
     }
 
-    /// The same, with bytes counted that came in and were not taken yet.
-    pub fn counting(self, account: Account) -> GuardedBytes<T> {
+    /// Counts, in an account, the bytes that arrived and were not read yet.
+    pub fn counting(self, account: InflowAccount) -> GuardedBytes<T> {
         GuardedBytes { account: Some(account), ..self }
     }
 
-    /// Counts what is held back now, and what was passed on.
+    /// Counts the bytes that are held back now, and those of bodies that were passed on.
     fn count(&mut self) {
         let Some(account) = &mut self.account else { return };
-        let open = self.judge.frames.as_ref().map_or(0, Frames::open_bytes);
-        account.heads(self.held.len() + open);
-        account.bodies(self.judge.frames.as_mut().map_or(0, Frames::take_unread));
+        let open = self.guard.frames.as_ref().map_or(0, FrameScanner::open_bytes);
+        account.set_heads(self.held.len() + open);
+        account.add_bodies(self.guard.frames.as_mut().map_or(0, FrameScanner::take_unread));
     }
 
-    /// Hands out what is safe of what is held.
+    /// Hands out the safe ones of the held bytes.
     fn hand_out(&mut self, buffer: &mut ReadBuf<'_>) {
         let length = self.safe.min(buffer.remaining());
         buffer.put_slice(&self.held[..length]);
         self.held.advance(length);
         self.safe -= length;
         if self.held.is_empty() {
-            // Most connections need it for their first bytes only.
+            // Most connections need the buffer for their first bytes only.
             self.held = BytesMut::new();
         }
     }
 }
 
-impl Judge {
-    /// Judges bytes that begin with the first unjudged one: how many of them may be passed on.
-    fn judge(&mut self, bytes: &[u8]) -> usize {
-        if self.stage == Stage::Opening {
+impl ConnectionGuard {
+    /// Checks bytes from the first unchecked one on. Returns how many of them may be passed on.
+    fn check(&mut self, bytes: &[u8]) -> usize {
+        if self.stage == GuardStage::Opening {
             if PREFACE.starts_with(bytes) && bytes.len() < PREFACE.len() {
                 return 0;
             }
             let http2 = bytes.starts_with(PREFACE);
-            self.stage = if http2 { Stage::Http2 } else { Stage::Http1 };
-            self.frames = http2.then(|| Frames::new(Instant::now()));
+            self.stage = if http2 { GuardStage::Http2 } else { GuardStage::Http1 };
+            self.frames = http2.then(|| FrameScanner::new(Instant::now()));
         }
         if let Some(frames) = &mut self.frames {
-            let (safe, found) = frames.scan(bytes, Instant::now);
-            match found {
-                FrameFault::Nothing => {}
-                FrameFault::Pause => self.paused = true,
-                FrameFault::Replaced(length, bytes) => self.replaced = Some((length, bytes)),
-                FrameFault::Refused => {
-                    tracing::debug!("a flood of frames, or a corrupt header block, was refused");
-                    self.stage = Stage::Refused;
+            let (safe, verdict) = frames.scan(bytes, Instant::now);
+            match verdict {
+                FrameVerdict::Incomplete => {}
+                FrameVerdict::Pause => self.paused = true,
+                FrameVerdict::Replaced(length, bytes) => self.replaced = Some((length, bytes)),
+                FrameVerdict::Refused => {
+                    tracing::debug!("refused a flood of frames or a corrupt header block");
+                    self.stage = GuardStage::Refused;
                 }
             }
             return safe;
@@ -186,24 +191,25 @@ impl Judge {
                 .unwrap_or_else(PoisonError::into_inner)
                 .extend(server_wide);
         }
-        if let Some(problem) = scan.refused {
-            tracing::debug!(reason = problem.to_string(), "malformed bytes were refused");
-            self.stage = Stage::Refused;
-            let _ = self.verdict.refused.set(problem);
+        if let Some(refusal) = scan.refused {
+            tracing::debug!(reason = refusal.to_string(), "refused malformed bytes");
+            self.stage = GuardStage::Refused;
+            let _ = self.verdict.refused.set(refusal);
         }
         scan.safe
     }
 
-    /// Notes what was written to the client.
+    /// Counts bytes that were written to the client.
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         if let (Some(frames), Poll::Ready(Ok(bytes))) = (&mut self.frames, written) {
             frames.wrote(*bytes);
         }
     }
 
-    /// Judges all held bytes, none of which were judged before or which begin with a frame that is to
-    /// be replaced: how many of them may be passed on. Faulty frames are replaced where they lie.
-    fn judge_held(&mut self, held: &mut BytesMut) -> usize {
+    /// Checks all held bytes, and replaces faulty frames among them. Returns how many of them may
+    /// be passed on. None of them was checked before, except for a frame at their start that is to
+    /// be replaced.
+    fn check_held(&mut self, held: &mut BytesMut) -> usize {
         let mut safe = 0;
         loop {
             if let Some((length, bytes)) = self.replaced.take() {
@@ -212,27 +218,30 @@ impl Judge {
                 safe = held.len();
                 held.extend_from_slice(&behind);
             }
-            if self.stage == Stage::Refused {
+            if self.stage == GuardStage::Refused {
                 return safe;
             }
-            safe += self.judge(&held[safe..]);
+            safe += self.check(&held[safe..]);
             if self.replaced.is_none() || self.paused {
                 return safe;
             }
         }
     }
 
-    /// What the reader gets in place of what was refused: a stand-in, or, in the middle of a body, its breaking off.
+    /// Returns the stand-in for refused bytes.
+    ///
+    /// # Errors
+    /// The refused bytes are in a body, which breaks off.
     fn stand_in(&mut self) -> io::Result<&'static [u8]> {
         if self.frames.is_some() {
-            self.stage = Stage::ClaimOver;
+            self.stage = GuardStage::Ended;
             return Ok(STAND_IN_FRAME);
         }
         if self.scanner.in_body() {
             self.verdict.in_body.store(true, Ordering::Release);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, Refused));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, BodyRefused));
         }
-        self.stage = Stage::ClaimOver;
+        self.stage = GuardStage::Ended;
         Ok(STAND_IN)
     }
 }
@@ -244,68 +253,68 @@ impl<T: AsyncRead + Unpin> AsyncRead for GuardedBytes<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let read = this.poll_judged(cx, buffer);
+        let read = this.poll_checked(cx, buffer);
         this.count();
         if read.is_pending()
             && let Some(account) = &mut this.account
         {
-            account.nothing_more();
+            account.reader_is_pending();
         }
         read
     }
 }
 
 impl<T: AsyncRead + Unpin> GuardedBytes<T> {
-    /// Reads what was judged.
-    fn poll_judged(
+    /// Reads bytes that were checked.
+    fn poll_checked(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.judge.verdict.tunnel.load(Ordering::Acquire) {
-            self.judge.stage = Stage::Tunnel;
+        if self.guard.verdict.tunnel.load(Ordering::Acquire) {
+            self.guard.stage = GuardStage::Tunnel;
         }
         loop {
-            if self.judge.stage == Stage::Tunnel {
+            if self.guard.stage == GuardStage::Tunnel {
                 self.safe = self.held.len();
             }
             if self.safe > 0 {
                 self.hand_out(buffer);
                 return Poll::Ready(Ok(()));
             }
-            let GuardedBytes { io, judge, held, safe, account } = self;
-            match judge.stage {
-                Stage::Opening | Stage::Http1 | Stage::Http2 => {}
-                Stage::Tunnel => return Pin::new(io).poll_read(cx, buffer),
-                Stage::Refused => {
-                    *held = BytesMut::from(judge.stand_in()?);
+            let GuardedBytes { io, guard, held, safe, account } = self;
+            match guard.stage {
+                GuardStage::Opening | GuardStage::Http1 | GuardStage::Http2 => {}
+                GuardStage::Tunnel => return Pin::new(io).poll_read(cx, buffer),
+                GuardStage::Refused => {
+                    *held = BytesMut::from(guard.stand_in()?);
                     *safe = held.len();
                     continue;
                 }
-                Stage::ClaimOver => return Poll::Ready(Ok(())),
+                GuardStage::Ended => return Poll::Ready(Ok(())),
             }
-            if std::mem::take(&mut judge.paused) {
+            if std::mem::take(&mut guard.paused) {
                 cx.waker().wake_by_ref();
                 if !held.is_empty() {
-                    *safe = judge.judge_held(held);
+                    *safe = guard.check_held(held);
                 }
                 return Poll::Pending;
             }
             if let Some(account) = account {
-                ready!(account.poll_room(cx))?;
+                ready!(account.poll_memory(cx))?;
             }
             if held.is_empty() && buffer.remaining() >= READ_MIN {
                 let before = buffer.filled().len();
-                ready!(read_some(io, cx, buffer, judge.stage == Stage::Http1))?;
+                ready!(read_some(io, cx, buffer, guard.stage == GuardStage::Http1))?;
                 let fresh = &buffer.filled()[before..];
                 if fresh.is_empty() {
                     return Poll::Ready(Ok(()));
                 }
-                let passed = judge.judge(fresh);
+                let passed = guard.check(fresh);
                 held.extend_from_slice(&fresh[passed..]);
                 buffer.set_filled(before + passed);
-                if judge.replaced.is_some() {
-                    *safe = judge.judge_held(held);
+                if guard.replaced.is_some() {
+                    *safe = guard.check_held(held);
                 }
                 if passed > 0 {
                     return Poll::Ready(Ok(()));
@@ -318,7 +327,7 @@ impl<T: AsyncRead + Unpin> GuardedBytes<T> {
                     return Poll::Ready(Ok(()));
                 }
                 held.extend_from_slice(fresh.filled());
-                *safe = judge.judge_held(held);
+                *safe = guard.check_held(held);
             }
         }
     }
@@ -331,7 +340,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedBytes<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.judge.wrote(&written);
+        self.guard.wrote(&written);
         written
     }
 
@@ -341,7 +350,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedBytes<T> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
-        self.judge.wrote(&written);
+        self.guard.wrote(&written);
         written
     }
 
@@ -360,21 +369,24 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedBytes<T> {
 
 #[cfg(test)]
 mod tests {
-    //! Requests in pieces, and what is not judged.
+    //! Requests in pieces, and bytes that are passed on unchecked.
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
 
-    fn guarded() -> (DuplexStream, GuardedBytes<DuplexStream>, Arc<GuardVerdict>) {
+    /// The client's end, the guarded end, and the verdict of the guard.
+    type GuardedPair = (DuplexStream, GuardedBytes<DuplexStream>, Arc<GuardVerdict>);
+
+    fn guarded() -> GuardedPair {
         let (client, server) = duplex(1 << 16);
         let verdict = Arc::new(GuardVerdict::default());
         (client, GuardedBytes::new(server, verdict.clone(), 1024), verdict)
     }
 
-    /// Reads with this much room, until nothing more comes.
-    async fn read_all(guarded: &mut GuardedBytes<DuplexStream>, room: usize) -> Vec<u8> {
-        let (mut all, mut buffer) = (Vec::new(), vec![0; room]);
+    /// Reads into a buffer of this size, until the end.
+    async fn read_all(guarded: &mut GuardedBytes<DuplexStream>, size: usize) -> Vec<u8> {
+        let (mut all, mut buffer) = (Vec::new(), vec![0; size]);
         while let Ok(length @ 1..) = guarded.read(&mut buffer).await {
             all.extend_from_slice(&buffer[..length]);
         }
@@ -382,13 +394,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_pass_whatever_room_the_reader_has() {
+    async fn requests_pass_however_small_the_buffer_of_the_reader_is() {
         let requests = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\nHost: a\r\n\r\n";
-        for room in [1, 24, 4096] {
+        for size in [1, 24, 4096] {
             let (mut client, mut guarded, verdict) = guarded();
             client.write_all(requests).await.unwrap();
             drop(client);
-            assert_eq!(read_all(&mut guarded, room).await, requests);
+            assert_eq!(read_all(&mut guarded, size).await, requests);
             assert_eq!(verdict.refused(), None);
             assert_eq!(guarded.held.capacity(), 0, "nothing is kept between requests");
         }
@@ -413,14 +425,14 @@ mod tests {
     #[tokio::test]
     async fn a_refused_request_is_replaced_behind_the_good_ones_and_nothing_follows() {
         let good = b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n";
-        for room in [1, 24, 4096] {
+        for size in [1, 24, 4096] {
             let (mut client, mut guarded, verdict) = guarded();
             client.write_all(good).await.unwrap();
             client
                 .write_all(b"GET /bad HTTP/1.1\nHost: a\n\nGET /after HTTP/1.1\r\nHost: a\r\n\r\n")
                 .await
                 .unwrap();
-            assert_eq!(read_all(&mut guarded, room).await, [&good[..], STAND_IN].concat());
+            assert_eq!(read_all(&mut guarded, size).await, [&good[..], STAND_IN].concat());
             assert!(verdict.refused().is_some() && verdict.refused_in_body().is_none());
         }
     }
@@ -436,13 +448,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn http2_and_tunnels_are_not_judged() {
-        for room in [1, 24, 4096] {
+    async fn http2_and_tunnels_are_passed_on() {
+        for size in [1, 24, 4096] {
             let (mut client, mut guarded, verdict) = guarded();
             let bytes = [PREFACE, b"\0\0\x03\0\0\0\0\0\x01\n\r any bytes"].concat();
             client.write_all(&bytes).await.unwrap();
             drop(client);
-            assert_eq!(read_all(&mut guarded, room).await, bytes);
+            assert_eq!(read_all(&mut guarded, size).await, bytes);
             assert_eq!(verdict.refused(), None);
         }
         let (mut client, mut guarded, verdict) = guarded_after_upgrade().await;
@@ -452,13 +464,12 @@ mod tests {
         assert_eq!(
             read_all(&mut guarded, 4096).await,
             b"\x81\x02early\x81\x02hi",
-            "what came early too"
+            "the early bytes too"
         );
     }
 
-    /// A client that asked for an upgrade, and sent its first frame without waiting for the answer.
-    async fn guarded_after_upgrade() -> (DuplexStream, GuardedBytes<DuplexStream>, Arc<GuardVerdict>)
-    {
+    /// A client that requested an upgrade, and sent its first frame without waiting for the answer.
+    async fn guarded_after_upgrade() -> GuardedPair {
         let (mut client, mut guarded, verdict) = guarded();
         let head =
             b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";

@@ -1,8 +1,10 @@
-//! Bytes that came in from a client and that nobody has taken yet: unfinished heads, and bodies on HTTP/2 connections, where
-//! the client sends as far as its windows are open, whether somebody reads or not.
+//! Bytes that arrived from a client and were not read yet: unfinished heads, and bodies on HTTP/2
+//! connections. There a client sends as far as its windows are open, whether its bodies are read or
+//! not.
 //!
-//! Danger: windows are per connection and connections are many. So these bytes count in the common buffers, and where
-//! those are full nothing more is read from a connection that holds some. The system then stops its client.
+//! Danger: each connection has windows, and there are many connections. So these bytes count in the
+//! memory budget. While it is exhausted, the gateway reads nothing more from a connection that
+//! holds some of it, and TCP then stops the client.
 
 use std::io;
 use std::pin::Pin;
@@ -20,56 +22,58 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::gate::Budget;
 use crate::proxy::inbound::byte_guard::{DATA_BYTES_MIN, FIELD_BYTES};
 
-/// What a connection may hold although the common buffers are full, in bytes: small requests are not held up, and are
-/// answered 503 at once.
+/// Bytes that a connection may hold although the budget is exhausted. So small requests are not
+/// delayed, and get their 503 at once.
 const FREE_BYTES: usize = 16 * 1024;
 
-/// What one connection is counted with at most. What its windows allow is less; beyond, the count would be wrong, as it is
-/// by frames of streams that were given up.
+/// Most bytes that are counted for one connection. Its windows allow fewer. A higher count would be
+/// wrong, for example by frames of cancelled streams.
 const COUNTED_MAX: usize = 8 << 20;
 
-/// How long a connection waits for room. Those who wait may be the very ones that hold it all, with heads that can't be
-/// completed; and a client that has left meanwhile is not seen, as nothing is read.
+/// How long a connection waits for memory. The waiting connections may themselves hold all of it,
+/// with heads that can't be completed. And a client that leaves meanwhile is not noticed, because
+/// nothing is read.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Between two looks whether there is room again.
+/// Time between two looks at the budget.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What one connection holds of the common buffers for bytes that nobody has taken yet.
+/// The memory that one connection takes from the budget for bytes that were not read yet.
 pub(in crate::proxy) struct Inflow {
     budget: Budget,
     bytes: AtomicUsize,
-    /// Bodies that are not dropped yet.
+    /// Bodies that exist.
     bodies: AtomicUsize,
 }
 
 impl Inflow {
-    /// Counts in this budget.
+    /// Counts nothing yet in this budget.
     pub fn new(budget: Budget) -> Inflow {
         Inflow { budget, bytes: AtomicUsize::new(0), bodies: AtomicUsize::new(0) }
     }
 
-    /// Counts bytes that came in. They are in memory already, so there is no asking whether there is room.
+    /// Counts bytes that arrived. They are in memory already, so the budget can't refuse them.
     pub fn add(&self, bytes: usize) {
         let bytes = bytes.min(COUNTED_MAX.saturating_sub(self.bytes.load(Ordering::Relaxed)));
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.budget.overdraw(bytes);
     }
 
-    /// Counts bytes out that were taken.
+    /// Gives back the memory of bytes that were read.
     pub fn remove(&self, bytes: usize) {
         let less = |held: usize| Some(held.saturating_sub(bytes));
         let held = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or(0);
         self.budget.give_back(held.min(bytes));
     }
 
-    /// Whether nothing may be read before others have given room back.
+    /// Returns whether the connection must not be read until other connections have given memory
+    /// back.
     pub fn must_wait(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) > FREE_BYTES && self.budget.is_exhausted()
     }
 
-    /// Whether no body is left that could still be taken.
-    pub fn is_quiet(&self) -> bool {
+    /// Returns whether no body is left that could still be read.
+    pub fn has_no_bodies(&self) -> bool {
         self.bodies.load(Ordering::Acquire) == 0
     }
 }
@@ -80,28 +84,29 @@ impl Drop for Inflow {
     }
 }
 
-/// A connection's own account: what the guard holds back or has passed on, and what waits for room.
-pub(in crate::proxy) struct Account {
+/// Counts the bytes that the guard of a connection holds back or has passed on, and waits for
+/// memory.
+pub(in crate::proxy) struct InflowAccount {
     inflow: Arc<Inflow>,
-    /// What is counted for unfinished heads.
+    /// Bytes counted for unfinished heads.
     heads: usize,
-    /// Frames of bodies were passed on since the reader was last told that there is nothing more for now.
+    /// Whether frames of bodies were passed on since the reader last got `Pending`.
     fresh: bool,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Since when the connection waits for room.
+    /// Since when the connection waits for memory.
     waiting: Option<Instant>,
 }
 
-impl Account {
-    pub fn new(inflow: Arc<Inflow>) -> Account {
-        Account { inflow, heads: 0, fresh: false, timer: None, waiting: None }
+impl InflowAccount {
+    pub fn new(inflow: Arc<Inflow>) -> InflowAccount {
+        InflowAccount { inflow, heads: 0, fresh: false, timer: None, waiting: None }
     }
 
     /// Waits until more may be read.
     ///
     /// # Errors
-    /// `TimedOut` where there was no room for too long: the connection ends.
-    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// `TimedOut` where the budget stayed exhausted for too long: the connection ends.
+    pub fn poll_memory(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.inflow.must_wait() {
             let since = *self.waiting.get_or_insert_with(Instant::now);
             if since.elapsed() >= WAIT_MAX {
@@ -115,8 +120,8 @@ impl Account {
         Poll::Ready(Ok(()))
     }
 
-    /// Counts what unfinished heads hold now, instead of what they held before.
-    pub fn heads(&mut self, bytes: usize) {
+    /// Sets the bytes that unfinished heads hold now.
+    pub fn set_heads(&mut self, bytes: usize) {
         let before = std::mem::replace(&mut self.heads, bytes);
         if bytes > before {
             self.inflow.add(bytes - before);
@@ -125,32 +130,32 @@ impl Account {
         }
     }
 
-    /// Counts frames of bodies that are passed on.
-    pub fn bodies(&mut self, bytes: usize) {
+    /// Counts bytes of bodies that were passed on.
+    pub fn add_bodies(&mut self, bytes: usize) {
         if bytes > 0 {
             self.inflow.add(bytes);
             self.fresh = true;
         }
     }
 
-    /// The reader is told that there is nothing more for now: whatever was passed on before is in somebody's hands, or was
-    /// thrown away with its stream.
-    pub fn nothing_more(&mut self) {
-        if !std::mem::take(&mut self.fresh) && self.inflow.is_quiet() {
+    /// Corrects the count when the reader gets `Pending`. By then all bytes that were passed on
+    /// before were read, or were dropped with their stream.
+    pub fn reader_is_pending(&mut self) {
+        if !std::mem::take(&mut self.fresh) && self.inflow.has_no_bodies() {
             self.inflow.remove(usize::MAX);
             self.inflow.add(self.heads);
         }
     }
 }
 
-/// A request's body. On HTTP/2 its bytes are counted out as they are taken.
+/// A request's body. On HTTP/2, reading its bytes gives their memory back.
 pub(in crate::proxy) struct CountedBody {
     body: Incoming,
     inflow: Option<Arc<Inflow>>,
 }
 
 impl CountedBody {
-    /// A body that came on a connection; `inflow`: where its bytes were counted.
+    /// Wraps a body. `inflow` is the count of its bytes, on HTTP/2.
     pub(in crate::proxy) fn new(body: Incoming, inflow: Option<Arc<Inflow>>) -> CountedBody {
         if let Some(inflow) = &inflow {
             inflow.bodies.fetch_add(1, Ordering::AcqRel);
@@ -158,12 +163,12 @@ impl CountedBody {
         CountedBody { body, inflow }
     }
 
-    /// Returns whether the body came over HTTP/2.
+    /// Returns whether the body arrived over HTTP/2.
     pub(in crate::proxy) fn is_framed(&self) -> bool {
         self.inflow.is_some()
     }
 
-    fn took(&self, frame: &Frame<Bytes>) {
+    fn count_read(&self, frame: &Frame<Bytes>) {
         let Some(inflow) = &self.inflow else { return };
         let bytes = frame.data_ref().map_or(0, |data| data.len().max(DATA_BYTES_MIN));
         inflow.remove(bytes + frame.trailers_ref().map_or(0, fields_cost));
@@ -180,7 +185,7 @@ impl Body for CountedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
-            self.took(frame);
+            self.count_read(frame);
         }
         Poll::Ready(frame)
     }
@@ -197,11 +202,11 @@ impl Body for CountedBody {
 impl Drop for CountedBody {
     fn drop(&mut self) {
         let Some(inflow) = self.inflow.clone() else { return };
-        // What is thrown away with it is counted out too.
+        // The unread frames are dropped with the body, so their memory is given back too.
         let mut cx = Context::from_waker(Waker::noop());
         while !self.body.is_end_stream() {
             match Pin::new(&mut self.body).poll_frame(&mut cx) {
-                Poll::Ready(Some(Ok(frame))) => self.took(&frame),
+                Poll::Ready(Some(Ok(frame))) => self.count_read(&frame),
                 _ => break,
             }
         }
@@ -209,12 +214,12 @@ impl Drop for CountedBody {
     }
 }
 
-/// What header fields cost in memory, in bytes.
+/// Returns the memory that header fields cost, in bytes.
 pub(in crate::proxy) fn fields_cost(fields: &HeaderMap) -> usize {
     text_bytes(fields) + fields.len() * FIELD_BYTES
 }
 
-/// The bytes of all names and values.
+/// Returns the bytes of all names and values.
 pub(in crate::proxy) fn text_bytes(fields: &HeaderMap) -> usize {
     fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
@@ -225,42 +230,42 @@ mod tests {
 
     use super::*;
 
-    fn account(budget: &Budget) -> (Arc<Inflow>, Account) {
+    fn account(budget: &Budget) -> (Arc<Inflow>, InflowAccount) {
         let inflow = Arc::new(Inflow::new(budget.clone()));
-        (inflow.clone(), Account::new(inflow))
+        (inflow.clone(), InflowAccount::new(inflow))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_waits_for_room_and_ends_when_there_is_none_for_too_long() {
+    async fn a_connection_waits_for_memory_and_ends_when_it_waits_too_long() {
         let gauge = Gauge::default();
         let budget = Budget::new(100_000, 100_000, gauge.clone());
         let ((other, _), (_inflow, mut waiting)) = (account(&budget), account(&budget));
-        waiting.heads(FREE_BYTES + 1);
+        waiting.set_heads(FREE_BYTES + 1);
         other.add(100_000);
-        let mut room = std::pin::pin!(std::future::poll_fn(|cx| waiting.poll_room(cx)));
-        assert!(tokio::time::timeout(WAIT_MAX / 2, &mut room).await.is_err());
+        let mut waits = std::pin::pin!(std::future::poll_fn(|cx| waiting.poll_memory(cx)));
+        assert!(tokio::time::timeout(WAIT_MAX / 2, &mut waits).await.is_err());
         other.remove(100_000);
-        assert!(room.await.is_ok());
+        assert!(waits.await.is_ok());
         other.add(100_000);
         let began = Instant::now();
-        assert!(std::future::poll_fn(|cx| waiting.poll_room(cx)).await.is_err());
+        assert!(std::future::poll_fn(|cx| waiting.poll_memory(cx)).await.is_err());
         assert!(began.elapsed() >= WAIT_MAX);
-        // Whoever holds little is not held up.
-        waiting.heads(FREE_BYTES);
-        assert!(std::future::poll_fn(|cx| waiting.poll_room(cx)).await.is_ok());
+        // A connection that holds little does not wait.
+        waiting.set_heads(FREE_BYTES);
+        assert!(std::future::poll_fn(|cx| waiting.poll_memory(cx)).await.is_ok());
         drop((other, waiting, _inflow));
         assert_eq!(gauge.get(), 0);
     }
 
     #[test]
-    fn what_is_in_nobodys_hands_any_more_is_counted_out_when_the_connection_is_quiet() {
+    fn bytes_of_dropped_streams_are_given_back_when_the_reader_is_pending_again() {
         let gauge = Gauge::default();
         let (_inflow, mut account) = account(&Budget::new(100_000, 100_000, gauge.clone()));
-        account.bodies(50_000);
-        account.heads(10);
-        account.nothing_more();
-        assert_eq!(gauge.get(), 50_010, "their request may not have been taken up yet");
-        account.nothing_more();
+        account.add_bodies(50_000);
+        account.set_heads(10);
+        account.reader_is_pending();
+        assert_eq!(gauge.get(), 50_010, "their request may not have been accepted yet");
+        account.reader_is_pending();
         assert_eq!(gauge.get(), 10);
     }
 }

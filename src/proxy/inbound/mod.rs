@@ -1,18 +1,25 @@
-//! The client's side: connections within limits, and requests that leave no two readings.
+//! The client's side: connections within limits, and requests that every reader reads the same way.
 
-mod announced;
 mod byte_guard;
+mod connection;
 mod connection_state;
 mod guarded_bytes;
+mod http_builder;
 mod inflow;
 mod inspect;
+mod limits;
 mod listener;
 mod peers;
-mod protocol;
+mod proxy_header;
+mod request_body;
 mod request_observer;
-pub(super) mod rules;
+mod timed_stream;
 mod tls_socket;
 
 pub use byte_guard::{Scan, Scanner};
-pub use inspect::{RequestBody, RequestBodyError};
-pub use listener::{Server, ServerLimits, Terms, listen};
+pub use limits::{ServerLimits, ServerTerms};
+pub use listener::{Server, listen};
+pub use request_body::{RequestBody, RequestBodyError};
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Connections by client address, and what one connection counts in for as long as it is open.
+//! Connections by client address, and the permit of an open connection.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,22 +9,23 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::gate::AddressShare;
 
-/// Connections by address.
+/// Counts connections by client address. Cheap to clone.
 #[derive(Clone, Default)]
-pub(in crate::proxy) struct Peers(Arc<Mutex<Known>>);
+pub(in crate::proxy) struct Peers(Arc<Mutex<PeerTable>>);
 
 #[derive(Default)]
-struct Known {
-    peers: HashMap<IpAddr, Peer>,
-    /// How many addresses there may be before those without connections and requests are forgotten.
+struct PeerTable {
+    peers: HashMap<IpAddr, PeerEntry>,
+    /// Number of addresses above which those without connections and requests are removed.
     forget_at: usize,
 }
 
-/// Addresses that are always kept.
+/// Smallest value of `forget_at`.
 const KEPT_MIN: usize = 64;
 
-/// What an address counts as: an IPv6 address as its network of 64 bits, since whoever has one has all of its addresses
-/// (RFC 4291, section 2.5.4); an IPv4 address that is written as one of IPv6 as itself.
+/// Returns the address under which a client counts. An IPv6 address counts as its network of 64
+/// bits, because a client with one address has all of that network (RFC 4291, section 2.5.4). An
+/// IPv4 address in IPv6 form counts as itself.
 fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -32,26 +33,26 @@ fn counted_as(address: IpAddr) -> IpAddr {
     }
 }
 
-/// An address that has connections, or held something of the common limits when it was last looked at.
+/// An address that has connections, or had a share of the common limits at the last look.
 #[derive(Default)]
-struct Peer {
+struct PeerEntry {
     connections: usize,
     share: Arc<AddressShare>,
 }
 
-/// One connection of an address; it is counted out when this is dropped.
-pub(in crate::proxy) struct PeerPlace {
+/// Permit for one connection of an address; dropping it gives the permit back.
+pub(in crate::proxy) struct PeerPermit {
     peers: Peers,
     address: IpAddr,
     share: Arc<AddressShare>,
 }
 
 impl Peers {
-    /// Counts one more connection of an address, unless it has `limit` of them.
-    pub fn enter(&self, address: IpAddr, limit: usize) -> Option<PeerPlace> {
+    /// Takes a permit for one more connection of an address; `None` where it has `limit` of them.
+    pub fn enter(&self, address: IpAddr, limit: usize) -> Option<PeerPermit> {
         let address = counted_as(address);
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Known { peers, forget_at } = &mut *known;
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let PeerTable { peers, forget_at } = &mut *table;
         if peers.len() > *forget_at {
             peers.retain(|_, peer| peer.connections > 0 || !peer.share.is_idle());
             *forget_at = KEPT_MIN.max(2 * peers.len());
@@ -61,52 +62,52 @@ impl Peers {
             return None;
         }
         peer.connections += 1;
-        Some(PeerPlace { peers: self.clone(), address, share: peer.share.clone() })
+        Some(PeerPermit { peers: self.clone(), address, share: peer.share.clone() })
     }
 }
 
-impl Drop for PeerPlace {
+impl Drop for PeerPermit {
     fn drop(&mut self) {
-        let mut known = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(peer) = known.peers.get_mut(&self.address) else { return };
+        let mut table = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(peer) = table.peers.get_mut(&self.address) else { return };
         peer.connections -= 1;
-        // Attempts outlive their client's connections. Their share is kept, so that an address that closes its connections
-        // and comes back does not begin anew; it is forgotten later.
+        // Attempts outlive their client's connections. Their share is kept, so that an address
+        // can't reset it by closing its connections and connecting again. `enter` removes it later.
         if peer.connections == 0 && peer.share.is_idle() {
-            known.peers.remove(&self.address);
+            table.peers.remove(&self.address);
         }
     }
 }
 
-/// An accepted connection: its place among all, and among those of its address.
-pub(in crate::proxy) struct Admitted {
-    peer: PeerPlace,
+/// Permit for an accepted connection, among all connections and among those of its address.
+pub(in crate::proxy) struct ConnectionPermit {
+    peer: PeerPermit,
     gauge: Gauge,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Admitted {
-    /// Counts a connection in.
-    pub fn new(place: OwnedSemaphorePermit, peer: PeerPlace, gauge: Gauge) -> Admitted {
+impl ConnectionPermit {
+    /// Counts a connection in the gauge.
+    pub fn new(permit: OwnedSemaphorePermit, peer: PeerPermit, gauge: Gauge) -> ConnectionPermit {
         gauge.inc();
-        Admitted { peer, gauge, _place: place }
+        ConnectionPermit { peer, gauge, _permit: permit }
     }
 
-    /// Counts the connection for another address, whose client it carries; `false`, with nothing changed, where that address
-    /// has `limit` of them.
-    pub fn is_for(&mut self, address: IpAddr, limit: usize) -> bool {
+    /// Counts the connection for another address, that of the client behind a proxy. Returns
+    /// `false`, with nothing changed, where that address has `limit` of them.
+    pub fn move_to(&mut self, address: IpAddr, limit: usize) -> bool {
         let Some(peer) = self.peer.peers.enter(address, limit) else { return false };
         self.peer = peer;
         true
     }
 
-    /// What the connection's address holds of the common limits.
+    /// Returns the share of the connection's address in the common limits.
     pub fn share(&self) -> Arc<AddressShare> {
         self.peer.share.clone()
     }
 }
 
-impl Drop for Admitted {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.gauge.dec();
     }
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_forgotten_when_it_holds_nothing_any_more() {
+    fn an_address_is_forgotten_when_it_has_no_connections_and_no_share() {
         let peers = Peers::default();
         let address = |n: u8| IpAddr::from([10, 0, 0, n]);
         let (first, second) = (peers.enter(address(0), 2), peers.enter(address(0), 2));

@@ -1,4 +1,5 @@
-//! What was seen of a request at the connection: from its head to the last byte of its answer, or to whoever left before.
+//! Observes a request at the connection, from its head to the last byte of its answer, or until its
+//! client leaves.
 
 use http::{HeaderMap, Method, Request, StatusCode};
 
@@ -6,7 +7,8 @@ use crate::proxy::fields::{FORWARDED_FOR, Peer};
 use crate::proxy::inbound::guarded_bytes::GuardVerdict;
 use crate::telemetry::{Arrival, Observers, Trail};
 
-/// Tells a request's trail how it ended, when this is gone.
+/// Records the status and the size of an answer; dropping it records the request's end in its
+/// trail.
 #[derive(Default)]
 pub(in crate::proxy) struct RequestObserver {
     trail: Option<Trail>,
@@ -15,7 +17,7 @@ pub(in crate::proxy) struct RequestObserver {
 }
 
 impl RequestObserver {
-    /// A request has come: it carries its trail, if somebody wants to know of it.
+    /// Begins with a request that has arrived. The request gets a trail where there are observers.
     pub fn begin<B>(
         observers: &Observers,
         request: &mut Request<B>,
@@ -24,7 +26,8 @@ impl RequestObserver {
     ) -> RequestObserver {
         let trail = observers.begin(|| {
             let client = client_address(peer, request.headers());
-            // What stands in the place of what the guard refused is its own; others of the connection came before.
+            // The guard's stand-in for a refused request is no request of the client. It is the
+            // last one of its connection, and no other request has this method.
             let stand_in = *request.method() == Method::TRACE && verdict.refused().is_some();
             if stand_in {
                 return Arrival::unreadable(client, request.version());
@@ -37,13 +40,13 @@ impl RequestObserver {
         RequestObserver { trail, ..RequestObserver::default() }
     }
 
-    /// The answer begins.
-    pub fn answering(&mut self, status: StatusCode) {
+    /// Records the response status.
+    pub fn record_status(&mut self, status: StatusCode) {
         self.status = Some(status.as_u16());
     }
 
-    /// So much of its body was handed out.
-    pub fn handed_out(&mut self, bytes: usize) {
+    /// Counts bytes of the answer's body that were handed out.
+    pub fn count_body(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
     }
 }
@@ -56,7 +59,8 @@ impl Drop for RequestObserver {
     }
 }
 
-/// Whose request it is: the connection's other end, or whom a trusted proxy names last, if that is an address.
+/// Returns the client's address: the connection's peer, or the last one that a trusted proxy names,
+/// if that is an address.
 fn client_address(peer: &Peer, headers: &HeaderMap) -> String {
     let own = || peer.address.to_str().unwrap_or("unknown").to_owned();
     if !peer.trusted {

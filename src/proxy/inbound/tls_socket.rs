@@ -1,4 +1,4 @@
-//! A client's connection: plain, or by TLS.
+//! The socket of a client connection: plain TCP, or TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,16 +11,16 @@ use tokio_rustls::server::TlsStream;
 
 use crate::tls::subject;
 
-/// A client's connection.
+/// The socket of a client connection.
 pub(in crate::proxy) enum TlsSocket {
-    /// As it comes.
+    /// Plain TCP.
     Plain(TcpStream),
-    /// By TLS; boxed, as it is many times larger.
+    /// TLS; boxed, because it is many times larger.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl TlsSocket {
-    /// The subject of the certificate that the client has shown.
+    /// Returns the subject of the client's certificate.
     pub fn client_subject(&self) -> Option<Bytes> {
         match self {
             TlsSocket::Plain(_) => None,

@@ -1,11 +1,13 @@
-//! Checks the bytes that the HTTP/2 library writes to an upstream, frame by frame, against the send rule.
+//! Checks the frames that the HTTP/2 library writes to an upstream against the send rule.
 //!
-//! The library queues a request and may write it much later: when a stream slot frees, when the peer opens a
-//! window, when the socket takes bytes again. No frame of a request leaves after its attempt was given up or its
-//! claim became too old: the write fails, and the connection ends.
+//! The library queues a request and may write it much later: when a stream slot becomes free, when
+//! the peer opens a window, or when the socket accepts bytes again. After an attempt was given up,
+//! or its claim became too old, no frame of its request is written: the write fails, and the
+//! connection ends.
 //!
-//! Danger: a stream is opened while the gate is locked, and the library locks its streams then. So it must never write while
-//! it has them locked, or two threads wait for each other: it does not since h2 0.4.16.
+//! Danger: a stream is opened while the gate is locked, and then the library locks its streams. So
+//! the library must never write while it has its streams locked, or two threads deadlock. Since h2
+//! 0.4.16 it does not.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,232 +19,159 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::gate::SendRule;
+use crate::proxy::outbound::frame_scan::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHead, FrameProgress, FrameScan, HEADERS,
+    PADDED, RST_STREAM,
+};
 
-/// Length of the connection preface that precedes the frames of a client (RFC 9113, section 3.4).
-const PREFACE_BYTES: usize = 24;
-
-/// Frame types and flags (RFC 9113, section 6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-
-/// Head of a frame (RFC 9113, section 4.1).
-#[derive(Debug, Clone, Copy, Default)]
-struct Head {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    /// Bytes of its payload.
-    length: usize,
-}
-
-/// Finds the frames in a stream of bytes.
-#[derive(Debug, Clone, Copy)]
-struct FrameScan {
-    preface_left: usize,
-    head_bytes: [u8; 9],
-    head_length: usize,
-    head: Head,
-    payload_left: usize,
-}
-
-/// What a [`FrameScan`] reports of a frame.
-enum Part {
-    /// At least one byte of the frame's payload, or the last byte of its head, is among the bytes.
-    Touched(Head),
-    /// The frame's last byte is among the bytes.
-    Ended(Head),
-}
-
-impl FrameScan {
-    /// Scans what a client writes.
-    fn of_client() -> FrameScan {
-        FrameScan { preface_left: PREFACE_BYTES, ..FrameScan::of_server() }
-    }
-
-    /// Scans what a server writes.
-    fn of_server() -> FrameScan {
-        FrameScan {
-            preface_left: 0,
-            head_bytes: [0; 9],
-            head_length: 0,
-            head: Head::default(),
-            payload_left: 0,
-        }
-    }
-
-    /// Moves over `bytes` and reports the frames in them, in order.
-    fn advance(&mut self, mut bytes: &[u8], mut report: impl FnMut(Part)) {
-        let skipped = self.preface_left.min(bytes.len());
-        self.preface_left -= skipped;
-        bytes = &bytes[skipped..];
-        while let Some((first, rest)) = bytes.split_first() {
-            if self.payload_left > 0 {
-                let taken = self.payload_left.min(bytes.len());
-                self.payload_left -= taken;
-                bytes = &bytes[taken..];
-                report(Part::Touched(self.head));
-            } else {
-                self.head_bytes[self.head_length] = *first;
-                self.head_length += 1;
-                bytes = rest;
-                if self.head_length < self.head_bytes.len() {
-                    continue;
-                }
-                self.head_length = 0;
-                let [a, b, c, kind, flags, stream @ ..] = self.head_bytes;
-                self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
-                self.head = Head {
-                    kind,
-                    flags,
-                    stream: u32::from_be_bytes(stream) & 0x7fff_ffff,
-                    length: self.payload_left,
-                };
-                report(Part::Touched(self.head));
-            }
-            if self.payload_left == 0 {
-                report(Part::Ended(self.head));
-            }
-        }
-    }
-}
-
-/// A protected request that is not wholly written.
+/// A protected request that is not completely written.
 #[derive(Debug)]
-struct Unsent {
+struct UnsentRequest {
     rule: Arc<SendRule>,
-    /// Its header block carries END_STREAM: there is no body.
+    /// Its header block has END_STREAM, so it has no body.
     bodiless: bool,
-    /// All of its bytes were handed to the layer below.
+    /// All of its bytes were given to the layer below.
     written: bool,
 }
 
+/// The frames that the gateway writes.
 #[derive(Debug)]
-struct Outgoing {
+struct RequestFrames {
     scan: FrameScan,
-    unsent: HashMap<u32, Unsent>,
-    /// The highest stream whose header block was written, and flushed.
+    /// Requests by stream.
+    unsent: HashMap<u32, UnsentRequest>,
+    /// The highest stream with a written header block.
     written: u32,
+    /// The highest stream with a flushed header block.
     flushed: u32,
-    /// The layer below has bytes that the socket does not take.
+    /// The layer below has bytes that the socket does not accept.
     blocked: bool,
 }
 
-/// How much of an answer the upstream has written.
+/// How much of an answer has arrived.
 #[derive(Debug, Default, Clone, Copy)]
-struct Arriving {
-    /// Bytes of its body; `None` where a part of it is padded and was not counted.
+struct AnswerProgress {
+    /// The length of its body, in bytes. `None` if a part of it is padded and was not counted.
     body: Option<usize>,
-    /// The header block that is under way ends the stream.
+    /// The header block that is arriving ends the stream.
     ending: bool,
     /// Its end has arrived.
     ended: bool,
 }
 
+/// The frames that the upstream writes.
 #[derive(Debug)]
-struct Incoming {
+struct AnswerFrames {
     scan: FrameScan,
-    answers: HashMap<u32, Arriving>,
+    /// Answers by stream.
+    answers: HashMap<u32, AnswerProgress>,
 }
 
-/// The requests on one HTTP/2 connection, how much of them was written, and how much of their answers was read.
+/// Records the requests on one HTTP/2 connection: how much of each was written, and how much of its
+/// answer was read.
 #[derive(Debug)]
 pub(in crate::proxy) struct FrameGate {
-    outgoing: Mutex<Outgoing>,
-    incoming: Mutex<Incoming>,
-    /// A byte came from the peer since this was last asked.
-    heard: AtomicBool,
+    requests: Mutex<RequestFrames>,
+    answers: Mutex<AnswerFrames>,
+    /// Whether a byte arrived from the peer since the last call of [`FrameGate::take_received`].
+    received: AtomicBool,
 }
 
 impl FrameGate {
-    /// A gate for a new connection.
+    /// Makes a gate for a new connection.
     pub fn new() -> Arc<FrameGate> {
-        let outgoing = Outgoing {
+        let requests = RequestFrames {
             scan: FrameScan::of_client(),
             unsent: HashMap::new(),
             written: 0,
             flushed: 0,
             blocked: false,
         };
-        let incoming = Incoming { scan: FrameScan::of_server(), answers: HashMap::new() };
+        let answers = AnswerFrames { scan: FrameScan::of_server(), answers: HashMap::new() };
         Arc::new(FrameGate {
-            outgoing: Mutex::new(outgoing),
-            incoming: Mutex::new(incoming),
-            heard: AtomicBool::new(false),
+            requests: Mutex::new(requests),
+            answers: Mutex::new(answers),
+            received: AtomicBool::new(false),
         })
     }
 
-    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn requests(&self) -> MutexGuard<'_, RequestFrames> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn incoming(&self) -> MutexGuard<'_, Incoming> {
-        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    fn answers(&self) -> MutexGuard<'_, AnswerFrames> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a stream with `open`, which returns its id beside its result, and registers the rule of the request.
-    /// Nothing is written in between: a frame of a stream that is not registered would pass unchecked.
+    /// Opens a stream with `open`, which returns the stream's id and a result, and registers the
+    /// send rule of the request. No byte is written in between: a frame of an unregistered stream
+    /// would pass unchecked.
     pub fn open<T, E>(
         &self,
         rule: Option<&Arc<SendRule>>,
         open: impl FnOnce() -> Result<(u32, T), E>,
     ) -> Result<(u32, T), E> {
-        let mut outgoing = self.outgoing();
+        let mut requests = self.requests();
         let (stream, opened) = open()?;
-        self.incoming().answers.insert(stream, Arriving { body: Some(0), ..Arriving::default() });
+        self.answers()
+            .answers
+            .insert(stream, AnswerProgress { body: Some(0), ..AnswerProgress::default() });
         if let Some(rule) = rule {
-            outgoing
-                .unsent
-                .insert(stream, Unsent { rule: rule.clone(), bodiless: false, written: false });
+            requests.unsent.insert(
+                stream,
+                UnsentRequest { rule: rule.clone(), bodiless: false, written: false },
+            );
         }
         Ok((stream, opened))
     }
 
-    /// Ends the registration of `stream`, whose answer nobody reads any more. Returns whether the connection has to
-    /// end too: a part of the request is queued where a reset of the stream does not reach it. A request that may
-    /// not be sent any more stays registered until its reset is written, so that no frame of it passes before.
+    /// Ends the registration of `stream`, after its answer was read or given up. Returns whether
+    /// the connection has to end too: a part of the request is queued where a reset of the stream
+    /// does not reach it. If the request may no longer be sent, it stays registered until its reset
+    /// is written, so that no frame of it passes before.
     pub fn finish(&self, stream: u32) -> bool {
-        self.incoming().answers.remove(&stream);
-        let mut outgoing = self.outgoing();
-        let Some(unsent) = outgoing.unsent.get(&stream) else { return false };
-        if outgoing.flushed < stream || outgoing.blocked {
+        self.answers().answers.remove(&stream);
+        let mut requests = self.requests();
+        let Some(unsent) = requests.unsent.get(&stream) else { return false };
+        if requests.flushed < stream || requests.blocked {
             return true;
         }
         if unsent.rule.allows() {
-            outgoing.unsent.remove(&stream);
+            requests.unsent.remove(&stream);
         }
         false
     }
 
-    /// Ends the registration of `stream`, which the upstream has refused: what is still written of it has no effect there.
+    /// Ends the registration of `stream`, which the upstream has refused. Frames of it that are
+    /// still written have no effect there.
     pub fn forget(&self, stream: u32) {
-        self.incoming().answers.remove(&stream);
-        self.outgoing().unsent.remove(&stream);
+        self.answers().answers.remove(&stream);
+        self.requests().unsent.remove(&stream);
     }
 
-    /// Whether the answer on `stream` came to its end with a body of `body` bytes, whatever became of the connection then.
+    /// Returns whether the answer on `stream` ended with a body of `body` bytes, even if the
+    /// connection failed after that.
     pub fn has_ended(&self, stream: u32, body: usize) -> bool {
-        self.incoming()
+        self.answers()
             .answers
             .get(&stream)
             .is_some_and(|answer| answer.ended && answer.body == Some(body))
     }
 
-    /// Whether a byte came from the peer since the last call.
-    pub fn take_heard(&self) -> bool {
-        self.heard.swap(false, Ordering::AcqRel)
+    /// Returns whether a byte arrived from the peer since the last call.
+    pub fn take_received(&self) -> bool {
+        self.received.swap(false, Ordering::AcqRel)
     }
 }
 
-impl Incoming {
+impl AnswerFrames {
+    /// Records bytes that were read.
     fn read(&mut self, bytes: &[u8]) {
-        let Incoming { scan, answers } = self;
-        scan.advance(bytes, |part| {
-            let Part::Ended(Head { kind, flags, stream, length }) = part else { return };
+        let AnswerFrames { scan, answers } = self;
+        scan.advance(bytes, |progress| {
+            let FrameProgress::Ended(FrameHead { kind, flags, stream, length }) = progress else {
+                return;
+            };
             let Some(answer) = answers.get_mut(&stream) else { return };
             match kind {
                 DATA => {
@@ -259,13 +188,18 @@ impl Incoming {
     }
 }
 
-impl Outgoing {
-    /// Whether these bytes may be written: each frame that they touch belongs to a request that may still be sent.
+impl RequestFrames {
+    /// Returns whether these bytes may be written: each frame that they touch belongs to a request
+    /// that may still be sent.
     fn permits(&self, bytes: &[u8]) -> bool {
         let mut permitted = true;
         let mut scan = self.scan;
-        scan.advance(bytes, |part| {
-            if let Part::Touched(Head { kind: DATA | HEADERS | CONTINUATION, stream, .. }) = part
+        scan.advance(bytes, |progress| {
+            if let FrameProgress::Touched(FrameHead {
+                kind: DATA | HEADERS | CONTINUATION,
+                stream,
+                ..
+            }) = progress
                 && let Some(unsent) = self.unsent.get(&stream)
             {
                 permitted &= unsent.rule.allows() && unsent.rule.hand_over();
@@ -274,10 +208,13 @@ impl Outgoing {
         permitted
     }
 
+    /// Records bytes that were written.
     fn wrote(&mut self, bytes: &[u8]) {
-        let Outgoing { scan, unsent, written, .. } = self;
-        scan.advance(bytes, |part| {
-            let Part::Ended(Head { kind, flags, stream, .. }) = part else { return };
+        let RequestFrames { scan, unsent, written, .. } = self;
+        scan.advance(bytes, |progress| {
+            let FrameProgress::Ended(FrameHead { kind, flags, stream, .. }) = progress else {
+                return;
+            };
             if kind == RST_STREAM {
                 unsent.remove(&stream);
             }
@@ -294,6 +231,7 @@ impl Outgoing {
         });
     }
 
+    /// Records that all written bytes were flushed.
     fn flushed(&mut self) {
         self.blocked = false;
         self.flushed = self.written;
@@ -303,7 +241,8 @@ impl Outgoing {
     }
 }
 
-/// A connection whose writes pass a [`FrameGate`]. It stands above TLS, where frames can be read.
+/// A connection with a [`FrameGate`] that checks its writes. It is above TLS, where frames are
+/// readable.
 pub(in crate::proxy) struct GatedWire<T> {
     io: T,
     gate: Arc<FrameGate>,
@@ -324,8 +263,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for GatedWire<T> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.gate.heard.store(true, Ordering::Release);
-            self.gate.incoming().read(&buffer.filled()[before..]);
+            self.gate.received.store(true, Ordering::Release);
+            self.gate.answers().read(&buffer.filled()[before..]);
         }
         read
     }
@@ -338,18 +277,18 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GatedWire<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let mut outgoing = this.gate.outgoing();
-        if !outgoing.permits(bytes) {
+        let mut requests = this.gate.requests();
+        if !requests.permits(bytes) {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "a request that may not be sent any more",
+                "a frame of a request that may no longer be sent",
             )));
         }
         let written = Pin::new(&mut this.io).poll_write(cx, bytes);
         match &written {
-            Poll::Ready(Ok(n)) => outgoing.wrote(&bytes[..*n]),
+            Poll::Ready(Ok(n)) => requests.wrote(&bytes[..*n]),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => outgoing.blocked = true,
+            Poll::Pending => requests.blocked = true,
         }
         written
     }
@@ -358,9 +297,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GatedWire<T> {
         let this = &mut *self;
         let flushed = Pin::new(&mut this.io).poll_flush(cx);
         match &flushed {
-            Poll::Ready(Ok(())) => this.gate.outgoing().flushed(),
+            Poll::Ready(Ok(())) => this.gate.requests().flushed(),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => this.gate.outgoing().blocked = true,
+            Poll::Pending => this.gate.requests().blocked = true,
         }
         flushed
     }
@@ -376,6 +315,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
+    use crate::proxy::outbound::frame_scan::PREFACE_BYTES;
 
     fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
         let length = u8::try_from(payload.len()).unwrap_or(u8::MAX);
@@ -389,16 +329,16 @@ mod tests {
         Arc::new(rule)
     }
 
-    fn opened(gate: &FrameGate, stream: u32, rule: &Arc<SendRule>) {
+    fn open(gate: &FrameGate, stream: u32, rule: &Arc<SendRule>) {
         assert!(gate.open(Some(rule), || Ok::<_, ()>((stream, ()))).is_ok());
     }
 
-    /// Writes bytes as far as they are permitted.
+    /// Writes bytes if they are permitted, and returns whether they were.
     fn write(gate: &FrameGate, bytes: &[u8]) -> bool {
-        let mut outgoing = gate.outgoing();
-        let permitted = outgoing.permits(bytes);
+        let mut requests = gate.requests();
+        let permitted = requests.permits(bytes);
         if permitted {
-            outgoing.wrote(bytes);
+            requests.wrote(bytes);
         }
         permitted
     }
@@ -415,25 +355,25 @@ mod tests {
         let all = [&[b'P'; PREFACE_BYTES][..], &frame(4, 0, 0, &[]), &head, &rest].concat();
         for cut in 0..all.len() {
             let (gate, rule) = (FrameGate::new(), rule());
-            opened(&gate, 1, &rule);
+            open(&gate, 1, &rule);
             assert!(write(&gate, &all[..cut]));
-            gate.outgoing().flushed();
+            gate.requests().flushed();
             let block_ends = all.len() - 20;
             assert_eq!(
                 gate.finish(1),
                 cut < block_ends,
-                "{cut}: the connection ends where the head is not out"
+                "{cut}: the connection ends if the head is not written"
             );
-            opened(&gate, 1, &rule);
+            open(&gate, 1, &rule);
             assert!(write(&gate, &all[cut..]));
-            assert!(gate.outgoing().unsent.contains_key(&1));
-            gate.outgoing().flushed();
-            assert!(gate.outgoing().unsent.is_empty(), "{cut}");
+            assert!(gate.requests().unsent.contains_key(&1));
+            gate.requests().flushed();
+            assert!(gate.requests().unsent.is_empty(), "{cut}");
         }
     }
 
     #[test]
-    fn an_answer_has_ended_when_its_last_frame_is_whole_and_all_of_its_body_was_taken() {
+    fn an_answer_has_ended_when_its_last_frame_is_complete_and_its_whole_body_was_read() {
         let head = |flags| frame(HEADERS, flags, 1, b"block");
         let data = |flags, payload: &[u8]| frame(DATA, flags, 1, payload);
         for (frames, body) in [
@@ -445,16 +385,16 @@ mod tests {
             (vec![head(END_HEADERS), data(0, b"ab"), frame(DATA, END_STREAM, 3, b"c")], None),
         ] {
             let (gate, all) = (FrameGate::new(), frames.concat());
-            opened(&gate, 1, &rule());
-            gate.incoming().read(&all[..all.len() - 1]);
+            open(&gate, 1, &rule());
+            gate.answers().read(&all[..all.len() - 1]);
             assert!((0..9).all(|taken| !gate.has_ended(1, taken)), "{frames:?}");
-            gate.incoming().read(&all[all.len() - 1..]);
+            gate.answers().read(&all[all.len() - 1..]);
             assert!(
                 (0..9).all(|taken| gate.has_ended(1, taken) == (Some(taken) == body)),
                 "{frames:?}"
             );
             gate.finish(1);
-            assert!(gate.incoming().answers.is_empty());
+            assert!(gate.answers().answers.is_empty());
         }
     }
 
@@ -463,33 +403,33 @@ mod tests {
         let head =
             |flags| [&[b'P'; PREFACE_BYTES][..], &frame(HEADERS, flags, 1, b"block")].concat();
         let (gate, queued) = (FrameGate::new(), rule());
-        opened(&gate, 1, &queued);
-        assert!(queued.revoke(), "its head is not handed over while it is queued");
+        open(&gate, 1, &queued);
+        assert!(queued.revoke(), "its head is not handed over while the library queues it");
         assert!(!write(&gate, &head(END_HEADERS | END_STREAM)));
 
         let (gate, sent) = (FrameGate::new(), rule());
-        opened(&gate, 1, &sent);
+        open(&gate, 1, &sent);
         assert!(write(&gate, &head(END_HEADERS)));
         assert!(!sent.revoke(), "it may have been sent");
-        gate.outgoing().flushed();
+        gate.requests().flushed();
         assert!(!gate.finish(1), "a reset is enough");
         assert!(!write(&gate, &frame(DATA, END_STREAM, 1, b"{}")));
-        assert!(write(&gate, &frame(DATA, END_STREAM, 3, b"{}")), "others go on");
+        assert!(write(&gate, &frame(DATA, END_STREAM, 3, b"{}")), "other requests continue");
         assert!(write(&gate, &frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])));
-        assert!(gate.outgoing().unsent.is_empty());
+        assert!(gate.requests().unsent.is_empty());
     }
 
     #[test]
-    fn what_the_socket_does_not_take_ends_the_connection_where_its_request_is_given_up() {
+    fn a_connection_ends_when_a_request_is_given_up_and_the_socket_does_not_accept_its_bytes() {
         let (gate, rule) = (FrameGate::new(), rule());
-        opened(&gate, 1, &rule);
+        open(&gate, 1, &rule);
         assert!(write(
             &gate,
             &[&[b'P'; PREFACE_BYTES][..], &frame(HEADERS, END_HEADERS, 1, b"block")].concat()
         ));
-        gate.outgoing().flushed();
+        gate.requests().flushed();
         assert!(write(&gate, &frame(DATA, END_STREAM, 1, b"{}")));
-        gate.outgoing().blocked = true;
+        gate.requests().blocked = true;
         rule.revoke();
         assert!(gate.finish(1));
     }

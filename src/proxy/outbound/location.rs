@@ -1,6 +1,8 @@
-//! Answers whose `Location` or `Content-Location` names the upstream's own address: the client gets the address that it used.
+//! Rewrites `Location` and `Content-Location` fields that name the upstream's own address, so that
+//! they name the address that the client used.
 //!
-//! Danger: an answer is stored as it is rewritten, so a replay names the address that the first client used.
+//! Danger: the rewritten answer is stored, so a replay names the address that the first client
+//! used.
 
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::uri::{Authority, Scheme};
@@ -8,11 +10,13 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::proxy::fields::{FORWARDED_HOST, FORWARDED_PROTO};
 
-/// Scheme and host as a client used them, or as a trusted proxy in front of it says.
+/// Scheme and host as the client used them, or as a trusted proxy in front of the gateway reports
+/// them.
 pub(in crate::proxy) struct ClientAddress(String);
 
 impl ClientAddress {
-    /// Reads it from a request that is ready for the upstream. `None` where no host is known.
+    /// Reads the address from a request that is ready for the upstream. Returns `None` if no host
+    /// is known.
     pub fn of(headers: &HeaderMap) -> Option<ClientAddress> {
         let scheme = headers.get(FORWARDED_PROTO)?.to_str().ok()?;
         let host = headers.get(FORWARDED_HOST)?.to_str().ok()?;
@@ -21,7 +25,7 @@ impl ClientAddress {
     }
 }
 
-/// Rewrites the fields that name the upstream. Others, and all relative ones, stay as they are.
+/// Rewrites the urls that name the upstream. Other urls, and all relative ones, stay unchanged.
 pub(in crate::proxy) fn rewrite(
     headers: &mut HeaderMap,
     scheme: &Scheme,
@@ -33,7 +37,7 @@ pub(in crate::proxy) fn rewrite(
             continue;
         }
         let rewritten = |value: &HeaderValue| {
-            let rest = behind(value.to_str().ok()?, scheme, authority)?;
+            let rest = after_authority(value.to_str().ok()?, scheme, authority)?;
             HeaderValue::try_from(format!("{}{rest}", client.0)).ok()
         };
         let values: Vec<HeaderValue> = headers
@@ -48,19 +52,19 @@ pub(in crate::proxy) fn rewrite(
     }
 }
 
-/// The rest of a url behind scheme, host and port, where these are the given ones.
-fn behind<'u>(url: &'u str, scheme: &Scheme, authority: &Authority) -> Option<&'u str> {
-    let (its_scheme, rest) = url.split_once("://")?;
+/// Returns the part of a url after scheme, host and port if these are the given ones.
+fn after_authority<'u>(url: &'u str, scheme: &Scheme, authority: &Authority) -> Option<&'u str> {
+    let (url_scheme, rest) = url.split_once("://")?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (its_authority, rest) = rest.split_at_checked(end)?;
-    let its_authority: Authority = its_authority.parse().ok()?;
-    let default = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+    let (url_authority, rest) = rest.split_at_checked(end)?;
+    let url_authority: Authority = url_authority.parse().ok()?;
+    let default_port = if *scheme == Scheme::HTTPS { 443 } else { 80 };
     // An empty port is the default one (RFC 3986, section 3.2.3).
-    let port = |authority: &Authority| authority.port_u16().unwrap_or(default);
-    let same = its_scheme.eq_ignore_ascii_case(scheme.as_str())
-        && its_authority.host().eq_ignore_ascii_case(authority.host())
-        && port(&its_authority) == port(authority)
-        && !its_authority.as_str().contains('@');
+    let port = |authority: &Authority| authority.port_u16().unwrap_or(default_port);
+    let same = url_scheme.eq_ignore_ascii_case(scheme.as_str())
+        && url_authority.host().eq_ignore_ascii_case(authority.host())
+        && port(&url_authority) == port(authority)
+        && !url_authority.as_str().contains('@');
     same.then_some(rest)
 }
 

@@ -1,4 +1,5 @@
-//! Connections to one upstream that wait for their next request: last in, first out, closed after a while.
+//! The pool of idle connections to one upstream. The connection that was used last is used first,
+//! and connections that are idle for too long are closed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,85 +11,91 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::entropy::Entropy;
-use crate::proxy::outbound::multiplexed::{Multiplexed, STREAMS_MAX, StreamSlot};
+use crate::proxy::outbound::multiplexed::{Http2Connection, STREAMS_MAX, StreamSlot};
 use crate::proxy::outbound::wire::WriteTracker;
 
-/// Idle connections kept, at most: beyond, they cost more memory than their handshakes save.
+/// The maximum of idle connections. More would cost more memory than their handshakes save.
 const IDLE_MAX: usize = 512;
 
-/// How long a connection may take to become ready again after its response ended.
+/// The longest time that a connection may take to become ready after its response ended.
 const READY_MAX: Duration = Duration::from_secs(5);
 
-/// An HTTP/1.1 connection, in the hands of one request at a time. Dropped in mid-request it is reset.
-pub(in crate::proxy) struct Connection<B> {
+/// An HTTP/1.1 connection, which one request uses at a time. If it is dropped during a request, it
+/// is reset.
+pub(in crate::proxy) struct Http1Connection<B> {
     pub sender: http1::SendRequest<B>,
-    pub carried: Arc<WriteTracker>,
-    driver: Driver,
-    /// When it becomes too old for another request.
+    pub tracker: Arc<WriteTracker>,
+    driver: DriverTask,
+    /// The time from which it is too old for another request.
     until: Instant,
 }
 
-/// The task that moves a connection's bytes; it ends with whoever holds this, unless it was let go.
-struct Driver(Option<AbortHandle>);
+/// The task that reads and writes a connection. Dropping this aborts the task, unless it was
+/// detached.
+struct DriverTask(Option<AbortHandle>);
 
-impl Drop for Driver {
+impl Drop for DriverTask {
     fn drop(&mut self) {
         self.0.iter().for_each(AbortHandle::abort);
     }
 }
 
-impl<B> Connection<B> {
+impl<B> Http1Connection<B> {
     pub fn new(
         sender: http1::SendRequest<B>,
-        carried: Arc<WriteTracker>,
+        tracker: Arc<WriteTracker>,
         driver: AbortHandle,
         until: Instant,
-    ) -> Connection<B> {
-        Connection { sender, carried, driver: Driver(Some(driver)), until }
+    ) -> Http1Connection<B> {
+        Http1Connection { sender, tracker, driver: DriverTask(Some(driver)), until }
     }
 
-    /// Whether it takes no further request: it is too old, or a write failed.
+    /// Returns whether it takes no further request: it is too old, closed, or a write failed.
     fn is_done(&self) -> bool {
-        Instant::now() >= self.until || self.carried.failed() || self.sender.is_closed()
+        Instant::now() >= self.until || self.tracker.failed() || self.sender.is_closed()
     }
 
-    /// Lets the connection live on with its stream, as after a switch of protocols.
+    /// Keeps the connection open without this handle, as after a switch of protocols.
     pub fn detach(mut self) {
         self.driver.0 = None;
     }
 }
 
-/// HTTP/2 connections to one upstream, at most, for protected requests, and as many for all others. Requests beyond their
-/// stream slots wait for one.
-const MULTIPLEXED_MAX: usize = 128;
+/// The maximum of HTTP/2 connections in a [`Lane`]. If all of their stream slots are used, a
+/// request waits for one.
+const HTTP2_CONNECTIONS_MAX: usize = 128;
 
-/// HTTP/2 connections that carry one kind of requests. Protected requests have connections of their own: upstreams end a
-/// connection on which too many requests are reset or come in tiny pieces, which any client can do to requests that pass through,
-/// and then nobody knows what became of the others on it.
+/// The HTTP/2 connections for one kind of requests, protected ones or all others.
+///
+/// Protected requests have their own connections. An upstream ends a connection on which too many
+/// requests are reset or arrive in tiny pieces. Any client can cause this with requests that pass
+/// through, and the outcome of all other requests on that connection would then be uncertain.
 pub(in crate::proxy) struct Lane {
-    connections: Mutex<Vec<Arc<Multiplexed>>>,
-    /// Permits for [`MULTIPLEXED_MAX`] of them.
+    connections: Mutex<Vec<Arc<Http2Connection>>>,
+    /// One permit for each of the [`HTTP2_CONNECTIONS_MAX`] connections.
     pub permits: Arc<Semaphore>,
     /// Notified when a stream slot may have become free.
     pub freed: Arc<Notify>,
 }
 
-/// The connections of an upstream that take a request.
-pub(in crate::proxy) struct Pool<B>(Arc<Shared<B>>);
+/// The open connections to one upstream. Clones share them.
+pub(in crate::proxy) struct Pool<B>(Arc<PoolState<B>>);
 
-struct Shared<B> {
-    idle: Mutex<Idle<B>>,
-    /// HTTP/2 connections, where the upstream speaks it: those of protected requests, and of all others.
+struct PoolState<B> {
+    idle: Mutex<IdleConnections<B>>,
+    /// The HTTP/2 connections of protected requests, and those of all others.
     lanes: [Lane; 2],
-    /// Whether the last new connection was one of them.
-    negotiated: AtomicBool,
+    /// Whether the last new connection negotiated HTTP/2.
+    negotiated_http2: AtomicBool,
     idle_timeout: Duration,
     age_max: Duration,
     entropy: Entropy,
 }
 
-struct Idle<B> {
-    connections: Vec<(Instant, Connection<B>)>,
+struct IdleConnections<B> {
+    /// Each connection with the time at which it became idle.
+    connections: Vec<(Instant, Http1Connection<B>)>,
+    /// Whether the task that closes idle connections runs.
     reaper: bool,
 }
 
@@ -99,29 +106,32 @@ impl<B> Clone for Pool<B> {
 }
 
 impl<B: Send + 'static> Pool<B> {
-    /// Of an upstream whose connections may be idle, and old, for so long.
+    /// Makes an empty pool. Its connections may be idle for `idle_timeout` and become `age_max`
+    /// old.
     pub fn new(idle_timeout: Duration, age_max: Duration, entropy: Entropy) -> Pool<B> {
-        Pool(Arc::new(Shared {
-            idle: Mutex::new(Idle { connections: Vec::new(), reaper: false }),
+        Pool(Arc::new(PoolState {
+            idle: Mutex::new(IdleConnections { connections: Vec::new(), reaper: false }),
             lanes: [Lane::new(), Lane::new()],
-            negotiated: AtomicBool::new(false),
+            negotiated_http2: AtomicBool::new(false),
             idle_timeout,
             age_max,
             entropy,
         }))
     }
 
-    /// When a connection that is opened now becomes too old for another request: after the longest age, or up to a quarter of it
-    /// earlier, so that what was opened at once is not replaced at once.
+    /// Returns the time from which a connection that is opened now is too old for another request.
+    ///
+    /// This is the maximum age, minus up to a quarter of it at random. So connections that were
+    /// opened together are not replaced together.
     pub fn age_limit(&self) -> Instant {
-        let Shared { age_max, entropy, .. } = &*self.0;
+        let PoolState { age_max, entropy, .. } = &*self.0;
         let earlier = u32::try_from(entropy.next() % 1024).unwrap_or(0);
         let age = age_max.saturating_sub(*age_max / 4 / 1024 * earlier);
         Instant::now() + age
     }
 
-    /// The connection that was used last and is still open.
-    pub fn take(&self) -> Option<Connection<B>> {
+    /// Takes the HTTP/1.1 connection that was used last and is still open.
+    pub fn take(&self) -> Option<Http1Connection<B>> {
         let oldest = Instant::now().checked_sub(self.0.idle_timeout);
         let mut idle = lock(&self.0.idle);
         while let Some((since, connection)) = idle.connections.pop() {
@@ -135,8 +145,9 @@ impl<B: Send + 'static> Pool<B> {
         None
     }
 
-    /// Takes a connection back whose response has ended, as soon as it is ready for the next request.
-    pub fn give_back(&self, mut connection: Connection<B>) {
+    /// Puts a connection back after its response has ended, as soon as it is ready for the next
+    /// request.
+    pub fn give_back(&self, mut connection: Http1Connection<B>) {
         if connection.is_done() {
             return;
         }
@@ -151,7 +162,7 @@ impl<B: Send + 'static> Pool<B> {
         });
     }
 
-    fn put(&self, connection: Connection<B>) {
+    fn put(&self, connection: Http1Connection<B>) {
         let mut idle = lock(&self.0.idle);
         if idle.connections.len() >= IDLE_MAX {
             return;
@@ -163,36 +174,37 @@ impl<B: Send + 'static> Pool<B> {
         }
     }
 
-    /// Notes what the last new connection negotiated.
-    pub fn note_negotiated(&self, multiplexed: bool) {
-        self.0.negotiated.store(multiplexed, Ordering::Release);
+    /// Records whether the last new connection negotiated HTTP/2.
+    pub fn note_negotiated(&self, is_http2: bool) {
+        self.0.negotiated_http2.store(is_http2, Ordering::Release);
     }
 
-    /// How long a connection may be idle and still take a request.
+    /// Returns how long a connection may be idle and still take a request.
     pub fn idle_max(&self) -> Duration {
         self.0.idle_timeout
     }
 
-    /// Whether new connections are expected to speak HTTP/2, so that they need a permit.
-    pub fn expects_multiplexed(&self) -> bool {
-        self.0.negotiated.load(Ordering::Acquire)
+    /// Returns whether new connections are expected to use HTTP/2, so that they need a permit.
+    pub fn expects_http2(&self) -> bool {
+        self.0.negotiated_http2.load(Ordering::Acquire)
     }
 
-    /// The HTTP/2 connections of protected requests, or of all others.
+    /// Returns the HTTP/2 connections for protected requests, or those for all others.
     pub fn lane(&self, protected: bool) -> &Lane {
         let [of_protected, of_others] = &self.0.lanes;
         if protected { of_protected } else { of_others }
     }
 
-    /// Adds a new HTTP/2 connection, and takes its first slot.
-    pub fn share(&self, protected: bool, connection: &Arc<Multiplexed>) -> Option<StreamSlot> {
+    /// Adds a new HTTP/2 connection, and takes its first stream slot.
+    pub fn share(&self, protected: bool, connection: &Arc<Http2Connection>) -> Option<StreamSlot> {
         let (slot, lane) = (connection.slot(), self.lane(protected));
         let mut all = lock(&lane.connections);
-        // Where many requests came at once and each opened its own connection, one is enough for later requests.
+        // Many requests may arrive at once, and each opens a connection. Later requests need only
+        // one of these.
         let spare: usize = all.iter().map(|connection| connection.free()).sum();
         if spare < STREAMS_MAX && connection.is_counted() {
             all.push(connection.clone());
-            // The slots that it has left.
+            // The other slots of the connection are free.
             lane.freed.notify_waiters();
             tokio::spawn(end_when_idle(self.clone(), protected, Arc::downgrade(connection)));
         }
@@ -204,19 +216,21 @@ impl Lane {
     fn new() -> Lane {
         Lane {
             connections: Mutex::default(),
-            permits: Arc::new(Semaphore::new(MULTIPLEXED_MAX)),
+            permits: Arc::new(Semaphore::new(HTTP2_CONNECTIONS_MAX)),
             freed: Arc::default(),
         }
     }
 
-    /// A stream slot on the first connection that has one, and was not idle for longer than `idle_max`: an upstream may be about
-    /// to close that.
+    /// Takes a stream slot on the first connection that has one. Connections that were idle for
+    /// `idle_max` or longer are dropped, because the upstream may be about to close them.
     pub fn slot(&self, idle_max: Duration) -> Option<StreamSlot> {
         let mut all = lock(&self.connections);
-        // After a rush, idle connections are kept for as many requests as one connection takes.
+        // After a peak, idle connections with about STREAMS_MAX free slots are kept, and the others
+        // are dropped.
         let mut spare = 0;
         all.retain(|connection| {
-            // One that is too old ends with the last request on it, which keeps it until then.
+            // A connection that is too old ends with its last request, which keeps it open until
+            // then.
             let fit =
                 !connection.is_old() && connection.idle_for().is_none_or(|idle| idle < idle_max);
             let kept =
@@ -224,7 +238,8 @@ impl Lane {
             spare += if connection.is_idle() { connection.free() } else { 0 };
             kept
         });
-        // A connection that gives none, because it has just ended or become too old, must not be asked for ever.
+        // A connection that has just ended or become too old gives no slot. It is removed, or this
+        // loop would not end.
         while let Some(at) = all.iter().position(|connection| connection.free() > 0) {
             match all[at].slot() {
                 Some(slot) if !all[at].is_closed() => return Some(slot),
@@ -234,17 +249,17 @@ impl Lane {
         None
     }
 
-    /// A permit for one more connection, where one is left.
+    /// Returns a permit for one more connection, if one is left.
     pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
         self.permits.clone().try_acquire_owned().ok()
     }
 }
 
-/// Drops an HTTP/2 connection when it was idle for too long, which closes it.
+/// Drops an HTTP/2 connection after it was idle for too long. This closes the connection.
 async fn end_when_idle<B: Send + 'static>(
     pool: Pool<B>,
     protected: bool,
-    connection: Weak<Multiplexed>,
+    connection: Weak<Http2Connection>,
 ) {
     let idle_timeout = pool.0.idle_timeout;
     loop {
@@ -257,7 +272,7 @@ async fn end_when_idle<B: Send + 'static>(
     }
 }
 
-/// Closes connections that were idle for too long; ends when none is left.
+/// Closes connections that were idle for too long. Ends when no idle connection is left.
 async fn reap<B: Send + 'static>(pool: Pool<B>) {
     loop {
         sleep(pool.0.idle_timeout / 2).await;

@@ -1,5 +1,5 @@
-//! Connecting to a name that has several addresses: attempts side by side, so that an address from which nothing comes does not
-//! use up the time for the others (RFC 8305).
+//! Connects to a name that has several addresses. Several attempts run at once, so that an address
+//! that does not respond does not use up the time for the others (RFC 8305).
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,21 +9,22 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// How long an attempt goes on by itself before the next address is tried beside it (RFC 8305, section 5).
+/// How long an attempt runs alone before the next address is tried as well (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Attempts side by side, at most: each takes a file descriptor.
+/// The maximum of attempts at once. Each needs a file descriptor.
 const ATTEMPTS_MAX: usize = 8;
 
-/// Connects to the first address of a host that answers. The other attempts are given up: one connection comes out.
+/// Connects to the first address of a host that responds, and aborts the other attempts.
 ///
 /// # Errors
-/// The name has no address, or no address can be connected to: the last error.
+/// The name has no address, or all attempts failed. In the second case the error is the last one.
 pub(in crate::proxy) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     race(interleaved(lookup_host((host, port)).await?)).await
 }
 
-/// The addresses, the families by turns (RFC 8305, section 4). The system has sorted them: the family of the first begins.
+/// Sorts addresses so that the address families alternate (RFC 8305, section 4). The system has
+/// sorted the addresses by preference, so the family of the first one begins.
 fn interleaved(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut addresses = addresses.peekable();
     let first = addresses.peek().is_some_and(SocketAddr::is_ipv6);
@@ -42,7 +43,7 @@ fn interleaved(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 
 async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut addresses = addresses.into_iter();
-    // Dropped, it ends the attempts that are under way.
+    // Dropping the set aborts the active attempts.
     let mut attempts = JoinSet::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     loop {
@@ -51,7 +52,7 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
         {
             attempts.spawn(TcpStream::connect(address));
         }
-        let waits = attempts.len() < ATTEMPTS_MAX && addresses.len() > 0;
+        let may_start_another = attempts.len() < ATTEMPTS_MAX && addresses.len() > 0;
         tokio::select! {
             biased;
             ended = attempts.join_next() => match ended {
@@ -60,14 +61,14 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
                 Some(Err(error)) => last = error.into(),
                 None => return Err(last),
             },
-            () = sleep(ATTEMPT_DELAY), if waits => {}
+            () = sleep(ATTEMPT_DELAY), if may_start_another => {}
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    //! Addresses that are silent, and addresses that refuse.
+    //! Addresses that do not respond, and addresses that refuse connections.
 
     #![allow(clippy::unwrap_used)]
 
@@ -78,18 +79,19 @@ mod tests {
 
     use super::*;
 
-    /// Longest that a test waits for what should happen soon; less than the system's own patience with silent addresses.
+    /// The longest time that a test waits. It is shorter than the system's own timeout for
+    /// addresses that do not respond.
     const SOON: Duration = Duration::from_secs(20);
 
-    /// An address from which nothing comes: its queue is full, so that further connections are not answered.
-    struct Silent {
+    /// An address that does not respond: its queue is full, so that it ignores further connections.
+    struct SilentAddress {
         address: SocketAddr,
         _socket: Socket,
         _queued: Vec<std::net::TcpStream>,
     }
 
-    impl Silent {
-        fn new() -> Silent {
+    impl SilentAddress {
+        fn new() -> SilentAddress {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
             socket.listen(0).unwrap();
@@ -97,7 +99,7 @@ mod tests {
             let connect =
                 || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
             let queued = std::iter::from_fn(connect).collect();
-            Silent { address, _socket: socket, _queued: queued }
+            SilentAddress { address, _socket: socket, _queued: queued }
         }
     }
 
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_the_first_begins() {
+    fn address_families_alternate_and_the_first_begins() {
         let of = |texts: &[&str]| {
             texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>()
         };
@@ -130,20 +132,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silent_addresses_hold_nobody_up_and_one_connection_comes_out() {
-        let (silent, (listener, good)) = (Silent::new(), listening());
+    async fn silent_addresses_do_not_delay_the_others_and_one_connection_is_made() {
+        let (silent, (listener, good)) = (SilentAddress::new(), listening());
         let addresses = vec![silent.address, silent.address, good];
         let began = Instant::now();
         let stream = timeout(SOON, race(addresses)).await.unwrap().unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
-        assert!(began.elapsed() >= 2 * ATTEMPT_DELAY, "each attempt has its time");
+        assert!(began.elapsed() >= 2 * ATTEMPT_DELAY, "each attempt runs alone for a while");
         listener.accept().unwrap();
         listener.set_nonblocking(true).unwrap();
-        assert!(listener.accept().is_err(), "no other connection was made");
+        assert!(listener.accept().is_err(), "no other connection is made");
     }
 
     #[tokio::test]
-    async fn an_address_that_refuses_gives_its_turn_to_the_next_at_once() {
+    async fn after_a_refusal_the_next_address_is_tried_at_once() {
         let (listener, good) = listening();
         let many: Vec<SocketAddr> =
             std::iter::repeat_with(refusing).take(3 * ATTEMPTS_MAX).chain([good]).collect();
@@ -159,8 +161,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_attempts_than_allowed_are_under_way() {
-        let (silent, (_listener, good)) = (Silent::new(), listening());
+    async fn no_more_attempts_run_at_once_than_allowed() {
+        let (silent, (_listener, good)) = (SilentAddress::new(), listening());
         let addresses = std::iter::repeat_n(silent.address, ATTEMPTS_MAX).chain([good]).collect();
         assert!(timeout((ATTEMPTS_MAX as u32 + 2) * ATTEMPT_DELAY, race(addresses)).await.is_err());
     }

@@ -1,4 +1,4 @@
-//! Bodies of answers, which give their connection back when they have ended.
+//! Bodies of answers. A body returns its connection to the pool when it has ended.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,24 +10,25 @@ use hyper::body::Incoming;
 use crate::forwarding::BoxError;
 use crate::gate::Payload;
 use crate::proxy::fields;
-use crate::proxy::outbound::multiplexed::MultiplexedAnswer;
-use crate::proxy::outbound::pool::{Connection, Pool};
+use crate::proxy::outbound::multiplexed::Http2ResponseBody;
+use crate::proxy::outbound::pool::{Http1Connection, Pool};
 
-/// A connection, and where it goes back to.
-pub(in crate::proxy) type Lent<B> = (Connection<Payload<B>>, Pool<Payload<B>>);
+/// A connection that an answer uses, and the pool to which it returns.
+pub(in crate::proxy) type BorrowedConnection<B> = (Http1Connection<Payload<B>>, Pool<Payload<B>>);
 
-/// A response body; its connection goes back to the pool when it has ended, and is reset when it is dropped before.
+/// The body of an upstream's answer. Its connection returns to the pool when the body has ended. If
+/// the body is dropped before, the connection is reset.
 pub struct UpstreamBody<B: Send + 'static> {
     pub(in crate::proxy) body: BodySource,
-    pub(in crate::proxy) lent: Option<Lent<B>>,
+    pub(in crate::proxy) borrowed: Option<BorrowedConnection<B>>,
 }
 
-/// Where a response body comes from.
+/// The protocol-specific body of an answer.
 pub(in crate::proxy) enum BodySource {
-    /// A connection that carries one request at a time.
-    Own(Incoming),
-    /// A stream of an HTTP/2 connection.
-    Shared(MultiplexedAnswer),
+    /// A body on an HTTP/1.1 connection, which carries one request at a time.
+    Http1(Incoming),
+    /// A body on a stream of an HTTP/2 connection.
+    Http2(Http2ResponseBody),
 }
 
 impl Body for BodySource {
@@ -39,31 +40,31 @@ impl Body for BodySource {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
-            BodySource::Own(body) => Pin::new(body)
+            BodySource::Http1(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(Into::into))),
-            BodySource::Shared(body) => Pin::new(body).poll_frame(cx),
+            BodySource::Http2(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            BodySource::Own(body) => body.is_end_stream(),
-            BodySource::Shared(body) => body.is_end_stream(),
+            BodySource::Http1(body) => body.is_end_stream(),
+            BodySource::Http2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            BodySource::Own(body) => body.size_hint(),
-            BodySource::Shared(body) => body.size_hint(),
+            BodySource::Http1(body) => body.size_hint(),
+            BodySource::Http2(body) => body.size_hint(),
         }
     }
 }
 
 impl<B: Send + 'static> UpstreamBody<B> {
     fn finish(&mut self) {
-        if let Some((connection, pool)) = self.lent.take() {
+        if let Some((connection, pool)) = self.borrowed.take() {
             pool.give_back(connection);
         }
     }
@@ -88,7 +89,7 @@ impl<B: Send + Unpin + 'static> Body for UpstreamBody<B> {
             Some(Ok(_)) if this.body.is_end_stream() => this.finish(),
             Some(Ok(_)) => {}
             None => this.finish(),
-            Some(Err(_)) => this.lent = None,
+            Some(Err(_)) => this.borrowed = None,
         }
         Poll::Ready(frame)
     }
@@ -104,7 +105,7 @@ impl<B: Send + Unpin + 'static> Body for UpstreamBody<B> {
 
 impl<B: Send + 'static> Drop for UpstreamBody<B> {
     fn drop(&mut self) {
-        // A body without content (204, HEAD) has ended before anybody asked for a frame.
+        // An answer without content (204, HEAD) has ended without a poll for a frame.
         if self.body.is_end_stream() {
             self.finish();
         }

@@ -1,10 +1,11 @@
-//! A connection to the upstream that knows whether a byte of the current request was written, and writes none that the
-//! send rule forbids.
+//! A connection to the upstream that records whether a byte of the current request was written, and
+//! that writes no byte that the send rule forbids.
 //!
-//! Danger: an upstream may answer and close while the request is still being written, such as with 413. The failed write
-//! then reaches the HTTP library before the answer that the system has already received, and an answer that exists would
-//! count as none. So the failure of a write is not reported: the connection is read to its end first. Its end is then an
-//! error, since it cannot be told from an answer that was cut.
+//! Danger: an upstream may answer and close while the request is still being written, for example
+//! with 413. The failed write then reaches the HTTP library before the answer that the system has
+//! already received, and the answer would be lost. So a failed write is not reported, and the
+//! connection is first read to its end. The end is then an error, because the answer may have been
+//! truncated.
 
 use std::io;
 use std::pin::Pin;
@@ -16,20 +17,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::gate::SendRule;
 
-/// What is known of the request that a connection carries. HTTP/1.1 carries one at a time.
+/// Records how much of the current request was written to a connection, and how many bytes were
+/// read since. An HTTP/1.1 connection carries one request at a time.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct WriteTracker {
     written: AtomicBool,
     too_late: AtomicBool,
-    /// A write of a request that was partly written failed: the connection takes no further request.
+    /// The error of a write that failed after a part of the request was written. The connection
+    /// takes no further request.
     failed: OnceLock<io::ErrorKind>,
-    /// Bytes that were read since the request began.
+    /// The number of bytes that were read since the request began.
     read: AtomicUsize,
     rule: Mutex<Option<Arc<SendRule>>>,
 }
 
 impl WriteTracker {
-    /// Begins a request: nothing of it is written yet.
+    /// Begins a request. No byte of it is written yet.
     pub fn begin(&self, rule: Option<Arc<SendRule>>) {
         self.written.store(false, Ordering::Release);
         self.too_late.store(false, Ordering::Release);
@@ -37,22 +40,22 @@ impl WriteTracker {
         *self.rule.lock().unwrap_or_else(PoisonError::into_inner) = rule;
     }
 
-    /// Whether a byte of it went out.
+    /// Returns whether a byte of the request was written.
     pub fn written(&self) -> bool {
         self.written.load(Ordering::Acquire)
     }
 
-    /// Whether the send rule stopped it.
+    /// Returns whether the send rule stopped the request.
     pub fn too_late(&self) -> bool {
         self.too_late.load(Ordering::Acquire)
     }
 
-    /// Bytes that were read since it began, those of TLS included.
+    /// Returns how many bytes were read since the request began, including those of TLS.
     pub fn read(&self) -> usize {
         self.read.load(Ordering::Acquire)
     }
 
-    /// Whether a write failed, so that the connection can only be read to its end.
+    /// Returns whether a write failed, so that the connection can only be read to its end.
     pub fn failed(&self) -> bool {
         self.failed.get().is_some()
     }
@@ -66,11 +69,11 @@ impl WriteTracker {
         Ok(())
     }
 
-    /// Writes by `write`, unless the send rule forbids it or a write failed before.
+    /// Calls `write`, unless the send rule forbids it or an earlier write failed.
     fn write(&self, write: impl FnOnce() -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.check()?;
         if let Some(kind) = self.failed.get() {
-            // The reader wakes whoever waits here: its end comes at once, since the connection is broken.
+            // The reader wakes this task: the connection is broken, so its end follows at once.
             return if self.written() { Poll::Pending } else { Poll::Ready(Err((*kind).into())) };
         }
         let written = write();
@@ -85,21 +88,21 @@ impl WriteTracker {
         written
     }
 
-    /// The end of the connection, after a write failed: an error.
+    /// Returns an error for the end of the connection if a write failed before.
     fn end(&self) -> io::Result<()> {
         self.failed.get().map_or(Ok(()), |kind| Err((*kind).into()))
     }
 }
 
-/// The connection itself.
+/// A connection that reports its reads and writes to a [`WriteTracker`].
 pub(in crate::proxy) struct Wire<T> {
     io: T,
-    carried: Arc<WriteTracker>,
+    tracker: Arc<WriteTracker>,
 }
 
 impl<T> Wire<T> {
-    pub fn new(io: T, carried: Arc<WriteTracker>) -> Wire<T> {
-        Wire { io, carried }
+    pub fn new(io: T, tracker: Arc<WriteTracker>) -> Wire<T> {
+        Wire { io, tracker }
     }
 }
 
@@ -112,9 +115,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
         let read = buffer.filled().len() - before;
-        self.carried.read.fetch_add(read, Ordering::AcqRel);
+        self.tracker.read.fetch_add(read, Ordering::AcqRel);
         if read == 0 && buffer.remaining() > 0 {
-            self.carried.end()?;
+            self.tracker.end()?;
         }
         Poll::Ready(Ok(()))
     }
@@ -126,8 +129,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Wire { io, carried } = &mut *self;
-        carried.write(|| Pin::new(io).poll_write(cx, bytes))
+        let Wire { io, tracker } = &mut *self;
+        tracker.write(|| Pin::new(io).poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -135,8 +138,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Wire { io, carried } = &mut *self;
-        carried.write(|| Pin::new(io).poll_write_vectored(cx, bytes))
+        let Wire { io, tracker } = &mut *self;
+        tracker.write(|| Pin::new(io).poll_write_vectored(cx, bytes))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,4 +1,5 @@
-//! Following a log: nothing is applied twice or left out, whoever empties the file, and whatever becomes of the log.
+//! Following a log: nothing is applied twice or left out, whoever empties the file, and whatever
+//! becomes of the log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ use crate::store::{EventLog, Records, Swap};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A store whose log is followed, under a clock that is set by hand.
+/// A store with a log that is followed, and a clock that the test sets.
 struct Followed {
     store: Arc<Memory>,
     now_ms: Arc<AtomicU64>,
@@ -67,26 +68,32 @@ fn references<const N: usize>(numbers: [u64; N]) -> Vec<String> {
 #[test]
 fn what_was_read_for_a_file_that_was_emptied_meanwhile_is_not_applied_to_it() {
     let model = ReadModel::in_memory().unwrap();
-    let mut told = Told::default();
-    (1..=3).for_each(|n| told.tell(n, T0 + n, &event(EventKind::Claimed, T0 + n)));
+    let mut entries = TestLog::default();
+    (1..=3).for_each(|n| entries.append(n, T0 + n, &event(EventKind::Claimed, T0 + n)));
     let seen = (EntryId { ms: T0, seq: 0 }, bytes::Bytes::from_static(b"[]"));
-    let before = model.reached().unwrap();
-    model.apply(before.generation, &told.0[..2]).unwrap();
-    model.told_until(before.generation, T0 + 2).unwrap();
+    let before = model.progress().unwrap();
+    model.apply(before.checkpoint.fence, &entries.0[..2]).unwrap();
+    model.complete_until(before.checkpoint.fence, T0 + 2).unwrap();
     assert_eq!((model.freshness().as_of_ms, model.freshness().entries), (Some(T0 + 2), 2));
     model.clear().unwrap();
 
-    assert!(matches!(model.apply(before.generation, &told.0[2..]), Err(QueryError::Emptied)));
     assert!(matches!(
-        model.apply_observations(before.generation, &[seen]),
+        model.apply(before.checkpoint.fence, &entries.0[2..]),
         Err(QueryError::Emptied)
     ));
-    model.told_until(before.generation, T0 + 3).unwrap();
-    let after = model.reached().unwrap();
-    assert_eq!((after.position, after.observed), (Position::default(), EntryId::default()));
+    assert!(matches!(
+        model.apply_observations(before.checkpoint.fence, &[seen]),
+        Err(QueryError::Emptied)
+    ));
+    model.complete_until(before.checkpoint.fence, T0 + 3).unwrap();
+    let after = model.progress().unwrap();
+    assert_eq!(
+        (after.checkpoint.position, after.observed),
+        (Position::default(), EntryId::default())
+    );
     assert_eq!(model.freshness(), Freshness::default());
 
-    model.apply(after.generation, &told.0).unwrap();
+    model.apply(after.checkpoint.fence, &entries.0).unwrap();
     assert_eq!(known(&model), references([3, 2, 1]));
 }
 
@@ -102,7 +109,7 @@ async fn a_file_that_another_process_empties_is_built_anew_by_who_follows_and_bo
     log.claimed(2).await;
     let mut projector = log.projector(&mine);
     projector.catch_up(|_| {}).await.unwrap();
-    assert_eq!(others.freshness(), Freshness::default(), "nobody has told it");
+    assert_eq!(others.freshness(), Freshness::default(), "this process has not read the file");
     others.refresh().unwrap();
     assert_eq!((mine.freshness().entries, others.freshness().entries), (2, 2));
     assert!(others.freshness().as_of_ms.is_some());
@@ -148,7 +155,7 @@ async fn a_clock_that_was_ahead_makes_nothing_look_young_once_it_is_set_right() 
         [mine.freshness().lag_ms(T0 + 5000), others.freshness().lag_ms(T0 + 5000)],
         [Some(4000); 2]
     );
-    // Nobody follows any more, and the clock is set back.
+    // No projector runs any more, and the clock is set back.
     for _ in 0..30 {
         tokio::time::advance(Duration::from_secs(1)).await;
         others.refresh().unwrap();
@@ -170,7 +177,7 @@ async fn a_log_that_was_trimmed_beyond_what_was_read_or_ends_before_it_is_begun_
     log.claimed(3).await;
     assert_eq!(log.store.trim(HOUR).await.unwrap().entries, 2);
     log.projector(&model).catch_up(|_| {}).await.unwrap();
-    assert_eq!(known(&model), references([3]), "of the second it was never told");
+    assert_eq!(known(&model), references([3]), "the second entry was never applied");
 
     let emptied = Followed::at(T0 + 1);
     emptied.claimed(4).await;

@@ -1,4 +1,5 @@
-//! Observations: what became of duplicates, and what enforcing would have made of requests that are only watched.
+//! Observations: the results of duplicates, and the effects of enforcing on requests that are
+//! only watched.
 
 use serde_json::{Value, json};
 
@@ -23,14 +24,14 @@ fn watched(kind: &str, at_ms: u64, scope: &str, problem: Option<&str>) -> Value 
 #[test]
 fn what_this_version_cannot_read_is_passed_over_and_a_batch_that_comes_again_counts_once() {
     let model = ReadModel::in_memory().unwrap();
-    let mut told = Told::default();
-    told.tell(1, T0, &event(EventKind::Claimed, T0));
-    applied(&model, &told);
+    let mut entries = TestLog::default();
+    entries.append(1, T0, &event(EventKind::Claimed, T0));
+    applied(&model, &entries);
     let one = json!({"operation": slot(1).to_string(), "at_ms": T0});
     let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [one]});
     let seen = json!([{"kind": "from a later version"}, replayed, "no group", replayed]);
     let batches = [batch(0, &seen), batch(1, &json!("no batch"))];
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     assert_eq!(model.apply_observations(generation, &batches).unwrap(), 2);
     assert_eq!(model.apply_observations(generation, &batches).unwrap(), 0);
     assert_eq!(model.overview(T0).unwrap().hour.replayed, 2);
@@ -49,8 +50,10 @@ fn a_report_has_the_hours_since_then_by_route_client_and_reason_and_sums_them_up
         watched("would_refuse", T0 + HOUR_MS, "bob", Some("key-missing")),
         watched("would_replay", T0 + HOUR_MS, "bob", None),
     ]);
-    model.apply_observations(model.reached().unwrap().generation, &[batch(0, &seen)]).unwrap();
-    // From the hour on in which the minute lies.
+    model
+        .apply_observations(model.progress().unwrap().checkpoint.fence, &[batch(0, &seen)])
+        .unwrap();
+    // The whole hour of that minute is included.
     let report = model.report(T0 / HOUR_MS * HOUR_MS + 60_000).unwrap();
     let row = |scope: &str, problem: Option<&str>, requests| ReportRow {
         route: "payments".into(),
@@ -73,15 +76,15 @@ fn a_report_has_the_hours_since_then_by_route_client_and_reason_and_sums_them_up
 #[test]
 fn what_is_told_as_one_counts_as_many_as_it_was_and_takes_one_place() {
     let model = ReadModel::in_memory().unwrap();
-    let mut told = Told::default();
-    told.tell(1, T0, &event(EventKind::Claimed, T0));
-    applied(&model, &told);
+    let mut entries = TestLog::default();
+    entries.append(1, T0, &event(EventKind::Claimed, T0));
+    applied(&model, &entries);
     let storm =
         json!({"operation": slot(1).to_string(), "at_ms": T0, "until_ms": T0 + 400, "times": 150});
     let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [storm, storm, storm]});
     let watched =
         json!({"kind": "would_replay", "route": "payments", "seen": [{"at_ms": T0, "times": 7}]});
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     assert_eq!(
         model.apply_observations(generation, &[batch(0, &json!([replayed, watched]))]).unwrap(),
         457
@@ -93,16 +96,16 @@ fn what_is_told_as_one_counts_as_many_as_it_was_and_takes_one_place() {
     assert_eq!(
         (timeline.moments.len(), timeline.cut),
         (4, false),
-        "the claim, and the storm as it was told"
+        "the claim, and the repeated requests as they were observed"
     );
 }
 
 #[test]
 fn a_storm_of_retries_leaves_room_for_what_else_happened_to_the_operation() {
     let model = ReadModel::in_memory().unwrap();
-    let mut told = Told::default();
-    told.tell(1, T0, &event(EventKind::Claimed, T0));
-    applied(&model, &told);
+    let mut entries = TestLog::default();
+    entries.append(1, T0, &event(EventKind::Claimed, T0));
+    applied(&model, &entries);
     let seen = |at_ms: u64, times: u64| json!({"operation": slot(1).to_string(), "at_ms": at_ms, "times": times});
     let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [seen(T0 + 10, 100_000)]});
     let mut later = seen(T0 + 20, 1);
@@ -111,13 +114,13 @@ fn a_storm_of_retries_leaves_room_for_what_else_happened_to_the_operation() {
         json!({"kind": "refused", "route": "payments", "problem": "key-reused", "seen": [later]});
     let many =
         json!({"kind": "replayed", "route": "payments", "seen": vec![seen(T0 + 30, 1); 300]});
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     let batches = [batch(0, &json!([replayed, refused])), batch(1, &json!([many]))];
     assert_eq!(model.apply_observations(generation, &batches).unwrap(), 100_301);
     let timeline = model.timeline(&slot(1).to_string(), T0).unwrap().unwrap();
-    let places = timeline.moments.iter().filter_map(|moment| match &moment.what {
-        What::Observed(observation) => observation.differing.first(),
-        What::Changed(_) => None,
+    let places = timeline.moments.iter().filter_map(|moment| match &moment.detail {
+        MomentDetail::Observed(observation) => observation.differing.first(),
+        MomentDetail::Changed(_) => None,
     });
     assert_eq!(places.map(|place| place.pointer.as_str()).collect::<Vec<_>>(), ["/amount"]);
     assert_eq!(

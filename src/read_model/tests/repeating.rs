@@ -1,4 +1,5 @@
-//! What gateways tell again after a failover: it says where an operation stands, and happened once.
+//! Changes that gateways write again after a failover: they have the current state, but are counted
+//! once.
 
 use super::*;
 
@@ -11,59 +12,59 @@ fn change(kind: EventKind, version: u64) -> Event {
     event
 }
 
-/// Attempts, results and timed answers that are counted, and the kinds that the timeline tells.
+/// Returns the counted attempts, results and timed answers, and the kinds of the timeline.
 fn counted(model: &ReadModel) -> ([u64; 3], Vec<EventKind>) {
     let hour = model.overview(T0 + 1000).unwrap().hour;
     let timeline = model.timeline(&slot(1).to_string(), T0 + 1000).unwrap().unwrap();
-    let kinds = timeline.moments.into_iter().filter_map(|moment| match moment.what {
-        What::Changed(event) => Some(event.kind),
-        What::Observed(_) => None,
+    let kinds = timeline.moments.into_iter().filter_map(|moment| match moment.detail {
+        MomentDetail::Changed(event) => Some(event.kind),
+        MomentDetail::Observed(_) => None,
     });
     ([hour.attempts, hour.executed, hour.latency.count], kinds.collect())
 }
 
-fn stands(model: &ReadModel) -> (State, u64) {
+fn stands(model: &ReadModel) -> (OperationState, u64) {
     let operation = model.timeline(&slot(1).to_string(), T0 + 1000).unwrap().unwrap().operation;
     (operation.state, operation.changed_ms)
 }
 
 #[test]
 fn what_is_told_again_counts_once_and_says_where_the_operation_stands() {
-    let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
-    told.tell(1, T0, &change(EventKind::Claimed, 1));
-    told.tell(1, T0 + 50, &change(EventKind::Completed, 2));
-    told.tell(1, T0 + 100, &change(EventKind::Completed, 2));
-    applied(&model, &told);
+    let (model, mut entries) = (ReadModel::in_memory().unwrap(), TestLog::default());
+    entries.append(1, T0, &change(EventKind::Claimed, 1));
+    entries.append(1, T0 + 50, &change(EventKind::Completed, 2));
+    entries.append(1, T0 + 100, &change(EventKind::Completed, 2));
+    applied(&model, &entries);
     let once = ([1, 1, 1], vec![EventKind::Claimed, EventKind::Completed]);
     assert_eq!(
         (counted(&model), stands(&model)),
-        (once.clone(), (State::Completed, T0 + 100)),
+        (once.clone(), (OperationState::Completed, T0 + 100)),
         "it ends later"
     );
 
-    told.tell(1, T0 + 200, &change(EventKind::Claimed, 1));
-    applied(&model, &told);
+    entries.append(1, T0 + 200, &change(EventKind::Claimed, 1));
+    applied(&model, &entries);
     assert_eq!(
         (counted(&model), stands(&model)),
-        (once.clone(), (State::InFlight, T0 + 200)),
+        (once.clone(), (OperationState::InFlight, T0 + 200)),
         "it is what the store has"
     );
-    told.tell(1, T0 + 300, &change(EventKind::Completed, 2));
-    applied(&model, &told);
-    assert_eq!((counted(&model), stands(&model)), (once, (State::Completed, T0 + 300)));
+    entries.append(1, T0 + 300, &change(EventKind::Completed, 2));
+    applied(&model, &entries);
+    assert_eq!((counted(&model), stands(&model)), (once, (OperationState::Completed, T0 + 300)));
 }
 
 #[test]
 fn another_change_of_the_same_version_and_the_next_attempt_are_no_repetition() {
-    let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
-    told.tell(1, T0, &change(EventKind::Claimed, 1));
-    told.tell(1, T0 + 50, &change(EventKind::Completed, 2));
+    let (model, mut entries) = (ReadModel::in_memory().unwrap(), TestLog::default());
+    entries.append(1, T0, &change(EventKind::Claimed, 1));
+    entries.append(1, T0 + 50, &change(EventKind::Completed, 2));
     // The server lost that, and the lease ended where it went on.
-    told.tell(1, T0 + 100, &change(EventKind::Uncertain, 2));
+    entries.append(1, T0 + 100, &change(EventKind::Uncertain, 2));
     let again = Event { fence: "8".into(), ..change(EventKind::Claimed, 3) };
-    told.tell(1, T0 + 200, &again);
-    told.tell(1, T0 + 300, &Event { fence: "8".into(), ..change(EventKind::Completed, 4) });
-    applied(&model, &told);
+    entries.append(1, T0 + 200, &again);
+    entries.append(1, T0 + 300, &Event { fence: "8".into(), ..change(EventKind::Completed, 4) });
+    applied(&model, &entries);
     let kinds = vec![
         EventKind::Claimed,
         EventKind::Completed,
@@ -73,7 +74,7 @@ fn another_change_of_the_same_version_and_the_next_attempt_are_no_repetition() {
     ];
     assert_eq!(
         (counted(&model), stands(&model)),
-        (([2, 2, 2], kinds), (State::Completed, T0 + 300))
+        (([2, 2, 2], kinds), (OperationState::Completed, T0 + 300))
     );
     assert_eq!(model.overview(T0 + 1000).unwrap().hour.uncertain, 1);
 }

@@ -12,10 +12,11 @@ fn references<const N: usize>(numbers: [u64; N]) -> Vec<String> {
     numbers.iter().map(|n| slot(*n).to_string()).collect()
 }
 
-/// Five operations: completed, uncertain, in flight, released, completed on another route for a client of its own.
-fn told() -> ReadModel {
-    let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
-    let mut ends = Told::default();
+/// Five operations: completed, uncertain, in flight, released, completed on another route for a
+/// client of its own.
+fn filled() -> ReadModel {
+    let (model, mut entries) = (ReadModel::in_memory().unwrap(), TestLog::default());
+    let mut ends = TestLog::default();
     for n in 1..=5 {
         let mut claimed = event(EventKind::Claimed, T0 + n);
         let kinds = [
@@ -34,27 +35,27 @@ fn told() -> ReadModel {
         }
         let mut json = serde_json::to_value(&claimed).unwrap();
         json["fields"] = serde_json::json!({ "order": format!("o-{n}"), "currency": "EUR" });
-        told.tell_json(n, T0 + n, &json);
+        entries.append_json(n, T0 + n, &json);
         if n != 3 {
-            ends.tell(n, T0 + 100 + n, &next);
+            ends.append(n, T0 + 100 + n, &next);
         }
     }
-    told.0.extend(ends.0);
-    applied(&model, &told);
+    entries.0.extend(ends.0);
+    applied(&model, &entries);
     model
 }
 
 #[test]
 fn a_card_is_found_by_the_four_digits_that_are_kept_of_it_as_people_type_them() {
-    let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
+    let (model, mut entries) = (ReadModel::in_memory().unwrap(), TestLog::default());
     for (n, field) in
         [(1, ("card", "\u{2026}4242")), (2, ("order", "4242")), (3, ("card", "\u{2026}1881"))]
     {
         let mut json = serde_json::to_value(event(EventKind::Claimed, T0 + n)).unwrap();
         json["fields"] = serde_json::json!({ field.0: field.1 });
-        told.tell_json(n, T0 + n, &json);
+        entries.append_json(n, T0 + n, &json);
     }
-    applied(&model, &told);
+    applied(&model, &entries);
     let by = |text: &str| {
         found(&model, &Filter { text: Some(text.into()), ..Filter::default() }, T0 + 10)
     };
@@ -68,7 +69,7 @@ fn a_card_is_found_by_the_four_digits_that_are_kept_of_it_as_people_type_them() 
 
 #[test]
 fn operations_are_found_by_whatever_is_known_of_them() {
-    let model = told();
+    let model = filled();
     let now = T0 + 1000;
     let by = |filter: Filter| found(&model, &filter, now);
     assert_eq!(by(Filter::default()), references([5, 4, 3, 2, 1]));
@@ -78,18 +79,18 @@ fn operations_are_found_by_whatever_is_known_of_them() {
     );
     assert_eq!(by(Filter { route: Some("nobody's".into()), ..Filter::default() }), references([]));
     assert_eq!(
-        by(Filter { state: Some(State::Completed), ..Filter::default() }),
+        by(Filter { state: Some(OperationState::Completed), ..Filter::default() }),
         references([5, 1])
     );
     let both = Filter {
-        state: Some(State::Completed),
+        state: Some(OperationState::Completed),
         route: Some("payments".into()),
         ..Filter::default()
     };
     assert_eq!(by(both), references([1]));
     assert_eq!(by(Filter { status: Some(402), ..Filter::default() }), references([5]));
     assert_eq!(
-        by(Filter { status: Some(402), state: Some(State::Gone), ..Filter::default() }),
+        by(Filter { status: Some(402), state: Some(OperationState::Gone), ..Filter::default() }),
         references([])
     );
     assert_eq!(by(Filter { scopes: vec!["tenant".into()], ..Filter::default() }), references([5]));
@@ -110,8 +111,11 @@ fn operations_are_found_by_whatever_is_known_of_them() {
             "{text}"
         );
     }
-    let text =
-        Filter { text: Some("EUR".into()), state: Some(State::Released), ..Filter::default() };
+    let text = Filter {
+        text: Some("EUR".into()),
+        state: Some(OperationState::Released),
+        ..Filter::default()
+    };
     assert_eq!(by(text), references([4]));
 }
 
@@ -120,7 +124,7 @@ const MANY: u64 = 21_000;
 
 #[test]
 fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
-    let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
+    let (model, mut entries) = (ReadModel::in_memory().unwrap(), TestLog::default());
     for n in 1..=MANY {
         let mut claimed = event(EventKind::Claimed, T0 + n);
         let odd = n % (MANY / 3) == 7;
@@ -130,21 +134,24 @@ fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
         }
         let mut json = serde_json::to_value(&claimed).unwrap();
         json["fields"] = serde_json::json!({ "currency": if n == 7 { "USD" } else { "EUR" } });
-        told.tell_json(n, T0 + n, &json);
+        entries.append_json(n, T0 + n, &json);
         if odd {
             let mut ended = event(EventKind::Completed, T0 + n);
             (ended.route, ended.context.scope) = (claimed.route, claimed.context.scope);
-            told.tell(n, T0 + n, &ended);
+            entries.append(n, T0 + n, &ended);
         }
     }
-    applied(&model, &told);
+    applied(&model, &entries);
     let with = |filter: Filter| {
         let field = Some(("currency".to_owned(), "EUR".to_owned()));
         found(&model, &Filter { field, ..filter }, T0 + MANY)
     };
     let wanted = references([MANY / 3 * 2 + 7, MANY / 3 + 7]);
     assert_eq!(with(Filter { scopes: vec!["tenant".into()], ..Filter::default() }), wanted);
-    assert_eq!(with(Filter { state: Some(State::Completed), ..Filter::default() }), wanted);
+    assert_eq!(
+        with(Filter { state: Some(OperationState::Completed), ..Filter::default() }),
+        wanted
+    );
     assert_eq!(with(Filter { route: Some("refunds".into()), ..Filter::default() }), wanted);
     assert_eq!(with(Filter { status: Some(201), ..Filter::default() }), wanted);
     assert_eq!(
@@ -155,11 +162,14 @@ fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
     assert_eq!(with(Filter { from_ms: Some(T0 + MANY), ..Filter::default() }), references([MANY]));
     let large = |filter: Filter| with(Filter { scopes: vec!["large".into()], ..filter });
     assert_eq!(
-        large(Filter { state: Some(State::Completed), ..Filter::default() }),
+        large(Filter { state: Some(OperationState::Completed), ..Filter::default() }),
         references([])
     );
-    let newest =
-        Filter { state: Some(State::InFlight), from_ms: Some(T0 + MANY - 1), ..Filter::default() };
+    let newest = Filter {
+        state: Some(OperationState::InFlight),
+        from_ms: Some(T0 + MANY - 1),
+        ..Filter::default()
+    };
     assert_eq!(large(newest), references([MANY, MANY - 1]));
     let odd = MANY / 3 * 2 + 7;
     let both = Filter {

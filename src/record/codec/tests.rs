@@ -1,4 +1,4 @@
-//! Records written and read back, those of old versions and damaged ones too.
+//! Stories of encoded records: round trips, old formats and damage.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn reply(body: ReplyBody) -> Arc<Reply> {
     Arc::new(Reply { status: StatusCode::CREATED, headers, body, trailers: None })
 }
 
-/// Every kind of record there is, by the name of its golden file.
+/// Every kind of record, by the name of its golden file.
 fn golden() -> Vec<(&'static str, Record)> {
     let uncertain = |cause, since_ms| base(State::Uncertain { cause, since_ms, retry: None });
     let retried = |lost| {
@@ -140,7 +140,7 @@ fn golden_path(name: &str) -> PathBuf {
         .collect()
 }
 
-/// A golden file: the head, then the payload.
+/// Splits a golden file into head and payload.
 fn split(bytes: &[u8]) -> ([u8; HEAD_BYTES], Bytes) {
     (bytes[..HEAD_BYTES].try_into().unwrap(), Bytes::copy_from_slice(&bytes[HEAD_BYTES..]))
 }
@@ -149,7 +149,8 @@ fn join(encoded: &Encoded) -> Vec<u8> {
     [&encoded.head, &encoded.payload[..]].concat()
 }
 
-/// Puts the right checksum on changed content, so that only the decoder's own checks stand in its way.
+/// Decodes changed content with a correct checksum, so that only the decoder's other checks can
+/// refuse it.
 fn forge(head: [u8; HEAD_BYTES], format: u8, content: &[u8]) -> Result<Record, CodecError> {
     let mut payload = BytesMut::new();
     payload.put_u8(format);
@@ -184,7 +185,7 @@ fn what_was_ever_written_is_read_for_ever() {
 fn the_newest_format_is_written_to_the_byte() {
     for (name, record) in golden() {
         let written = join(&encode(&record));
-        // Only for a new kind of record or a new format; a file that was ever released is never written anew.
+        // Only for a new kind of record or a new format. A released golden file never changes.
         if std::env::var_os("ONCEWARD_WRITE_GOLDEN").is_some() && !golden_path(name).exists() {
             std::fs::write(golden_path(name), &written).unwrap();
         }
@@ -196,7 +197,7 @@ fn the_newest_format_is_written_to_the_byte() {
 fn an_extra_that_is_not_known_is_passed_over_and_a_damaged_one_is_an_error() {
     let Encoded { head, payload } = encode(&Record { extras: extras(), ..base(State::Released) });
     let content = &payload[PREFIX_BYTES..];
-    // Route, fingerprint, caller and time come before the extras, which are the last thing here.
+    // The extras are the last part, after route, fingerprint, caller and time.
     let begin = 4 + "payments".len() + 33 + 33 + 8;
     let with = |extras: &[u8]| {
         let length = u32::try_from(extras.len()).unwrap().to_be_bytes();
@@ -273,7 +274,8 @@ fn a_record_cut_short_is_an_error() {
 fn content_cut_short_is_an_error_though_its_checksum_is_right() {
     for (name, record) in golden() {
         let Encoded { head, payload } = encode(&record);
-        // A body has no length of its own: it reaches to the end, and only the checksum covers that.
+        // A body has no length of its own: it extends to the end, and only the checksum covers its
+        // size.
         let body = match &record.state {
             State::Completed { reply, .. } => match &reply.body {
                 ReplyBody::Whole(body) => body.len(),
@@ -395,8 +397,8 @@ fn forged_counts_reserve_no_memory() {
         base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream });
     let Encoded { head, payload } = encode(&record);
     let content = &payload[PREFIX_BYTES..];
-    // Four bytes anywhere, be they a length, a count or neither, become as large as they can be. Reserving what they
-    // say would abort the test.
+    // Sets any four bytes to the maximum: a length, a count or other data. Reserving that much
+    // memory would abort the test.
     for at in 0..content.len() - 4 {
         for forged in [u32::MAX, i32::MAX as u32, 1 << 30] {
             let mut content = content.to_vec();
@@ -467,7 +469,7 @@ fn states() -> impl Strategy<Value = State> {
     ]
 }
 
-/// A state, and a key that is kept where an outcome is owed.
+/// A state, and a kept key if the outcome is open.
 fn kept_states() -> impl Strategy<Value = (State, Option<Bytes>)> {
     let kept = prop::option::of(prop::collection::vec(any::<u8>(), 0..300));
     (states(), kept).prop_map(|(state, kept)| {

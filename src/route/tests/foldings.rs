@@ -1,5 +1,5 @@
-//! Property tests of what is refused: foldings are made one by one, as servers make them, and matched without the gateway's
-//! own code.
+//! Property tests of refused paths: foldings are computed one by one, as servers do, and matched
+//! without the gateway's own code.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -26,7 +26,7 @@ fn many() -> (Routes, Vec<(&'static str, Mode, PathCase)>) {
     )
 }
 
-/// Whether a path matches a pattern, without the gateway's own code.
+/// Returns whether a path matches a pattern, without the gateway's own code.
 fn matches(pattern: &str, path: &str, case: PathCase) -> bool {
     let path = decode(path, |byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
     let path = if path.len() > 1 { path.strip_suffix('/').unwrap_or(&path) } else { &path };
@@ -49,7 +49,7 @@ fn matches(pattern: &str, path: &str, case: PathCase) -> bool {
     segments.next().is_none()
 }
 
-/// Decodes, once, the escapes of these bytes.
+/// Decodes the escapes of these bytes once.
 fn decode(path: &str, which: impl Fn(u8) -> bool) -> String {
     let mut out = String::new();
     let mut rest = path;
@@ -77,7 +77,7 @@ fn escape(text: &str) -> Option<u8> {
         .then(|| u8::from_str_radix(digits, 16).unwrap())
 }
 
-/// The length of the escape that a text begins with.
+/// Returns the length of the escape at the beginning of a text.
 fn escape_length(text: &str) -> usize {
     if text.starts_with("%u") { 6 } else { 3 }
 }
@@ -116,7 +116,7 @@ fn cut(path: &str) -> String {
     segments.join("/")
 }
 
-/// What one hop makes of a path: each step done everywhere at once, as servers do it.
+/// Returns the results of one hop: each step done everywhere at once, as servers do.
 fn hops(path: &str) -> Vec<String> {
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let authority =
@@ -139,7 +139,7 @@ fn hops(path: &str) -> Vec<String> {
     next
 }
 
-/// Every path that up to so many hops make of a path.
+/// Returns all paths that up to `hops_max` hops make of a path.
 fn foldings(path: &str, hops_max: usize) -> BTreeSet<String> {
     let mut all = BTreeSet::from([path.to_owned()]);
     let mut latest = vec![path.to_owned()];
@@ -154,7 +154,7 @@ fn foldings(path: &str, hops_max: usize) -> BTreeSet<String> {
     all
 }
 
-/// What one step at one place makes of a path: what the search may take for a reading.
+/// Returns the results of one step at one place, which the search may include.
 fn places(path: &str) -> Vec<String> {
     let mut next = Vec::new();
     let mut splice = |range: std::ops::Range<usize>, with: &str| {
@@ -177,7 +177,7 @@ fn places(path: &str) -> Vec<String> {
         if c != '/' {
             continue;
         }
-        // The segment behind this slash, and the one behind that.
+        // The segment after this slash, and the next one.
         let behind = &path[at + 1..];
         let end = behind.find('/').map_or(path.len(), |end| at + 1 + end);
         let segment = &path[at + 1..end];
@@ -207,7 +207,7 @@ fn places(path: &str) -> Vec<String> {
     next
 }
 
-/// The first path that steps at single places lead to and that a condition holds for.
+/// Returns the first path that satisfies a condition, among those that single steps lead to.
 fn find(path: &str, holds: impl Fn(&str) -> bool) -> Option<String> {
     const PATHS_MAX: usize = 200_000;
     let mut all = BTreeSet::from([path.to_owned()]);
@@ -267,7 +267,8 @@ fn any_path(pieces_max: usize) -> impl Strategy<Value = String> {
         .prop_map(|pieces| format!("/{}", pieces.concat()))
 }
 
-/// The settings of the property tests: 2,000 cases, or as many as `PROPTEST_CASES` says. Failures are not written to files.
+/// Settings of the property tests: 2,000 cases, or `PROPTEST_CASES`. Failures are not written to
+/// files.
 fn settings() -> ProptestConfig {
     let settings = ProptestConfig {
         failure_persistence: None,

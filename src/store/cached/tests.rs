@@ -1,4 +1,4 @@
-//! What is kept, for how long, and when it is dropped; the tracker is played by the test.
+//! Which records are cached, for how long, and when they are dropped. The test plays the tracker.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -106,7 +106,7 @@ impl Stage {
         self.cache.heard(self.clock.boot_ms());
     }
 
-    /// A duplicate's claim; returns what it was answered, and whether the store was asked.
+    /// Claims as a duplicate. Returns the answer, and whether the claim reached the store.
     async fn duplicate(&self, n: u64) -> (Record, bool) {
         let before = self.under.claims.load(Ordering::SeqCst);
         let Swap::Stale(Some(held)) =
@@ -117,7 +117,7 @@ impl Stage {
         (held.record, self.under.claims.load(Ordering::SeqCst) > before)
     }
 
-    /// What the tracker reads in a slot that holds the record of this number.
+    /// Returns the tracker's reading of a slot that holds the record with this number.
     fn found(&self, n: u64) -> Confirmed {
         Confirmed {
             version: Version(n),
@@ -136,8 +136,8 @@ impl Stage {
     }
 }
 
-/// Whose store never tells of changes: it keeps nothing, and is as good as what is under it.
-async fn untold() -> suite::Stage {
+/// A store that never reports changes: nothing is cached, and all calls reach the store below.
+async fn untracked() -> suite::Stage {
     let time = suite::Time::by_hand();
     let (cache, _) = LocalCache::new(1 << 20, Clock::manual(5000, 5000).0, CacheMeter::default());
     let tracker = AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
@@ -147,11 +147,11 @@ async fn untold() -> suite::Stage {
 }
 
 mod as_any_store {
-    crate::store::suite::stories!(super::untold);
+    crate::store::suite::stories!(super::untracked);
 }
 
 #[tokio::test]
-async fn it_answers_when_what_is_under_it_does() {
+async fn it_answers_when_the_store_below_does() {
     let under = PendingStore::new(Arc::new(Memory::new(Arc::new(|| 1000))).into());
     let stage = Stage::over(under.clone(), 1 << 20);
     assert!(stage.store.ping().await.is_err());
@@ -210,7 +210,8 @@ async fn what_changes_while_it_is_being_confirmed_is_not_kept() {
         stage.hear();
         stage.duplicate(1).await;
         stage.wanted.try_recv().unwrap();
-        // Told before the answer to the read is looked at, although the server read first.
+        // The change is reported before the answer to the read is processed, although the server
+        // read first.
         change(&stage.cache);
         stage.cache.confirm(&HERE(1), Some(stage.found(1)));
         stage.hear();
@@ -255,7 +256,7 @@ async fn without_an_answer_of_the_server_nothing_is_given_out_nor_kept() {
     stage.hear();
     assert!(
         !stage.duplicate(1).await.1,
-        "the connection stood all the time, so it would have told"
+        "the connection was never lost, so it would have reported a change"
     );
 }
 

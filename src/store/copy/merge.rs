@@ -1,18 +1,18 @@
-//! The entries of all partitions of an event log, in the order of their ids.
+//! Merges the partitions of an event log: yields all entries in the order of their ids.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::CopySource;
-use crate::store::StoreError;
+use super::endpoint::CopySource;
+use crate::store::error::StoreError;
 use crate::store::log::{EntryId, EventLog, LogEntry, Position};
 
-/// Entries of one partition that are read ahead.
+/// Entries read ahead per partition.
 const AHEAD: usize = 64;
 
-/// Reads a log partition by partition, and gives its entries out in the order of their ids.
+/// Reads a log partition by partition, and yields its entries in the order of their ids.
 pub(super) struct Merge<'a> {
     log: &'a dyn EventLog,
-    /// By partition: what was read ahead. A partition whose end is reached is not in it.
+    /// Entries read ahead, by partition. A partition that is read to its end is removed.
     ahead: BTreeMap<u16, VecDeque<LogEntry>>,
 }
 
@@ -39,7 +39,7 @@ impl<'a> Merge<'a> {
         Ok(())
     }
 
-    /// The next entry; `None` at the end.
+    /// Returns the next entry; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<LogEntry>, StoreError> {
         let firsts = self
             .ahead

@@ -1,15 +1,15 @@
-//! A sum over the entries of an event log that does not depend on their order.
+//! A checksum over the entries of an event log that does not depend on their order.
 
 use ring::digest::{Context, SHA256};
 
-use super::{CopyReport, CopyStep};
-use crate::store::StoreError;
+use super::progress::{CopyReport, CopyStep};
+use crate::store::error::StoreError;
 use crate::store::log::{EntryId, EventLog, LogEntry, member};
 
-/// Entries that are read at once.
+/// Entries per read.
 const READ: usize = 1000;
 
-/// How many entries there are, and the sum of their digests.
+/// Number of entries, and the sum of their digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Sum {
     pub entries: u64,
@@ -17,7 +17,7 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    /// Reads a whole log. `placed`: partition, id and link of each entry count, too.
+    /// Sums a whole log. With `placed`, the digests include partition, id and link of each entry.
     pub(super) async fn of(
         log: &dyn EventLog,
         placed: bool,

@@ -4,19 +4,22 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::*;
 use crate::key::Space;
 use crate::record::{Lifetime, Record};
-use crate::store::embedded::{CopiedFile, Embedded, Options};
+use crate::store::embedded::{CopiedFile, Embedded, EmbeddedOptions};
+use crate::store::log::{Ends, EventLog, LogEntry, verify};
 use crate::store::suite::{Time, claim, completed, slot};
-use crate::store::{IdentityNotes, Listing, Records};
+use crate::store::{IdentityNotes, Listing, Note, Records, StoreError};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const START_MS: u64 = 1_800_000_000_000;
 const NO_REPORT: CopyReport<'static> = &|_, _| {};
 
-fn options() -> Options {
-    Options { min_free_bytes: 0, ..Options::new(Time::by_hand().clock(), START_MS) }
+fn options() -> EmbeddedOptions {
+    EmbeddedOptions { min_free_bytes: 0, ..EmbeddedOptions::new(Time::by_hand().clock(), START_MS) }
 }
 
 /// A store with records of all kinds, tombstones, and events.
@@ -111,7 +114,7 @@ impl CopySource for Cut<'_> {
 
 #[async_trait]
 impl CopyTarget for Cut<'_> {
-    async fn begin(&self) -> Result<Begun, CopyError> {
+    async fn begin(&self) -> Result<CopyStart, CopyError> {
         self.inner.begin().await
     }
 
@@ -192,13 +195,13 @@ async fn what_holds_something_is_in_use_or_is_no_store_is_refused() {
     fill(&from).await;
     fill(&full).await;
     Embedded::open(&empty, options()).unwrap().close().await;
-    for (from, to, told) in [
+    for (from, to, reason) in [
         (&from, &full, "holds something already"),
         (&nothing, &full, "there is no store in"),
         (&from, &from, "another process uses it"),
     ] {
         let refused = copied(from, to).await.unwrap_err();
-        assert!(matches!(&refused, CopyError::Refused(text) if text.contains(told)), "{refused}");
+        assert!(matches!(&refused, CopyError::Refused(text) if text.contains(reason)), "{refused}");
     }
     let gateway = Embedded::open(&from, options()).unwrap();
     assert!(
@@ -223,7 +226,7 @@ async fn a_copy_goes_on_only_from_the_store_that_it_began_with() {
         let cut = Cut { inner: &target, writes: AtomicUsize::new(0), at: 2 };
         copy(&source, &cut, NO_REPORT).await.unwrap_err();
     }
-    let later = Options { unix_ms: START_MS + 1, ..options() };
+    let later = EmbeddedOptions { unix_ms: START_MS + 1, ..options() };
     Embedded::open(&from, later).unwrap().close().await;
     let refused = copied(&from, &to).await.unwrap_err();
     assert!(

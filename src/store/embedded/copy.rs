@@ -1,7 +1,8 @@
-//! An embedded store as one end of a copy: read without changing it, or written in transactions that also hold how far the copy
-//! is.
+//! An embedded store as one end of a copy. A source is read without changing it. A target is
+//! written in transactions that also store how far the copy is.
 //!
-//! A file with an unfinished copy has the layout [`UNFINISHED`], which no version of the gateway opens.
+//! A file with an unfinished copy has the layout [`UNFINISHED`], which no version of the gateway
+//! opens.
 
 use std::ops::Bound;
 use std::path::Path;
@@ -11,33 +12,33 @@ use bytes::Bytes;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use tokio::sync::mpsc;
 
-use super::disk::{FILE, Folder, Writes};
-use super::shelf::{Shelf, StoreTime};
-use super::tables::{
-    FRONT_BYTES, Front, LAYOUT, META, NOTES, PLACE_BYTES, Place, RECORDS, TIME_MS, Tables, name_of,
-};
-use super::{Embedded, OpenError, Options, log, writer};
+use super::disk::{Folder, Writes};
+use super::error::OpenError;
+use super::layout::{FILE, LAYOUT, LAYOUT_VERSION, META, NOTES, TIME_MS, UNFINISHED, name_of};
+use super::options::EmbeddedOptions;
+use super::shared_file::{SharedFile, StoreTime};
+use super::store::{Embedded, readers};
+use super::tables::{FRONT_BYTES, Front, KEY_BYTES, RECORDS, RecordKey, Tables};
+use super::{event_tables, writer};
 use crate::hex;
 use crate::record::HEAD_BYTES;
 use crate::store::copy::{
-    Begun, CopyError, CopyProgress, CopySource, CopyTarget, Item, ItemKey, Items,
+    CopyError, CopyProgress, CopySource, CopyStart, CopyTarget, Item, ItemKey, Items,
 };
+use crate::store::error::StoreError;
+use crate::store::identities::{IdentityNotes, Note};
 use crate::store::log::{Ends, EventLog, LogEntry};
-use crate::store::{IdentityNotes, Note, StoreError};
 
-/// The layout of a file that a copy is written into.
-pub(super) const UNFINISHED: u64 = 1 << 32;
-
-/// In the notes: how far the copy is.
+/// Name in [`NOTES`] of how far the copy is.
 const PROGRESS: &str = "copy";
 
-/// Items that are read at once, at most.
+/// Limit for the items of one read.
 const READ_ITEMS: usize = 1024;
 
-/// Bytes that are read at once, beyond the last item.
+/// Limit for the bytes of one read, not counting the last item.
 const READ_BYTES: usize = 4 << 20;
 
-/// Bytes of the head and the two times that all stores write alike.
+/// Bytes of the head and the two times, which have the same form in all stores.
 const STAMPED_BYTES: usize = HEAD_BYTES + 16;
 
 /// A store's directory, locked for a copy.
@@ -47,12 +48,12 @@ pub struct CopiedFile {
 }
 
 impl CopiedFile {
-    /// Opens the store in a directory to be copied. Nothing in it is changed, even where the file has to be repaired: so a full
-    /// disk is no hindrance.
+    /// Opens a store to copy from. Changes nothing in the directory, even if the file must be
+    /// repaired. So a full disk does not matter.
     ///
     /// # Errors
-    /// It is in use, or can't be read.
-    pub fn source(dir: &Path, options: Options) -> Result<CopiedFile, CopyError> {
+    /// The directory is in use, or can't be read.
+    pub fn source(dir: &Path, options: EmbeddedOptions) -> Result<CopiedFile, CopyError> {
         let file = dir.join(FILE);
         if !file.is_file() {
             return Err(CopyError::Refused(format!(
@@ -64,7 +65,7 @@ impl CopiedFile {
             CopiedFile::open(dir, &options, Writes::Withheld).map_err(|error| error.in_dir(dir));
         let opened = opened.map_err(|error| CopyError::Refused(error.to_string()))?;
         match opened.layout()? {
-            Some(writer::LAYOUT_VERSION) => Ok(opened),
+            Some(LAYOUT_VERSION) => Ok(opened),
             Some(found) => {
                 Err(CopyError::Refused(OpenError::Layout { found }.in_dir(dir).to_string()))
             }
@@ -72,23 +73,27 @@ impl CopiedFile {
         }
     }
 
-    /// Opens a directory to be copied into, and makes it if need be.
+    /// Opens a directory to copy into. Creates it if it does not exist.
     ///
     /// # Errors
-    /// It is in use, or can't be written.
-    pub fn target(dir: &Path, options: Options) -> Result<CopiedFile, CopyError> {
+    /// The directory is in use, or can't be written.
+    pub fn target(dir: &Path, options: EmbeddedOptions) -> Result<CopiedFile, CopyError> {
         let opened =
             CopiedFile::open(dir, &options, Writes::Through).map_err(|error| error.in_dir(dir));
         let opened = opened.map_err(|error| CopyError::Refused(error.to_string()))?;
         match opened.layout()? {
-            None | Some(writer::LAYOUT_VERSION | UNFINISHED) => Ok(opened),
+            None | Some(LAYOUT_VERSION | UNFINISHED) => Ok(opened),
             Some(found) => {
                 Err(CopyError::Refused(OpenError::Layout { found }.in_dir(dir).to_string()))
             }
         }
     }
 
-    fn open(dir: &Path, options: &Options, writes: Writes) -> Result<CopiedFile, OpenError> {
+    fn open(
+        dir: &Path,
+        options: &EmbeddedOptions,
+        writes: Writes,
+    ) -> Result<CopiedFile, OpenError> {
         let folder = Folder::lock(dir)?;
         if writes == Writes::Through {
             folder.make_file()?;
@@ -102,21 +107,21 @@ impl CopiedFile {
             Err(error) => return Err(redb::Error::from(error).into()),
         };
         let clock = StoreTime::starting_at(last_ms.max(options.unix_ms), options.boot_ms.clone());
-        // Nobody takes orders: whatever would write as a gateway does is refused.
+        // There is no writer: writes as a gateway makes them are refused.
         let (queue, _) = mpsc::channel(1);
         Ok(CopiedFile {
             store: Embedded {
                 queue,
-                shelf: std::sync::Arc::new(Shelf::new(db, clock)),
+                shared: std::sync::Arc::new(SharedFile::new(db, clock)),
                 large: Default::default(),
-                readers: super::readers(),
+                readers: readers(),
             },
             _folder: folder,
         })
     }
 
     fn layout(&self) -> Result<Option<u64>, StoreError> {
-        self.store.shelf.reading(|txn| match txn.open_table(META) {
+        self.store.shared.reading(|txn| match txn.open_table(META) {
             Ok(meta) => Ok(meta.get(LAYOUT)?.map(|layout| layout.value())),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -128,14 +133,14 @@ impl CopiedFile {
         &self,
         write: impl FnOnce(&WriteTransaction, u64) -> Result<(), redb::Error> + Send + 'static,
     ) -> Result<(), StoreError> {
-        let done = self.store.read(move |shelf| {
-            let file = shelf.file();
+        let done = self.store.blocking(move |shared| {
+            let file = shared.file();
             let Some(db) = file.as_ref() else {
                 return Err(StoreError::NotApplied("the store is closed".into()));
             };
             let write = || -> Result<(), redb::Error> {
                 let txn = writer::begin(db)?;
-                write(&txn, shelf.clock.now_ms())?;
+                write(&txn, shared.clock.now_ms())?;
                 Ok(txn.commit()?)
             };
             write().map_err(|error| StoreError::NotApplied(error.to_string()))
@@ -150,13 +155,13 @@ fn keep_progress(txn: &WriteTransaction, progress: &CopyProgress) -> Result<(), 
     Ok(())
 }
 
-fn place_of(key: &ItemKey) -> Place {
-    if key.tombstone { Place::tombstone(&key.slot) } else { Place::record(&key.slot) }
+fn stored_key(key: &ItemKey) -> RecordKey {
+    if key.tombstone { RecordKey::tombstone(&key.slot) } else { RecordKey::record(&key.slot) }
 }
 
-/// A stored value as an item; `None` where it is too short for one.
-fn item_of(place: &Place, value: &[u8]) -> Option<Item> {
-    let (slot, tombstone) = place.stored()?;
+/// Converts a stored value into an item; `None` if it is too short.
+fn item_of(key: &RecordKey, value: &[u8]) -> Option<Item> {
+    let (slot, tombstone) = key.stored()?;
     let front = Front::parse(value).ok()?;
     let value = [value.get(..STAMPED_BYTES)?, value.get(FRONT_BYTES..)?].concat();
     Some(Item {
@@ -181,35 +186,35 @@ impl CopySource for CopiedFile {
     }
 
     async fn time_ms(&self) -> Result<u64, StoreError> {
-        Ok(self.store.shelf.clock.now_ms())
+        Ok(self.store.shared.clock.now_ms())
     }
 
-    /// The lock keeps gateways away. Each commit of one writes its time.
+    /// The lock keeps gateways away. Each commit of a gateway writes its time.
     async fn unused_state(&self) -> Result<String, CopyError> {
-        let time_ms = self.store.read(|shelf| {
-            shelf.reading(|txn| Ok(txn.open_table(META)?.get(TIME_MS)?.map(|time| time.value())))
+        let time_ms = self.store.blocking(|shared| {
+            shared.reading(|txn| Ok(txn.open_table(META)?.get(TIME_MS)?.map(|time| time.value())))
         });
         Ok(format!("file {}", time_ms.await?.unwrap_or(0)))
     }
 
     async fn items(&self, cursor: Option<&str>) -> Result<Items, StoreError> {
         let from = cursor
-            .map(|cursor| hex::decode::<PLACE_BYTES>(cursor).ok_or_else(odd_cursor))
+            .map(|cursor| hex::decode::<KEY_BYTES>(cursor).ok_or_else(odd_cursor))
             .transpose()?;
         self.store
-            .read(move |shelf| {
-                let now_ms = shelf.clock.now_ms();
-                shelf.reading(|txn| {
+            .blocking(move |shared| {
+                let now_ms = shared.clock.now_ms();
+                shared.reading(|txn| {
                     let records = txn.open_table(RECORDS)?;
                     let from = from.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
                     let (mut items, mut bytes) = (Items::default(), 0);
-                    for entry in ReadableTable::range::<&[u8; PLACE_BYTES]>(
+                    for entry in ReadableTable::range::<&[u8; KEY_BYTES]>(
                         &records,
                         (from, Bound::Unbounded),
                     )? {
-                        let (place, value) = entry?;
-                        let place = Place(*place.value());
-                        let Some(item) = item_of(&place, value.value()) else {
+                        let (key, value) = entry?;
+                        let key = RecordKey(*key.value());
+                        let Some(item) = item_of(&key, value.value()) else {
                             return Err(redb::Error::Corrupted(
                                 "a record that is too short".into(),
                             ));
@@ -217,7 +222,7 @@ impl CopySource for CopiedFile {
                         bytes += item.value.len();
                         items.items.extend(Some(item).filter(|item| item.ends_ms > now_ms));
                         if items.items.len() >= READ_ITEMS || bytes >= READ_BYTES {
-                            items.cursor = Some(hex::encode(&place.0));
+                            items.cursor = Some(hex::encode(&key.0));
                             break;
                         }
                     }
@@ -228,42 +233,43 @@ impl CopySource for CopiedFile {
     }
 
     async fn find(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StoreError> {
-        let places: Vec<Place> = keys.iter().map(place_of).collect();
+        let keys: Vec<RecordKey> = keys.iter().map(stored_key).collect();
         let look = move |txn: &redb::ReadTransaction| {
             let records = txn.open_table(RECORDS)?;
-            let found = places.iter().map(|place| {
-                let value = ReadableTable::get(&records, &place.0)?;
-                Ok(value.and_then(|value| item_of(place, value.value())))
+            let found = keys.iter().map(|key| {
+                let value = ReadableTable::get(&records, &key.0)?;
+                Ok(value.and_then(|value| item_of(key, value.value())))
             });
             found.collect()
         };
-        self.store.read(move |shelf| shelf.reading(look)).await
+        self.store.blocking(move |shared| shared.reading(look)).await
     }
 }
 
 #[async_trait]
 impl CopyTarget for CopiedFile {
-    async fn begin(&self) -> Result<Begun, CopyError> {
+    async fn begin(&self) -> Result<CopyStart, CopyError> {
         if self.layout()? == Some(UNFINISHED) {
             let kept = |txn: &redb::ReadTransaction| {
                 Ok(txn.open_table(NOTES)?.get(PROGRESS)?.map(|text| text.value().to_owned()))
             };
-            let kept = self.store.read(move |shelf| shelf.reading(kept)).await?.unwrap_or_default();
+            let kept =
+                self.store.blocking(move |shared| shared.reading(kept)).await?.unwrap_or_default();
             let progress = serde_json::from_str(&kept).map_err(|_| {
                 CopyError::Refused("the second store holds an unfinished copy by another version: empty it and begin anew".into())
             })?;
-            return Ok(Begun::Resumed(progress));
+            return Ok(CopyStart::Resumed(progress));
         }
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (result, emptiness) = tokio::sync::oneshot::channel();
         let begun = self.write(move |txn, _| {
             writer::make_tables(txn)?;
             let has_note = |note| Ok(txn.open_table(NOTES)?.get(name_of(note))?.is_some());
             let noted =
                 Note::ALL.into_iter().map(has_note).collect::<Result<Vec<bool>, redb::Error>>()?;
             let empty = txn.open_table(RECORDS)?.is_empty()?
-                && log::is_empty(txn)?
+                && event_tables::is_empty(txn)?
                 && !noted.contains(&true);
-            let _ = tell.send(empty);
+            let _ = result.send(empty);
             if empty {
                 txn.open_table(META)?.insert(LAYOUT, UNFINISHED)?;
                 keep_progress(txn, &CopyProgress::default())?;
@@ -271,12 +277,12 @@ impl CopyTarget for CopiedFile {
             Ok(())
         });
         begun.await?;
-        if told.await != Ok(true) {
+        if emptiness.await != Ok(true) {
             return Err(CopyError::Refused(
                 "the second store holds something already: name an empty one".into(),
             ));
         }
-        Ok(Begun::Fresh)
+        Ok(CopyStart::Fresh)
     }
 
     async fn put_items(&self, items: &[Item], progress: &CopyProgress) -> Result<(), StoreError> {
@@ -289,7 +295,7 @@ impl CopyTarget for CopiedFile {
             {
                 let (stamped, payload) = item.value.split_at(STAMPED_BYTES);
                 let value = [stamped, &item.ends_ms.to_be_bytes(), payload].concat();
-                tables.put_value(&place_of(&item.key), &value, item.due_ms(), item.ends_ms)?;
+                tables.put_value(&stored_key(&item.key), &value, item.due_ms(), item.ends_ms)?;
             }
             drop(tables);
             keep_progress(txn, &progress)
@@ -304,7 +310,7 @@ impl CopyTarget for CopiedFile {
     ) -> Result<(), StoreError> {
         let (entries, progress) = (entries.to_vec(), progress.clone());
         let put = self.write(move |txn, _| {
-            entries.iter().try_for_each(|entry| log::append_as_it_is(txn, entry))?;
+            entries.iter().try_for_each(|entry| event_tables::append_unchanged(txn, entry))?;
             keep_progress(txn, &progress)
         });
         put.await
@@ -312,7 +318,8 @@ impl CopyTarget for CopiedFile {
 
     async fn put_ends(&self, ends: &[Ends]) -> Result<(), StoreError> {
         let ends = ends.to_vec();
-        self.write(move |txn, _| ends.iter().try_for_each(|ends| log::put_ends(txn, ends))).await
+        self.write(move |txn, _| ends.iter().try_for_each(|ends| event_tables::put_ends(txn, ends)))
+            .await
     }
 
     async fn finish(&self, kept: &[(Note, String)]) -> Result<(), StoreError> {
@@ -324,7 +331,7 @@ impl CopyTarget for CopiedFile {
             }
             notes.remove(PROGRESS)?;
             meta.insert(TIME_MS, now_ms)?;
-            meta.insert(LAYOUT, writer::LAYOUT_VERSION)?;
+            meta.insert(LAYOUT, LAYOUT_VERSION)?;
             Ok(())
         });
         finish.await
@@ -332,5 +339,5 @@ impl CopyTarget for CopiedFile {
 }
 
 fn odd_cursor() -> StoreError {
-    StoreError::NotApplied("the place where the copy goes on can't be read".into())
+    StoreError::NotApplied("the key where the copy goes on can't be read".into())
 }

@@ -1,4 +1,4 @@
-//! The folder of an embedded store: its lock, its file, and how much room is left.
+//! The folder of an embedded store: its lock, its file, and its free disk space.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -11,40 +11,40 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, StorageBackend};
 use rustix::fs::{FlockOperation, flock, statvfs};
 
-use super::OpenError;
+use super::error::OpenError;
+use super::layout::FILE;
 
-/// The records.
-pub(super) const FILE: &str = "records.redb";
-/// The records of a store that is being made. A file under the name above is never without content: one that is empty was cut, and
-/// to take it for a new store would run again what it has recorded.
+/// Name of the file while it is created. A file named [`FILE`] is never empty: an empty one was
+/// truncated, and taking it for a new store would execute again all that it has recorded.
 const NEW_FILE: &str = "records.redb.new";
-/// Held locked as long as a process uses the folder. A file of its own, because the records file is closed and opened
-/// again after an I/O error, and nobody else may step in between.
+/// Name of the file that a process keeps locked while it uses the folder. It is not the records
+/// file, because that is closed and opened again after an I/O error, and no other process may open
+/// it in between.
 const LOCK: &str = "lock";
 
-/// How records are opened: over the file, or over a copy in memory of what would be written to it.
+/// Opens the records file, either for writing or with writes kept in memory.
 pub(super) type Opener = Box<dyn Fn(&Builder, Writes) -> Result<Database, redb::Error> + Send>;
 
-/// Where writes go.
+/// Destination of writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writes {
-    /// To the file.
+    /// The file.
     Through,
-    /// Nowhere: what is stored can be read although the disk takes no writes.
+    /// Memory, until the file is closed: records can be read although the disk takes no writes.
     Withheld,
 }
 
-/// A folder that is ours until this is dropped.
+/// A folder that this process has locked, until this is dropped.
 pub(super) struct Folder {
     path: PathBuf,
     _lock: File,
 }
 
 impl Folder {
-    /// Makes the folder if need be, and locks it.
+    /// Locks the folder. Creates it if it does not exist.
     pub(super) fn lock(path: &Path) -> Result<Folder, OpenError> {
         let failed = |source| OpenError::Folder { dir: path.to_owned(), source };
-        // Replies are in here: for nobody else's eyes.
+        // The folder holds replies: only this user may read them.
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         let lock = open_private(&path.join(LOCK)).map_err(failed)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -54,7 +54,8 @@ impl Folder {
         }
     }
 
-    /// Makes the records file, if there is none: under another name until all of it is on the disk.
+    /// Creates the records file, if it does not exist. It has another name until all of it is on
+    /// the disk.
     pub(super) fn make_file(&self) -> Result<(), OpenError> {
         let failed = |source| OpenError::Folder { dir: self.path.clone(), source };
         let (path, new) = (self.path.join(FILE), self.path.join(NEW_FILE));
@@ -62,17 +63,18 @@ impl Folder {
             return Ok(());
         }
         let file = open_private(&new).map_err(failed)?;
-        // Of a start that ended before.
+        // Drop the content of a start that was interrupted.
         file.set_len(0).map_err(failed)?;
         let backend = FileBackend::new(file).map_err(redb::Error::from)?;
         drop(Builder::new().create_with_backend(backend).map_err(redb::Error::from)?);
         File::open(&new).and_then(|file| file.sync_all()).map_err(failed)?;
         std::fs::rename(&new, &path).map_err(failed)?;
-        // The name must still be there after a power loss.
+        // The new name must survive a power loss.
         File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed)
     }
 
-    /// How to open the records file in here, which is there: one that vanished while it was in use is not made anew.
+    /// Returns an opener for the records file. It never creates the file: one that vanished while
+    /// it was in use is an error.
     pub(super) fn opener(&self) -> Opener {
         let path = self.path.join(FILE);
         opener(move || {
@@ -87,7 +89,8 @@ impl Folder {
         })
     }
 
-    /// Bytes that this process may still write here; `None` where the system doesn't tell.
+    /// Returns the free disk space for this process, in bytes; `None` if the system does not report
+    /// it.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         let stat = statvfs(&self.path).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
@@ -98,7 +101,7 @@ fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// How to open records over a storage.
+/// Returns an opener for records over a storage.
 pub(super) fn opener<B: StorageBackend>(
     storage: impl Fn() -> io::Result<B> + Send + 'static,
 ) -> Opener {
@@ -111,8 +114,8 @@ pub(super) fn opener<B: StorageBackend>(
 /// Bytes of a block of an [`Overlay`].
 const BLOCK: u64 = 4096;
 
-/// A storage whose writes are kept in memory, in blocks, over one that is only read. Opening a file after a crash
-/// writes to it, and a full disk must not keep anybody from reading.
+/// Keeps writes in memory, in blocks, over a storage that is only read. Opening a file after a
+/// crash writes to it, and records must be readable although the disk is full.
 #[derive(Debug)]
 struct Overlay<B> {
     below: B,
@@ -122,7 +125,7 @@ struct Overlay<B> {
 #[derive(Debug)]
 struct Above {
     len: u64,
-    /// How much of the storage below still shows through.
+    /// Bytes of the storage below that are still valid.
     below_len: u64,
     blocks: BTreeMap<u64, Vec<u8>>,
 }
@@ -140,7 +143,7 @@ impl<B: StorageBackend> Overlay<B> {
         self.above.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A block as it lies below, with zeros past the end.
+    /// Reads a block of the storage below, with zeros past its end.
     fn block_below(&self, index: u64, below_len: u64) -> io::Result<Vec<u8>> {
         let mut block = vec![0; BLOCK as usize];
         let start = index * BLOCK;
@@ -152,7 +155,7 @@ impl<B: StorageBackend> Overlay<B> {
     }
 }
 
-/// The pieces of a range: block, place in the block, place in the range, length.
+/// Splits a range into pieces: block, offset in the block, offset in the range, length.
 fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize, usize)> {
     let mut done = 0;
     std::iter::from_fn(move || {

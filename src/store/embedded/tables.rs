@@ -1,87 +1,74 @@
-//! What lies in the file: records and tombstones by slot, and two indexes by time.
+//! The tables of the file: records and tombstones by key, and two indexes by time.
 //!
-//! Danger: an index entry that names no record is litter and gets swept; a record without its index entries would
-//! never be found overdue. So only [`Tables::put`] and [`Tables::take`] touch the three tables, always together.
+//! Danger: a record without its index entries would never be found overdue. So only [`Tables::put`]
+//! and [`Tables::take`] change the three tables, always together. An index entry without a record
+//! does no harm, and is swept.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::log;
+use super::event_tables;
+use super::layout::{NOTES, name_of};
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{
     CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_completed, head_fence,
     head_in_flight, head_version,
 };
+use crate::store::error::StoreError;
+use crate::store::identities::Note;
 use crate::store::large::ALONG_MAX;
 use crate::store::log::{EntryId, Trimmed};
-use crate::store::{Note, StoreError};
 
-/// Bytes of a place: a drawer and a slot's hash.
-pub(super) const PLACE_BYTES: usize = 1 + SLOT_BYTES;
-/// Bytes of a moment: a time in ms and a place.
-const MOMENT_BYTES: usize = 8 + PLACE_BYTES;
+/// Bytes of a record's key: a kind and a slot's hash.
+pub(super) const KEY_BYTES: usize = 1 + SLOT_BYTES;
+/// Bytes of an index key: a time in ms and a record's key.
+const INDEX_KEY_BYTES: usize = 8 + KEY_BYTES;
 /// Bytes before a value's payload: the record's head and three times.
 pub(super) const FRONT_BYTES: usize = HEAD_BYTES + 24;
 
-/// Place -> front and payload.
-pub(super) const RECORDS: TableDefinition<&[u8; PLACE_BYTES], &[u8]> =
+/// Records and tombstones: key -> front and payload.
+pub(super) const RECORDS: TableDefinition<&[u8; KEY_BYTES], &[u8]> =
     TableDefinition::new("records");
-/// When an unsettled record is due, and its place.
-pub(super) const DUE: TableDefinition<&[u8; MOMENT_BYTES], ()> = TableDefinition::new("due");
-/// When a record or tombstone ends, and its place.
-pub(super) const ENDS: TableDefinition<&[u8; MOMENT_BYTES], ()> = TableDefinition::new("ends");
-/// Facts about the file itself.
-pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-/// Texts about the file's records.
-pub(super) const NOTES: TableDefinition<&str, &str> = TableDefinition::new("notes");
-/// The name in [`NOTES`] of a note that gateways have agreed on.
-pub(super) fn name_of(note: Note) -> &'static str {
-    match note {
-        Note::Identities => "identities",
-        Note::Paths => "paths",
-    }
-}
-/// In [`META`]: the layout of everything else.
-pub(super) const LAYOUT: &str = "layout";
-/// In [`META`]: the store's time of the last commit, in ms.
-pub(super) const TIME_MS: &str = "time_ms";
-
-/// The drawers of the records table, in this order on disk.
+/// Index of unsettled records by due time.
+pub(super) const DUE: TableDefinition<&[u8; INDEX_KEY_BYTES], ()> = TableDefinition::new("due");
+/// Index of records and tombstones by the end of their retention.
+pub(super) const ENDS: TableDefinition<&[u8; INDEX_KEY_BYTES], ()> = TableDefinition::new("ends");
+/// Kinds of the records table, in this order on disk.
 const ENFORCED: u8 = 0;
 const SHADOW: u8 = 1;
 const ENFORCED_TOMBSTONE: u8 = 2;
 const SHADOW_TOMBSTONE: u8 = 3;
 
-/// Where something lies: a drawer and a slot's hash.
+/// Key of a record or tombstone: a kind and a slot's hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place(pub(super) [u8; PLACE_BYTES]);
+pub(super) struct RecordKey(pub(super) [u8; KEY_BYTES]);
 
-impl Place {
-    pub(super) fn record(slot: &Slot) -> Place {
-        Place::new(if slot.space == Space::Enforced { ENFORCED } else { SHADOW }, slot)
+impl RecordKey {
+    pub(super) fn record(slot: &Slot) -> RecordKey {
+        RecordKey::new(if slot.space == Space::Enforced { ENFORCED } else { SHADOW }, slot)
     }
 
-    pub(super) fn tombstone(slot: &Slot) -> Place {
-        Place::new(
+    pub(super) fn tombstone(slot: &Slot) -> RecordKey {
+        RecordKey::new(
             if slot.space == Space::Enforced { ENFORCED_TOMBSTONE } else { SHADOW_TOMBSTONE },
             slot,
         )
     }
 
-    fn new(drawer: u8, slot: &Slot) -> Place {
-        let mut place = [drawer; PLACE_BYTES];
-        place[1..].copy_from_slice(slot.hash());
-        Place(place)
+    fn new(kind: u8, slot: &Slot) -> RecordKey {
+        let mut key = [kind; KEY_BYTES];
+        key[1..].copy_from_slice(slot.hash());
+        RecordKey(key)
     }
 
-    /// The slot whose record lies here; `None` for a tombstone.
+    /// Returns the slot of a record's key; `None` for a tombstone's key.
     pub(super) fn slot(&self) -> Option<Slot> {
         self.stored().and_then(|(slot, tombstone)| (!tombstone).then_some(slot))
     }
 
-    /// The slot whose record or tombstone lies here, and whether it is the tombstone; `None` for an unknown drawer.
+    /// Returns the slot, and whether it is the key of a tombstone; `None` for an unknown kind.
     pub(super) fn stored(&self) -> Option<(Slot, bool)> {
         let (space, tombstone) = match self.0[0] {
             ENFORCED => (Space::Enforced, false),
@@ -96,36 +83,36 @@ impl Place {
     }
 }
 
-/// A key of an index: big-endian, so that the index is in the order of time.
-pub(super) fn moment(ms: u64, place: &Place) -> [u8; MOMENT_BYTES] {
-    let mut moment = [0; MOMENT_BYTES];
-    moment[..8].copy_from_slice(&ms.to_be_bytes());
-    moment[8..].copy_from_slice(&place.0);
-    moment
+/// Makes a key of an index: big-endian, so that the index is in the order of time.
+pub(super) fn index_key(ms: u64, key: &RecordKey) -> [u8; INDEX_KEY_BYTES] {
+    let mut index_key = [0; INDEX_KEY_BYTES];
+    index_key[..8].copy_from_slice(&ms.to_be_bytes());
+    index_key[8..].copy_from_slice(&key.0);
+    index_key
 }
 
-/// The last key that an index can have at this time.
-pub(super) fn moment_end(ms: u64) -> [u8; MOMENT_BYTES] {
-    moment(ms, &Place([u8::MAX; PLACE_BYTES]))
+/// Returns the greatest key that an index can have for this time.
+pub(super) fn index_end(ms: u64) -> [u8; INDEX_KEY_BYTES] {
+    index_key(ms, &RecordKey([u8::MAX; KEY_BYTES]))
 }
 
-/// The time and place of an index key.
-pub(super) fn split_moment(moment: &[u8; MOMENT_BYTES]) -> (u64, Place) {
-    let mut place = [0; PLACE_BYTES];
-    place.copy_from_slice(&moment[8..]);
-    (be_u64(&moment[..8]), Place(place))
+/// Splits an index key into the time and the record's key.
+pub(super) fn split_index_key(index_key: &[u8; INDEX_KEY_BYTES]) -> (u64, RecordKey) {
+    let mut key = [0; KEY_BYTES];
+    key.copy_from_slice(&index_key[8..]);
+    (be_u64(&index_key[..8]), RecordKey(key))
 }
 
 fn be_u64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b))
 }
 
-/// What is known of a stored record without decoding it.
+/// The head and times of a stored record, which are read without decoding it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Front {
     head: [u8; HEAD_BYTES],
     written_ms: u64,
-    /// 0 where never.
+    /// 0: never.
     due_ms: u64,
     pub(super) ends_ms: u64,
 }
@@ -147,7 +134,7 @@ impl Front {
         head_fence(&self.head)
     }
 
-    /// Version, fence and state.
+    /// Returns version, fence and state.
     pub(super) fn head(&self) -> &[u8; HEAD_BYTES] {
         &self.head
     }
@@ -161,60 +148,62 @@ impl Front {
     }
 }
 
-/// A stored record with the store's time of reading it, not yet decoded.
+/// A stored record that is not decoded yet, and the store's time when it was read.
 #[derive(Debug)]
-pub(super) struct Raw {
+pub(super) struct RawRecord {
     front: Front,
-    /// `None`: it is longer than whoever read it wanted.
+    /// `None`: the record is longer than requested.
     payload: Option<Bytes>,
     now_ms: u64,
 }
 
-impl Raw {
-    /// Of a completed record longer than `longest` bytes, without its payload.
-    fn parse(value: &[u8], now_ms: u64, longest: usize) -> Result<Raw, CodecError> {
+impl RawRecord {
+    /// Parses a record. The payload is left out if it is a completed record longer than `longest`
+    /// bytes.
+    fn parse(value: &[u8], now_ms: u64, longest: usize) -> Result<RawRecord, CodecError> {
         let front = Front::parse(value)?;
         let is_whole = value.len() <= longest || !head_completed(&front.head);
         let payload = is_whole.then(|| Bytes::copy_from_slice(&value[FRONT_BYTES..]));
-        Ok(Raw { front, payload, now_ms })
+        Ok(RawRecord { front, payload, now_ms })
     }
 
-    /// The fence of its attempt.
+    /// Returns the fence of its attempt.
     pub(super) fn fence(&self) -> Fence {
         self.front.fence()
     }
 
-    /// Decodes it: work for the caller's thread, not for the writer's. `None` where the payload was not read.
+    /// Decodes the record; `None` if the payload was left out. Must run on the caller's thread,
+    /// because the writer's thread is shared by all.
     pub(super) fn held(self) -> Result<Option<Held>, StoreError> {
-        let Raw { front, payload, now_ms } = self;
+        let RawRecord { front, payload, now_ms } = self;
         let Some(payload) = payload else { return Ok(None) };
         let record = decode(&front.head, payload)?;
         Ok(Some(Held { record, written_ms: front.written_ms, due_ms: front.due_ms, now_ms }))
     }
 }
 
-/// A record to be stored: its bytes, with room for the times that only the writer knows.
+/// An encoded record to be stored, with space for the times that the writer fills in.
 #[derive(Debug)]
-pub(super) struct Parcel {
+pub(super) struct EncodedRecord {
     value: Vec<u8>,
     due: Option<Duration>,
     keep: Duration,
 }
 
-impl Parcel {
-    pub(super) fn new(encoded: &Encoded, due: Option<Duration>, keep: Duration) -> Parcel {
+impl EncodedRecord {
+    pub(super) fn new(encoded: &Encoded, due: Option<Duration>, keep: Duration) -> EncodedRecord {
         let mut value = Vec::with_capacity(FRONT_BYTES + encoded.payload.len());
         value.extend_from_slice(&encoded.head);
         value.resize(FRONT_BYTES, 0);
         value.extend_from_slice(&encoded.payload);
-        Parcel { value, due, keep }
+        EncodedRecord { value, due, keep }
     }
 
     pub(super) fn size(&self) -> usize {
         self.value.len()
     }
 
-    /// Its bytes, with deadlines counted from now.
+    /// Fills in the times, and returns the bytes with due time and end.
     fn stamp(&mut self, now_ms: u64) -> (&[u8], u64, u64) {
         let due_ms = self.due.map_or(0, |due| after(now_ms, due));
         let ends_ms = after(now_ms, self.keep);
@@ -233,28 +222,37 @@ fn after(now_ms: u64, span: Duration) -> u64 {
     now_ms.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Reads a record; one that has ended is not there.
+/// Reads a record; `None` if it has ended.
 pub(super) fn read(
-    records: &ReadOnlyTable<&'static [u8; PLACE_BYTES], &'static [u8]>,
-    place: &Place,
+    records: &ReadOnlyTable<&'static [u8; KEY_BYTES], &'static [u8]>,
+    key: &RecordKey,
     now_ms: u64,
     longest: usize,
-) -> Result<Result<Option<Raw>, CodecError>, redb::Error> {
-    let Some(value) = ReadableTable::get(records, &place.0)? else { return Ok(Ok(None)) };
+) -> Result<Result<Option<RawRecord>, CodecError>, redb::Error> {
+    let Some(value) = ReadableTable::get(records, &key.0)? else { return Ok(Ok(None)) };
     Ok(live(value.value(), now_ms, longest))
 }
 
-/// The record, if it has not ended; without its payload where it is longer than `longest` bytes.
-pub(super) fn live(value: &[u8], now_ms: u64, longest: usize) -> Result<Option<Raw>, CodecError> {
+/// Parses a record; `None` if it has ended. The payload of a record longer than `longest` bytes is
+/// left out.
+pub(super) fn live(
+    value: &[u8],
+    now_ms: u64,
+    longest: usize,
+) -> Result<Option<RawRecord>, CodecError> {
     let front = Front::parse(value)?;
-    if front.ends_ms > now_ms { Raw::parse(value, now_ms, longest).map(Some) } else { Ok(None) }
+    if front.ends_ms > now_ms {
+        RawRecord::parse(value, now_ms, longest).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 /// The open tables of a write transaction.
 pub(super) struct Tables<'txn> {
-    records: Table<'txn, &'static [u8; PLACE_BYTES], &'static [u8]>,
-    due: Table<'txn, &'static [u8; MOMENT_BYTES], ()>,
-    ends: Table<'txn, &'static [u8; MOMENT_BYTES], ()>,
+    records: Table<'txn, &'static [u8; KEY_BYTES], &'static [u8]>,
+    due: Table<'txn, &'static [u8; INDEX_KEY_BYTES], ()>,
+    ends: Table<'txn, &'static [u8; INDEX_KEY_BYTES], ()>,
     txn: &'txn WriteTransaction,
     pub(super) now_ms: u64,
 }
@@ -273,140 +271,147 @@ impl<'txn> Tables<'txn> {
         })
     }
 
-    /// What is known of the record at a place; one that has ended is not there.
+    /// Reads the head and times of a record; `None` if it has ended.
     pub(super) fn front(
         &self,
-        place: &Place,
+        key: &RecordKey,
     ) -> Result<Result<Option<Front>, CodecError>, redb::Error> {
-        let Some(value) = self.records.get(&place.0)? else { return Ok(Ok(None)) };
+        let Some(value) = self.records.get(&key.0)? else { return Ok(Ok(None)) };
         Ok(Front::parse(value.value())
             .map(|front| Some(front).filter(|front| front.ends_ms > self.now_ms)))
     }
 
-    /// The record at a place, of a large one without the payload; one that has ended is not there.
+    /// Reads a record, or a large one without its payload; `None` if it has ended.
     pub(super) fn raw(
         &self,
-        place: &Place,
-    ) -> Result<Result<Option<Raw>, CodecError>, redb::Error> {
-        let Some(value) = self.records.get(&place.0)? else { return Ok(Ok(None)) };
+        key: &RecordKey,
+    ) -> Result<Result<Option<RawRecord>, CodecError>, redb::Error> {
+        let Some(value) = self.records.get(&key.0)? else { return Ok(Ok(None)) };
         Ok(live(value.value(), self.now_ms, ALONG_MAX))
     }
 
-    /// Stores a record over whatever is there.
-    pub(super) fn put(&mut self, place: &Place, parcel: &mut Parcel) -> Result<(), redb::Error> {
+    /// Stores a record. Replaces the old one.
+    pub(super) fn put(
+        &mut self,
+        key: &RecordKey,
+        parcel: &mut EncodedRecord,
+    ) -> Result<(), redb::Error> {
         let (value, due_ms, ends_ms) = parcel.stamp(self.now_ms);
-        self.put_value(place, value, due_ms, ends_ms)
+        self.put_value(key, value, due_ms, ends_ms)
     }
 
-    /// Whether the lease that a record holds is over.
+    /// Whether the lease of a record has ended.
     pub(super) fn is_over(&self, front: &Front) -> bool {
         front.due_ms <= self.now_ms
     }
 
-    /// Moves a record's deadlines, and nothing else.
+    /// Moves the deadlines of a record, and changes nothing else.
     pub(super) fn renew(
         &mut self,
-        place: &Place,
+        key: &RecordKey,
         lease: Duration,
         keep: Duration,
     ) -> Result<(), redb::Error> {
-        let Some(mut value) = self.records.get(&place.0)?.map(|value| value.value().to_vec())
-        else {
+        let Some(mut value) = self.records.get(&key.0)?.map(|value| value.value().to_vec()) else {
             return Ok(());
         };
         let Ok(front) = Front::parse(&value) else { return Ok(()) };
         let (due_ms, ends_ms) = (after(self.now_ms, lease), after(self.now_ms, keep));
         write_times(&mut value, [front.written_ms, due_ms, ends_ms]);
-        self.put_value(place, &value, due_ms, ends_ms)
+        self.put_value(key, &value, due_ms, ends_ms)
     }
 
-    /// Stores a value over whatever is there, with its entries in the indexes.
+    /// Stores a value and its index entries. Replaces the old ones.
     pub(super) fn put_value(
         &mut self,
-        place: &Place,
+        key: &RecordKey,
         value: &[u8],
         due_ms: u64,
         ends_ms: u64,
     ) -> Result<(), redb::Error> {
         let old =
-            self.records.insert(&place.0, value)?.and_then(|old| Front::parse(old.value()).ok());
-        self.forget(place, old)?;
+            self.records.insert(&key.0, value)?.and_then(|old| Front::parse(old.value()).ok());
+        self.forget(key, old)?;
         if due_ms != 0 {
-            self.due.insert(&moment(due_ms, place), ())?;
+            self.due.insert(&index_key(due_ms, key), ())?;
         }
-        self.ends.insert(&moment(ends_ms, place), ())?;
+        self.ends.insert(&index_key(ends_ms, key), ())?;
         Ok(())
     }
 
-    fn take(&mut self, place: &Place) -> Result<(), redb::Error> {
-        let old = self.records.remove(&place.0)?.and_then(|old| Front::parse(old.value()).ok());
-        self.forget(place, old)
+    fn take(&mut self, key: &RecordKey) -> Result<(), redb::Error> {
+        let old = self.records.remove(&key.0)?.and_then(|old| Front::parse(old.value()).ok());
+        self.forget(key, old)
     }
 
-    fn forget(&mut self, place: &Place, old: Option<Front>) -> Result<(), redb::Error> {
+    fn forget(&mut self, key: &RecordKey, old: Option<Front>) -> Result<(), redb::Error> {
         if let Some(old) = old {
             if old.is_indexed() {
-                self.due.remove(&moment(old.due_ms, place))?;
+                self.due.remove(&index_key(old.due_ms, key))?;
             }
-            self.ends.remove(&moment(old.ends_ms, place))?;
+            self.ends.remove(&index_key(old.ends_ms, key))?;
         }
         Ok(())
     }
 
     /// Appends an event to the log.
-    pub(super) fn tell(&self, slot: &Slot, event: &[u8]) -> Result<(), redb::Error> {
-        log::append(self.txn, slot, event, self.now_ms)
+    pub(super) fn append(&self, slot: &Slot, event: &[u8]) -> Result<(), redb::Error> {
+        event_tables::append(self.txn, slot, event, self.now_ms)
     }
 
     /// See [`crate::store::EventLog::mark_read`].
     pub(super) fn mark_read(&self, reader: &str, read: EntryId) -> Result<(), redb::Error> {
-        log::mark_read(self.txn, reader, read, self.now_ms)
+        event_tables::mark_read(self.txn, reader, read, self.now_ms)
     }
 
     /// See [`crate::store::EventLog::observe`].
     pub(super) fn observe(&self, batch: &[u8]) -> Result<(), redb::Error> {
-        log::observe(self.txn, batch, self.now_ms)
+        event_tables::observe(self.txn, batch, self.now_ms)
     }
 
     /// See [`crate::store::EventLog::trim`].
     pub(super) fn trim(&self, older_than: Duration) -> Result<Trimmed, redb::Error> {
-        log::trim(self.txn, older_than, self.now_ms)
+        event_tables::trim(self.txn, older_than, self.now_ms)
     }
 
-    /// Writes a note, if what is kept is what was expected, or is that already.
-    pub(super) fn agree(
+    /// Writes a note if the current text is `expected` or already `next`. Returns whether it is
+    /// `next` now.
+    pub(super) fn set_note(
         &mut self,
         note: Note,
         expected: Option<&str>,
         next: &str,
     ) -> Result<bool, redb::Error> {
         let mut notes = self.txn.open_table(NOTES)?;
-        let agreed = {
+        let matches = {
             let current = notes.get(name_of(note))?;
             let current = current.as_ref().map(|text| text.value());
             current == Some(next) || current == expected
         };
-        if agreed {
+        if matches {
             notes.insert(name_of(note), next)?;
         }
-        Ok(agreed)
+        Ok(matches)
     }
 
-    /// Takes away up to `max` records and tombstones that have ended; returns how many entries it looked at.
+    /// Removes up to `max` records and tombstones that have ended. Returns the number of index
+    /// entries processed.
     pub(super) fn sweep(&mut self, max: usize) -> Result<usize, redb::Error> {
         let mut ended = Vec::new();
-        for entry in self.ends.range::<&[u8; MOMENT_BYTES]>(..=&moment_end(self.now_ms))?.take(max)
+        for entry in
+            self.ends.range::<&[u8; INDEX_KEY_BYTES]>(..=&index_end(self.now_ms))?.take(max)
         {
             ended.push(*entry?.0.value());
         }
         for entry in &ended {
-            let (ends_ms, place) = split_moment(entry);
+            let (ends_ms, key) = split_index_key(entry);
             let front =
-                self.records.get(&place.0)?.and_then(|value| Front::parse(value.value()).ok());
+                self.records.get(&key.0)?.and_then(|value| Front::parse(value.value()).ok());
             if front.is_some_and(|front| front.ends_ms == ends_ms) {
-                self.take(&place)?;
+                self.take(&key)?;
             } else {
-                // The record moved on, or can't be read, and stays; only the entry is wrong.
+                // The record has another end by now, or can't be read. It stays; only the index
+                // entry is wrong.
                 self.ends.remove(entry)?;
             }
         }

@@ -1,23 +1,30 @@
-//! The store on a disk: the suite, and what survives a crash.
+//! The store on a disk: the test suite, and recovery after crashes.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use self::faulty::Disk;
-use super::tables::{ENDS, LAYOUT, META, Place, RECORDS};
+use super::layout::{LAYOUT, META};
+use super::store::QUEUE_MAX;
+use super::tables::{ENDS, RECORDS, RecordKey};
 use super::*;
-use crate::key::Space;
+use crate::key::{Slot, Space};
+use crate::record::{Fence, Lifetime, Version};
+use crate::store::large::ALONG_MAX;
 use crate::store::suite::{self, Stage, Time, slot};
+use crate::store::{IdentityNotes, Listing, Note, Records, StoreError, Swap};
 
 mod faulty;
 
 const LONG: Duration = Duration::from_secs(3600);
 const START_MS: u64 = 1_800_000_000_000;
 
-fn options(time: &Time) -> Options {
-    Options { min_free_bytes: 0, ..Options::new(time.clock(), START_MS) }
+fn options(time: &Time) -> EmbeddedOptions {
+    EmbeddedOptions { min_free_bytes: 0, ..EmbeddedOptions::new(time.clock(), START_MS) }
 }
 
 async fn stage() -> Stage {
@@ -99,10 +106,10 @@ async fn what_was_acknowledged_survives_a_crash_in_the_middle_of_a_commit() {
     until("the commit is under way", async || disk.stalled()).await;
     let copy = |name: &str| {
         let path = crashed.path().join(name);
-        std::fs::copy(dir.path().join(disk::FILE), &path).unwrap();
+        std::fs::copy(dir.path().join(layout::FILE), &path).unwrap();
         path
     };
-    copy(disk::FILE);
+    copy(layout::FILE);
     let walk = copy("walk");
     disk.allow_syncs(u64::MAX);
     unfinished.await.unwrap().unwrap();
@@ -273,7 +280,8 @@ async fn too_little_free_disk_refuses_claims_and_not_completions() {
 
     let time = Time::by_hand();
     let store =
-        Embedded::open(dir.path(), Options { min_free_bytes: u64::MAX, ..options(&time) }).unwrap();
+        Embedded::open(dir.path(), EmbeddedOptions { min_free_bytes: u64::MAX, ..options(&time) })
+            .unwrap();
     assert!(matches!(claim(&store, 3).await, Err(StoreError::NotApplied(_))));
     assert!(store.ping().await.is_err());
     assert!(matches!(claim(&store, 1).await, Ok(Swap::Stored)), "the same call again");
@@ -298,7 +306,7 @@ async fn the_stores_clock_never_runs_backwards() {
 
     // The machine starts anew, with a wall clock that was set back by a year.
     let time = Time::by_hand();
-    let set_back = Options { unix_ms: START_MS - 31_536_000_000, ..options(&time) };
+    let set_back = EmbeddedOptions { unix_ms: START_MS - 31_536_000_000, ..options(&time) };
     let store = Embedded::open(dir.path(), set_back).unwrap();
     let after = store.load(&here(1)).await.unwrap().unwrap();
     assert_eq!((after.now_ms, after.due_ms), (before.now_ms, before.due_ms));
@@ -325,7 +333,7 @@ async fn what_has_ended_is_swept_though_nobody_asks() {
     });
     futures_util::future::join_all(asked).await;
     let rows = || {
-        let file = store.shelf.file();
+        let file = store.shared.file();
         let txn = file.as_ref().unwrap().begin_read().unwrap();
         (
             txn.open_table(RECORDS).unwrap().len().unwrap(),
@@ -346,13 +354,13 @@ async fn a_record_that_cannot_be_read_is_neither_replaced_nor_in_the_way_of_othe
     claim(&store, 1).await.unwrap();
     claim(&store, 2).await.unwrap();
     {
-        let file = store.shelf.file();
+        let file = store.shared.file();
         let txn = file.as_ref().unwrap().begin_write().unwrap();
         let mut records = txn.open_table(RECORDS).unwrap();
         let mut damaged =
-            records.get(&Place::record(&here(1)).0).unwrap().unwrap().value().to_vec();
+            records.get(&RecordKey::record(&here(1)).0).unwrap().unwrap().value().to_vec();
         *damaged.last_mut().unwrap() ^= 1;
-        records.insert(&Place::record(&here(1)).0, damaged.as_slice()).unwrap();
+        records.insert(&RecordKey::record(&here(1)).0, damaged.as_slice()).unwrap();
         drop(records);
         txn.commit().unwrap();
     }
@@ -369,7 +377,7 @@ async fn a_record_that_cannot_be_read_is_neither_replaced_nor_in_the_way_of_othe
 async fn a_file_of_a_newer_version_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().await;
-    let path = dir.path().join(disk::FILE);
+    let path = dir.path().join(layout::FILE);
     let db = redb::Database::open(&path).unwrap();
     let txn = db.begin_write().unwrap();
     txn.open_table(META).unwrap().insert(LAYOUT, 2).unwrap();
@@ -383,7 +391,7 @@ async fn a_file_of_a_newer_version_is_not_touched() {
 #[tokio::test]
 async fn a_file_that_is_no_store_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join(disk::FILE), Bytes::from_static(&[7; 10_000])).unwrap();
+    std::fs::write(dir.path().join(layout::FILE), Bytes::from_static(&[7; 10_000])).unwrap();
     let refused = Embedded::open(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();
     assert_eq!(trouble(&refused), Trouble::Damaged);
 }
@@ -394,7 +402,7 @@ async fn a_directory_that_can_not_be_opened_has_its_fault_its_ways_out_and_what_
     let dir = std::path::Path::new("/srv/store");
     let folder = |kind: ErrorKind| OpenError::Folder { dir: dir.into(), source: Error::from(kind) };
     let file = |kind: ErrorKind| OpenError::from(redb::Error::Io(Error::from(kind)));
-    for (error, expected, told) in [
+    for (error, expected, advice) in [
         (folder(ErrorKind::PermissionDenied), Trouble::NoRights, "chown -R): nothing is lost"),
         (file(ErrorKind::PermissionDenied), Trouble::NoRights, "no right to read and write it"),
         (folder(ErrorKind::ReadOnlyFilesystem), Trouble::ReadOnly, "takes no writes"),
@@ -416,7 +424,7 @@ async fn a_directory_that_can_not_be_opened_has_its_fault_its_ways_out_and_what_
         ),
         (folder(ErrorKind::NotADirectory), Trouble::Failing, "Look at the path, the disk"),
         (
-            OpenError::Layout { found: copy::UNFINISHED },
+            OpenError::Layout { found: layout::UNFINISHED },
             Trouble::Unfinished,
             "goes on where it ended",
         ),
@@ -426,7 +434,7 @@ async fn a_directory_that_can_not_be_opened_has_its_fault_its_ways_out_and_what_
         let text = shown.to_string();
         assert!(
             text.starts_with("the store /srv/store/records.redb can't be opened: ")
-                && text.contains(told),
+                && text.contains(advice),
             "{text}"
         );
     }
@@ -441,7 +449,7 @@ async fn a_file_that_was_cut_short_or_overwritten_is_damaged_and_not_a_panic() {
             assert_eq!(claim(&store, n).await.unwrap(), Swap::Stored);
         }
         store.close().await;
-        let path = dir.path().join(disk::FILE);
+        let path = dir.path().join(layout::FILE);
         let whole = std::fs::read(&path).unwrap();
         let damaged = match damage {
             0 => whole[..whole.len() / 2].to_vec(),
@@ -476,9 +484,9 @@ async fn a_first_start_that_was_killed_leaves_nothing_that_looks_like_a_store() 
             .map(|entry| entry.unwrap().file_name().into_string().unwrap());
         assert_eq!(
             names.collect::<std::collections::BTreeSet<_>>(),
-            ["lock", disk::FILE].map(String::from).into()
+            ["lock", layout::FILE].map(String::from).into()
         );
-        std::fs::remove_file(dir.path().join(disk::FILE)).unwrap();
+        std::fs::remove_file(dir.path().join(layout::FILE)).unwrap();
     }
 }
 
@@ -507,7 +515,7 @@ async fn large_records_take_turns_and_all_else_goes_past_them() {
     tokio::select! {
         biased;
         _ = &mut look => panic!("read out of turn"),
-        // What was asked later is done.
+        // A later request is served.
         small_too = async { (claim(&store, 2).await, store.load(&here(2)).await, claim(&store, 3).await) } => {
             let Ok(Swap::Stale(Some(stands))) = small_too.0 else { panic!("not in the way") };
             assert!(stands.record == small && small_too.1.unwrap().unwrap().record == small);

@@ -1,25 +1,27 @@
-//! Recomputing the chain: whether the log is what was written.
+//! Verification of a log: recomputes the chain of links and reports where it is broken.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Ends, EntryId, EventLog, InvalidPosition, LINK_BYTES, Link, LogEntry, Mark, member};
-use crate::store::StoreError;
+use super::entry::{Ends, EntryId, InvalidPosition, LINK_BYTES, Link, LogEntry, Mark, member};
+use super::event_log::EventLog;
+use crate::store::error::StoreError;
 
-/// Entries that are read at once.
+/// Entries per read.
 const READ: usize = 1000;
 
-/// What is wrong at a place of the log.
+/// What is wrong with an entry of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChainFault {
-    /// The entry is not the one that followed on the one before it: it was changed or put in, or one before it is gone.
+    /// The entry does not link to the one before it. It was changed or inserted, or an entry before
+    /// it is gone.
     Unlinked,
-    /// The end of the log is gone: the last entry that was written should be this one.
+    /// The end of the log is gone. This entry was the last one written.
     CutOff,
 }
 
 impl ChainFault {
-    /// The fault in words, for people.
+    /// Describes the fault for people.
     pub fn describe(self) -> &'static str {
         match self {
             ChainFault::Unlinked => {
@@ -32,18 +34,18 @@ impl ChainFault {
     }
 }
 
-/// A place where the log is not what was written.
+/// A broken place of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainBreak {
     /// The partition.
     pub partition: u16,
     /// The entry.
     pub id: EntryId,
-    /// What is wrong with it.
+    /// The fault.
     pub fault: ChainFault,
 }
 
-/// Where verifying goes on: behind an entry of a partition.
+/// Where verification continues: behind an entry of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainCursor {
     partition: u16,
@@ -83,18 +85,19 @@ impl FromStr for ChainCursor {
     }
 }
 
-/// What a piece of verifying came to.
+/// Result of verifying a part of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Verification {
-    /// Entries that were looked at.
+    /// Number of entries verified.
     pub entries: usize,
-    /// Where the log is not what was written.
+    /// Broken places.
     pub breaks: Vec<ChainBreak>,
-    /// Where to go on; `None`: the end is reached.
+    /// Where to continue; `None` at the end of the log.
     pub cursor: Option<ChainCursor>,
 }
 
-/// Recomputes the chain from a cursor on, over about `limit` entries. What is appended meanwhile is looked at or not.
+/// Recomputes the chain from a cursor on, over about `limit` entries. Entries that are appended
+/// meanwhile may be left out.
 ///
 /// # Errors
 /// The store failed.
@@ -127,22 +130,22 @@ pub async fn verify(
     Ok(progress)
 }
 
-/// What was read meanwhile may have been trimmed away.
+/// Returns the later mark: entries may have been trimmed since the cursor was made.
 fn later(one: Option<Mark>, other: Option<Mark>) -> Option<Mark> {
     one.into_iter().chain(other).max_by_key(|mark| mark.id)
 }
 
-/// A walk through one partition.
+/// Verification of one partition.
 struct Walk<'a> {
     log: &'a dyn EventLog,
     ends: Ends,
     behind: Option<Mark>,
-    /// The entry that was the last one when the walk began was met, and is what it was.
+    /// Whether the walk met the entry that was the last one at its beginning, unchanged.
     seen_last: bool,
 }
 
 impl Walk<'_> {
-    /// Goes on to the end, or until there were enough entries: then returns how far it came.
+    /// Verifies to the end, or until `limit` entries are verified: then returns the last of them.
     async fn go(
         mut self,
         limit: usize,
@@ -182,7 +185,7 @@ impl Walk<'_> {
         };
         let mut expected = link(self.behind);
         if entry.link != Some(expected) {
-            // Those before it may have been trimmed away since.
+            // The entries before it may have been trimmed since.
             let trimmed = self.trimmed().await?.filter(|mark| mark.id < entry.id);
             if trimmed.is_some_and(|mark| self.behind.is_none_or(|behind| behind.id < mark.id)) {
                 expected = link(trimmed);
@@ -192,7 +195,8 @@ impl Walk<'_> {
             let (partition, id) = (entry.partition, entry.id);
             progress.breaks.push(ChainBreak { partition, id, fault: ChainFault::Unlinked });
         }
-        // From what it says, so that one change is one break; what was appended honestly behind it still fits.
+        // Continue from the stored link, so that one change is reported as one break. The unchanged
+        // entries behind it fit.
         let link = entry.link.unwrap_or(expected);
         self.seen_last |= entry.id == self.ends.last.id && link == self.ends.last.link;
         self.behind = Some(Mark { id: entry.id, link });

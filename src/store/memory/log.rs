@@ -1,29 +1,26 @@
-//! The event log of a store in memory: one partition, of which only so much is kept.
+//! The event log of a store in memory: one partition, limited in size.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::Memory;
 use crate::key::Slot;
-use crate::store::StoreError;
 use crate::store::log::{
-    Ends, EntryId, EventLog, Link, LogEntry, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES,
-    Position, Trimmed, member,
+    Ends, EntryId, Link, LogEntry, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Trimmed, member,
 };
 
-/// Entries kept at most, read or not: some 100 MB with the longest events, and more than any test or trial writes.
+/// Limit for the entries kept, read or not: some 100 MB with the longest events, and more than
+/// tests and trials write.
 const ENTRIES_MAX: usize = 100_000;
 
-/// Entries that one call trims.
+/// Limit for the entries that one call trims.
 const TRIMMED_PER_CALL: usize = 1000;
 
-/// The one partition.
-const PARTITION: u16 = 0;
+/// The only partition.
+pub(super) const PARTITION: u16 = 0;
 
-/// The log, under the store's lock.
+/// The log. The store's lock guards it.
 #[derive(Default)]
 pub(super) struct Journal {
     entries: VecDeque<LogEntry>,
@@ -33,7 +30,7 @@ pub(super) struct Journal {
     observed: Observed,
 }
 
-/// Batches of observations.
+/// Stored batches of observations.
 #[derive(Default)]
 struct Observed {
     batches: VecDeque<(EntryId, Bytes)>,
@@ -66,11 +63,11 @@ impl Observed {
 
 struct Reader {
     read: EntryId,
-    heard_ms: u64,
+    marked_ms: u64,
 }
 
 impl Journal {
-    /// Appends an event, if there is one.
+    /// Appends an event, unless it is empty.
     pub(super) fn append(&mut self, slot: &Slot, event: &[u8], now_ms: u64) {
         if event.is_empty() {
             return;
@@ -97,21 +94,44 @@ impl Journal {
         }
     }
 
-    fn behind(&self, from: EntryId, limit: usize) -> Vec<LogEntry> {
+    /// Returns up to `limit` entries behind one.
+    pub(super) fn behind(&self, from: EntryId, limit: usize) -> Vec<LogEntry> {
         let start = self.entries.partition_point(|entry| entry.id <= from);
         self.entries.range(start..).take(limit).cloned().collect()
     }
 
-    fn trim(&mut self, older_than: Duration, now_ms: u64) -> Trimmed {
+    pub(super) fn mark_read(&mut self, reader: &str, read: EntryId, now_ms: u64) {
+        self.readers.insert(reader.to_owned(), Reader { read, marked_ms: now_ms });
+    }
+
+    pub(super) fn read_by(&self, reader: &str) -> Option<EntryId> {
+        self.readers.get(reader).map(|reader| reader.read)
+    }
+
+    pub(super) fn observe(&mut self, batch: &[u8], now_ms: u64) {
+        self.observed.append(batch, now_ms);
+    }
+
+    pub(super) fn observations(&self, after: EntryId, limit: usize) -> Vec<(EntryId, Bytes)> {
+        let batches = &self.observed.batches;
+        let start = batches.partition_point(|(id, _)| *id <= after);
+        batches.range(start..).take(limit).cloned().collect()
+    }
+
+    pub(super) fn ends(&self) -> Option<Ends> {
+        self.last.map(|last| Ends { partition: PARTITION, trimmed: self.trimmed, last })
+    }
+
+    pub(super) fn trim(&mut self, older_than: Duration, now_ms: u64) -> Trimmed {
         let span = u64::try_from(older_than.as_millis()).unwrap_or(u64::MAX);
         let since = now_ms.saturating_sub(span);
         let mut trimmed = Trimmed { batches: self.observed.trim(since), ..Trimmed::default() };
         self.readers.retain(|name, reader| {
-            let heard = reader.heard_ms >= since;
-            if !heard {
+            let is_current = reader.marked_ms >= since;
+            if !is_current {
                 trimmed.forgotten.push(name.clone());
             }
-            heard
+            is_current
         });
         let slowest = self.readers.values().map(|reader| reader.read).min();
         while trimmed.entries < TRIMMED_PER_CALL
@@ -126,85 +146,16 @@ impl Journal {
     }
 }
 
-#[async_trait]
-impl EventLog for Memory {
-    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
-        Ok(self.open().0.journal.behind(from.of(PARTITION), limit.max(1)))
-    }
-
-    async fn read_partition(
-        &self,
-        partition: u16,
-        from: EntryId,
-        limit: usize,
-    ) -> Result<Vec<LogEntry>, StoreError> {
-        Ok(if partition == PARTITION {
-            self.open().0.journal.behind(from, limit)
-        } else {
-            Vec::new()
-        })
-    }
-
-    async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {
-        let (mut shelf, now_ms) = self.open();
-        shelf
-            .journal
-            .readers
-            .insert(reader.to_owned(), Reader { read: read.of(PARTITION), heard_ms: now_ms });
-        Ok(())
-    }
-
-    async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError> {
-        let (shelf, _) = self.open();
-        Ok(shelf
-            .journal
-            .readers
-            .get(reader)
-            .map(|reader| Position(BTreeMap::from([(PARTITION, reader.read)]))))
-    }
-
-    async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
-        let (mut shelf, now_ms) = self.open();
-        Ok(shelf.journal.trim(older_than, now_ms))
-    }
-
-    async fn observe(&self, batch: &[u8]) -> Result<(), StoreError> {
-        let (mut shelf, now_ms) = self.open();
-        shelf.journal.observed.append(batch, now_ms);
-        Ok(())
-    }
-
-    async fn observations(
-        &self,
-        after: EntryId,
-        limit: usize,
-    ) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
-        let (shelf, _) = self.open();
-        let batches = &shelf.journal.observed.batches;
-        let start = batches.partition_point(|(id, _)| *id <= after);
-        Ok(batches.range(start..).take(limit).cloned().collect())
-    }
-
-    async fn ends(&self) -> Result<Vec<Ends>, StoreError> {
-        let (shelf, _) = self.open();
-        let Journal { last, trimmed, .. } = &shelf.journal;
-        Ok(last
-            .map(|last| Ends { partition: PARTITION, trimmed: *trimmed, last })
-            .into_iter()
-            .collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::key::Space;
     use crate::store::suite::slot;
 
-    /// A journal of so many entries, all written at 5 s.
+    /// A journal with this number of entries, all written at 5 s.
     fn journal(entries: usize) -> Journal {
         let mut journal = Journal::default();
-        (0..entries).for_each(|_| journal.append(&slot(Space::Enforced, 1), b"told", 5000));
+        (0..entries).for_each(|_| journal.append(&slot(Space::Enforced, 1), b"claimed", 5000));
         journal
     }
 
@@ -212,7 +163,7 @@ mod tests {
     fn no_more_is_kept_than_there_is_room_for() {
         let mut journal = journal(ENTRIES_MAX);
         assert_eq!((journal.entries.len(), journal.trimmed), (ENTRIES_MAX, None));
-        journal.append(&slot(Space::Enforced, 1), b"told", 5000);
+        journal.append(&slot(Space::Enforced, 1), b"claimed", 5000);
         assert_eq!(journal.entries.len(), ENTRIES_MAX);
         assert_eq!(
             journal.trimmed.map(|mark| mark.id),
@@ -234,7 +185,7 @@ mod tests {
         journal.observed.append(b"seen", 5000);
         journal
             .readers
-            .insert("page".into(), Reader { read: EntryId { ms: 9000, seq: 0 }, heard_ms: 5000 });
+            .insert("page".into(), Reader { read: EntryId { ms: 9000, seq: 0 }, marked_ms: 5000 });
         assert_eq!(journal.trim(Duration::from_secs(1), 6000), Trimmed::default());
         let trimmed = journal.trim(Duration::from_secs(1), 6001);
         assert_eq!(trimmed, Trimmed { entries: 1, batches: 1, forgotten: vec!["page".into()] });

@@ -1,141 +1,145 @@
-//! Spares calls the wait for a server that takes them and does not answer.
+//! A circuit breaker: it fails calls at once to a server that accepts them and does not answer.
 //!
-//! Who finds no connection fails at once anyway. But a server that is stopped, or busy with something long, keeps its
-//! connections, and every call would wait for the whole timeout. After a few of them in a row calls fail at once, as not
-//! applied: nothing was sent. One at a time still goes through, any of them, and an answer to it ends this. Completions and
-//! renewals are no exception: they are said again until they are confirmed, so that one of the next goes through.
+//! A call without a connection fails at once anyway. But a server that is stopped, or busy with a
+//! long command, keeps its connections, and every call would wait for the whole timeout. After a
+//! few of those in a row the breaker opens: calls fail at once, as not applied, because nothing was
+//! sent. One call at a time, of any kind, still goes through, and an answer to it closes the
+//! breaker. Completions and renewals are no exception: they are repeated until they are confirmed,
+//! so one of the next goes through.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::link::jittered;
+use super::backoff::jittered;
 use crate::store::StoreError;
 use crate::telemetry::{BreakerMeter, BreakerState};
 
-/// Calls without an answer, in a row, after which the others are spared.
+/// Unanswered calls in a row that open the breaker.
 const UNANSWERED_MAX: u32 = 5;
 
-/// Between two calls that go through, at most: jittered, since many gateways ask the same server.
-const REST: Duration = Duration::from_millis(500);
+/// Longest time between two calls that go through; jittered, because many gateways call the same
+/// server.
+const OPEN_FOR: Duration = Duration::from_millis(500);
 
-/// Watches over the calls to one server.
+/// The breaker of one server.
 pub(super) struct Breaker {
-    state: Mutex<State>,
+    phase: Mutex<BreakerPhase>,
     meter: BreakerMeter,
 }
 
 #[derive(Clone, Copy)]
-enum State {
-    /// Calls go through; so many in a row were not answered.
+enum BreakerPhase {
+    /// Calls go through. Counts the unanswered calls in a row.
     Closed { unanswered: u32 },
-    /// Calls fail, until then.
+    /// Calls fail until this time.
     Open { until: Instant },
-    /// One goes through, the others fail.
+    /// One call goes through, the others fail.
     HalfOpen,
 }
 
-impl State {
-    fn named(self) -> BreakerState {
+impl BreakerPhase {
+    fn metric(self) -> BreakerState {
         match self {
-            State::Closed { .. } => BreakerState::Closed,
-            State::Open { .. } => BreakerState::Open,
-            State::HalfOpen => BreakerState::HalfOpen,
+            BreakerPhase::Closed { .. } => BreakerState::Closed,
+            BreakerPhase::Open { .. } => BreakerState::Open,
+            BreakerPhase::HalfOpen => BreakerState::HalfOpen,
         }
     }
 }
 
-/// Leave to make one call. Whoever has it says how the call ended; one that is dropped says nothing.
-pub(super) struct Pass<'b> {
+/// Permission for one call. Its owner reports how the call ended; dropping it reports nothing.
+pub(super) struct BreakerPass<'b> {
     breaker: &'b Breaker,
-    /// It is the one that goes through while others fail.
+    /// Whether this is the call that goes through while others fail.
     is_probe: bool,
 }
 
 impl Breaker {
-    /// Lets calls through.
+    /// Makes a closed breaker.
     pub(super) fn new(meter: BreakerMeter) -> Breaker {
         meter.begun();
-        Breaker { state: Mutex::new(State::Closed { unanswered: 0 }), meter }
+        Breaker { phase: Mutex::new(BreakerPhase::Closed { unanswered: 0 }), meter }
     }
 
-    /// Whether a call may be made.
+    /// Returns the permission for a call.
     ///
     /// # Errors
-    /// It is spared: nothing was sent.
-    pub(super) fn pass(&self) -> Result<Pass<'_>, StoreError> {
-        let mut state = self.state();
-        match *state {
-            State::Closed { .. } => Ok(Pass { breaker: self, is_probe: false }),
-            State::Open { until } if until <= Instant::now() => {
-                self.turn(&mut state, State::HalfOpen);
-                Ok(Pass { breaker: self, is_probe: true })
+    /// The breaker is open; nothing was sent.
+    pub(super) fn pass(&self) -> Result<BreakerPass<'_>, StoreError> {
+        let mut phase = self.phase();
+        match *phase {
+            BreakerPhase::Closed { .. } => Ok(BreakerPass { breaker: self, is_probe: false }),
+            BreakerPhase::Open { until } if until <= Instant::now() => {
+                self.transition(&mut phase, BreakerPhase::HalfOpen);
+                Ok(BreakerPass { breaker: self, is_probe: true })
             }
-            State::Open { .. } | State::HalfOpen => Err(StoreError::NotApplied(
+            BreakerPhase::Open { .. } | BreakerPhase::HalfOpen => Err(StoreError::NotApplied(
                 "the breaker is open: the server did not answer the calls before this one".into(),
             )),
         }
     }
 
-    fn turn(&self, state: &mut State, next: State) {
-        if state.named() != next.named() {
-            self.meter.turned(state.named(), next.named());
+    fn transition(&self, phase: &mut BreakerPhase, next: BreakerPhase) {
+        if phase.metric() != next.metric() {
+            self.meter.turned(phase.metric(), next.metric());
         }
-        *state = next;
+        *phase = next;
     }
 
-    fn rest(&self, state: &mut State) {
-        self.turn(state, State::Open { until: Instant::now() + jittered(REST) });
+    fn reopen(&self, phase: &mut BreakerPhase) {
+        self.transition(phase, BreakerPhase::Open { until: Instant::now() + jittered(OPEN_FOR) });
     }
 
-    /// A panic leaves it whole: every change is a single assignment.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A poisoned lock is harmless: every change is a single assignment.
+    fn phase(&self) -> MutexGuard<'_, BreakerPhase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Breaker {
     fn drop(&mut self) {
-        let state = *self.state();
-        self.meter.ended(state.named());
+        let phase = *self.phase();
+        self.meter.ended(phase.metric());
     }
 }
 
-impl Pass<'_> {
-    /// The server answered, with whatever. Also what was asked before the others were spared counts.
+impl BreakerPass<'_> {
+    /// Reports an answer of any kind. An answer to a call from before the breaker opened counts
+    /// too.
     pub(super) fn answered(mut self) {
         self.is_probe = false;
-        let mut state = self.breaker.state();
-        if !matches!(*state, State::Closed { .. }) {
+        let mut phase = self.breaker.phase();
+        if !matches!(*phase, BreakerPhase::Closed { .. }) {
             tracing::info!("the store's server answers again");
         }
-        self.breaker.turn(&mut state, State::Closed { unanswered: 0 });
+        self.breaker.transition(&mut phase, BreakerPhase::Closed { unanswered: 0 });
     }
 
-    /// It did not answer in time.
+    /// Reports that the server did not answer in time.
     pub(super) fn unanswered(self) {
-        let mut state = self.breaker.state();
-        if let State::Closed { unanswered } = *state {
-            *state = State::Closed { unanswered: unanswered + 1 };
+        let mut phase = self.breaker.phase();
+        if let BreakerPhase::Closed { unanswered } = *phase {
+            *phase = BreakerPhase::Closed { unanswered: unanswered + 1 };
             if unanswered + 1 >= UNANSWERED_MAX {
                 tracing::warn!(
                     calls = UNANSWERED_MAX,
                     "the store's server does not answer: calls fail at once, but for one at a time"
                 );
-                self.breaker.rest(&mut state);
+                self.breaker.reopen(&mut phase);
             }
         }
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for BreakerPass<'_> {
     fn drop(&mut self) {
         if self.is_probe {
-            let mut state = self.breaker.state();
-            // Another's late answer may have closed it.
-            if let State::HalfOpen = *state {
-                self.breaker.rest(&mut state);
+            let mut phase = self.breaker.phase();
+            // A late answer to another call may have closed it.
+            if let BreakerPhase::HalfOpen = *phase {
+                self.breaker.reopen(&mut phase);
             }
         }
     }
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_says_nothing_counts_for_nothing() {
+    async fn a_call_without_a_report_counts_for_nothing() {
         let breaker = Breaker::new(BreakerMeter::default());
         (0..UNANSWERED_MAX * 2).for_each(|_| drop(breaker.pass().unwrap()));
         assert!(!is_open(&breaker), "a server that is down, or a caller who left");
@@ -178,7 +182,7 @@ mod tests {
     async fn one_call_at_a_time_goes_through_and_its_answer_closes_it() {
         let (breaker, meter) = opened();
         assert!(is_open(&breaker), "not before it rested");
-        tokio::time::advance(REST).await;
+        tokio::time::advance(OPEN_FOR).await;
         let probe = breaker.pass().unwrap();
         assert_eq!(
             (meter.servers(BreakerState::HalfOpen), meter.servers(BreakerState::Open)),
@@ -187,7 +191,7 @@ mod tests {
         assert!(is_open(&breaker));
         probe.unanswered();
         assert!(is_open(&breaker), "it rests again");
-        tokio::time::advance(REST).await;
+        tokio::time::advance(OPEN_FOR).await;
         breaker.pass().unwrap().answered();
         (0..10).for_each(|_| drop(breaker.pass().unwrap()));
         assert_eq!(meter.servers(BreakerState::Closed), 1);
@@ -196,12 +200,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_whose_caller_leaves_makes_room_for_the_next() {
+    async fn a_probe_that_lost_its_caller_makes_room_for_the_next() {
         let (breaker, _) = opened();
-        tokio::time::advance(REST).await;
+        tokio::time::advance(OPEN_FOR).await;
         drop(breaker.pass().unwrap());
         assert!(is_open(&breaker));
-        tokio::time::advance(REST).await;
+        tokio::time::advance(OPEN_FOR).await;
         assert!(breaker.pass().is_ok());
     }
 
@@ -210,7 +214,7 @@ mod tests {
         let breaker = Breaker::new(BreakerMeter::default());
         let slow = breaker.pass().unwrap();
         (0..UNANSWERED_MAX).for_each(|_| breaker.pass().unwrap().unanswered());
-        tokio::time::advance(REST).await;
+        tokio::time::advance(OPEN_FOR).await;
         let probe = breaker.pass().unwrap();
         slow.answered();
         drop(probe);

@@ -1,8 +1,9 @@
-//! A store in Redis as one end of a copy.
+//! A store in Redis as the source or the target of a copy.
 //!
-//! A store that is copied into is closed: each partition's epoch is replaced by the mark of the copy, which is no epoch, so that
-//! the swap script refuses every claim. Whatever a copy writes goes through a script that compares that mark. So a copy that was
-//! interrupted and comes back after another one took over, or after the store was opened, writes nothing.
+//! The target is closed: the mark of the copy, which is no epoch, replaces the epoch of each
+//! partition, so the claim script refuses every claim. All writes of a copy go through scripts that
+//! compare the mark. So an interrupted copy writes nothing when it resumes after another copy took
+//! over, or after the store was opened.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,54 +13,60 @@ use bytes::Bytes;
 use redis::{Pipeline, Value};
 use tokio::sync::OnceCell;
 
-use super::servers::Group;
-use super::{ConnectError, Options, Redis, array, layout, millis, time_ms, unexpected};
+use super::answer::{array, time_ms, unexpected};
+use super::client::Redis;
+use super::connection::Commands;
+use super::layout;
+use super::options::{ConnectError, RedisOptions};
+use super::servers::ServerPartitions;
+use super::time::millis;
 use crate::hex::Hex;
 use crate::key::PARTITIONS;
 use crate::store::copy::{
-    Begun, CopyError, CopyProgress, CopySource, CopyTarget, Item, ItemKey, Items,
+    CopyError, CopyProgress, CopySource, CopyStart, CopyTarget, Item, ItemKey, Items,
 };
 use crate::store::log::{Ends, EventLog, LogEntry, digest};
 use crate::store::{IdentityNotes, Note, StoreError};
 
-/// Keys that one SCAN looks at, and about the records that are read at once: large ones must not fill the memory.
+/// Keys that one SCAN visits, and about the records of one read: large records must not fill the
+/// memory.
 const SCAN_COUNT: usize = 64;
 
-/// What every mark of a copy begins with. It is longer than an epoch.
+/// The beginning of every mark of a copy. A mark is longer than an epoch.
 const MARK: &str = "copying:";
 
-/// A store in Redis that is copied, or copied into.
+/// The source or target of a copy.
 pub struct CopiedRedis {
     store: Arc<Redis>,
     /// The mark of this copy.
     mark: OnceCell<String>,
 }
 
-/// What the epochs of a store's partitions are.
-struct Epochs {
-    /// The one of the first partition.
+/// A summary of the epochs of a store's partitions.
+struct CopyEpochs {
+    /// The epoch of the first partition.
     first: Option<Vec<u8>>,
-    /// Partitions whose epoch is the mark of a copy.
+    /// Partitions that have the mark of a copy.
     marked: Vec<u16>,
-    /// Whether one has an epoch.
+    /// Whether a partition has an epoch.
     any_real: bool,
 }
 
 impl CopiedRedis {
-    /// Connects to the servers. Must be called within a tokio runtime.
+    /// Starts to connect to the servers. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// The options lead nowhere.
-    pub fn connect(options: Options) -> Result<CopiedRedis, ConnectError> {
-        Ok(CopiedRedis { store: Redis::connect_without_epochs(options)?, mark: OnceCell::new() })
+    /// An option is invalid.
+    pub fn connect(options: RedisOptions) -> Result<CopiedRedis, ConnectError> {
+        Ok(CopiedRedis { store: Redis::without_recovery(options)?, mark: OnceCell::new() })
     }
 
-    /// The servers, once all partitions have one.
-    async fn groups(&self) -> Result<Vec<Group>, StoreError> {
-        self.store.servers.known(self.store.deadline()).await
+    /// Returns the servers once all partitions have one.
+    async fn groups(&self) -> Result<Vec<ServerPartitions>, StoreError> {
+        self.store.servers.wait_until_complete(self.store.deadline()).await
     }
 
-    /// Sends to each server the commands that are about its partitions. Answers come in no order.
+    /// Sends to each server the commands about its partitions. The answers are in no order.
     async fn to_each(
         &self,
         commands: impl Fn(u16, &mut Pipeline),
@@ -80,13 +87,13 @@ impl CopiedRedis {
         Ok(all)
     }
 
-    async fn epochs(&self) -> Result<Epochs, StoreError> {
+    async fn epochs(&self) -> Result<CopyEpochs, StoreError> {
         let answers = self
             .to_each(|partition, pipe| {
                 _ = pipe.cmd("GET").arg(self.store.names.epoch_key(partition))
             })
             .await?;
-        let mut epochs = Epochs { first: None, marked: Vec::new(), any_real: false };
+        let mut epochs = CopyEpochs { first: None, marked: Vec::new(), any_real: false };
         for (partition, answer) in answers {
             let Value::BulkString(epoch) = answer else { continue };
             if epoch.starts_with(MARK.as_bytes()) {
@@ -116,13 +123,13 @@ impl CopiedRedis {
         if self.mark.get().is_none() {
             let name = getrandom::u64()
                 .map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))?;
-            // Another call may have been faster; then that mark counts.
+            // Another call may have been faster; then its mark counts.
             let _ = self.mark.set(format!("{MARK}{name:016x}"));
         }
         self.mark.get().map(String::as_str).ok_or_else(unexpected)
     }
 
-    /// Whether nothing is stored under the namespace but what gateways write at their start.
+    /// Whether the namespace has only names that gateways write at their start.
     async fn is_empty(&self) -> Result<bool, StoreError> {
         for group in self.groups().await? {
             let mut cursor = 0;
@@ -140,7 +147,11 @@ impl CopiedRedis {
         Ok(true)
     }
 
-    async fn scan(&self, group: &Group, cursor: u64) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
+    async fn scan(
+        &self,
+        group: &ServerPartitions,
+        cursor: u64,
+    ) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
         let mut scan = redis::pipe();
         scan.cmd("SCAN")
             .arg(cursor)
@@ -166,12 +177,16 @@ impl CopiedRedis {
         }
     }
 
-    /// Reads items that one server holds.
-    async fn read(&self, group: &Group, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StoreError> {
+    /// Reads items of one server.
+    async fn read(
+        &self,
+        group: &ServerPartitions,
+        keys: &[ItemKey],
+    ) -> Result<Vec<Option<Item>>, StoreError> {
         let mut items = Vec::with_capacity(keys.len());
         for keys in keys.chunks(SCAN_COUNT) {
             let mut reading = redis::pipe();
-            // The time comes first: an item must not look as if it lasted longer than it does.
+            // The time comes first: an item must not get a later end than it has.
             reading.cmd("TIME");
             for key in keys {
                 let name = self.name_of(key);
@@ -187,7 +202,8 @@ impl CopiedRedis {
         Ok(items)
     }
 
-    /// Runs what was made for each server. Each answer has to be 1: the partition is still closed for this copy.
+    /// Sends these commands to the servers of their partitions. Each answer must be 1: the
+    /// partition is still closed for this copy.
     async fn run(&self, commands: BTreeMap<u16, Pipeline>) -> Result<(), StoreError> {
         for group in self.groups().await? {
             let mut pipeline = redis::pipe();
@@ -216,26 +232,30 @@ impl CopiedRedis {
         Ok(())
     }
 
-    async fn keep_progress(&self, progress: &CopyProgress) -> Result<(), StoreError> {
+    async fn store_progress(&self, progress: &CopyProgress) -> Result<(), StoreError> {
         let mut keep = redis::cmd("SET");
         keep.arg(self.store.names.copy_key())
             .arg(serde_json::to_string(progress).unwrap_or_default());
         self.store.command(layout::COPY_PARTITION, &keep).await.map(drop)
     }
 
-    async fn kept_progress(&self) -> Result<Option<String>, StoreError> {
+    async fn stored_progress(&self) -> Result<Option<String>, StoreError> {
         let mut get = redis::cmd("GET");
         get.arg(self.store.names.copy_key());
         redis::from_redis_value(self.store.command(layout::COPY_PARTITION, &get).await?)
             .map_err(|_| unexpected())
     }
 
-    /// Refuses a store that a gateway uses.
+    /// Returns when a gateway last used the store.
+    ///
+    /// # Errors
+    /// A gateway uses the store now.
     async fn refuse_used(&self) -> Result<u64, CopyError> {
         let gateways = self.store.gateways().await?;
         if gateways.present > 0 {
             return Err(CopyError::Refused(format!(
-                "gateways use this store in Redis ({} of them): end them first (one that was killed counts for 20 s)",
+                "gateways use this store in Redis ({} of them): end them first \
+                 (one that was killed counts for 20 s)",
                 gateways.present
             )));
         }
@@ -243,14 +263,7 @@ impl CopiedRedis {
     }
 }
 
-/// The error of a store that a copy is being written into. A partition without a readable epoch is closed for one.
-pub(super) fn unfinished() -> StoreError {
-    StoreError::NotApplied(
-        "a copy into this store isn't finished: run the same `onceward store copy` again".into(),
-    )
-}
-
-/// A value and how long it is kept (ms; -1: for ever) as an item; `None` where nothing is there.
+/// Makes an item of a value and its remaining life (ms; -1: no expiry); `None` for an absent key.
 fn item_of(
     key: &ItemKey,
     value: Value,
@@ -265,13 +278,13 @@ fn item_of(
     let ends_ms = match u64::try_from(left) {
         Ok(left) => now_ms.saturating_add(left),
         Err(_) if left == -1 => u64::MAX,
-        // It has just ended.
+        // It has just expired.
         Err(_) => return Ok(None),
     };
     Ok(Some(Item { key: *key, value: Bytes::from(value), ends_ms }))
 }
 
-/// A place of [`CopySource::items`]: a server, and where its SCAN goes on.
+/// Reads a cursor of [`CopySource::items`]: the index of a server, and the cursor of its SCAN.
 fn place_of(cursor: &str) -> Option<(usize, u64)> {
     let (server, cursor) = cursor.split_once(':')?;
     Some((server.parse().ok()?, cursor.parse().ok()?))
@@ -299,7 +312,7 @@ impl CopySource for CopiedRedis {
     async fn unused_state(&self) -> Result<String, CopyError> {
         let last_ms = self.refuse_used().await?;
         let epochs = self.epochs().await?;
-        if !epochs.marked.is_empty() || self.kept_progress().await?.is_some() {
+        if !epochs.marked.is_empty() || self.stored_progress().await?.is_some() {
             return Err(CopyError::Refused(
                 "the first store holds a copy that isn't finished itself".into(),
             ));
@@ -345,29 +358,33 @@ impl CopySource for CopiedRedis {
 
 #[async_trait]
 impl CopyTarget for CopiedRedis {
-    async fn begin(&self) -> Result<Begun, CopyError> {
+    async fn begin(&self) -> Result<CopyStart, CopyError> {
         self.refuse_used().await?;
         let epochs = self.epochs().await?;
-        match self.kept_progress().await? {
-            Some(_) if epochs.any_real => Ok(Begun::Opening),
+        match self.stored_progress().await? {
+            Some(_) if epochs.any_real => Ok(CopyStart::Opening),
             Some(kept) => {
                 let progress = serde_json::from_str(&kept).map_err(|_| {
                     CopyError::Refused(
-                        "the second store holds an unfinished copy by another version: empty it and begin anew".into(),
+                        "the second store holds an unfinished copy by another version: \
+                         empty it and begin anew"
+                            .into(),
                     )
                 })?;
                 self.close(|_| true).await?;
-                Ok(Begun::Resumed(progress))
+                Ok(CopyStart::Resumed(progress))
             }
             None => {
                 if !self.is_empty().await? {
                     return Err(CopyError::Refused(
-                        "the second store holds something already: empty it, or name another namespace".into(),
+                        "the second store holds something already: \
+                         empty it, or name another namespace"
+                            .into(),
                     ));
                 }
                 self.close(|_| true).await?;
-                self.keep_progress(&CopyProgress::default()).await?;
-                Ok(Begun::Fresh)
+                self.store_progress(&CopyProgress::default()).await?;
+                Ok(CopyStart::Fresh)
             }
         }
     }
@@ -380,7 +397,7 @@ impl CopyTarget for CopiedRedis {
             let keep =
                 millis(std::time::Duration::from_millis(item.ends_ms.saturating_sub(now_ms)));
             let put = commands.entry(partition).or_default().cmd("EVAL");
-            put.arg(include_str!("copy_item.lua"))
+            put.arg(include_str!("scripts/copy_item.lua"))
                 .arg(3)
                 .arg(self.store.names.epoch_key(partition));
             put.arg(self.name_of(&item.key)).arg(self.store.names.due_key(partition));
@@ -391,7 +408,7 @@ impl CopyTarget for CopiedRedis {
                 .arg(&layout::member(&item.key.slot)[..]);
         }
         self.run(commands).await?;
-        self.keep_progress(progress).await
+        self.store_progress(progress).await
     }
 
     async fn put_events(
@@ -404,17 +421,17 @@ impl CopyTarget for CopiedRedis {
         for entry in entries {
             let Some(link) = entry.link else { continue };
             let (partition, member) = (entry.partition, layout::member(&entry.slot));
-            let told = [&digest(&member, &entry.event)[..], &member, &entry.event].concat();
+            let value = [&digest(&member, &entry.event)[..], &member, &entry.event].concat();
             let put = commands.entry(partition).or_default().cmd("EVAL");
-            put.arg(include_str!("copy_event.lua"))
+            put.arg(include_str!("scripts/copy_event.lua"))
                 .arg(3)
                 .arg(self.store.names.epoch_key(partition));
             put.arg(self.store.names.events_key(partition))
                 .arg(self.store.names.chain_key(partition));
-            put.arg(mark).arg(entry.id.to_string()).arg(&link.as_bytes()[..]).arg(told);
+            put.arg(mark).arg(entry.id.to_string()).arg(&link.as_bytes()[..]).arg(value);
         }
         self.run(commands).await?;
-        self.keep_progress(progress).await
+        self.store_progress(progress).await
     }
 
     async fn put_ends(&self, ends: &[Ends]) -> Result<(), StoreError> {
@@ -437,8 +454,8 @@ impl CopyTarget for CopiedRedis {
         self.to_each(put).await.map(drop)
     }
 
-    /// Notes first: no gateway may claim before it compared them. Then the epochs, each of which opens its partition; once one
-    /// is there, nothing more is copied. The progress goes last.
+    /// Writes the notes first: no gateway may claim before it has compared them. Then the epochs:
+    /// each opens its partition, and after the first no more is copied. Deletes the progress last.
     async fn finish(&self, notes: &[(Note, String)]) -> Result<(), StoreError> {
         for (note, text) in notes {
             let mut set = redis::cmd("SET");
@@ -457,19 +474,14 @@ impl CopyTarget for CopiedRedis {
         self.to_each(open).await?;
         let mut end = redis::pipe();
         end.cmd("DEL").arg(self.store.names.copy_key());
-        let wait = self.store.wait();
+        let wait = self.store.wait_command();
         wait.into_iter().for_each(|wait| _ = end.add_command(wait));
         let answers = array(
             self.store
                 .servers
-                .call(
-                    layout::COPY_PARTITION,
-                    super::link::Ask::Many(&end),
-                    None,
-                    self.store.deadline(),
-                )
+                .call(layout::COPY_PARTITION, Commands::Many(&end), None, self.store.deadline())
                 .await?,
         )?;
-        self.store.insist(answers.into_iter().nth(1))
+        self.store.require_confirmed(answers.into_iter().nth(1))
     }
 }

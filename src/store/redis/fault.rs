@@ -1,13 +1,16 @@
-//! What an error of the server or the connection says about a write: certainly not applied, or perhaps.
+//! Classifies errors of the server or the connection: a write was surely not applied, or it may
+//! have been.
 //!
-//! Danger: calling a write "not applied" that was applied makes a gateway forget a claim that stands. So an error counts
-//! as such only where the server is known to refuse before it does anything; all else may have been applied.
+//! Danger: if an applied write counts as not applied, a gateway forgets a claim that exists. So an
+//! error counts as "not applied" only if the server is known to refuse before it does anything.
+//! After every other error the write may have been applied.
 
 use redis::{ErrorKind, RedisError};
 
 use crate::store::StoreError;
 
-/// Codes with which the server refuses a command or a script before its first write, and what an operator makes of them.
+/// Codes with which the server refuses a command or a script before its first write, and their
+/// meaning for an operator.
 const REFUSALS: &[(&str, &str)] = &[
     ("LOADING", "it is still loading its data"),
     ("READONLY", "it is a read-only replica"),
@@ -26,15 +29,15 @@ const REFUSALS: &[(&str, &str)] = &[
     ("NOSCRIPT", "it forgets scripts as soon as they are loaded"),
 ];
 
-/// What the server says after a plain ERR while it greets, and what an operator makes of it. Only these are told, since
+/// Texts behind a plain ERR at login, and their meaning for an operator. Only these are reported:
 /// other texts may repeat what was sent.
-const GREETINGS: &[(&str, &str)] = &[
+const LOGIN_ERRORS: &[(&str, &str)] = &[
     ("max number of clients", "it has as many connections as its maxclients allows"),
     ("DB index is out of range", "it has no database of this number"),
     ("SELECT is not allowed in cluster mode", "it is a cluster, which has no database numbers"),
 ];
 
-/// The error of a command that was handed to a connection.
+/// Converts the error of a command that was handed to a connection.
 pub(super) fn of_command(error: &RedisError) -> StoreError {
     match code(error) {
         Some((code, Some(meaning))) => {
@@ -45,7 +48,8 @@ pub(super) fn of_command(error: &RedisError) -> StoreError {
     }
 }
 
-/// Why no connection came about. Never has the password: an old server echoes the whole greeting, so only codes are told.
+/// Describes why there is no connection. Never contains the password: an old server echoes the
+/// whole login, so only codes are reported.
 pub(super) fn of_connecting(error: &RedisError) -> String {
     if let ErrorKind::AuthenticationFailed = error.kind() {
         return "can't connect: user name or password are wrong".into();
@@ -58,10 +62,10 @@ pub(super) fn of_connecting(error: &RedisError) -> String {
             format!("can't connect: the server answered {code}: {meaning}")
         }
         Some((code, None)) => {
-            let said = error.detail().unwrap_or_default();
-            let meaning = GREETINGS
+            let detail = error.detail().unwrap_or_default();
+            let meaning = LOGIN_ERRORS
                 .iter()
-                .find(|(text, _)| said.starts_with(text))
+                .find(|(text, _)| detail.starts_with(text))
                 .map(|(_, meaning)| *meaning);
             format!(
                 "can't connect: the server answered {code}{}",
@@ -72,23 +76,25 @@ pub(super) fn of_connecting(error: &RedisError) -> String {
     }
 }
 
-/// What to say of an error with which the server's access control list (ACL) refused `command`; `None` for any other error.
+/// Describes an error with which the server's access control list (ACL) refused `command`; `None`
+/// for any other error.
 ///
-/// A script may have written something before one of its commands was refused, so this does not say that nothing was applied.
+/// The text doesn't promise that nothing was applied: a script may have written before one of its
+/// commands was refused.
 pub(super) fn denial(error: &RedisError, command: &str) -> Option<String> {
     let detail = error.detail().unwrap_or_default();
     let within_script = is_within_script(error);
-    // A refused EXEC is answered with EXECABORT.
+    // The server answers a refused EXEC with EXECABORT.
     let denied = error.code() == Some("NOPERM") || detail.contains(" NOPERM ");
     if !denied && !within_script {
         return None;
     }
     let command =
         denied_command(detail).map_or_else(|| command.to_owned(), str::to_ascii_uppercase);
-    let what = match Lack::of(detail) {
-        Lack::Command => "this command",
-        Lack::Key => "one of its keys",
-        Lack::Channel => "its channel",
+    let what = match AclSubject::of(detail) {
+        AclSubject::Command => "this command",
+        AclSubject::Key => "one of its keys",
+        AclSubject::Channel => "its channel",
     };
     let script = if within_script { " within a script" } else { "" };
     Some(format!(
@@ -97,18 +103,19 @@ pub(super) fn denial(error: &RedisError, command: &str) -> Option<String> {
     ))
 }
 
-/// Whether an ACL error is about a command that a script called: whatever the script did before it is done.
+/// Whether an ACL error is about a command of a script. The script's earlier commands are done.
 pub(super) fn is_within_script(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default();
     detail.contains("ACL failure in script") || detail.starts_with(DENIED_IN_SCRIPT)
 }
 
-/// How servers before version 7.2 begin an error of a script's command that the ACL refused; its code is ERR.
+/// The beginning of an ACL error about a script's command on servers before version 7.2; its code
+/// is ERR.
 const DENIED_IN_SCRIPT: &str = "The user executing the script can't";
 
-/// Which right an ACL error is about.
+/// The kind of right that an ACL error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lack {
+pub(super) enum AclSubject {
     /// The right to run the command.
     Command,
     /// The right to a key.
@@ -117,11 +124,11 @@ pub(super) enum Lack {
     Channel,
 }
 
-impl Lack {
+impl AclSubject {
     /// Reads the text behind NOPERM, of any server version.
-    pub(super) fn of(detail: &str) -> Lack {
+    pub(super) fn of(detail: &str) -> AclSubject {
         if detail.contains(" channel") {
-            Lack::Channel
+            AclSubject::Channel
         } else if [
             "access a key",
             "access one of the keys",
@@ -131,14 +138,15 @@ impl Lack {
         .iter()
         .any(|text| detail.contains(text))
         {
-            Lack::Key
+            AclSubject::Key
         } else {
-            Lack::Command
+            AclSubject::Command
         }
     }
 }
 
-/// The command that an ACL error names in quotes. Only letters and `|` pass, since other texts may repeat what was sent.
+/// Returns the command that an ACL error names in quotes. Only letters, `|`, `_` and `-` pass,
+/// because other texts may repeat what was sent.
 fn denied_command(detail: &str) -> Option<&str> {
     let (_, rest) = detail.split_once("run the '")?;
     let (command, _) = rest.split_once('\'')?;
@@ -146,12 +154,13 @@ fn denied_command(detail: &str) -> Option<&str> {
     (command.len() <= 32 && command.bytes().all(plain)).then_some(command)
 }
 
-/// Whether the server can't write and never will under this connection: another server may have taken its place.
+/// Whether the server is a replica: it will never accept a write on this connection, and another
+/// server may have taken its place.
 pub(super) fn is_replica(error: &RedisError) -> bool {
     matches!(code(error), Some(("READONLY" | "MASTERDOWN", _)))
 }
 
-/// Whether the connection itself is in doubt.
+/// Whether the connection itself may be broken.
 pub(super) fn is_transport(error: &RedisError) -> bool {
     code(error).is_none()
 }
@@ -159,7 +168,7 @@ pub(super) fn is_transport(error: &RedisError) -> bool {
 fn code(error: &RedisError) -> Option<(&str, Option<&'static str>)> {
     let known =
         |code: &str| REFUSALS.iter().find(|(known, _)| *known == code).map(|(_, meaning)| *meaning);
-    // The kinds that are no answer of the server have no code.
+    // Kinds of errors that are not an answer of the server have no code.
     error.code().map(|code| (code, known(code)))
 }
 
@@ -180,7 +189,7 @@ fn of_transport(error: &RedisError) -> String {
 mod tests {
     use super::*;
 
-    /// An error that the server answered with.
+    /// Makes an error that the server answered with.
     fn answered(line: &str) -> RedisError {
         let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
         answer.extract_error().unwrap_err()
@@ -191,25 +200,25 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_server_refuses_before_it_writes_is_not_applied() {
+    fn only_refusals_before_the_first_write_are_not_applied() {
         for (code, meaning) in REFUSALS {
-            let told = of_command(&answered(&format!("{code} of s3cret")));
-            let StoreError::NotApplied(told) = told else { panic!("{code}: {told:?}") };
+            let text = of_command(&answered(&format!("{code} of s3cret")));
+            let StoreError::NotApplied(text) = text else { panic!("{code}: {text:?}") };
             assert!(
-                told.contains(code) && told.contains(meaning) && !told.contains("s3cret"),
-                "{told}"
+                text.contains(code) && text.contains(meaning) && !text.contains("s3cret"),
+                "{text}"
             );
         }
-        for doubtful in [answered("ERR of s3cret"), answered("WRONGTYPE of s3cret"), broken()] {
-            let told = of_command(&doubtful);
-            let StoreError::MaybeApplied(told) = told else { panic!("{doubtful:?}: {told:?}") };
-            assert!(!told.contains("s3cret"), "{told}");
+        for unclear in [answered("ERR of s3cret"), answered("WRONGTYPE of s3cret"), broken()] {
+            let text = of_command(&unclear);
+            let StoreError::MaybeApplied(text) = text else { panic!("{unclear:?}: {text:?}") };
+            assert!(!text.contains("s3cret"), "{text}");
         }
     }
 
     #[test]
-    fn a_refusal_by_the_acl_names_the_command_and_nothing_that_was_sent() {
-        for (line, told) in [
+    fn a_refusal_by_the_acl_names_the_command_and_repeats_no_sent_text() {
+        for (line, expected) in [
             (
                 "NOPERM this user has no permissions to run the 'config|get' command",
                 "to CONFIG|GET: its user has no right to this",
@@ -256,7 +265,7 @@ mod tests {
             ),
         ] {
             let denial = denial(&answered(line), "GET").unwrap();
-            assert!(denial.contains(told) && !denial.contains("s3cret"), "{line}: {denial}");
+            assert!(denial.contains(expected) && !denial.contains("s3cret"), "{line}: {denial}");
         }
         for other in [answered("ERR of s3cret"), answered("NOAUTH"), broken()] {
             assert_eq!(denial(&other, "GET"), None);
@@ -264,8 +273,8 @@ mod tests {
     }
 
     #[test]
-    fn why_no_connection_came_about_is_told_without_what_was_sent() {
-        for (line, told) in [
+    fn a_failed_connection_is_described_without_the_sent_text() {
+        for (line, expected) in [
             (
                 "WRONGPASS s3cret",
                 "can't connect: the server answered WRONGPASS: user name or password are wrong",
@@ -280,7 +289,7 @@ mod tests {
             ),
             ("ERR unknown command 's3cret'", "can't connect: the server answered ERR"),
         ] {
-            assert_eq!(of_connecting(&answered(line)), told, "{line}");
+            assert_eq!(of_connecting(&answered(line)), expected, "{line}");
         }
         assert!(of_connecting(&broken()).contains("reset by peer"));
         let wrong = (ErrorKind::AuthenticationFailed, "s3cret").into();
@@ -309,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_and_a_connection_in_doubt_are_told_from_other_faults() {
+    fn replicas_and_broken_connections_are_distinguished_from_other_faults() {
         assert!(is_replica(&answered("READONLY")) && is_replica(&answered("MASTERDOWN")));
         assert!(!is_replica(&answered("OOM")) && !is_replica(&broken()));
         assert!(is_transport(&broken()) && !is_transport(&answered("ERR odd")));

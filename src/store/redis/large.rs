@@ -1,38 +1,42 @@
-//! Large records in Redis.
+//! Reads records, large ones one after the other.
 //!
-//! Danger: all calls to a server share a connection, and its answers come in the order of the calls. Calls behind many large
-//! answers would take so long that the breaker takes the server for silent.
+//! Danger: all calls to a server share a connection, and answers come in the order of the calls.
+//! Calls behind many large answers would take so long that the breaker opens as if the server did
+//! not answer.
 
 use std::time::Duration;
 
 use redis::{Cmd, Value};
 use tokio::time::{Instant, timeout};
 
-use super::link::Ask;
-use super::{Redis, array, held, time_ms, unexpected};
+use super::answer::{array, held, time_ms, unexpected};
+use super::client::Redis;
+use super::connection::Commands;
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, head_completed, head_fence};
 use crate::store::StoreError;
 use crate::store::large::ALONG_MAX;
 
-/// How long a large record waits for its turn. The store answers meanwhile, so that waiting is better than a refusal.
+/// How long a read of a large record waits for its turn. The store works meanwhile, so waiting is
+/// better than a refusal.
 const TURN_MAX: Duration = Duration::from_secs(5);
 
-/// Reads a record, of a large one only so much that this shows: [`large`].
+/// Makes a command that reads a record; of a large one only as much as [`large`] needs to detect
+/// it.
 pub(super) fn first_bytes(key: &[u8]) -> Cmd {
     let mut command = redis::cmd("GETRANGE");
     command.arg(key).arg(0).arg(ALONG_MAX);
     command
 }
 
-/// The fence of a completed record that [`first_bytes`] did not read to its end.
+/// Returns the fence of a completed record that [`first_bytes`] did not read to its end.
 pub(super) fn large(value: &[u8]) -> Option<Fence> {
     let head: &[u8; HEAD_BYTES] = value.first_chunk()?;
     (value.len() > ALONG_MAX && head_completed(head)).then(|| head_fence(head))
 }
 
 impl Redis {
-    /// The record, of any size, or else its tombstone where that is wanted too.
+    /// Reads a record of any size. If it is absent, reads its tombstone if `or_tombstone` is set.
     pub(super) async fn read(
         &self,
         slot: &Slot,
@@ -55,7 +59,7 @@ impl Redis {
         }
     }
 
-    /// What stands there, when it is the turn of a large record.
+    /// Reads a large record when it is its turn.
     async fn read_large(
         &self,
         slot: &Slot,
@@ -69,7 +73,8 @@ impl Redis {
         let slot = *slot;
         let reading = tokio::spawn(async move {
             let _turn = turn;
-            // Only now: the breaker must not take the wait for a turn for a server that does not answer.
+            // Only now: the breaker must not count the wait for a turn as a server that doesn't
+            // answer.
             let deadline = store.deadline();
             store.read_whole(&slot, or_tombstone, deadline).await
         });
@@ -87,21 +92,21 @@ impl Redis {
         deadline: Instant,
     ) -> Result<Option<Held>, StoreError> {
         let mut pipeline = redis::pipe();
-        // The time comes first: a lease that is renewed in between must not look as if it were over.
+        // The time comes first: a lease that is renewed in between must not look expired.
         pipeline.cmd("TIME").cmd("MGET").arg(self.names.record_key(slot));
         if or_tombstone {
             pipeline.arg(self.names.tombstone_key(slot));
         }
-        if let Some([marker, wait]) = self.wait_behind(slot.partition()) {
-            pipeline.add_command(marker).add_command(wait);
+        if let Some([probe, wait]) = self.wait_commands(slot.partition()) {
+            pipeline.add_command(probe).add_command(wait);
         }
         let answer =
-            self.servers.call(slot.partition(), Ask::Many(&pipeline), None, deadline).await?;
+            self.servers.call(slot.partition(), Commands::Many(&pipeline), None, deadline).await?;
         let mut values = array(answer)?.into_iter();
         let (Some(time), Some(found)) = (values.next(), values.next()) else {
             return Err(unexpected());
         };
-        self.insist(values.nth(1))?;
+        self.require_confirmed(values.nth(1))?;
         let first = array(found)?.into_iter().find(|value| *value != Value::Nil);
         held(first.unwrap_or(Value::Nil), time_ms(time)?)
     }

@@ -1,7 +1,8 @@
-//! How records lie in Redis: the names of keys and channels, and the stamped value.
+//! The storage format in Redis: the names of keys and channels, and the stamped value.
 //!
-//! All names of a partition share its hash tag, so that one script may change a record, its tombstone and the index in
-//! one step, on a cluster too. This is a storage format: what is written here is read by older and newer gateways.
+//! All names of a partition share its hash tag, so that one script can change a record, its
+//! tombstone and the index in one step, on a cluster too. Older and newer gateways read the same
+//! format.
 
 use std::sync::Arc;
 
@@ -16,34 +17,34 @@ pub(super) use crate::store::log::{member, slot_of_member};
 /// Longest namespace, in bytes.
 const NAMESPACE_MAX: usize = 64;
 
-/// The names of a store's keys and channels. All of them begin with the store's namespace and a colon, which no namespace has:
-/// so no name of one store is a name of another. Cheap to clone.
+/// The names of a store's keys and channels. All begin with the store's namespace and a colon. A
+/// namespace has no colon, so two stores share no name. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Names {
+pub(super) struct KeyNames {
     /// The namespace with its colon.
     prefix: Arc<str>,
 }
 
-impl Names {
-    /// The names in a namespace: 1 to 64 letters, digits, `_` or `-` (ASCII). `None` for any other text.
-    pub(super) fn new(namespace: &str) -> Option<Names> {
+impl KeyNames {
+    /// Makes the names in a namespace: 1 to 64 letters, digits, `_` or `-` (ASCII). `None` for any
+    /// other text.
+    pub(super) fn new(namespace: &str) -> Option<KeyNames> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         let sound = (1..=NAMESPACE_MAX).contains(&namespace.len()) && namespace.bytes().all(plain);
-        sound.then(|| Names { prefix: format!("{namespace}:").into() })
+        sound.then(|| KeyNames { prefix: format!("{namespace}:").into() })
     }
 
-    /// The pattern that the names of all records that people may list match.
+    /// Returns the pattern that matches the keys of all records that listings show.
     pub(super) fn records_match(&self) -> String {
         format!("{}{{p*}}:r:*", self.prefix)
     }
 
-    /// The pattern that all names match.
+    /// Returns the pattern that matches all names.
     pub(super) fn all_match(&self) -> String {
         format!("{}*", self.prefix)
     }
 
-    /// The key that [`super::Redis`] writes to see whether a server accepts writes: of a cluster's node, in a partition that
-    /// it holds.
+    /// Returns the key of the probe write: on a cluster's node, in a partition that it holds.
     pub(super) fn ping_key(&self, partition: Option<u16>) -> Vec<u8> {
         match partition {
             None => [self.prefix.as_bytes(), b"ping"].concat(),
@@ -51,7 +52,7 @@ impl Names {
         }
     }
 
-    /// The key of a note, one for the whole store.
+    /// Returns the key of a note, one for the whole store.
     pub(super) fn note_key(&self, note: Note) -> Vec<u8> {
         let name: &[u8] = match note {
             Note::Identities => b"identities",
@@ -60,84 +61,93 @@ impl Names {
         self.in_partition(NOTES_PARTITION, name)
     }
 
-    /// The key of a slot's record.
+    /// Returns the key of a slot's record.
     pub(super) fn record_key(&self, slot: &Slot) -> Vec<u8> {
         self.named(slot, "r", "s")
     }
 
-    /// The key of a slot's tombstone.
+    /// Returns the key of a slot's tombstone.
     pub(super) fn tombstone_key(&self, slot: &Slot) -> Vec<u8> {
         self.named(slot, "t", "st")
     }
 
-    /// The key of a partition's index of unsettled records: members by when they are due.
+    /// Returns the key of a partition's index of unsettled records: members by their due time.
     pub(super) fn due_key(&self, partition: u16) -> Vec<u8> {
         self.in_partition(partition, b"due")
     }
 
-    /// The key of a partition's epoch, which every claim names. It has no end: who loses it has lost records too.
+    /// Returns the key of a partition's epoch, which every claim names. It never expires: a server
+    /// without it has lost records too.
     pub(super) fn epoch_key(&self, partition: u16) -> Vec<u8> {
         self.in_partition(partition, b"epoch")
     }
 
-    /// The key of a partition's event log, a stream. Each entry has one field: its name is the link, its value digest, member and event.
+    /// Returns the key of a partition's event log, a stream. Each entry has one field: its name is
+    /// the link, its value is digest, member and event.
     pub(super) fn events_key(&self, partition: u16) -> Vec<u8> {
         self.in_partition(partition, b"events")
     }
 
-    /// The key of the last entry of a partition's log, a hash: its link (`l`) and its id (`i`).
+    /// Returns the key of the last entry of a partition's log, a hash: its link (`l`) and its id
+    /// (`i`).
     pub(super) fn chain_key(&self, partition: u16) -> Vec<u8> {
         self.in_partition(partition, b"chain")
     }
 
-    /// The key of the last entry that was trimmed from a partition's log, a hash like that of the last.
+    /// Returns the key of the last entry that was trimmed from a partition's log, a hash of the
+    /// same form.
     pub(super) fn trimmed_key(&self, partition: u16) -> Vec<u8> {
         self.in_partition(partition, b"trimmed")
     }
 
-    /// The key of the readers of a partition's log: how far each has read, and when it was heard of.
+    /// Returns the key of the readers of a partition's log: the last entry that each has read, and
+    /// the time of its last report.
     pub(super) fn readers_key(&self, partition: u16) -> Vec<u8> {
         self.in_partition(partition, b"readers")
     }
 
-    /// The key of observations, a stream: one for the whole store.
+    /// Returns the key of the observations, a stream: one for the whole store.
     pub(super) fn observations_key(&self) -> Vec<u8> {
         self.in_partition(OBSERVATIONS_PARTITION, b"observations")
     }
 
-    /// The key of what they take, in bytes.
+    /// Returns the key of the bytes of all observations.
     pub(super) fn observed_bytes_key(&self) -> Vec<u8> {
         self.in_partition(OBSERVATIONS_PARTITION, b"observed_bytes")
     }
 
-    /// The key of what each of their batches takes, in bytes: a list in the order of the stream.
+    /// Returns the key of the bytes of each batch of observations: a list in the order of the
+    /// stream.
     pub(super) fn observed_sizes_key(&self) -> Vec<u8> {
         self.in_partition(OBSERVATIONS_PARTITION, b"observed_sizes")
     }
 
-    /// The key of the gateways that use the store, a hash: by name, when each was last heard of.
+    /// Returns the key of the gateways that use the store, a hash: names, and when each last wrote
+    /// its entry.
     pub(super) fn gateways_key(&self) -> Vec<u8> {
         self.in_partition(GATEWAYS_PARTITION, b"gateways")
     }
 
-    /// The key of how far a copy into this store is. It is there only until the copy is complete.
+    /// Returns the key of the progress of a copy into this store. It exists only until the copy is
+    /// complete.
     pub(super) fn copy_key(&self) -> Vec<u8> {
         self.in_partition(COPY_PARTITION, b"copy")
     }
 
-    /// Whether a store that never had a record may have this name: what gateways and `onceward doctor` write at their start, or an
-    /// interrupted beginning of a copy.
+    /// Whether a name may exist in a store that never had a record: gateways and `onceward doctor`
+    /// write such names at their start, and so does an interrupted beginning of a copy.
     pub(super) fn is_of_an_empty_store(&self, name: &[u8]) -> bool {
         let last = name.rsplit(|byte| *byte == b':').next().unwrap_or_default();
         matches!(last, b"epoch" | b"ping" | b"gateways")
     }
 
-    /// The slot that a record's key names. The channel that wakes who waits for a slot has the same name.
+    /// Returns the slot of a record's key. The channel that wakes the slot's waiters has the same
+    /// name.
     pub(super) fn slot_of(&self, name: &[u8]) -> Option<Slot> {
         self.stored_at(name).and_then(|(slot, tombstone)| (!tombstone).then_some(slot))
     }
 
-    /// The slot whose record or tombstone has this key, and whether it is the tombstone.
+    /// Returns the slot of the key of a record or tombstone, and whether it is the tombstone.
     pub(super) fn stored_at(&self, name: &[u8]) -> Option<(Slot, bool)> {
         let name = std::str::from_utf8(name).ok()?.strip_prefix(&*self.prefix)?;
         let (rest, hex) = name.rsplit_once(':')?;
@@ -173,7 +183,8 @@ impl Names {
         name
     }
 
-    /// The beginning of all names of a partition. Written digit by digit: this is done several times for every request.
+    /// Returns the beginning of all names of a partition. Written digit by digit, because each
+    /// request does this several times.
     fn tagged(&self, partition: u16) -> Vec<u8> {
         let mut name = Vec::with_capacity(self.prefix.len() + NAME_BYTES);
         name.extend_from_slice(self.prefix.as_bytes());
@@ -184,28 +195,28 @@ impl Names {
     }
 }
 
-/// The partition under whose tag the notes lie.
+/// The partition with the hash tag of the notes.
 pub(super) const NOTES_PARTITION: u16 = 0;
 
-/// The partition under whose tag the gateways lie.
+/// The partition with the hash tag of the gateways.
 pub(super) const GATEWAYS_PARTITION: u16 = 0;
 
-/// The partition under whose tag the progress of a copy lies.
+/// The partition with the hash tag of a copy's progress.
 pub(super) const COPY_PARTITION: u16 = 0;
 
 /// The last byte of the head of a record that is in flight, as the scripts compare it.
 pub(super) const IN_FLIGHT: u8 = 1;
 
-/// Room for the longest name behind its prefix.
+/// Bytes for the longest name behind its prefix.
 const NAME_BYTES: usize = "{p255}:st:".len() + 2 * SLOT_BYTES;
 
-/// Bytes in front of a payload: the head, when it was written and when it is due.
+/// Bytes in front of a payload: the head, the time of the write, and the due time.
 const STAMPED_BYTES: usize = HEAD_BYTES + 8 + 8;
 
-/// The partition under whose tag those lie.
+/// The partition with the hash tag of the observations.
 pub(super) const OBSERVATIONS_PARTITION: u16 = 0;
 
-/// What a cluster makes the hash slot of a partition's names from.
+/// Returns the hash tag of a partition's names.
 pub(super) fn tag(partition: u16) -> String {
     format!("p{partition}")
 }
@@ -226,12 +237,12 @@ pub(super) fn decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// A value that never falls due, written at this time (ms since 1970).
+/// Makes a stored value that never falls due, written at this time (ms since 1970).
 pub(super) fn stamped(head: &[u8; HEAD_BYTES], written_ms: u64, payload: &[u8]) -> Vec<u8> {
     [head, &written_ms.to_be_bytes()[..], &0_u64.to_be_bytes(), payload].concat()
 }
 
-/// Reads a stored value. The reply's body shares its memory.
+/// Decodes a stored value. The reply's body shares its memory.
 pub(super) fn read(value: Vec<u8>, now_ms: u64) -> Result<Held, CodecError> {
     let mut value = Bytes::from(value);
     if value.len() < STAMPED_BYTES {
@@ -262,7 +273,7 @@ mod tests {
 
     #[test]
     fn names_stay_as_they_are() {
-        let names = Names::new("onceward").unwrap();
+        let names = KeyNames::new("onceward").unwrap();
         let mut hash = [0xab; SLOT_BYTES];
         hash[0] = 255;
         let (enforced, shadow) =
@@ -321,7 +332,7 @@ mod tests {
     fn the_names_of_two_namespaces_have_nothing_in_common() {
         let slot = Slot::from_hash(Space::Enforced, [7; SLOT_BYTES]);
         let [mine, theirs] =
-            ["billing_eu-1", "billing_eu-1x"].map(|namespace| Names::new(namespace).unwrap());
+            ["billing_eu-1", "billing_eu-1x"].map(|namespace| KeyNames::new(namespace).unwrap());
         let name = mine.record_key(&slot);
         assert!(name.starts_with(b"billing_eu-1:{p7}:r:07"));
         assert_eq!((mine.slot_of(&name), theirs.slot_of(&name)), (Some(slot), None));
@@ -331,9 +342,9 @@ mod tests {
             ("billing_eu-1:{p*}:r:*".into(), "billing_eu-1:*".into())
         );
         for odd in ["", "a:b", "a{b", "a*", "a b", "\u{e4}", &"a".repeat(65)] {
-            assert!(Names::new(odd).is_none(), "{odd}");
+            assert!(KeyNames::new(odd).is_none(), "{odd}");
         }
-        assert!(Names::new(&"a".repeat(64)).is_some());
+        assert!(KeyNames::new(&"a".repeat(64)).is_some());
     }
 
     #[test]

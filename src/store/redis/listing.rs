@@ -1,8 +1,9 @@
-//! What is overdue, and lists for people: read partition by partition, bounded, without stopping the server.
+//! Overdue operations and lists for operators: read partition by partition, in limited steps,
+//! without blocking the server.
 //!
-//! SCAN answers as many keys as it likes, and its cursor stands behind all of them. What a page has no room for any more is named in
-//! the page's own cursor: skipping so many of a SCAN that is said again would lose records when the server's table has grown or
-//! shrunk meanwhile.
+//! SCAN returns any number of keys, and its cursor continues behind all of them. So the page's own
+//! cursor names the keys for which the page had no room. Repeating the SCAN and skipping as many
+//! keys would lose records if the server's table has grown or shrunk meanwhile.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -12,23 +13,26 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::{join_all, try_join_all};
 use redis::Value;
 
-use super::servers::Group;
-use super::{Redis, held, layout, time_ms, unexpected};
+use super::answer::{held, time_ms, unexpected};
+use super::client::Redis;
+use super::layout;
+use super::servers::ServerPartitions;
 use crate::key::{PARTITIONS, Slot, Space};
 use crate::record::Held;
 use crate::store::{ListError, Page, StoreError, is_listed};
 
-/// Keys that one SCAN looks at: about a tenth of a millisecond of the server's time.
+/// Keys that one SCAN visits: about a tenth of a millisecond of the server's time.
 const SCAN_COUNT: usize = 500;
 
-/// Keys that one SCAN looks at however small the page is: one key a round trip would take all day.
+/// Keys that one SCAN visits for a small page: one key a round trip would take all day.
 const SCAN_COUNT_MIN: usize = 10;
 
-/// SCANs for one page. A database that is shared with other users yields short pages rather than long waits.
+/// SCANs for one page. In a database shared with other users, pages get short instead of slow.
 const SCANS_PER_PAGE: usize = 20;
 
 impl Redis {
-    /// See [`crate::store::Records::due`]. A server that fails doesn't keep the others from being asked, unless all fail.
+    /// Implements [`crate::store::Records::due`]. A server that fails doesn't hide the others; the
+    /// call fails only if no server has a result.
     pub(super) async fn overdue(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         let turn = self.next_partition.fetch_add(1, Ordering::Relaxed);
         let groups = self.servers.groups();
@@ -52,17 +56,18 @@ impl Redis {
         }
     }
 
-    /// What is overdue at one server, by its clock. `turn` says with which of its partitions to begin.
+    /// Returns overdue slots at one server, by its clock. `turn` chooses the partition to begin
+    /// with.
     async fn overdue_at(
         &self,
-        mut group: Group,
+        mut group: ServerPartitions,
         turn: u16,
         limit: usize,
     ) -> Result<Vec<Slot>, StoreError> {
-        let mut asking = redis::pipe();
-        asking.cmd("TIME");
+        let mut query = redis::pipe();
+        query.cmd("TIME");
         let time =
-            self.pipeline_to(&group, &asking).await?.into_iter().next().ok_or_else(unexpected)?;
+            self.pipeline_to(&group, &query).await?.into_iter().next().ok_or_else(unexpected)?;
         let now = time_ms(time)?.to_string();
         let count = group.partitions.len().max(1);
         group.partitions.rotate_left(usize::from(turn) % count);
@@ -77,12 +82,12 @@ impl Redis {
             reading.arg("LIMIT").arg(0).arg(wanted);
         }
         let slots = self.members(&group, &reading).await?;
-        let stays = try_join_all(slots.iter().map(|slot| self.stays_in_index(slot))).await?;
+        let stays = try_join_all(slots.iter().map(|slot| self.keep_in_index(slot))).await?;
         Ok(slots.into_iter().zip(stays).filter_map(|(slot, stays)| stays.then_some(slot)).collect())
     }
 
-    /// Whether a slot belongs into the index; if not, it is taken out.
-    async fn stays_in_index(&self, slot: &Slot) -> Result<bool, StoreError> {
+    /// Whether a slot belongs in the index; if not, removes it.
+    async fn keep_in_index(&self, slot: &Slot) -> Result<bool, StoreError> {
         let keys = [self.names.record_key(slot), self.names.due_key(slot.partition())];
         let member = layout::member(slot);
         let answer = self
@@ -91,10 +96,10 @@ impl Redis {
         Ok(answer == Value::Int(1))
     }
 
-    /// The slots that a pipeline of index reads names.
+    /// Returns the slots in the answers to a pipeline of index reads.
     async fn members(
         &self,
-        group: &Group,
+        group: &ServerPartitions,
         reading: &redis::Pipeline,
     ) -> Result<Vec<Slot>, StoreError> {
         if reading.is_empty() {
@@ -108,7 +113,7 @@ impl Redis {
         Ok(slots)
     }
 
-    /// Lists by the indexes. The cursor is a partition and a place in its index.
+    /// Lists by the indexes. The cursor is a partition and a rank in its index.
     pub(super) async fn list_unsettled(
         &self,
         cursor: Option<&str>,
@@ -116,12 +121,12 @@ impl Redis {
     ) -> Result<Page, ListError> {
         let (first, skip) = match cursor {
             None => (0, 0),
-            Some(cursor) => place(cursor).ok_or(ListError::Cursor)?,
+            Some(cursor) => position(cursor).ok_or(ListError::Cursor)?,
         };
         self.servers.complete()?;
         let groups = self.servers.groups();
         let counts = try_join_all(groups.iter().map(|group| self.counts(group, first))).await?;
-        let mut counted: Vec<(u16, usize, &Group)> = Vec::new();
+        let mut counted: Vec<(u16, usize, &ServerPartitions)> = Vec::new();
         for (group, counts) in groups.iter().zip(counts) {
             counted.extend(counts.into_iter().map(|(partition, count)| (partition, count, group)));
         }
@@ -151,8 +156,13 @@ impl Redis {
         Ok(page)
     }
 
-    /// How many unsettled records a server's partitions have, from this one on; those without any left out.
-    async fn counts(&self, group: &Group, first: u16) -> Result<Vec<(u16, usize)>, StoreError> {
+    /// Counts the unsettled records of a server's partitions, starting with partition `first`.
+    /// Leaves out partitions without any.
+    async fn counts(
+        &self,
+        group: &ServerPartitions,
+        first: u16,
+    ) -> Result<Vec<(u16, usize)>, StoreError> {
         let partitions: Vec<u16> =
             group.partitions.iter().copied().filter(|partition| *partition >= first).collect();
         let mut counting = redis::pipe();
@@ -166,15 +176,15 @@ impl Redis {
         Ok(shares(&partitions, &counts, usize::MAX))
     }
 
-    /// Lists by walking over all keys.
+    /// Lists by scanning all keys.
     pub(super) async fn list_all(
         &self,
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<Page, ListError> {
         let mut place = match cursor {
-            None => ScanPlace::default(),
-            Some(cursor) => ScanPlace::parse(cursor).ok_or(ListError::Cursor)?,
+            None => ScanPosition::default(),
+            Some(cursor) => ScanPosition::parse(cursor).ok_or(ListError::Cursor)?,
         };
         self.servers.complete()?;
         let groups = self.servers.groups();
@@ -189,7 +199,7 @@ impl Redis {
             let taken = std::mem::replace(&mut place.found, rest);
             page.records.extend(self.load_all(group, taken).await?);
             if place.found.is_empty() && place.cursor == 0 {
-                place = ScanPlace { server: place.server + 1, ..ScanPlace::default() };
+                place = ScanPosition { server: place.server + 1, ..ScanPosition::default() };
             }
             if page.records.len() >= limit {
                 break;
@@ -199,16 +209,17 @@ impl Redis {
         Ok(page)
     }
 
-    /// Goes on over the keys of a server, in the hope of so many records: where to go on then, and what was found.
+    /// Scans a server's keys once, for about `room` records. Returns the next cursor and the
+    /// records' slots.
     async fn scan(
         &self,
-        group: &Group,
+        group: &ServerPartitions,
         cursor: u64,
         room: usize,
     ) -> Result<(u64, Vec<Slot>), StoreError> {
         let mut scan = redis::pipe();
         scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(self.names.records_match()).arg("COUNT");
-        // Half as many as there is room for: what comes on top has to go into the page's cursor.
+        // Half of the room: surplus keys must go into the page's cursor.
         scan.arg((room / 2).clamp(SCAN_COUNT_MIN, SCAN_COUNT));
         let answer =
             self.pipeline_to(group, &scan).await?.into_iter().next().ok_or_else(unexpected)?;
@@ -220,10 +231,11 @@ impl Redis {
         ))
     }
 
-    /// Reads what is still there of these slots, all at one server. One that can't be read doesn't hide the others.
+    /// Reads the records of these slots at one server; leaves out absent ones. An unreadable one
+    /// doesn't hide the others.
     async fn load_all(
         &self,
-        group: &Group,
+        group: &ServerPartitions,
         slots: Vec<Slot>,
     ) -> Result<Vec<(Slot, Held)>, StoreError> {
         let slots: Vec<Slot> = slots.into_iter().filter(is_listed).collect();
@@ -242,14 +254,17 @@ impl Redis {
             match held(value, now_ms) {
                 Ok(Some(held)) => records.push((slot, held)),
                 Ok(None) => {}
-                Err(error) => tracing::warn!(operation = %slot, %error, "left out of a listing"),
+                Err(error) => {
+                    tracing::warn!(operation = %slot, %error, "unreadable record left out of a listing");
+                }
             }
         }
         Ok(records)
     }
 }
 
-/// How many members to read of which partition: those that the counts tell of, `limit` in all; none of those without any.
+/// Returns how many members to read of each partition, by its count: `limit` in all. Leaves out
+/// partitions without members.
 fn shares(partitions: &[u16], counts: &[Value], limit: usize) -> Vec<(u16, usize)> {
     let mut left = limit;
     let mut shares = Vec::new();
@@ -264,29 +279,29 @@ fn shares(partitions: &[u16], counts: &[Value], limit: usize) -> Vec<(u16, usize
     shares
 }
 
-/// The place that a cursor of [`Redis::list_all`] names.
+/// The position in a cursor of [`Redis::list_all`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct ScanPlace {
-    /// At which server.
+struct ScanPosition {
+    /// Index of the server.
     server: usize,
-    /// Where its next SCAN goes on; 0 is its beginning, or its end where something is left of the last.
+    /// Where its next SCAN continues; 0 is the beginning, or the end if `found` is not empty.
     cursor: u64,
-    /// What the last one found and no page has had.
+    /// Keys that the last SCAN found and no page has shown.
     found: Vec<Slot>,
 }
 
-impl ScanPlace {
-    fn parse(text: &str) -> Option<ScanPlace> {
+impl ScanPosition {
+    fn parse(text: &str) -> Option<ScanPosition> {
         let (server, rest) = text.split_once(':')?;
         let (cursor, found) = rest.split_once(':').unwrap_or((rest, ""));
         let bytes = URL_SAFE_NO_PAD.decode(found).ok()?;
         let (hashes, []) = bytes.as_chunks() else { return None };
         let found = hashes.iter().map(|hash| Slot::from_hash(Space::Enforced, *hash)).collect();
-        Some(ScanPlace { server: server.parse().ok()?, cursor: cursor.parse().ok()?, found })
+        Some(ScanPosition { server: server.parse().ok()?, cursor: cursor.parse().ok()?, found })
     }
 }
 
-impl fmt::Display for ScanPlace {
+impl fmt::Display for ScanPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.server, self.cursor)?;
         if self.found.is_empty() {
@@ -297,8 +312,8 @@ impl fmt::Display for ScanPlace {
     }
 }
 
-/// The place that a cursor of [`Redis::list_unsettled`] names.
-fn place(cursor: &str) -> Option<(u16, usize)> {
+/// Reads the position in a cursor of [`Redis::list_unsettled`].
+fn position(cursor: &str) -> Option<(u16, usize)> {
     let (partition, rank) = cursor.split_once(':')?;
     Some((partition.parse().ok().filter(|partition| *partition < PARTITIONS)?, rank.parse().ok()?))
 }
@@ -315,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_is_read_than_was_asked_for_and_nothing_where_nothing_is() {
+    fn no_more_is_read_than_requested_and_nothing_from_empty_partitions() {
         let counts = [
             Value::Int(3),
             Value::Int(0),
@@ -333,21 +348,21 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_names_a_place_or_is_none() {
-        assert_eq!((place("0:0"), place("255:17")), (Some((0, 0)), Some((255, 17))));
+    fn a_cursor_names_a_position_or_is_invalid() {
+        assert_eq!((position("0:0"), position("255:17")), (Some((0, 0)), Some((255, 17))));
         let found = vec![
             Slot::from_hash(Space::Enforced, [7; 20]),
             Slot::from_hash(Space::Enforced, [8; 20]),
         ];
         for place in [
-            ScanPlace { server: 2, cursor: u64::MAX, found: vec![] },
-            ScanPlace { server: 0, cursor: 0, found },
+            ScanPosition { server: 2, cursor: u64::MAX, found: vec![] },
+            ScanPosition { server: 0, cursor: 0, found },
         ] {
-            assert_eq!(ScanPlace::parse(&place.to_string()), Some(place));
+            assert_eq!(ScanPosition::parse(&place.to_string()), Some(place));
         }
         for odd in ["", "1", "1:", ":1", "a:1", "1:a", "1:1:1", "1:1:AAAA", "-1:0"] {
-            assert_eq!((place(odd), ScanPlace::parse(odd)), (None, None), "{odd}");
+            assert_eq!((position(odd), ScanPosition::parse(odd)), (None, None), "{odd}");
         }
-        assert_eq!(place("256:0"), None, "there is no such partition");
+        assert_eq!(position("256:0"), None, "there is no such partition");
     }
 }

@@ -1,4 +1,5 @@
-//! The event log in Redis: a stream for each partition, which the swap script appends to.
+//! The event log in Redis: a stream for each partition, to which the claim and change scripts
+//! append.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,9 +9,12 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::Value;
 
-use super::link::Failure;
-use super::servers::Group;
-use super::{Redis, array, layout, millis, unexpected};
+use super::answer::{array, unexpected};
+use super::client::Redis;
+use super::connection::CallError;
+use super::layout;
+use super::servers::ServerPartitions;
+use super::time::millis;
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
 use crate::store::log::{
@@ -25,11 +29,12 @@ impl Redis {
     /// Reads the logs of a server's partitions, up to `count` entries of each.
     async fn read_at(
         &self,
-        group: &Group,
+        group: &ServerPartitions,
         from: &Position,
         count: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
-        // One command for all where they need not have one hash slot: most of them are empty, at most times.
+        // One command for all partitions, except on a cluster, where they have different hash
+        // slots: most partitions are empty most of the time.
         let at_once = if self.servers.is_cluster() { 1 } else { group.partitions.len().max(1) };
         let mut reading = redis::pipe();
         for partitions in group.partitions.chunks(at_once) {
@@ -50,7 +55,7 @@ impl Redis {
         {
             let mut streams = partitions.iter();
             for (name, found) in streams_of(answer)? {
-                // In the order in which they were asked for, those without entries left out.
+                // Streams come in the order of the request, without those that have no entries.
                 let partition = streams
                     .find(|partition| self.names.events_key(**partition) == name)
                     .ok_or_else(unexpected)?;
@@ -62,16 +67,17 @@ impl Redis {
         Ok(entries)
     }
 
-    /// Takes away the oldest observations where there are too many, and those older than `keep_ms`, if that isn't empty. Returns
-    /// how many batches went.
+    /// Removes the oldest batches of observations while they take too much room, and those older
+    /// than `keep_ms` if that isn't empty. Returns the number of removed batches.
     async fn forget_observed(&self, keep_ms: &[u8]) -> Result<usize, StoreError> {
         let keys = [
             self.names.observations_key(),
             self.names.observed_bytes_key(),
             self.names.observed_sizes_key(),
         ];
-        let (most, count) = (OBSERVED_BYTES_MAX.to_string(), TRIMMED_PER_PARTITION.to_string());
-        let args: [&[u8]; 3] = [most.as_bytes(), keep_ms, count.as_bytes()];
+        let (bytes_max, count) =
+            (OBSERVED_BYTES_MAX.to_string(), TRIMMED_PER_PARTITION.to_string());
+        let args: [&[u8]; 3] = [bytes_max.as_bytes(), keep_ms, count.as_bytes()];
         let script = &self.scripts.forget_observed;
         let answer = self
             .run(layout::OBSERVATIONS_PARTITION, script, (&keys, &args), None, self.deadline())
@@ -79,23 +85,23 @@ impl Redis {
         redis::from_redis_value(answer).map_err(|_| unexpected())
     }
 
-    async fn ends_where(&self, asked: impl Fn(u16) -> bool) -> Result<Vec<Ends>, StoreError> {
+    async fn ends_where(&self, wanted: impl Fn(u16) -> bool) -> Result<Vec<Ends>, StoreError> {
         self.servers.complete()?;
         let groups = self.servers.groups();
         let mut ends =
-            try_join_all(groups.iter().map(|group| self.ends_at(group, &asked))).await?.concat();
+            try_join_all(groups.iter().map(|group| self.ends_at(group, &wanted))).await?.concat();
         ends.sort_by_key(|ends| ends.partition);
         Ok(ends)
     }
 
-    /// The ends of those of a server's partitions that are asked for.
+    /// Returns the ends of the partitions of a server that `wanted` selects.
     async fn ends_at(
         &self,
-        group: &Group,
-        asked: impl Fn(u16) -> bool,
+        group: &ServerPartitions,
+        wanted: impl Fn(u16) -> bool,
     ) -> Result<Vec<Ends>, StoreError> {
         let partitions: Vec<u16> =
-            group.partitions.iter().copied().filter(|partition| asked(*partition)).collect();
+            group.partitions.iter().copied().filter(|partition| wanted(*partition)).collect();
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
@@ -148,11 +154,11 @@ impl EventLog for Redis {
 
     async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {
         self.servers.complete()?;
-        let heard_ms = self.now_ms(0).await?;
-        let mark_at = async |group: &Group| {
+        let reported_ms = self.now_ms(0).await?;
+        let mark_at = async |group: &ServerPartitions| {
             let mut marking = redis::pipe();
             for partition in &group.partitions {
-                let value = format!("{} {heard_ms}", read.of(*partition));
+                let value = format!("{} {reported_ms}", read.of(*partition));
                 marking.cmd("HSET").arg(self.names.readers_key(*partition)).arg(reader).arg(value);
             }
             self.pipeline_to(group, &marking).await.map(drop)
@@ -162,7 +168,7 @@ impl EventLog for Redis {
 
     async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError> {
         self.servers.complete()?;
-        let look_at = async |group: &Group| {
+        let read_at = async |group: &ServerPartitions| {
             let mut reading = redis::pipe();
             group
                 .partitions
@@ -175,7 +181,7 @@ impl EventLog for Redis {
             });
             Ok::<BTreeMap<u16, EntryId>, StoreError>(read.collect())
         };
-        let read: BTreeMap<u16, EntryId> = try_join_all(self.servers.groups().iter().map(look_at))
+        let read: BTreeMap<u16, EntryId> = try_join_all(self.servers.groups().iter().map(read_at))
             .await?
             .into_iter()
             .flatten()
@@ -187,14 +193,14 @@ impl EventLog for Redis {
         let span = millis(older_than);
         let mut trimmed =
             Trimmed { batches: self.forget_observed(&span).await?, ..Trimmed::default() };
-        let most = TRIMMED_PER_PARTITION.to_string();
+        let count = TRIMMED_PER_PARTITION.to_string();
         for Ends { partition, .. } in self.ends().await? {
             let keys = [
                 self.names.events_key(partition),
                 self.names.readers_key(partition),
                 self.names.trimmed_key(partition),
             ];
-            let args: [&[u8]; 2] = [&span, most.as_bytes()];
+            let args: [&[u8]; 2] = [&span, count.as_bytes()];
             let answer = self
                 .run(partition, &self.scripts.trim, (&keys, &args), None, self.deadline())
                 .await?;
@@ -210,7 +216,7 @@ impl EventLog for Redis {
 
     async fn observe(&self, batch: &[u8]) -> Result<(), StoreError> {
         let bytes = batch.len() + OBSERVED_ENTRY_BYTES;
-        // By commands: a script would have it copied twice.
+        // Not by a script, which would copy the batch twice.
         let mut appending = redis::pipe();
         appending.cmd("MULTI");
         appending.cmd("XADD").arg(self.names.observations_key()).arg("*").arg("b").arg(batch);
@@ -257,13 +263,13 @@ impl EventLog for Redis {
     }
 }
 
-/// What the batches take after one was appended, by the answers of the transaction. A node of a cluster that is about to get the
-/// partition has those of `ASKING` among them.
+/// Returns the bytes of all batches after one was appended, from the answers of the transaction. A
+/// node of a cluster that is about to get the partition adds the answers to `ASKING`.
 pub(super) fn appended(answers: Vec<Value>) -> Result<usize, StoreError> {
     let numbers = |answer: Value| match answer {
         Value::Int(number) => Some(Ok(number)),
-        // What one command of a transaction is refused stands here, and the others are carried out.
-        Value::ServerError(error) => Some(Err(Failure::Answered(error.into()).into())),
+        // The transaction runs its other commands even if the server refuses one.
+        Value::ServerError(error) => Some(Err(CallError::Redis(error.into()).into())),
         _ => None,
     };
     let numbers =
@@ -275,13 +281,13 @@ pub(super) fn appended(answers: Vec<Value>) -> Result<usize, StoreError> {
 }
 
 /// A stream's name, and its entries.
-type Stream = (Vec<u8>, Vec<Value>);
+type StreamEntries = (Vec<u8>, Vec<Value>);
 
-/// The streams of an answer to XREAD, which is nothing where there are no entries.
-fn streams_of(answer: Value) -> Result<Vec<Stream>, StoreError> {
+/// Returns the streams in an answer to XREAD, which is nil without entries.
+fn streams_of(answer: Value) -> Result<Vec<StreamEntries>, StoreError> {
     let streams = match answer {
         Value::Nil => return Ok(Vec::new()),
-        // RESP3 has a map for what RESP2 has an array of pairs.
+        // RESP3 answers with a map, RESP2 with an array of pairs.
         Value::Map(streams) => streams,
         Value::Array(streams) => streams.into_iter().map(pair).collect::<Result<_, _>>()?,
         _ => return Err(unexpected()),
@@ -299,13 +305,13 @@ fn pair(value: Value) -> Result<(Value, Value), StoreError> {
     Ok((first, second))
 }
 
-/// An entry of a stream: its id, and one field, which has the link for a name and holds digest, member and event. The digest is
-/// there for the script alone: whoever verifies makes it anew.
+/// Decodes an entry of a stream: its id, and one field. The field's name is the link, its value is
+/// digest, member and event. Only the scripts use the digest; a verification computes it again.
 fn entry(partition: u16, value: Value) -> Result<LogEntry, StoreError> {
     let (id, fields) = fields_of(value)?;
     let read = || {
-        let [link, told] = <[Vec<u8>; 2]>::try_from(fields).ok()?;
-        let mut event = Bytes::from(told);
+        let [link, value] = <[Vec<u8>; 2]>::try_from(fields).ok()?;
+        let mut event = Bytes::from(value);
         let member = (event.len() >= DIGEST_BYTES + MEMBER_BYTES)
             .then(|| event.split_to(DIGEST_BYTES + MEMBER_BYTES))?;
         Some(LogEntry {
@@ -332,7 +338,7 @@ fn field<'f>(fields: &'f [Vec<u8>], name: &[u8]) -> Option<&'f [u8]> {
     fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_slice())
 }
 
-/// A link and an id, as they are kept beside the log.
+/// Decodes the link and the id of a partition's last or trimmed entry.
 fn mark(value: Value) -> Result<Option<Mark>, StoreError> {
     let (link, id): (Option<Vec<u8>>, Option<String>) =
         redis::from_redis_value(value).map_err(|_| unexpected())?;

@@ -1,8 +1,9 @@
-//! Which gateways use a store: each writes its name and the server's time every few seconds, so that nobody copies a store, or
-//! copies into one, that is in use.
+//! The gateways that use a store. Each writes its name and the server's time every few seconds, so
+//! that a copy refuses a store that is in use.
 //!
-//! Danger: a gateway that is stopped or cut off for longer than [`GONE_AFTER`] counts as gone. Claims of such a gateway are
-//! refused by the epochs of a store that was copied into; a store that was copied still takes them.
+//! Danger: a gateway that is stopped or cut off for longer than [`GONE_AFTER`] counts as gone. The
+//! store that was copied into refuses its claims by their epoch. The store that was copied from
+//! still accepts them.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,69 +12,73 @@ use redis::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Redis, layout, unexpected};
+use super::answer::{time_ms, unexpected};
+use super::client::Redis;
+use super::layout;
 use crate::store::StoreError;
 
-/// How often a gateway writes that it is there.
+/// How often a gateway writes its entry.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// A gateway that did not write for so long is gone: several times the period, for servers that don't answer now and then.
+/// How old the entry of a gone gateway is: several periods, because a server may not answer now and
+/// then.
 const GONE_AFTER: Duration = Duration::from_secs(20);
 
-/// Gateways that are gone for so long are forgotten.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// How old an entry is when it is removed.
+const REMOVED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// What stands behind the time of a gateway that has ended.
+/// The end of an entry of a gateway that has ended.
 const LEFT: &str = " left";
 
-/// A gateway that uses a store; writes so until it is dropped.
+/// The presence of a gateway in a store. Writes the gateway's entry until it is dropped.
 pub struct Presence {
     store: Weak<Redis>,
     name: String,
     task: AbortOnDropHandle<()>,
 }
 
-/// The gateways that use a store or used it.
+/// The gateways with an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Gateways {
-    /// How many use it now.
+    /// Gateways that use the store now.
     pub present: usize,
-    /// When one was last heard of, in ms since 1970; 0: never.
+    /// Time of the latest entry, in ms since 1970; 0: there is none.
     pub last_ms: u64,
 }
 
 impl Presence {
-    /// Begins to write that a gateway of this process uses the store. Must be called within a tokio runtime.
+    /// Starts to write the entry of a gateway of this process. Must be called within a tokio
+    /// runtime.
     pub fn announce(store: &Arc<Redis>) -> Presence {
-        // Without randomness two gateways on a machine may share a name, and look like one.
+        // Without randomness two gateways on a machine may share a name, and count as one.
         let name = format!("{}-{:x}", std::process::id(), getrandom::u64().unwrap_or(0));
         let task = tokio::spawn(keep(Arc::downgrade(store), name.clone()));
         Presence { store: Arc::downgrade(store), name, task: AbortOnDropHandle::new(task) }
     }
 
-    /// Writes that the gateway has ended, if the server answers in time.
+    /// Marks the gateway as ended, if the server answers in time.
     pub async fn end(&self) {
         self.task.abort();
         let Some(store) = self.store.upgrade() else { return };
         let deadline = Instant::now() + store.timeout;
-        if let Ok(Err(error)) = timeout_at(deadline, store.note_presence(&self.name, LEFT)).await {
-            tracing::debug!(%error, "the store was not told that this gateway ends");
+        if let Ok(Err(error)) = timeout_at(deadline, store.write_entry(&self.name, LEFT)).await {
+            tracing::debug!(%error, "this gateway's end was not written to the store");
         }
     }
 }
 
 async fn keep(store: Weak<Redis>, name: String) {
     if let Some(store) = store.upgrade()
-        && let Err(error) = store.forget_gone().await
+        && let Err(error) = store.remove_gone().await
     {
-        tracing::debug!(%error, "gateways that are gone were not forgotten");
+        tracing::debug!(%error, "entries of gone gateways were not removed");
     }
     loop {
         match store.upgrade() {
             None => return,
             Some(store) => {
-                if let Err(error) = store.note_presence(&name, "").await {
-                    tracing::debug!(%error, "the store was not told that this gateway uses it");
+                if let Err(error) = store.write_entry(&name, "").await {
+                    tracing::debug!(%error, "this gateway's entry was not written to the store");
                 }
             }
         }
@@ -82,29 +87,29 @@ async fn keep(store: Weak<Redis>, name: String) {
 }
 
 impl Redis {
-    async fn note_presence(&self, name: &str, suffix: &str) -> Result<(), StoreError> {
+    async fn write_entry(&self, name: &str, suffix: &str) -> Result<(), StoreError> {
         let now_ms = self.now_ms(layout::GATEWAYS_PARTITION).await?;
         let mut note = redis::cmd("HSET");
         note.arg(self.names.gateways_key()).arg(name).arg(format!("{now_ms}{suffix}"));
         self.command(layout::GATEWAYS_PARTITION, &note).await.map(drop)
     }
 
-    /// The gateways by name, and what each wrote last, with the server's time.
-    async fn gateways_noted(&self) -> Result<(u64, Vec<(String, String)>), StoreError> {
+    /// Returns the server's time, and the entries by gateway name.
+    async fn entries(&self) -> Result<(u64, Vec<(String, String)>), StoreError> {
         let mut reading = redis::pipe();
         reading.cmd("TIME").cmd("HGETALL").arg(self.names.gateways_key());
         let answers = self.pipeline(layout::GATEWAYS_PARTITION, &reading).await?;
-        let [time, noted] = <[Value; 2]>::try_from(answers).map_err(|_| unexpected())?;
-        let noted: std::collections::BTreeMap<String, String> =
-            redis::from_redis_value(noted).map_err(|_| unexpected())?;
-        Ok((super::time_ms(time)?, noted.into_iter().collect()))
+        let [time, entries] = <[Value; 2]>::try_from(answers).map_err(|_| unexpected())?;
+        let entries: std::collections::BTreeMap<String, String> =
+            redis::from_redis_value(entries).map_err(|_| unexpected())?;
+        Ok((time_ms(time)?, entries.into_iter().collect()))
     }
 
-    async fn forget_gone(&self) -> Result<(), StoreError> {
-        let (now_ms, noted) = self.gateways_noted().await?;
-        let is_old = |text: &str| now_ms.saturating_sub(heard_ms(text)) > ms(FORGOTTEN_AFTER);
+    async fn remove_gone(&self) -> Result<(), StoreError> {
+        let (now_ms, entries) = self.entries().await?;
+        let is_old = |text: &str| now_ms.saturating_sub(written_ms(text)) > ms(REMOVED_AFTER);
         let gone: Vec<String> =
-            noted.into_iter().filter(|(_, text)| is_old(text)).map(|(name, _)| name).collect();
+            entries.into_iter().filter(|(_, text)| is_old(text)).map(|(name, _)| name).collect();
         if gone.is_empty() {
             return Ok(());
         }
@@ -113,25 +118,25 @@ impl Redis {
         self.command(layout::GATEWAYS_PARTITION, &forget).await.map(drop)
     }
 
-    /// The gateways that use the store or used it.
+    /// Returns how many gateways use the store, and when one last did.
     pub(super) async fn gateways(&self) -> Result<Gateways, StoreError> {
-        let (now_ms, noted) = self.gateways_noted().await?;
-        Ok(gateways_at(now_ms, noted.iter().map(|(_, text)| text.as_str())))
+        let (now_ms, entries) = self.entries().await?;
+        Ok(gateways_at(now_ms, entries.iter().map(|(_, text)| text.as_str())))
     }
 }
 
-fn gateways_at<'a>(now_ms: u64, noted: impl Iterator<Item = &'a str>) -> Gateways {
-    noted.fold(Gateways::default(), |seen, text| {
-        let heard_ms = heard_ms(text);
-        let is_here = !text.ends_with(LEFT) && now_ms.saturating_sub(heard_ms) < ms(GONE_AFTER);
+fn gateways_at<'a>(now_ms: u64, entries: impl Iterator<Item = &'a str>) -> Gateways {
+    entries.fold(Gateways::default(), |found, text| {
+        let written_ms = written_ms(text);
+        let is_here = !text.ends_with(LEFT) && now_ms.saturating_sub(written_ms) < ms(GONE_AFTER);
         Gateways {
-            present: seen.present + usize::from(is_here),
-            last_ms: seen.last_ms.max(heard_ms),
+            present: found.present + usize::from(is_here),
+            last_ms: found.last_ms.max(written_ms),
         }
     })
 }
 
-fn heard_ms(text: &str) -> u64 {
+fn written_ms(text: &str) -> u64 {
     text.strip_suffix(LEFT).unwrap_or(text).parse().unwrap_or(0)
 }
 
@@ -144,15 +149,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_wrote_a_moment_ago_and_did_not_leave_is_present() {
-        let seen = |noted: &[&str]| gateways_at(100_000, noted.iter().copied());
-        assert_eq!(seen(&[]), Gateways::default());
+    fn a_gateway_that_wrote_a_moment_ago_and_did_not_leave_is_present() {
+        let at_100_s = |entries: &[&str]| gateways_at(100_000, entries.iter().copied());
+        assert_eq!(at_100_s(&[]), Gateways::default());
         assert_eq!(
-            seen(&["99000", "80001", "80000", "99500 left", "odd"]),
+            at_100_s(&["99000", "80001", "80000", "99500 left", "odd"]),
             Gateways { present: 2, last_ms: 99_500 }
         );
         assert_eq!(
-            seen(&["100500"]),
+            at_100_s(&["100500"]),
             Gateways { present: 1, last_ms: 100_500 },
             "by a clock that was set back"
         );

@@ -1,34 +1,28 @@
-//! Which rights the server's user lacks: commands, keys and channels of the server's access control list (ACL).
+//! Finds the rights that the server's user lacks: commands, keys and channels of the server's
+//! access control list (ACL).
 //!
-//! Servers do not tell a plain user its rights. But they check them for each command that is queued in a transaction, and a
-//! discarded transaction runs nothing: so every command that the store sends is queued once, on a connection of its own.
+//! Servers don't reveal the rights of a plain user. But they check them for each command that is
+//! queued in a transaction, and a discarded transaction runs nothing. So the check queues every
+//! command of the store once, on a connection of its own.
 //!
-//! Danger: without a transaction the same commands would run. So nothing is queued unless the server confirmed `MULTI`.
+//! Danger: without a transaction the same commands would run. So the check queues nothing unless
+//! the server confirmed `MULTI`.
 
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::time::timeout;
 
-use super::dial::CONNECT_TIMEOUT_MIN;
-use super::fault::{self, Lack};
-use super::layout::Names;
-use super::servers::Group;
-use super::{Ack, Grade, Redis, Remark};
+use super::client::Redis;
+use super::fault::{self, AclSubject};
+use super::layout::KeyNames;
+use super::options::{Features, RedisAck};
+use super::servers::ServerPartitions;
+use super::transport::CONNECT_TIMEOUT_MIN;
 use crate::key::{PARTITIONS, SLOT_BYTES, Slot, Space};
-use crate::store::{Note, StoreError};
+use crate::store::{Grade, Note, Remark, StoreError};
 
-/// Which parts of a store its user uses beside the records: [`Redis::survey`] looks whether the server's user has the rights
-/// that they need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Features {
-    /// The event log.
-    pub event_log: bool,
-    /// Records kept in the process (`local_cache`).
-    pub local_cache: bool,
-}
-
-/// What a right is needed for.
+/// The function of the store that needs a right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum RightUse {
     Records,
     Waiters,
     Lists,
@@ -42,142 +36,149 @@ enum Part {
     Cache,
 }
 
-impl Part {
-    /// Whether a store with these options uses it.
-    fn is_used(self, features: Features, ack: Ack, cluster: bool) -> bool {
+impl RightUse {
+    /// Whether a store with these options has the function.
+    fn is_used(self, features: Features, ack: RedisAck, cluster: bool) -> bool {
         match self {
-            Part::Records | Part::Waiters | Part::Lists | Part::Settings | Part::Presence => true,
-            Part::Replicas => matches!(ack, Ack::Replicas(_)),
-            Part::Disk => ack == Ack::Fsync,
-            Part::Cluster => cluster,
-            Part::Append | Part::Log => features.event_log,
-            Part::Cache => features.local_cache,
+            RightUse::Records
+            | RightUse::Waiters
+            | RightUse::Lists
+            | RightUse::Settings
+            | RightUse::Presence => true,
+            RightUse::Replicas => matches!(ack, RedisAck::Replicas(_)),
+            RightUse::Disk => ack == RedisAck::Fsync,
+            RightUse::Cluster => cluster,
+            RightUse::Append | RightUse::Log => features.event_log,
+            RightUse::Cache => features.local_cache,
         }
     }
 
-    /// How much is lost without the right, and what.
+    /// Returns the grade and the effect of a missing right.
     fn without(self) -> (Grade, &'static str) {
         match self {
-            Part::Records => (
+            RightUse::Records => (
                 Grade::Unsound,
                 "claims and results can't be stored, or lost requests aren't found",
             ),
-            Part::Waiters => {
+            RightUse::Waiters => {
                 (Grade::Limited, "duplicates that wait at another gateway answer up to 2 s late")
             }
-            Part::Lists => (Grade::Limited, "operators can't list operations"),
-            Part::Settings => {
+            RightUse::Lists => (Grade::Limited, "operators can't list operations"),
+            RightUse::Settings => {
                 (Grade::Limited, "the server's settings, restarts and failovers can't be seen")
             }
-            Part::Replicas | Part::Disk => (Grade::Unsound, "`ack` can't be confirmed"),
-            Part::Cluster => (Grade::Limited, "calls fail while the cluster moves their partition"),
-            Part::Presence => {
+            RightUse::Replicas | RightUse::Disk => (Grade::Unsound, "`ack` can't be confirmed"),
+            RightUse::Cluster => {
+                (Grade::Limited, "calls fail while the cluster moves their partition")
+            }
+            RightUse::Presence => {
                 (Grade::Limited, "`onceward store copy` can't see that a gateway uses the store")
             }
-            Part::Append => (Grade::Unsound, "changes are stored without their event"),
-            Part::Log => (
+            RightUse::Append => (Grade::Unsound, "changes are stored without their event"),
+            RightUse::Log => (
                 Grade::Limited,
                 "the event log can't be read or trimmed, or duplicates aren't counted",
             ),
-            Part::Cache => (Grade::Limited, "local_cache keeps nothing"),
+            RightUse::Cache => (Grade::Limited, "local_cache keeps nothing"),
         }
     }
 }
 
-/// Stands for a key, or a channel, among the arguments of a command.
+/// Placeholder for a key or a channel among the arguments of a command.
 const NAME: &str = "\0";
 
-/// The commands that the store sends, or its scripts call; how they are probed, and what they are needed for. A subcommand stands
-/// behind `|`, as access control lists write it.
-const COMMANDS: &[(&str, &[&str], Part)] = &[
-    ("evalsha", &["0000000000000000000000000000000000000000", "1", NAME], Part::Records),
-    ("eval", &["return 0", "1", NAME], Part::Records),
-    ("get", &[NAME], Part::Records),
-    ("set", &[NAME, ""], Part::Records),
-    ("mget", &[NAME], Part::Records),
-    ("getrange", &[NAME, "0", "0"], Part::Records),
-    ("time", &[], Part::Records),
-    ("zadd", &[NAME, "0", "x"], Part::Records),
-    ("zrem", &[NAME, "x"], Part::Records),
-    ("zcount", &[NAME, "0", "0"], Part::Records),
-    ("zrangebyscore", &[NAME, "0", "0"], Part::Records),
-    ("publish", &[NAME, ""], Part::Waiters),
-    ("subscribe", &[NAME], Part::Waiters),
-    ("unsubscribe", &[NAME], Part::Waiters),
-    ("zcard", &[NAME], Part::Lists),
-    ("zrange", &[NAME, "0", "0"], Part::Lists),
-    ("scan", &["0"], Part::Lists),
-    ("info", &[], Part::Settings),
-    ("config|get", &["maxmemory"], Part::Settings),
-    ("wait", &["0", "1"], Part::Replicas),
-    ("waitaof", &["0", "0", "1"], Part::Disk),
-    ("asking", &[], Part::Cluster),
-    ("hget", &[NAME, "l"], Part::Append),
-    ("xadd", &[NAME, "*", "l", ""], Part::Append),
-    ("hset", &[NAME, "l", ""], Part::Append),
-    ("hmget", &[NAME, "l"], Part::Log),
-    ("xread", &["STREAMS", NAME, "0"], Part::Log),
-    ("xrange", &[NAME, "-", "+"], Part::Log),
-    ("xlen", &[NAME], Part::Log),
-    ("xtrim", &[NAME, "MAXLEN", "0"], Part::Log),
-    ("rpush", &[NAME, ""], Part::Log),
-    ("lpop", &[NAME], Part::Log),
-    ("llen", &[NAME], Part::Log),
-    ("lrange", &[NAME, "0", "0"], Part::Log),
-    ("ltrim", &[NAME, "0", "0"], Part::Log),
-    ("incrby", &[NAME, "0"], Part::Log),
-    ("hset", &[NAME, "l", ""], Part::Presence),
-    ("hgetall", &[NAME], Part::Presence),
-    ("hdel", &[NAME, "l"], Part::Presence),
-    ("client|tracking", &["ON", "OPTIN"], Part::Cache),
-    ("client|caching", &["YES"], Part::Cache),
-    ("pttl", &[NAME], Part::Cache),
+/// The commands that the store or its scripts send, the arguments that probe them, and the
+/// functions that need them. A subcommand follows `|`, as access control lists write it.
+const COMMANDS: &[(&str, &[&str], RightUse)] = &[
+    ("evalsha", &["0000000000000000000000000000000000000000", "1", NAME], RightUse::Records),
+    ("eval", &["return 0", "1", NAME], RightUse::Records),
+    ("get", &[NAME], RightUse::Records),
+    ("set", &[NAME, ""], RightUse::Records),
+    ("mget", &[NAME], RightUse::Records),
+    ("getrange", &[NAME, "0", "0"], RightUse::Records),
+    ("time", &[], RightUse::Records),
+    ("zadd", &[NAME, "0", "x"], RightUse::Records),
+    ("zrem", &[NAME, "x"], RightUse::Records),
+    ("zcount", &[NAME, "0", "0"], RightUse::Records),
+    ("zrangebyscore", &[NAME, "0", "0"], RightUse::Records),
+    ("publish", &[NAME, ""], RightUse::Waiters),
+    ("subscribe", &[NAME], RightUse::Waiters),
+    ("unsubscribe", &[NAME], RightUse::Waiters),
+    ("zcard", &[NAME], RightUse::Lists),
+    ("zrange", &[NAME, "0", "0"], RightUse::Lists),
+    ("scan", &["0"], RightUse::Lists),
+    ("info", &[], RightUse::Settings),
+    ("config|get", &["maxmemory"], RightUse::Settings),
+    ("wait", &["0", "1"], RightUse::Replicas),
+    ("waitaof", &["0", "0", "1"], RightUse::Disk),
+    ("asking", &[], RightUse::Cluster),
+    ("hget", &[NAME, "l"], RightUse::Append),
+    ("xadd", &[NAME, "*", "l", ""], RightUse::Append),
+    ("hset", &[NAME, "l", ""], RightUse::Append),
+    ("hmget", &[NAME, "l"], RightUse::Log),
+    ("xread", &["STREAMS", NAME, "0"], RightUse::Log),
+    ("xrange", &[NAME, "-", "+"], RightUse::Log),
+    ("xlen", &[NAME], RightUse::Log),
+    ("xtrim", &[NAME, "MAXLEN", "0"], RightUse::Log),
+    ("rpush", &[NAME, ""], RightUse::Log),
+    ("lpop", &[NAME], RightUse::Log),
+    ("llen", &[NAME], RightUse::Log),
+    ("lrange", &[NAME, "0", "0"], RightUse::Log),
+    ("ltrim", &[NAME, "0", "0"], RightUse::Log),
+    ("incrby", &[NAME, "0"], RightUse::Log),
+    ("hset", &[NAME, "l", ""], RightUse::Presence),
+    ("hgetall", &[NAME], RightUse::Presence),
+    ("hdel", &[NAME, "l"], RightUse::Presence),
+    ("client|tracking", &["ON", "OPTIN"], RightUse::Cache),
+    ("client|caching", &["YES"], RightUse::Cache),
+    ("pttl", &[NAME], RightUse::Cache),
 ];
 
-/// A right that is probed.
-struct Probe {
-    right: Right,
-    part: Part,
+/// A command that probes a right.
+struct RightProbe {
+    right: AclRight,
+    used_for: RightUse,
     command: Cmd,
 }
 
 /// A right, as an access control list writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Right {
+enum AclRight {
     Command(&'static str),
     Keys(String),
     Channels(String),
 }
 
-impl Right {
-    fn lack(&self) -> Lack {
+impl AclRight {
+    fn subject(&self) -> AclSubject {
         match self {
-            Right::Command(_) => Lack::Command,
-            Right::Keys(_) => Lack::Key,
-            Right::Channels(_) => Lack::Channel,
+            AclRight::Command(_) => AclSubject::Command,
+            AclRight::Keys(_) => AclSubject::Key,
+            AclRight::Channels(_) => AclSubject::Channel,
         }
     }
 
     fn describe(&self) -> String {
         match self {
-            Right::Command(command) => {
+            AclRight::Command(command) => {
                 format!("the command {} (+{command})", command.to_ascii_uppercase())
             }
-            Right::Keys(pattern) => format!("the keys {pattern} (~{pattern})"),
-            Right::Channels(pattern) => format!("the channels {pattern} (&{pattern})"),
+            AclRight::Keys(pattern) => format!("the keys {pattern} (~{pattern})"),
+            AclRight::Channels(pattern) => format!("the channels {pattern} (&{pattern})"),
         }
     }
 }
 
-/// The names of keys, each with what it is needed for.
-fn key_names(names: &Names, partition: u16) -> Vec<(Vec<u8>, Part)> {
+/// Returns the names of keys, each with the function that needs it.
+fn key_names(names: &KeyNames, partition: u16) -> Vec<(Vec<u8>, RightUse)> {
     let mut hash = [0; SLOT_BYTES];
     hash[0] = partition.to_be_bytes()[1];
     let slots = [Space::Enforced, Space::Shadow].map(|space| Slot::from_hash(space, hash));
     let mut keys = Vec::new();
     for slot in &slots {
         keys.extend(
-            [names.record_key(slot), names.tombstone_key(slot)].map(|name| (name, Part::Records)),
+            [names.record_key(slot), names.tombstone_key(slot)]
+                .map(|name| (name, RightUse::Records)),
         );
     }
     let records = [names.due_key(partition), names.epoch_key(partition), names.ping_key(None)];
@@ -185,22 +186,27 @@ fn key_names(names: &Names, partition: u16) -> Vec<(Vec<u8>, Part)> {
         records
             .into_iter()
             .chain(Note::ALL.map(|note| names.note_key(note)))
-            .map(|name| (name, Part::Records)),
+            .map(|name| (name, RightUse::Records)),
     );
-    keys.extend([(names.copy_key(), Part::Records), (names.gateways_key(), Part::Presence)]);
+    keys.extend([
+        (names.copy_key(), RightUse::Records),
+        (names.gateways_key(), RightUse::Presence),
+    ]);
     keys.extend(
-        [names.events_key(partition), names.chain_key(partition)].map(|name| (name, Part::Append)),
+        [names.events_key(partition), names.chain_key(partition)]
+            .map(|name| (name, RightUse::Append)),
     );
     keys.extend(
-        [names.trimmed_key(partition), names.readers_key(partition)].map(|name| (name, Part::Log)),
+        [names.trimmed_key(partition), names.readers_key(partition)]
+            .map(|name| (name, RightUse::Log)),
     );
     let observed =
         [names.observations_key(), names.observed_bytes_key(), names.observed_sizes_key()];
-    keys.extend(observed.map(|name| (name, Part::Log)));
+    keys.extend(observed.map(|name| (name, RightUse::Log)));
     keys
 }
 
-/// The pattern that matches a name in every partition, and of every slot.
+/// Returns the pattern that matches a name in every partition, and of every slot.
 fn pattern_of(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     let (name, hash) = match name.rsplit_once(':') {
@@ -213,59 +219,67 @@ fn pattern_of(name: &[u8]) -> String {
     }
 }
 
-/// Probes for all rights that such a store needs.
-fn probes(names: &Names, features: Features, ack: Ack, cluster: bool) -> Vec<Probe> {
+/// Returns the probes for all rights that a store with these options needs.
+fn probes(names: &KeyNames, features: Features, ack: RedisAck, cluster: bool) -> Vec<RightProbe> {
     let channel = names.record_key(&Slot::from_hash(Space::Enforced, [0; SLOT_BYTES]));
     let ping = names.ping_key(None);
     let mut probes = Vec::new();
-    for (name, args, part) in COMMANDS {
+    for (name, args, used_for) in COMMANDS {
         let mut command = Cmd::new();
         name.split('|').for_each(|word| _ = command.arg(word));
-        let subject = if *part == Part::Waiters { &channel } else { &ping };
+        let subject = if *used_for == RightUse::Waiters { &channel } else { &ping };
         args.iter()
             .for_each(|arg| _ = if *arg == NAME { command.arg(subject) } else { command.arg(arg) });
-        if *part == Part::Waiters {
-            probes.push(Probe {
-                right: Right::Channels(names.all_match()),
-                part: *part,
+        if *used_for == RightUse::Waiters {
+            probes.push(RightProbe {
+                right: AclRight::Channels(names.all_match()),
+                used_for: *used_for,
                 command: command.clone(),
             });
         }
-        probes.push(Probe { right: Right::Command(name), part: *part, command });
+        probes.push(RightProbe { right: AclRight::Command(name), used_for: *used_for, command });
     }
     for partition in [0, PARTITIONS - 1] {
-        for (name, part) in key_names(names, partition) {
+        for (name, used_for) in key_names(names, partition) {
             let (mut get, mut set) = (redis::cmd("GET"), redis::cmd("SET"));
             get.arg(&name);
             set.arg(&name).arg("");
             for command in [get, set] {
-                probes.push(Probe { right: Right::Keys(pattern_of(&name)), part, command });
+                probes.push(RightProbe {
+                    right: AclRight::Keys(pattern_of(&name)),
+                    used_for,
+                    command,
+                });
             }
         }
     }
-    probes.retain(|probe| probe.part.is_used(features, ack, cluster));
+    probes.retain(|probe| probe.used_for.is_used(features, ack, cluster));
     probes
 }
 
-/// Takes together what the server answered: each missing right once, and all keys as one right where no key is granted.
-fn missing(names: &Names, probes: &[Probe], answers: &[Value]) -> Vec<(Right, Part)> {
-    let mut missing: Vec<(Right, Part)> = Vec::new();
+/// Summarizes the answers: each missing right once, and all keys as one right if no key is granted.
+fn missing(
+    names: &KeyNames,
+    probes: &[RightProbe],
+    answers: &[Value],
+) -> Vec<(AclRight, RightUse)> {
+    let mut missing: Vec<(AclRight, RightUse)> = Vec::new();
     for (probe, answer) in probes.iter().zip(answers) {
         let Value::ServerError(error) = answer else { continue };
         let error = RedisError::from(error.clone());
         let lacks = fault::denial(&error, "").is_some()
-            && Lack::of(error.detail().unwrap_or_default()) == probe.right.lack();
+            && AclSubject::of(error.detail().unwrap_or_default()) == probe.right.subject();
         if lacks && !missing.iter().any(|(right, _)| *right == probe.right) {
-            missing.push((probe.right.clone(), probe.part));
+            missing.push((probe.right.clone(), probe.used_for));
         }
     }
-    let is_key = |right: &Right| matches!(right, Right::Keys(_));
-    let mut patterns: Vec<&Right> =
+    let is_key = |right: &AclRight| matches!(right, AclRight::Keys(_));
+    let mut patterns: Vec<&AclRight> =
         probes.iter().map(|probe| &probe.right).filter(|right| is_key(right)).collect();
     patterns.dedup();
     if patterns.iter().all(|pattern| missing.iter().any(|(right, _)| right == *pattern)) {
         missing.retain(|(right, _)| !is_key(right));
-        missing.push((Right::Keys(names.all_match()), Part::Records));
+        missing.push((AclRight::Keys(names.all_match()), RightUse::Records));
     }
     missing
 }
@@ -274,18 +288,19 @@ const ADVICE: &str =
     "grant it to the user of the store's url: docs/OPERATING.md has the smallest list";
 
 impl Redis {
-    /// Names the rights that the user of the store's url lacks at this server.
+    /// Returns a remark for each right that the user of the store's url lacks at this server.
     ///
     /// # Errors
-    /// The server can't be asked.
+    /// The server doesn't answer.
     pub(super) async fn missing_rights(
         &self,
-        group: &Group,
+        group: &ServerPartitions,
         server: &str,
     ) -> Result<Vec<Remark>, StoreError> {
-        let address = group.links.address(self.deadline()).await?;
-        let dialled = self.dialer.dial_to(address, |_| {}).await.map_err(StoreError::NotApplied)?;
-        let mut connection = dialled.connection;
+        let address = group.server.address(self.deadline()).await?;
+        let opened =
+            self.connector.connect_to(address, |_| {}).await.map_err(StoreError::NotApplied)?;
+        let mut connection = opened.connection;
         let unanswered = || {
             StoreError::NotApplied(
                 "the server did not answer when its user's rights were tried".into(),
@@ -297,18 +312,19 @@ impl Redis {
             advice: ADVICE,
         };
         let limit = self.timeout.max(CONNECT_TIMEOUT_MIN);
-        let mut ask = async |commands: &Pipeline| {
+        let mut send = async |commands: &Pipeline| {
             let answers =
                 timeout(limit, connection.send_packed_commands(commands, 0, commands.len())).await;
             answers.map_err(|_| unanswered())?.map_err(|error| fault::of_command(&error))
         };
-        // Outside a transaction EXEC does nothing. Within one it would run what was queued, so it is sent first, and never again.
+        // Outside a transaction EXEC does nothing. Within one it would run the queued commands, so
+        // it is sent first, and never again.
         let mut transaction = redis::pipe();
         transaction.cmd("EXEC").cmd("MULTI");
-        let answers = ask(&transaction).await?;
+        let answers = send(&transaction).await?;
         let mut remarks = Vec::new();
         let without = if self.features.event_log {
-            Part::Log.without()
+            RightUse::Log.without()
         } else {
             (Grade::Limited, "other rights can't be tried")
         };
@@ -324,21 +340,22 @@ impl Redis {
         let mut queue = Pipeline::with_capacity(probes.len() + 1);
         probes.iter().for_each(|probe| _ = queue.add_command(probe.command.clone()));
         queue.cmd("DISCARD");
-        let answers = ask(&queue).await?;
+        let answers = send(&queue).await?;
         if answers.last().is_some_and(is_denied) {
             remarks.push(transactions());
         }
         remarks.extend(
             missing(&self.names, &probes, &answers)
                 .iter()
-                .map(|(right, part)| remark(part.without(), &right.describe())),
+                .map(|(right, used_for)| remark(used_for.without(), &right.describe())),
         );
         Ok(remarks)
     }
 }
 
 fn is_denied(answer: &Value) -> bool {
-    matches!(answer, Value::ServerError(error) if fault::denial(&RedisError::from(error.clone()), "").is_some())
+    let Value::ServerError(error) = answer else { return false };
+    fault::denial(&RedisError::from(error.clone()), "").is_some()
 }
 
 #[cfg(test)]
@@ -347,13 +364,13 @@ mod tests {
 
     use super::*;
 
-    fn names() -> Names {
-        Names::new("onceward").unwrap()
+    fn names() -> KeyNames {
+        KeyNames::new("onceward").unwrap()
     }
 
     const ALL: Features = Features { event_log: true, local_cache: true };
 
-    /// The commands that a source text sends, in lower case; the first word of each.
+    /// Returns the commands that a source text sends, in lower case; the first word of each.
     fn sent(text: &str) -> BTreeSet<String> {
         let calls = ["call('", "cmd(\""];
         let names = calls.iter().flat_map(|call| text.split(call).skip(1));
@@ -364,13 +381,16 @@ mod tests {
     #[test]
     fn every_command_that_is_sent_is_probed() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/redis");
-        // Sent while it connects, or to sentinels, whose answers name what is missing.
-        // Or by `onceward store copy`, for which OPERATING names them.
+        // Sent at login, to sentinels, or by `onceward store copy`. The errors of logins and
+        // sentinels name the missing right, and OPERATING lists the rights for a copy.
         let elsewhere = ["del", "ping", "cluster", "sentinel", "role", "multi", "exec", "discard"];
         let probed: BTreeSet<&str> =
             COMMANDS.iter().filter_map(|(name, ..)| name.split('|').next()).collect();
         let mut files = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
+        let entries = [folder.clone(), folder.join("scripts")]
+            .into_iter()
+            .flat_map(|folder| std::fs::read_dir(folder).unwrap());
+        for entry in entries {
             let path = entry.unwrap().path();
             if !path.is_file() || path.ends_with("tests.rs") {
                 continue;
@@ -386,7 +406,7 @@ mod tests {
                 );
             }
         }
-        assert!(files > 20, "{files}");
+        assert!(files > 40, "{files}");
     }
 
     fn denied(text: &str) -> Value {
@@ -395,9 +415,9 @@ mod tests {
 
     #[test]
     fn each_missing_right_is_named_once_and_all_keys_as_one() {
-        let probes = probes(&names(), ALL, Ack::Fsync, true);
+        let probes = probes(&names(), ALL, RedisAck::Fsync, true);
         let key = "No permissions to access a key";
-        let answered = |denies: &dyn Fn(&Probe) -> Option<&'static str>| {
+        let answered = |denies: &dyn Fn(&RightProbe) -> Option<&'static str>| {
             let answers: Vec<Value> =
                 probes.iter().map(|probe| denies(probe).map_or(Value::Okay, denied)).collect();
             missing(&names(), &probes, &answers)
@@ -407,14 +427,14 @@ mod tests {
         };
         assert!(answered(&|_| None).is_empty());
         let all = answered(&|probe| {
-            (probe.right.lack() != Lack::Command || probe.command.args_iter().count() > 2)
+            (probe.right.subject() != AclSubject::Command || probe.command.args_iter().count() > 2)
                 .then_some(key)
         });
         assert_eq!(all, ["the keys onceward:* (~onceward:*)"]);
-        let some = |probe: &Probe| match &probe.right {
-            Right::Keys(pattern) if pattern.ends_with(":due") => Some(key),
-            Right::Channels(_) => Some("No permissions to access a channel"),
-            Right::Command("config|get") => {
+        let some = |probe: &RightProbe| match &probe.right {
+            AclRight::Keys(pattern) if pattern.ends_with(":due") => Some(key),
+            AclRight::Channels(_) => Some("No permissions to access a channel"),
+            AclRight::Command("config|get") => {
                 Some("User u has no permissions to run the 'config|get' command")
             }
             _ => None,
@@ -430,18 +450,18 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_used_is_probed() {
-        let rights = |features, ack| -> Vec<Right> {
+    fn only_used_rights_are_probed() {
+        let rights = |features, ack| -> Vec<AclRight> {
             probes(&names(), features, ack, false).into_iter().map(|probe| probe.right).collect()
         };
-        let few = rights(Features::default(), Ack::Memory);
+        let few = rights(Features::default(), RedisAck::Memory);
         for unused in ["xadd", "wait", "waitaof", "asking", "client|tracking"] {
-            assert!(!few.contains(&Right::Command(unused)), "{unused}");
+            assert!(!few.contains(&AclRight::Command(unused)), "{unused}");
         }
-        assert!(rights(ALL, Ack::Replicas(1)).contains(&Right::Command("wait")));
+        assert!(rights(ALL, RedisAck::Replicas(1)).contains(&AclRight::Command("wait")));
         assert!(
-            few.contains(&Right::Keys("onceward:{p*}:st:*".into()))
-                && few.contains(&Right::Keys("onceward:ping".into()))
+            few.contains(&AclRight::Keys("onceward:{p*}:st:*".into()))
+                && few.contains(&AclRight::Keys("onceward:ping".into()))
         );
     }
 }

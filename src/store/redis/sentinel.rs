@@ -1,8 +1,8 @@
-//! Asking sentinels which server is the primary now.
+//! Asks sentinels for the address of the current primary.
 //!
-//! Danger: a sentinel that is cut off from the others, and a primary that was replaced while it was away, both go on naming
-//! the old primary. So the server itself is asked for its role, and the sentinels are asked again while its connection
-//! stands.
+//! Danger: a sentinel that is cut off from the others, and a primary that was replaced while it was
+//! away, both go on naming the old primary. So the store also asks the server itself for its role,
+//! and asks the sentinels again for as long as the connection lasts.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,44 +11,45 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisConnectionInfo, Value};
 use tokio::time::timeout;
 
-use super::dial::{Address, Dialer, Dialled};
+use super::answer::UNREADABLE;
 use super::fault;
+use super::transport::{Address, NewConnection, Transport};
 
-/// How often the sentinels are asked again whether the primary is still the one that is connected: bounds for how long a
-/// gateway writes to a primary that was replaced and doesn't know it yet.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How often the store asks the sentinels whether the primary has changed. Limits how long a
+/// gateway writes to a primary that was replaced and hasn't noticed it yet.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The sentinels of a primary.
 pub(super) struct Sentinels {
     addresses: Vec<Address>,
-    greeting: RedisConnectionInfo,
-    /// What they call the primary.
+    login: RedisConnectionInfo,
+    /// The sentinels' name of the primary.
     name: String,
-    /// The one that answered last.
+    /// Index of the sentinel that answered last.
     first: AtomicUsize,
 }
 
 impl Sentinels {
-    /// Those at these addresses, greeted so; `name` is what they call the primary.
+    /// Makes a list of sentinels that share a login; `name` is their name of the primary.
     pub(super) fn new(
         addresses: Vec<Address>,
-        greeting: RedisConnectionInfo,
+        login: RedisConnectionInfo,
         name: String,
     ) -> Sentinels {
-        Sentinels { addresses, greeting, name, first: AtomicUsize::new(0) }
+        Sentinels { addresses, login, name, first: AtomicUsize::new(0) }
     }
 
-    /// Where the primary is, by the first sentinel that says so.
+    /// Returns the address of the primary, from the first sentinel that names one.
     ///
     /// # Errors
-    /// What the last one asked answered instead.
-    pub(super) async fn primary(&self, dialer: &Dialer) -> Result<Address, String> {
+    /// No sentinel names one; the text is the failure of the last sentinel.
+    pub(super) async fn primary(&self, transport: &Transport) -> Result<Address, String> {
         let mut why = String::from("there are no sentinels");
         let first = self.first.load(Ordering::Relaxed);
         for n in 0..self.addresses.len() {
             let at = (first + n) % self.addresses.len();
             let Some(address) = self.addresses.get(at) else { continue };
-            match self.primary_by(dialer, address).await {
+            match self.primary_by(transport, address).await {
                 Ok(primary) => {
                     self.first.store(at, Ordering::Relaxed);
                     return Ok(primary);
@@ -59,44 +60,45 @@ impl Sentinels {
         Err(why)
     }
 
-    /// Where the primary is by this sentinel.
-    pub(super) async fn primary_by(
+    /// Asks one sentinel for the address of the primary.
+    async fn primary_by(
         &self,
-        dialer: &Dialer,
+        transport: &Transport,
         sentinel: &Address,
     ) -> Result<Address, String> {
-        let dialled =
-            dialer.greeting_with(&self.greeting).dial_to(sentinel.clone(), |_| {}).await?;
-        let mut ask = redis::cmd("SENTINEL");
-        ask.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        match answer(&dialled.connection, &ask, dialer.timeout).await? {
-            Value::Nil => Err("it knows no primary of this name".into()),
+        let opened = transport.connect(sentinel.clone(), &self.login, |_| {}).await?;
+        let mut query = redis::cmd("SENTINEL");
+        query.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
+        match answer(&opened.connection, &query, transport.timeout()).await? {
+            Value::Nil => Err("it has no primary of this name".into()),
             value => {
                 let (host, port): (String, u16) =
-                    redis::from_redis_value(value).map_err(|_| "its answer can't be read")?;
+                    redis::from_redis_value(value).map_err(|_| UNREADABLE)?;
                 Ok(Address::Tcp(host, port))
+            }
+        }
+    }
+
+    /// Returns when the sentinels name another primary than the one at `address`.
+    pub(super) async fn until_replaced(&self, transport: &Transport, address: &Address) {
+        loop {
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            if self.primary(transport).await.is_ok_and(|primary| primary != *address) {
+                return;
             }
         }
     }
 }
 
-/// Returns when the sentinels name another primary than the one at `address`. Without sentinels, never.
-pub(super) async fn replaced(dialer: &Dialer, address: &Address) {
-    let Some(sentinels) = dialer.sentinels() else { return std::future::pending().await };
-    loop {
-        tokio::time::sleep(ASK_AGAIN).await;
-        if sentinels.primary(dialer).await.is_ok_and(|primary| primary != *address) {
-            return;
-        }
-    }
-}
-
-/// Refuses a server that is no primary.
-pub(super) async fn insist_on_primary(dialled: &Dialled, limit: Duration) -> Result<(), String> {
-    match answer(&dialled.connection, &redis::cmd("ROLE"), limit).await? {
+/// Checks that the server is a primary.
+///
+/// # Errors
+/// It is a replica, or doesn't answer.
+pub(super) async fn require_primary(opened: &NewConnection, limit: Duration) -> Result<(), String> {
+    match answer(&opened.connection, &redis::cmd("ROLE"), limit).await? {
         Value::Array(parts) => match parts.first() {
             Some(Value::BulkString(role)) if role == b"master" => Ok(()),
-            _ => Err(format!("the sentinels name {}, which is a replica", dialled.address)),
+            _ => Err(format!("the sentinels name {}, which is a replica", opened.address)),
         },
         _ => Err("its answer to ROLE can't be read".into()),
     }

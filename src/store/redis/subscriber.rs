@@ -1,10 +1,13 @@
-//! Hears, for all waiters of this process over one connection, which records were changed by whomever.
+//! Receives the messages about changed records for all waiters of this process, over one
+//! connection.
 //!
-//! On a cluster, too: its nodes pass what is published to each other, so that any one of them tells of all partitions, and
-//! no subscription has to follow a partition that moves. The price is a message between the nodes for each settlement.
+//! It needs one connection on a cluster, too: the nodes forward published messages to each other,
+//! so every node has the messages of all partitions, and no subscription has to follow a partition
+//! that moves. The price is a message between the nodes for each settlement.
 //!
-//! Danger: a message that comes while nobody listens is lost. So a watcher reads once its subscription is confirmed,
-//! and every subscription is confirmed anew after the connection was lost.
+//! Danger: a message is lost while there is no subscription. So a waiter reads its record once its
+//! subscription is confirmed, and every subscription is confirmed again after the connection was
+//! lost.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,46 +17,58 @@ use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::dial::{Dialer, Dialled};
+use super::backoff::{BACKOFF_MAX, Backoff};
+use super::connect::Connector;
 use super::fault;
-use super::layout::Names;
-use super::link::{PAUSE_MAX, Pause};
+use super::layout::KeyNames;
+use super::transport::NewConnection;
 use crate::key::Slot;
 use crate::store::Hub;
 
-/// Channels in one SUBSCRIBE: some 40 KB, so that thousands of waiters don't make one long command after a reconnect.
+/// Channels in one SUBSCRIBE: about 40 KB, so that thousands of waiters don't make one long command
+/// after a reconnect.
 const CHANNELS_PER_COMMAND: usize = 512;
 
-/// Subscribes to what is watched, for as long as it runs. Connects when the first watcher appears.
-pub(super) async fn run(dialer: Dialer, hub: Hub) {
-    // Which slots are watched is asked of the hub once the connection stands.
+/// Subscribes to the watched slots for as long as it runs. Connects when the first watcher appears.
+pub(super) async fn run(connector: Connector, hub: Hub) {
+    // The hub lists the watched slots once there is a connection.
     hub.any_watched().await;
-    let mut pause = Pause::default();
+    let mut backoff = Backoff::default();
     loop {
         let ended = Arc::new(Notify::new());
-        match dialer.dial(listener(dialer.names.clone(), hub.clone(), ended.clone())).await {
-            Ok(Dialled { connection, driver: _driver, .. }) => {
+        match connector.connect(listener(connector.names.clone(), hub.clone(), ended.clone())).await
+        {
+            Ok(NewConnection { connection, driver: _driver, .. }) => {
                 let born = Instant::now();
-                let mut session =
-                    Session { dialer: &dialer, hub: &hub, connection, subscribed: HashSet::new() };
+                let mut session = SubscriberSession {
+                    connector: &connector,
+                    hub: &hub,
+                    connection,
+                    subscribed: HashSet::new(),
+                };
                 tokio::select! {
-                    error = session.follow() => tracing::debug!(error = fault::of_connecting(&error), "a subscription failed"),
-                    () = ended.notified() => tracing::debug!("the connection for subscriptions is lost, connecting again"),
+                    error = session.follow() => {
+                        let error = fault::of_connecting(&error);
+                        tracing::debug!(error, "a subscription failed");
+                    }
+                    () = ended.notified() => {
+                        tracing::debug!("the subscriptions' connection is lost, connecting again");
+                    }
                 }
                 hub.lost();
-                if born.elapsed() >= PAUSE_MAX {
-                    pause = Pause::default();
+                if born.elapsed() >= BACKOFF_MAX {
+                    backoff = Backoff::default();
                 }
             }
             Err(reason) => tracing::debug!(reason, "no connection for subscriptions"),
         }
-        pause.pass().await;
+        backoff.wait().await;
     }
 }
 
-/// Passes on what the server sends.
+/// Makes the receiver of the messages that the server sends.
 fn listener(
-    names: Names,
+    names: KeyNames,
     hub: Hub,
     ended: Arc<Notify>,
 ) -> impl Fn(PushInfo) + Send + Sync + 'static {
@@ -70,15 +85,15 @@ fn listener(
     }
 }
 
-struct Session<'a> {
-    dialer: &'a Dialer,
+struct SubscriberSession<'a> {
+    connector: &'a Connector,
     hub: &'a Hub,
     connection: MultiplexedConnection,
     subscribed: HashSet<Slot>,
 }
 
-impl Session<'_> {
-    /// Keeps the subscriptions as the hub wants them, until one fails.
+impl SubscriberSession<'_> {
+    /// Keeps the subscriptions in step with the hub until one fails.
     async fn follow(&mut self) -> redis::RedisError {
         let mut changes: HashSet<Slot> = self.hub.follow().into_iter().collect();
         loop {
@@ -96,16 +111,17 @@ impl Session<'_> {
             left.into_iter().filter(|slot| self.subscribed.remove(slot)).collect();
         for slots in left.chunks(CHANNELS_PER_COMMAND) {
             let mut connection = self.connection.clone();
-            within(self.dialer, connection.unsubscribe(channels(&self.dialer.names, slots)))
+            within(self.connector, connection.unsubscribe(channels(&self.connector.names, slots)))
                 .await?;
         }
-        // One who left and came again before this saw it: the subscription still stands.
-        let (standing, missing): (Vec<Slot>, Vec<Slot>) =
+        // A watcher left and another came in between: the subscription still exists.
+        let (subscribed, missing): (Vec<Slot>, Vec<Slot>) =
             watched.into_iter().partition(|slot| self.subscribed.contains(slot));
-        standing.iter().for_each(|slot| self.hub.confirm(slot));
+        subscribed.iter().for_each(|slot| self.hub.confirm(slot));
         for slots in missing.chunks(CHANNELS_PER_COMMAND) {
             let mut connection = self.connection.clone();
-            within(self.dialer, connection.subscribe(channels(&self.dialer.names, slots))).await?;
+            within(self.connector, connection.subscribe(channels(&self.connector.names, slots)))
+                .await?;
             self.subscribed.extend(slots);
             slots.iter().for_each(|slot| self.hub.confirm(slot));
         }
@@ -113,13 +129,16 @@ impl Session<'_> {
     }
 }
 
-fn channels(names: &Names, slots: &[Slot]) -> Vec<Vec<u8>> {
+fn channels(names: &KeyNames, slots: &[Slot]) -> Vec<Vec<u8>> {
     slots.iter().map(|slot| names.record_key(slot)).collect()
 }
 
-/// A server that doesn't answer a subscription in time is left, as one that broke off.
-async fn within(dialer: &Dialer, answer: impl Future<Output = RedisResult<()>>) -> RedisResult<()> {
-    timeout(dialer.timeout, answer)
+/// Waits for the answer to a subscription. No answer in time is an error, and ends the connection.
+async fn within(
+    connector: &Connector,
+    answer: impl Future<Output = RedisResult<()>>,
+) -> RedisResult<()> {
+    timeout(connector.timeout, answer)
         .await
         .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }

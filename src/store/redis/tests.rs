@@ -8,13 +8,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use self::server::{PATIENCE, Server, options, store, until};
+use self::server::{PATIENCE, TestServer, options, store, until};
 use super::{ConnectError, Redis, layout};
 use crate::key::{Caller, Fingerprint, Slot, Space};
 use crate::record::{Extras, Fence, Lifetime, Record, State, Version, encode, head_in_flight};
 use crate::store::large::ALONG_MAX;
 use crate::store::suite::{self, Stage, Time, completed, slot};
-use crate::store::{EventLog, Listing, Records, Store, StoreError, Swap, Watch};
+use crate::store::{EventLog, Listing, Records, StoreError, Swap, Watch};
 use crate::tls::ClientFiles;
 
 mod epochs;
@@ -23,8 +23,8 @@ mod scripted;
 mod server;
 mod tracking;
 
-fn names() -> super::layout::Names {
-    super::layout::Names::new("onceward").unwrap()
+fn names() -> super::layout::KeyNames {
+    super::layout::KeyNames::new("onceward").unwrap()
 }
 
 const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
@@ -60,15 +60,15 @@ async fn claimed(store: &Redis, n: u64) -> bool {
     matches!(claims(store, n).await, Ok(Swap::Stored))
 }
 
-async fn looks(watch: &mut Watch) {
-    timeout(PATIENCE, watch.changed()).await.expect("the watcher is told to look");
+async fn wakes(watch: &mut Watch) {
+    timeout(PATIENCE, watch.changed()).await.expect("the watcher is woken");
 }
 
 mod over_tcp {
     use super::*;
 
     async fn stage() -> Stage {
-        let server = Server::start().await;
+        let server = TestServer::start().await;
         Stage::of_shared(server.store(), Time::Real).with_guard(server)
     }
 
@@ -79,7 +79,7 @@ mod over_a_unix_socket {
     use super::*;
 
     async fn stage() -> Stage {
-        let server = Server::start().await;
+        let server = TestServer::start().await;
         Stage::of_shared(store(&server.unix_url(), Duration::from_secs(5)), Time::Real)
             .with_guard(server)
     }
@@ -127,20 +127,22 @@ async fn options_that_lead_nowhere_are_refused_without_the_password() {
         assert!(!error.to_string().contains("s3cret"));
         assert!(!format!("{:?}", options(url, SHORT)).contains("s3cret"));
     }
-    let absent = super::Options {
+    let absent = super::RedisOptions {
         ca_file: Some("/nowhere/ca.pem".into()),
         ..options("rediss://localhost", SHORT)
     };
     assert!(matches!(Redis::connect(absent).err().unwrap(), ConnectError::CaFile { .. }));
     let file = tempfile::NamedTempFile::new().unwrap();
-    let plain =
-        super::Options { ca_file: Some(file.path().into()), ..options("redis://localhost", SHORT) };
+    let plain = super::RedisOptions {
+        ca_file: Some(file.path().into()),
+        ..options("redis://localhost", SHORT)
+    };
     assert!(matches!(Redis::connect(plain).err().unwrap(), ConnectError::Certificates { .. }));
 }
 
 #[tokio::test]
-async fn scripts_that_the_server_forgot_are_told_again() {
-    let server = Server::start().await;
+async fn scripts_that_the_server_forgot_are_sent_again() {
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
     redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut admin).await.unwrap();
@@ -151,7 +153,7 @@ async fn scripts_that_the_server_forgot_are_told_again() {
 
 #[tokio::test]
 async fn a_server_that_restarts_is_found_again() {
-    let mut server = Server::start().await;
+    let mut server = TestServer::start().await;
     let store = server.store();
     assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
     server.kill();
@@ -169,7 +171,7 @@ async fn a_server_that_restarts_is_found_again() {
 
 #[tokio::test]
 async fn a_store_may_begin_before_its_server() {
-    let mut server = Server::start().await;
+    let mut server = TestServer::start().await;
     server.kill();
     let store = server.store();
     assert!(matches!(claims(&store, 1).await, Err(StoreError::NotApplied(_))));
@@ -178,10 +180,10 @@ async fn a_store_may_begin_before_its_server() {
 }
 
 #[tokio::test]
-async fn a_stopped_server_leaves_a_claim_in_doubt_and_then_refuses_none() {
-    let server = Server::start().await;
+async fn a_stopped_server_leaves_a_claim_unconfirmed_and_then_fails_the_next() {
+    let server = TestServer::start().await;
     let store = store(&server.tcp_url(), SHORT);
-    // Once, so that the server knows the script.
+    // Once, so that the server has the script.
     until("it works", async || claimed(&store, 9).await).await;
     server.stop();
     let begun = Instant::now();
@@ -194,14 +196,15 @@ async fn a_stopped_server_leaves_a_claim_in_doubt_and_then_refuses_none() {
     .await;
     server.resume();
     until("it works again", async || claimed(&store, 3).await).await;
-    // The claim lay in the server's socket: its caller had given up, and it was carried out all the same.
-    until("the claim in doubt is there", async || store.load(&HERE(1)).await.unwrap().is_some())
+    // The claim was in the server's socket: its caller had given up, and the server ran it all the
+    // same.
+    until("the unconfirmed claim is there", async || store.load(&HERE(1)).await.unwrap().is_some())
         .await;
 }
 
 #[tokio::test]
 async fn a_server_without_memory_refuses_claims_and_still_answers_duplicates() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
     assert_eq!(claims(&store, 2).await.unwrap(), Swap::Stored);
@@ -232,7 +235,7 @@ async fn a_server_without_memory_refuses_claims_and_still_answers_duplicates() {
 
 #[tokio::test]
 async fn a_replica_is_left_for_whoever_took_its_place() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).exec_async(&mut admin).await.unwrap();
@@ -246,8 +249,8 @@ async fn a_replica_is_left_for_whoever_took_its_place() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_without_it() {
-    let server = Server::start_with(&["--requirepass", "right"]).await;
+async fn a_wrong_password_is_reported_without_it() {
+    let server = TestServer::start_with(&["--requirepass", "right"]).await;
     let url = |login: &str| format!("redis://{login}127.0.0.1:{}", server.port);
     for login in [":s3cret@", "alice:s3cret@", ""] {
         let answer = claims(&store(&url(login), PATIENCE), 1).await;
@@ -272,12 +275,12 @@ async fn a_wrong_password_is_told_without_it() {
 
 #[tokio::test]
 async fn a_watcher_is_woken_by_another_gateway() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (here, there) = (server.store(), server.store());
     for slot in [HERE(1), slot(Space::Shadow, 1)] {
         here.swap(&slot, None, &claim(1, 1), LEASE).await.unwrap();
         let mut watch = here.watch(&slot);
-        looks(&mut watch).await;
+        wakes(&mut watch).await;
         assert!(timeout(SHORT, watch.changed()).await.is_err(), "nothing has changed");
         assert!(there.renew(&slot, Fence(1), SHORT * 10, SHORT * 20).await.unwrap());
         assert!(timeout(SHORT, watch.changed()).await.is_err(), "a renewal wakes nobody");
@@ -285,17 +288,17 @@ async fn a_watcher_is_woken_by_another_gateway() {
             .swap(&slot, Some(Version(1)), &Record { version: Version(2), ..completed(1) }, KEEP)
             .await
             .unwrap();
-        looks(&mut watch).await;
+        wakes(&mut watch).await;
     }
 }
 
 #[tokio::test]
 async fn watchers_look_again_when_their_subscription_was_lost() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (here, there, mut admin) = (server.store(), server.store(), server.admin().await);
     let mut watches: Vec<Watch> = (0..2000).map(|n| here.watch(&HERE(n))).collect();
     for watch in &mut watches {
-        looks(watch).await;
+        wakes(watch).await;
     }
     let killed: u64 = redis::cmd("CLIENT")
         .arg("KILL")
@@ -306,15 +309,15 @@ async fn watchers_look_again_when_their_subscription_was_lost() {
         .unwrap();
     assert_eq!(killed, 1);
     for watch in &mut watches {
-        looks(watch).await;
+        wakes(watch).await;
     }
     there.swap(&HERE(7), None, &completed(7), KEEP).await.unwrap();
-    looks(&mut watches[7]).await;
+    wakes(&mut watches[7]).await;
 }
 
 #[tokio::test]
 async fn a_thousand_watchers_of_a_slot_are_one_subscription() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     let channel = names().record_key(&HERE(1));
     let mut numsub = redis::cmd("PUBSUB");
@@ -323,13 +326,13 @@ async fn a_thousand_watchers_of_a_slot_are_one_subscription() {
     for _ in 0..2 {
         let mut watches: Vec<Watch> = (0..1000).map(|_| store.watch(&HERE(1))).collect();
         for watch in &mut watches {
-            looks(watch).await;
+            wakes(watch).await;
         }
         assert_eq!(subscribers().await, 1);
         store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
         drop(watches.drain(1..));
-        // Who comes to a subscription that stands looks at once.
-        looks(&mut store.watch(&HERE(1))).await;
+        // A watcher of an existing subscription looks at once.
+        wakes(&mut store.watch(&HERE(1))).await;
         drop(watches);
         until("nobody is subscribed", async || subscribers().await == 0).await;
     }
@@ -338,7 +341,7 @@ async fn a_thousand_watchers_of_a_slot_are_one_subscription() {
     assert!(stats.contains("cmdstat_subscribe:calls=2,"), "{stats}");
 }
 
-/// A way to the server on which the answer to one command gets lost, after the server has carried it out.
+/// A proxy that loses the answer to one command after the server has run it.
 async fn lossy(port: u16) -> (u16, Arc<AtomicBool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (here, loses) = (listener.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
@@ -353,15 +356,17 @@ async fn lossy(port: u16) -> (u16, Arc<AtomicBool>) {
 }
 
 async fn relay(mut client: TcpStream, mut server: TcpStream, loses: Arc<AtomicBool>) {
-    let (mut asked, mut answered) = ([0; 65536], [0; 65536]);
+    let (mut request, mut response) = ([0; 65536], [0; 65536]);
     loop {
         tokio::select! {
-            n = client.read(&mut asked) => match n {
-                Ok(n) if n > 0 => server.write_all(&asked[..n]).await.unwrap(),
+            n = client.read(&mut request) => match n {
+                Ok(n) if n > 0 => server.write_all(&request[..n]).await.unwrap(),
                 _ => return,
             },
-            n = server.read(&mut answered) => match n {
-                Ok(n) if n > 0 && !loses.swap(false, Ordering::SeqCst) => client.write_all(&answered[..n]).await.unwrap(),
+            n = server.read(&mut response) => match n {
+                Ok(n) if n > 0 && !loses.swap(false, Ordering::SeqCst) => {
+                    client.write_all(&response[..n]).await.unwrap();
+                }
                 _ => return,
             },
         }
@@ -369,24 +374,24 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, loses: Arc<AtomicBo
 }
 
 #[tokio::test]
-async fn a_claim_whose_answer_is_lost_reads_back_under_its_own_fence() {
-    let server = Server::start().await;
+async fn a_claim_with_a_lost_answer_reads_back_under_its_own_fence() {
+    let server = TestServer::start().await;
     let (port, loses) = lossy(server.port).await;
     let store = store(&format!("redis://127.0.0.1:{port}"), PATIENCE);
     store.ping().await.unwrap();
-    // Known to the server, so that the claim takes one round trip.
+    // A first claim, so that the server has the script and the next one takes one round trip.
     claims(&store, 1).await.unwrap();
     loses.store(true, Ordering::SeqCst);
     let answer = claims(&store, 2).await;
     assert!(matches!(answer, Err(StoreError::MaybeApplied(_))), "{answer:?}");
     until("it is connected again", async || store.ping().await.is_ok()).await;
     assert_eq!(store.load(&HERE(2)).await.unwrap().unwrap().record.fence, Fence(2));
-    assert_eq!(claims(&store, 2).await.unwrap(), Swap::Stored, "said twice, stored once");
+    assert_eq!(claims(&store, 2).await.unwrap(), Swap::Stored, "sent twice, stored once");
 }
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_an_error_and_not_a_free_slot() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     for n in 1..=3 {
         claims(&store, n).await.unwrap();
@@ -418,8 +423,8 @@ async fn a_record_that_cannot_be_read_is_an_error_and_not_a_free_slot() {
 }
 
 #[tokio::test]
-async fn what_the_index_holds_in_error_is_taken_out() {
-    let server = Server::start().await;
+async fn wrong_entries_of_the_index_are_removed() {
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
     for n in [1, 2] {
@@ -438,11 +443,11 @@ async fn what_the_index_holds_in_error_is_taken_out() {
 
 #[tokio::test]
 async fn a_caller_who_leaves_disturbs_nobody() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = store(&server.tcp_url(), PATIENCE);
     store.ping().await.unwrap();
     server.stop();
-    // Their answers still come, and must not be taken for those of others.
+    // Their answers still come, and must not go to other callers.
     for n in 1..=200 {
         assert!(timeout(Duration::from_millis(1), claims(&store, n)).await.is_err());
     }
@@ -465,13 +470,14 @@ async fn over_tls_the_servers_certificate_must_be_of_the_given_authority() {
     let settings =
         ["--tls-port", "TLS_PORT", "--tls-auth-clients", "no", "--tls-cert-file", "DIR/cert.pem"];
     let files = ["--tls-key-file", "DIR/key.pem", "--tls-ca-cert-file", "DIR/cert.pem"];
-    let server = Server::start_in(dir, &[&settings[..], &files].concat()).await;
+    let server = TestServer::start_in(dir, &[&settings[..], &files].concat()).await;
     let url = format!("rediss://localhost:{}", server.tls_port);
-    let trusting =
-        |ca_file| Redis::connect(super::Options { ca_file, ..options(&url, PATIENCE) }).unwrap();
+    let trusting = |ca_file| {
+        Redis::connect(super::RedisOptions { ca_file, ..options(&url, PATIENCE) }).unwrap()
+    };
     let trusted = trusting(Some(cert));
     assert_eq!(claims(&trusted, 1).await.unwrap(), Swap::Stored);
-    looks(&mut trusted.watch(&HERE(1))).await;
+    wakes(&mut trusted.watch(&HERE(1))).await;
     for ca_file in [Some(other_cert), None] {
         let answer = claims(&trusting(ca_file), 2).await;
         assert!(
@@ -491,11 +497,14 @@ async fn a_server_that_asks_for_a_certificate_gets_the_configured_one() {
     let settings =
         ["--tls-port", "TLS_PORT", "--tls-auth-clients", "yes", "--tls-cert-file", "DIR/cert.pem"];
     let files = ["--tls-key-file", "DIR/key.pem", "--tls-ca-cert-file", "DIR/cert.pem"];
-    let server = Server::start_in(dir, &[&settings[..], &files].concat()).await;
+    let server = TestServer::start_in(dir, &[&settings[..], &files].concat()).await;
     let url = format!("rediss://localhost:{}", server.tls_port);
     let ca_file = Some(cert.clone());
-    let showing =
-        |client| super::Options { ca_file: ca_file.clone(), client, ..options(&url, PATIENCE) };
+    let showing = |client| super::RedisOptions {
+        ca_file: ca_file.clone(),
+        client,
+        ..options(&url, PATIENCE)
+    };
     let files = ClientFiles { cert: cert.clone(), key };
     assert_eq!(
         claims(&Redis::connect(showing(Some(files))).unwrap(), 1).await.unwrap(),
@@ -507,48 +516,48 @@ async fn a_server_that_asks_for_a_certificate_gets_the_configured_one() {
     assert!(matches!(Redis::connect(showing(Some(unfit))).err(), Some(ConnectError::Identity(_))));
 }
 
-/// How often the server has run a command.
-async fn ran(server: &Server, command: &str) -> usize {
-    let told: String = redis::cmd("INFO")
+/// Returns how often the server has run a command.
+async fn ran(server: &TestServer, command: &str) -> usize {
+    let info: String = redis::cmd("INFO")
         .arg("commandstats")
         .query_async(&mut server.admin().await)
         .await
         .unwrap();
-    let line = told.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+    let line = info.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
     let calls = line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse().ok());
     calls.unwrap_or(0)
 }
 
 #[tokio::test]
-async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_script_finds_out_about_the_rest()
- {
-    let server = Server::start().await;
+async fn a_claim_over_a_completed_record_is_answered_by_a_read_and_the_script_decides_on_the_rest()
+{
+    let server = TestServer::start().await;
     let (store, other) = (server.store(), server.store());
     assert!(claimed(&store, 1).await);
     let done = Record { fence: Fence(1), ..completed(2) };
     assert_eq!(store.swap(&HERE(1), Some(Version(1)), &done, KEEP).await.unwrap(), Swap::Stored);
-    let stands = |swap: Result<Swap, StoreError>| match swap.unwrap() {
+    let current = |swap: Result<Swap, StoreError>| match swap.unwrap() {
         Swap::Stale(Some(held)) => Some(held.record),
         other => panic!("{other:?}"),
     };
-    let asked = AtomicUsize::new(0);
-    let says = || {
-        asked.fetch_add(1, Ordering::SeqCst);
+    let events_made = AtomicUsize::new(0);
+    let event = || {
+        events_made.fetch_add(1, Ordering::SeqCst);
         Vec::new()
     };
     let again =
-        async |store: &Redis, n| store.write(&HERE(1), None, &claim(n, n), LEASE, &says).await;
+        async |store: &Redis, n| store.write(&HERE(1), None, &claim(n, n), LEASE, &event).await;
     let scripts = async || ran(&server, "evalsha").await + ran(&server, "eval").await;
     let before = scripts().await;
-    assert_eq!(stands(again(&store, 9).await), Some(done.clone()));
+    assert_eq!(current(again(&store, 9).await), Some(done.clone()));
     assert_eq!(
-        (scripts().await, asked.load(Ordering::SeqCst)),
+        (scripts().await, events_made.load(Ordering::SeqCst)),
         (before, 0),
-        "who completed it reads, and asks for no event"
+        "the store that completed it reads, and makes no event"
     );
-    assert_eq!(stands(again(&other, 9).await), Some(done.clone()));
-    assert_eq!(scripts().await, before + 1, "who has not seen it asks the script");
-    assert_eq!(stands(again(&other, 9).await), Some(done));
+    assert_eq!(current(again(&other, 9).await), Some(done.clone()));
+    assert_eq!(scripts().await, before + 1, "a store that has not seen it runs the script");
+    assert_eq!(current(again(&other, 9).await), Some(done));
     assert_eq!(scripts().await, before + 1, "and then reads");
 
     let mut admin = server.admin().await;
@@ -559,22 +568,26 @@ async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_scr
         "what is gone is claimed, known or not"
     );
     assert_eq!(
-        stands(again(&other, 10).await).map(|record| record.version),
+        current(again(&other, 10).await).map(|record| record.version),
         Some(Version(9)),
         "in flight"
     );
-    assert_eq!(scripts().await, before + 3, "says the script, which knows how old it is");
+    assert_eq!(scripts().await, before + 3, "the script answers, with its age");
 }
 
 #[test]
 fn the_scripts_and_the_store_agree_on_what_is_large() {
-    assert_eq!(encode(&completed(1)).head[16], 3, "as swap.lua compares it");
-    for script in [include_str!("swap.lua"), include_str!("read.lua")] {
+    assert_eq!(encode(&completed(1)).head[16], 3, "as the scripts compare it");
+    for script in [
+        include_str!("scripts/claim.lua"),
+        include_str!("scripts/change.lua"),
+        include_str!("scripts/read.lua"),
+    ] {
         assert!(script.contains(&format!("> {ALONG_MAX} then")));
     }
 }
 
-/// A completed record whose stored value has so many bytes.
+/// Makes a completed record with a stored value of this many bytes.
 fn completed_in(bytes: usize) -> Record {
     let of_body = |length: usize| suite::completed_with(1, &vec![b'x'; length]);
     let length =
@@ -586,17 +599,17 @@ fn completed_in(bytes: usize) -> Record {
 }
 
 #[tokio::test]
-async fn what_is_large_and_what_is_not_is_read_as_it_was_written() {
-    let server = Server::start().await;
+async fn large_and_small_records_are_read_as_they_were_written() {
+    let server = TestServer::start().await;
     let (store, other) = (server.store(), server.store());
     for (n, bytes) in (1..).zip([ALONG_MAX - 1, ALONG_MAX, ALONG_MAX + 1, 2_000_000]) {
         let record = completed_in(bytes);
         assert_eq!(store.swap(&HERE(n), None, &record, KEEP).await.unwrap(), Swap::Stored);
-        // Whoever has seen it completed asks another way than who has not.
+        // A store that has seen the record completed reads in another way than one that has not.
         for reader in [&store, &other, &other] {
             match claims(reader, n).await.unwrap() {
-                Swap::Stale(Some(stands)) => {
-                    assert!(stands.record == record && bytes <= ALONG_MAX, "{bytes} bytes")
+                Swap::Stale(Some(held)) => {
+                    assert!(held.record == record && bytes <= ALONG_MAX, "{bytes} bytes")
                 }
                 Swap::Large(fence) => {
                     assert!(fence == record.fence && bytes > ALONG_MAX, "{bytes} bytes")
@@ -613,7 +626,7 @@ async fn what_is_large_and_what_is_not_is_read_as_it_was_written() {
 
 #[tokio::test]
 async fn large_records_take_turns_and_all_else_goes_past_them() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (writer, store) = (server.store(), store(&server.unix_url(), SHORT));
     for (n, bytes) in [(1, ALONG_MAX + 1), (2, ALONG_MAX)] {
         assert_eq!(
@@ -634,7 +647,7 @@ async fn large_records_take_turns_and_all_else_goes_past_them() {
 
 #[tokio::test]
 async fn a_large_record_that_ends_while_it_waits_for_its_turn_leaves_its_tombstone() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     let brief = Lifetime { keep: SHORT, due: None, tombstone: Some(Duration::from_secs(600)) };
     assert_eq!(

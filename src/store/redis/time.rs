@@ -1,16 +1,15 @@
-//! The server's time, as far as its answers tell it.
+//! The server's time, from its last answer that had it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::Value;
 use tokio::time::Instant;
 
-use super::{layout, unexpected};
-use crate::store::StoreError;
+use super::layout;
 
-/// The server's clock, carried on by the local one from the last answer that told the time. It stamps when a record was
-/// settled, which people read and no rule does: leases are stamped by the server itself.
+/// The server's clock, continued by the local clock from the last answer that had the time. It
+/// stamps when a record was settled, which people read and no rule depends on: the server itself
+/// stamps leases.
 pub(super) struct ServerTime {
     start: Instant,
     /// The server's time at `start`, in ms since 1970; 0 until it is known.
@@ -22,12 +21,12 @@ impl ServerTime {
         ServerTime { start: Instant::now(), at_start_ms: AtomicU64::new(0) }
     }
 
-    /// An answer told the time, in ms since 1970.
-    pub(super) fn told(&self, now_ms: u64) {
+    /// Sets the time that an answer had, in ms since 1970.
+    pub(super) fn set(&self, now_ms: u64) {
         self.at_start_ms.store(now_ms.saturating_sub(self.elapsed_ms()), Ordering::Relaxed);
     }
 
-    /// The time, in ms since 1970, once an answer told it.
+    /// Returns the time in ms since 1970; `None` before the first answer that had it.
     pub(super) fn now_ms(&self) -> Option<u64> {
         let at_start_ms = self.at_start_ms.load(Ordering::Relaxed);
         (at_start_ms > 0).then(|| at_start_ms + self.elapsed_ms())
@@ -38,14 +37,7 @@ impl ServerTime {
     }
 }
 
-/// Milliseconds since 1970 of an answer to TIME: seconds and microseconds, in text.
-pub(super) fn time_ms(answer: Value) -> Result<u64, StoreError> {
-    let (seconds, micros): (u64, u64) =
-        redis::from_redis_value(answer).map_err(|_| unexpected())?;
-    Ok(seconds * 1000 + micros / 1000)
-}
-
-/// A span as the scripts take it. At least 1 ms: no key is kept for none.
+/// Formats a span as the scripts take it. At least 1 ms, because a key can't expire after 0 ms.
 pub(super) fn millis(span: Duration) -> Vec<u8> {
     let mut text = Vec::new();
     layout::decimal(
@@ -55,7 +47,7 @@ pub(super) fn millis(span: Duration) -> Vec<u8> {
     text
 }
 
-/// About 3000 years: added to any time, it stays a whole number in Lua, whose integers end at 2^53.
+/// About 3000 years. Added to any time, it stays a whole number in Lua, where integers end at 2^53.
 const MILLIS_MAX: u64 = 100_000_000_000_000;
 
 #[cfg(test)]
@@ -63,15 +55,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_an_answer_told_is_carried_on_by_the_local_clock() {
+    async fn the_local_clock_continues_the_time_of_the_last_answer() {
         let time = ServerTime::new();
         tokio::time::advance(Duration::from_millis(300)).await;
-        assert_eq!(time.now_ms(), None, "nothing was told");
-        time.told(10_000);
+        assert_eq!(time.now_ms(), None, "before the first answer");
+        time.set(10_000);
         assert_eq!(time.now_ms(), Some(10_000));
         tokio::time::advance(Duration::from_millis(250)).await;
         assert_eq!(time.now_ms(), Some(10_250));
-        time.told(9_000);
+        time.set(9_000);
         assert_eq!(time.now_ms(), Some(9_000), "the last answer counts");
     }
 }

@@ -1,9 +1,10 @@
-//! Hears from the server which of the records that are kept in this process have changed (CLIENT TRACKING, opted in for each
-//! record), over a connection of its own.
+//! Learns from the server which of the records that this process caches have changed (CLIENT
+//! TRACKING with OPTIN for each record), over a connection of its own.
 //!
-//! Danger: what the server tells while nobody listens is lost, and a connection that hangs looks like one on which nothing
-//! changes. So with the connection all records are dropped, and it is asked a question several times a second. The question
-//! is a write: a replica that was a primary would answer any other, and hears of changes late.
+//! Danger: a message that the server sends while there is no connection is lost, and a connection
+//! that hangs looks as if nothing changes. So a lost connection empties the cache, and the tracker
+//! sends a probe several times a second. The probe is a write: a former primary that is a replica
+//! now answers any other command, and learns of changes late.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,78 +15,87 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dial::{Dialer, Dialled};
-use super::layout::Names;
-use super::link::{PAUSE_MAX, Pause};
-use super::{ConnectError, Options, confirm, fault, sentinel};
+use super::answer::UNREADABLE;
+use super::backoff::{BACKOFF_MAX, Backoff};
+use super::connect::Connector;
+use super::fault;
+use super::layout::KeyNames;
+use super::options::{ConnectError, RedisOptions};
+use super::replication_ack::probe_write;
+use super::transport::NewConnection;
 use crate::key::Slot;
 use crate::record::{HEAD_BYTES, head_completed, head_fence, head_version};
 use crate::store::cache::{Confirmed, LocalCache};
 
-/// Between two questions. A few of them fit into the time for which records are given out without an answer.
+/// Time between two probes. A few of them fit into the time for which the cache answers without
+/// one.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Records confirmed by one question.
+/// Records that one probe confirms.
 const BATCH: usize = 64;
 
 /// Commands that confirm a record.
 const COMMANDS_PER_RECORD: usize = 3;
 
-/// Tells `cache` of changes for as long as the task lives, and confirms the records that are `wanted`. A server that is down
-/// makes the cache empty, nothing else. Must be called within a tokio runtime.
+/// Removes changed records from `cache` for as long as the task runs, and confirms the records that
+/// are `wanted`. A server that is down only makes the cache empty. Must be called within a tokio
+/// runtime.
 ///
 /// # Errors
-/// The options lead nowhere.
+/// An option is invalid.
 pub fn track(
-    options: &Options,
+    options: &RedisOptions,
     cache: Arc<LocalCache>,
     wanted: mpsc::Receiver<Slot>,
 ) -> Result<AbortOnDropHandle<()>, ConnectError> {
-    let dialer = Dialer::new(options)?;
-    Ok(AbortOnDropHandle::new(tokio::spawn(run(dialer, cache, wanted))))
+    let connector = Connector::new(options)?;
+    Ok(AbortOnDropHandle::new(tokio::spawn(run(connector, cache, wanted))))
 }
 
-async fn run(dialer: Dialer, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<Slot>) {
-    let mut pause = Pause::default();
-    let mut told = false;
+async fn run(connector: Connector, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<Slot>) {
+    let mut backoff = Backoff::default();
+    let mut is_logged = false;
     loop {
         let ended = Arc::new(Notify::new());
-        let reason = match dialer
-            .dial(listener(dialer.names.clone(), cache.clone(), ended.clone()))
+        let reason = match connector
+            .connect(listener(connector.names.clone(), cache.clone(), ended.clone()))
             .await
         {
-            Ok(Dialled { connection, driver: _driver, address }) => {
-                dialer.confirmation.learn(&connection, dialer.timeout).await;
+            Ok(NewConnection { connection, driver: _driver, address }) => {
+                connector.confirmation.detect_disk_ack(&connection, connector.timeout).await;
                 let born = Instant::now();
-                let mut session =
-                    Session { dialer: &dialer, cache: &cache, wanted: &mut wanted, connection };
+                let mut session = TrackerSession {
+                    connector: &connector,
+                    cache: &cache,
+                    wanted: &mut wanted,
+                    connection,
+                };
                 let reason = tokio::select! {
                     reason = session.follow() => reason,
                     () = ended.notified() => "the connection is lost".into(),
-                    () = sentinel::replaced(&dialer, &address) => "the sentinels name another primary".into(),
+                    () = connector.until_replaced(&address) => {
+                        "the sentinels name another primary".into()
+                    }
                 };
                 cache.lost();
-                if born.elapsed() >= PAUSE_MAX {
-                    (pause, told) = (Pause::default(), false);
+                if born.elapsed() >= BACKOFF_MAX {
+                    (backoff, is_logged) = (Backoff::default(), false);
                 }
                 reason
             }
             Err(reason) => reason,
         };
-        if !told {
-            tracing::warn!(
-                reason,
-                "records are not kept in the process: the store does not tell of changes"
-            );
+        if !is_logged {
+            tracing::warn!(reason, "the store reports no changes: the process keeps no records");
         }
-        told = true;
-        pause.pass().await;
+        is_logged = true;
+        backoff.wait().await;
     }
 }
 
-/// Passes on what the server sends.
+/// Makes the receiver of the messages that the server sends.
 fn listener(
-    names: Names,
+    names: KeyNames,
     cache: Arc<LocalCache>,
     ended: Arc<Notify>,
 ) -> impl Fn(PushInfo) + Send + Sync + 'static {
@@ -106,26 +116,26 @@ fn listener(
     }
 }
 
-fn slot_of(names: &Names, key: &Value) -> Option<Slot> {
+fn slot_of(names: &KeyNames, key: &Value) -> Option<Slot> {
     match key {
         Value::BulkString(key) => names.slot_of(key),
         _ => None,
     }
 }
 
-struct Session<'a> {
-    dialer: &'a Dialer,
+struct TrackerSession<'a> {
+    connector: &'a Connector,
     cache: &'a LocalCache,
     wanted: &'a mut mpsc::Receiver<Slot>,
     connection: MultiplexedConnection,
 }
 
-impl Session<'_> {
-    /// Confirms and asks, until that fails; says why.
+impl TrackerSession<'_> {
+    /// Confirms records and sends probes until one fails; returns why.
     async fn follow(&mut self) -> String {
         let mut tracking = redis::pipe();
         tracking.cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN");
-        if let Err(reason) = self.ask(&tracking).await.and_then(all_well) {
+        if let Err(reason) = self.send(&tracking).await.and_then(no_errors) {
             return reason;
         }
         let mut slots = Vec::with_capacity(BATCH);
@@ -134,28 +144,29 @@ impl Session<'_> {
                 return reason;
             }
             slots.clear();
-            // None came, or nobody wants any: then it is time for the next question.
+            // A timeout, or no receiver of records any more: then the next probe is due.
             let _ = timeout(PERIOD, self.wanted.recv_many(&mut slots, BATCH)).await;
         }
     }
 
-    /// Reads what is wanted, so that its changes are told from now on, and hears whether all that changed before was told.
+    /// Reads the wanted records, so that the server reports their changes from now on, and learns
+    /// whether the server has reported all changes so far.
     async fn confirm(&mut self, slots: &[Slot]) -> Result<(), String> {
-        let confirmation = &self.dialer.confirmation;
+        let confirmation = &self.connector.confirmation;
         let mut pipeline = Pipeline::with_capacity(slots.len() * COMMANDS_PER_RECORD + 2);
         for slot in slots {
-            let key = self.dialer.names.record_key(slot);
+            let key = self.connector.names.record_key(slot);
             pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
             pipeline.cmd("GETRANGE").arg(&key).arg(0).arg(HEAD_BYTES - 1);
             pipeline.cmd("PTTL").arg(&key);
         }
-        // What stands before this write is confirmed with it.
-        pipeline.add_command(confirm::marker(&self.dialer.names, None));
-        let wait = confirmation.wait();
+        // The write of the probe also confirms everything before it.
+        pipeline.add_command(probe_write(&self.connector.names, None));
+        let wait = confirmation.wait_command();
         wait.into_iter().for_each(|wait| _ = pipeline.add_command(wait));
 
-        let asked_ms = self.cache.clock().boot_ms();
-        let mut values = self.ask(&pipeline).await?;
+        let sent_ms = self.cache.clock().boot_ms();
+        let mut values = self.send(&pipeline).await?;
         let mut after =
             values.split_off((slots.len() * COMMANDS_PER_RECORD).min(values.len())).into_iter();
         let written = match after.next() {
@@ -169,29 +180,27 @@ impl Session<'_> {
             Some(_) => true,
             None => return Err(UNREADABLE.into()),
         };
-        let sound = written && confirmation.insist(after.next()).is_ok();
+        let sound = written && confirmation.require_confirmed(after.next()).is_ok();
         for (slot, answers) in slots.iter().zip(values.chunks(COMMANDS_PER_RECORD)) {
             let [_, head, life] = answers else { return Err(UNREADABLE.into()) };
-            self.cache.confirm(slot, found(head, life, asked_ms).filter(|_| sound));
+            self.cache.confirm(slot, found(head, life, sent_ms).filter(|_| sound));
         }
-        all_well(values)?;
-        self.cache.heard(asked_ms);
+        no_errors(values)?;
+        self.cache.heard(sent_ms);
         Ok(())
     }
 
-    async fn ask(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, String> {
+    async fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, String> {
         let answer = self.connection.send_packed_commands(pipeline, 0, pipeline.len());
-        match timeout(self.dialer.timeout, answer).await {
+        match timeout(self.connector.timeout, answer).await {
             Ok(answer) => answer.map_err(|error| fault::of_connecting(&error)),
             Err(_) => Err("no answer in time".into()),
         }
     }
 }
 
-const UNREADABLE: &str = "its answer can't be read";
-
-/// Refuses an answer that has an error in it.
-fn all_well(values: Vec<Value>) -> Result<(), String> {
+/// Fails if an answer is an error.
+fn no_errors(values: Vec<Value>) -> Result<(), String> {
     match values
         .into_iter()
         .find_map(|value| if let Value::ServerError(error) = value { Some(error) } else { None })
@@ -201,16 +210,16 @@ fn all_well(values: Vec<Value>) -> Result<(), String> {
     }
 }
 
-/// A completed record's head and remaining life.
-fn found(head: &Value, life: &Value, asked_ms: u64) -> Option<Confirmed> {
+/// Reads a completed record's head and remaining life.
+fn found(head: &Value, life: &Value, sent_ms: u64) -> Option<Confirmed> {
     let (Value::BulkString(head), Value::Int(life_ms)) = (head, life) else { return None };
     let head: &[u8; HEAD_BYTES] = head.as_slice().try_into().ok()?;
-    // Negative where there is none.
+    // Negative for an absent key and for one without an expiry.
     let life = Duration::from_millis(u64::try_from(*life_ms).ok()?);
     head_completed(head).then(|| Confirmed {
         version: head_version(head),
         fence: head_fence(head),
         life,
-        asked_ms,
+        asked_ms: sent_ms,
     })
 }

@@ -1,14 +1,41 @@
-//! The records that the stories write.
+//! Records and lifetimes that the stories write.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
-use crate::record::{Cause, Extras, Fence, Record, Reply, ReplyBody, Settler, State, Version};
+use crate::record::{
+    Cause, Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version,
+};
 
-pub(crate) fn slot(space: Space, n: u64) -> Slot {
+/// Longer than any story takes, also with real time and on a busy machine.
+pub(super) const LONG: Duration = Duration::from_secs(600);
+/// Short enough to wait for.
+pub(super) const SHORT: Duration = Duration::from_millis(300);
+
+/// Returns the lifetime of an unsettled record.
+pub(super) fn lease(due: Duration) -> Lifetime {
+    Lifetime { keep: LONG * 2, due: Some(due), tombstone: None }
+}
+
+/// Returns the lifetime of a settled record.
+pub(super) fn keep(keep: Duration) -> Lifetime {
+    Lifetime { keep, due: None, tombstone: None }
+}
+
+/// Returns the lifetime of a claim or a result under a policy that keeps tombstones.
+pub(super) fn with_tombstone(lifetime: Lifetime, tombstone: Duration) -> Lifetime {
+    Lifetime { tombstone: Some(tombstone), ..lifetime }
+}
+
+/// Slots of an enforced route.
+pub(super) const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
+
+/// Returns the slot with this number.
+pub fn slot(space: Space, n: u64) -> Slot {
     Slot::of(space, "payments", &Scope::shared(), &n.to_be_bytes(), b"")
 }
 
@@ -26,7 +53,8 @@ pub(super) fn record(version: u64, fence: u64, state: State) -> Record {
     }
 }
 
-pub(crate) fn claim(version: u64, fence: u64) -> Record {
+/// Returns a record in flight.
+pub fn claim(version: u64, fence: u64) -> Record {
     record(version, fence, State::InFlight { doubt_since_ms: None })
 }
 
@@ -42,12 +70,13 @@ pub(super) fn uncertain(version: u64, fence: u64) -> Record {
     )
 }
 
-/// A result whose version and fence are `version`.
-pub(crate) fn completed(version: u64) -> Record {
+/// Returns a completed record; `version` is also its fence.
+pub fn completed(version: u64) -> Record {
     completed_with(version, b"paid")
 }
 
-pub(crate) fn completed_with(version: u64, body: &[u8]) -> Record {
+/// Returns a completed record with this body.
+pub fn completed_with(version: u64, body: &[u8]) -> Record {
     let headers = HeaderMap::from_iter([(
         HeaderName::from_static("content-type"),
         HeaderValue::from_static("text/plain"),

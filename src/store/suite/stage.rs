@@ -1,4 +1,4 @@
-//! The stage that the suite's stories play on.
+//! The stage of a story: a fresh store, and control over its time.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -8,42 +8,48 @@ use std::time::Duration;
 use crate::clock::StoreClock;
 use crate::key::Slot;
 use crate::record::{Held, Lifetime, Record, Version};
-use crate::store::{EventLog, IdentityNotes, Listing, Records, Store, Swap};
+use crate::store::Store;
+use crate::store::identities::IdentityNotes;
+use crate::store::log::EventLog;
+use crate::store::records::{Listing, Records, Swap};
 
-/// How long a condition may take to come true.
+/// Limit for the time until a condition holds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-/// How often it is looked at.
+/// Time between two checks of a condition.
 const STEP: Duration = Duration::from_millis(20);
 
-/// A fresh store with the time that it goes by, and what must outlive it (a folder, a server).
-pub(crate) struct Stage {
-    pub(crate) store: Store,
+/// A fresh store, its time, and a guard for resources that must outlive it (a folder, a server).
+pub struct Stage {
+    /// The store.
+    pub store: Store,
     pub(super) time: Time,
     _guard: Option<Box<dyn Any + Send + Sync>>,
 }
 
-/// How a store's time passes.
+/// Passage of a store's time.
 #[derive(Clone)]
-pub(crate) enum Time {
-    /// When told.
+pub enum Time {
+    /// Only when the test moves it.
     ByHand(Arc<AtomicU64>),
-    /// As it does.
+    /// In real time.
     Real,
 }
 
 impl Time {
-    pub(crate) fn by_hand() -> Time {
+    /// Returns a time that only the test moves.
+    pub fn by_hand() -> Time {
         Time::ByHand(Arc::new(AtomicU64::new(1_800_000_000_000)))
     }
 
-    /// The clock for a store that takes one.
-    pub(crate) fn clock(&self) -> StoreClock {
-        let Time::ByHand(ms) = self else { panic!("real time is the store's own") };
+    /// Returns the clock for a store that takes one.
+    pub fn clock(&self) -> StoreClock {
+        let Time::ByHand(ms) = self else { panic!("a store in real time has its own clock") };
         let ms = ms.clone();
         Arc::new(move || ms.load(Ordering::SeqCst))
     }
 
-    pub(crate) async fn pass(&self, span: Duration) {
+    /// Lets a span of time pass.
+    pub async fn pass(&self, span: Duration) {
         match self {
             Time::ByHand(ms) => _ = ms.fetch_add(span.as_millis() as u64, Ordering::SeqCst),
             Time::Real => tokio::time::sleep(span).await,
@@ -52,17 +58,18 @@ impl Time {
 }
 
 impl Stage {
-    pub(crate) fn new(store: impl Records + EventLog + IdentityNotes, time: Time) -> Stage {
+    /// Returns a stage with a store that implements all parts.
+    pub fn new(store: impl Records + EventLog + IdentityNotes, time: Time) -> Stage {
         Stage::of_shared(Arc::new(store), time)
     }
 
-    /// A stage with a store that others hold, too.
-    pub(crate) fn of_shared(store: impl Into<Store>, time: Time) -> Stage {
+    /// Returns a stage with a store in parts, for example with a wrapper.
+    pub fn of_shared(store: impl Into<Store>, time: Time) -> Stage {
         Stage { store: store.into(), time, _guard: None }
     }
 
-    /// Keeps something alive as long as the stage.
-    pub(crate) fn with_guard(self, guard: impl Any + Send + Sync) -> Stage {
+    /// Keeps a guard alive as long as the stage.
+    pub fn with_guard(self, guard: impl Any + Send + Sync) -> Stage {
         Stage { _guard: Some(Box::new(guard)), ..self }
     }
 
@@ -86,7 +93,7 @@ impl Stage {
         assert_eq!(self.swap(slot, expected, next, lifetime).await, Swap::Stored);
     }
 
-    /// Swaps, expecting to be refused; returns what stands there.
+    /// Writes, expecting `Stale`. Returns the current record.
     pub(super) async fn stale(
         &self,
         slot: &Slot,
@@ -131,7 +138,7 @@ impl Stage {
         self.listed(listing, 100).await.iter().any(|(listed, _)| listed == slot)
     }
 
-    /// Lets time pass until `holds`.
+    /// Lets time pass until `holds` returns `true`.
     pub(super) async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
             if holds().await {

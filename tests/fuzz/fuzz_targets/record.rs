@@ -1,6 +1,6 @@
 #![no_main]
 
-#[allow(dead_code, reason = "each target has its own")]
+#[allow(dead_code, reason = "each target uses one invariant")]
 #[path = "../../properties/invariants.rs"]
 mod invariants;
 

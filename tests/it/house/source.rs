@@ -175,14 +175,15 @@ fn words(code: &str) -> Vec<String> {
 
 /// The code without what stands under `#[cfg(test)]`, and the modules that are declared there.
 fn without_tests(code: &str) -> (String, Vec<String>) {
-    const MARK: &str = "#[cfg(test)]";
+    // The second one is of the test suite for stores, which other crates can enable.
+    const MARKS: [&str; 2] = ["#[cfg(test)]", "#[cfg(any(test,"];
     let mut kept = code.to_owned();
     let mut modules = Vec::new();
     let mut from = 0;
-    while let Some(found) = kept[from..].find(MARK) {
+    while let Some(found) = MARKS.iter().filter_map(|mark| kept[from..].find(mark)).min() {
         let start = from + found;
         let end = start + item_end(&kept[start..]);
-        let item = words(&kept[start + MARK.len()..end]);
+        let item = words(&kept[start..end]);
         if let Some(at) = item.iter().position(|word| word == "mod")
             && item.get(at + 2).is_some_and(|word| word == ";")
         {

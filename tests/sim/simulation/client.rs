@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use onceward::gate::{Answered, Refusal};
+use onceward::gate::{Answered, BufferedRequest, Refusal, RequestContext};
 use onceward::telemetry::Answer;
 use tokio::time::{Instant, sleep};
 
@@ -85,13 +85,11 @@ impl World {
         let begin = (Instant::now(), process.stopped_for(), self.stalled_for());
         let hold = gateway.gate.budget().hold();
         let body = Bytes::from_static(ASKERS[asker].body);
-        let handled = gateway.gate.handle(
-            &gateway.guarded,
-            head(asker, key),
-            body,
-            hold,
-            gateway.wire.clone(),
-        );
+        let (parts, context) = (head(asker, key), RequestContext::default());
+        let intake = gateway.gate.read_head(&gateway.guarded, &parts.headers, &context);
+        let intake = intake.unwrap().unwrap();
+        let buffered = BufferedRequest { parts, intake, body, hold, context };
+        let handled = gateway.gate.handle(&gateway.guarded, buffered, gateway.wire.clone());
         let handled = process.within(async {
             tokio::select! {
                 biased;

@@ -5,13 +5,13 @@ use std::time::Duration;
 use onceward::key::Slot;
 use onceward::record::{Held, Lifetime, Record, State};
 use onceward::store::Records;
-use onceward::store::redis::RECENT;
+use onceward::store::redis::RECENT_WRITE_TTL;
 
 use super::link::at_once;
 use super::world::World;
 
 /// How much earlier than the hang a write may have been made whose gateway can write it again: less than gateways keep it.
-const LOST_MS: u64 = RECENT.as_millis() as u64 - 100;
+const LOST_MS: u64 = RECENT_WRITE_TTL.as_millis() as u64 - 100;
 
 impl World {
     /// The number of the store's history.

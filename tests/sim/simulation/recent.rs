@@ -1,7 +1,7 @@
 //! A gateway on a store that may lose its last writes: what it does about that, as the Redis store does it.
 //!
-//! What is kept, and what prevails over what after a loss, is the product's own ([`Holdings`]). The protocol around it is
-//! that of `src/store/redis/epoch.rs` and `write.rs`, with the number of a history in the place of epochs and run ids. A
+//! What is kept, and what prevails over what after a loss, is the product's own ([`RecentWrites`]). The protocol around it is
+//! that of `src/store/redis/recovery.rs` and `write.rs`, with the number of a history in the place of epochs and run ids. A
 //! command that was sent to one history is never carried out in the next: it ended with its server.
 
 use std::collections::HashSet;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use onceward::key::Slot;
 use onceward::record::{Fence, Held, Lifetime, Record, Version, decode, encode};
-use onceward::store::redis::{Assertion, Holding, Holdings, QUIET};
+use onceward::store::redis::{LOSS_PAUSE, RecentWrite, RecentWrites, RestoreDecision};
 use onceward::store::{Records, StoreError, Swap};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -24,7 +24,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// What a gateway remembers.
 #[derive(Default)]
 pub struct Recent {
-    holdings: Holdings,
+    writes: RecentWrites,
     standing: Mutex<Standing>,
     /// One finds out, and the others wait.
     finds_out: tokio::sync::Mutex<()>,
@@ -74,7 +74,7 @@ impl Link {
             let history = self.reach(|world| Ok(world.history())).await;
             match (history, self.recent.current()) {
                 (Ok(history), Some(known)) if known.history == history => {
-                    self.recent.holdings.intact_at(begun)
+                    self.recent.writes.note_intact(begun)
                 }
                 (_, Some(known)) => self.recent.doubt(&known),
                 _ => {}
@@ -110,7 +110,7 @@ impl Link {
         let met_before = self.recent.standing.lock().unwrap().met_before;
         if met_before {
             let partitions: HashSet<u16> = self.world.slots.iter().map(Slot::partition).collect();
-            let mut held = self.recent.holdings.of(&partitions);
+            let mut held = self.recent.writes.in_partitions(&partitions);
             held.sort_by_key(|(slot, _)| self.world.key_of(slot));
             for (slot, holding) in held {
                 self.assert_one(slot, &holding).await?;
@@ -121,12 +121,12 @@ impl Link {
         }
         // One gateway alone needs no time for others to notice.
         let waits = met_before && self.world.plan.gateways > 1;
-        let known = Known { history, quiet_until: waits.then(|| Instant::now() + QUIET) };
+        let known = Known { history, quiet_until: waits.then(|| Instant::now() + LOSS_PAUSE) };
         *self.recent.standing.lock().unwrap() = Standing { current: Some(known), met_before: true };
         Ok(known)
     }
 
-    async fn assert_one(&self, slot: Slot, holding: &Holding) -> Result<(), StoreError> {
+    async fn assert_one(&self, slot: Slot, holding: &RecentWrite) -> Result<(), StoreError> {
         let mut record = decode(&holding.encoded.head, holding.encoded.payload.clone())?;
         let mut expected = None;
         loop {
@@ -136,7 +136,7 @@ impl Link {
             let stands = match swapped {
                 Swap::Stored => {
                     self.world.is_acknowledged(&slot, &record);
-                    self.recent.holdings.acknowledged(
+                    self.recent.writes.record_confirmed(
                         &slot,
                         &record,
                         encode(&record),
@@ -153,16 +153,18 @@ impl Link {
                 }
                 Swap::Stale(Some(stands)) => stands.record,
             };
-            match holding.assertion(&stands) {
-                Assertion::Forward(version) => expected = Some(version),
-                Assertion::Anew(version) if !self.world.has(Flaw::MarkersPrevail) => {
+            match holding.restore_decision(&stands) {
+                RestoreDecision::OverEarlierState(version) => expected = Some(version),
+                RestoreDecision::UnderNewVersion(version)
+                    if !self.world.has(Flaw::MarkersPrevail) =>
+                {
                     expected = Some(version);
                     record = Record { version: Version(self.world.dice.next()), ..record };
                     self.world.count("store: a marker gives way");
                 }
-                Assertion::Obsolete if stands.is_same_state(&record) => return Ok(()),
+                RestoreDecision::Obsolete if stands.is_same_state(&record) => return Ok(()),
                 _ => {
-                    self.recent.holdings.superseded(&slot, holding.version());
+                    self.recent.writes.remove_superseded(&slot, holding.version());
                     return Ok(());
                 }
             }
@@ -201,12 +203,12 @@ impl Link {
     /// A write that is no claim. Where the record that it names was lost with others, that is written again first.
     pub async fn change(&self, change: Change) -> Result<Swap, StoreError> {
         loop {
-            let is_own = |holding: &Holding| {
+            let is_own = |holding: &RecentWrite| {
                 holding.fence() == change.next.fence
                     && change.expected.is_none_or(|expected| !holding.follows(expected))
             };
             let before =
-                if change.expected.is_none() || self.recent.holdings.holds(&change.slot, is_own) {
+                if change.expected.is_none() || self.recent.writes.holds(&change.slot, is_own) {
                     self.recent.current()
                 } else {
                     // Decided on what was read, which may be an earlier state of what was lost.
@@ -234,12 +236,13 @@ impl Link {
     }
 
     fn is_missing(&self, change: &Change, stands: Option<&Held>) -> bool {
-        let prevails = |holding: &Holding, stands: &Held| match holding.assertion(&stands.record) {
-            Assertion::Forward(_) => true,
-            Assertion::Anew(_) => !self.world.has(Flaw::MarkersPrevail),
-            Assertion::Obsolete | Assertion::BegunAgain => false,
-        };
-        self.recent.holdings.holds(&change.slot, |holding| {
+        let prevails =
+            |holding: &RecentWrite, stands: &Held| match holding.restore_decision(&stands.record) {
+                RestoreDecision::OverEarlierState(_) => true,
+                RestoreDecision::UnderNewVersion(_) => !self.world.has(Flaw::MarkersPrevail),
+                RestoreDecision::Obsolete | RestoreDecision::BegunAgain => false,
+            };
+        self.recent.writes.holds(&change.slot, |holding| {
             let is_named =
                 Some(holding.version()) == change.expected || holding.fence() == change.next.fence;
             is_named && stands.is_none_or(|stands| prevails(holding, stands))
@@ -267,7 +270,7 @@ impl Link {
     }
 
     fn acknowledge(&self, Change { slot, next, lifetime, .. }: &Change) {
-        self.recent.holdings.acknowledged(slot, next, encode(next), *lifetime, Vec::new());
+        self.recent.writes.record_confirmed(slot, next, encode(next), *lifetime, Vec::new());
     }
 
     /// An attempt renews its lease.
@@ -279,10 +282,10 @@ impl Link {
         keep: Duration,
     ) -> Result<bool, StoreError> {
         let before = self.recent.current();
-        self.recent.holdings.renewed(slot, fence, lease);
+        self.recent.writes.extend_lease(slot, fence, lease);
         let renewed = self.renewal(slot, fence, lease, keep).await?;
-        let held = |holding: &Holding| holding.fence() == fence;
-        if !renewed && self.recent.holdings.holds(slot, held) && self.may_have_lost(before) {
+        let held = |holding: &RecentWrite| holding.fence() == fence;
+        if !renewed && self.recent.writes.holds(slot, held) && self.may_have_lost(before) {
             return Err(StoreError::NotApplied("the store has lost the claim, with others".into()));
         }
         Ok(renewed)

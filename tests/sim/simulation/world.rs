@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
 use onceward::clock::StoreClock;
-use onceward::gate::{Gate, ProtectedRoute, identify};
+use onceward::gate::{Gate, Intake, ProtectedRoute};
 use onceward::key::{Caller, Fingerprint, Hashing, Slot};
 use onceward::record::Reply;
 use onceward::store::memory::Memory;
@@ -99,9 +99,10 @@ impl World {
         let plan = Plan::draw(&dice, flaw);
         let identified = |asker: usize, key| {
             let body = Bytes::from_static(ASKERS[asker].body);
-            identify(&plan.policy, &Hashing::default(), &head(asker, key), &body.into())
-                .unwrap()
-                .unwrap()
+            let (parts, policy) = (head(asker, key), &plan.policy);
+            let intake = Intake::from_head(policy, &parts.headers, None).unwrap().unwrap();
+            let identified = intake.with_body(policy, &Hashing::default(), &parts, &body.into());
+            identified.unwrap().unwrap().operation
         };
         let slots = (0..plan.keys).map(|key| identified(0, key).slot).collect();
         let marks = (0..ASKERS.len())

@@ -1,15 +1,15 @@
-// What htmx leaves to the page. Everything works without this file, only not by itself.
+// The script of the pages, beside htmx. Without it the pages work, but don't refresh.
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
   const live = () => byId("live");
 
-  // Nobody looks: nobody asks.
+  // A hidden page makes no requests.
   document.addEventListener("htmx:beforeRequest", (event) => {
     if (event.target === live() && document.hidden) event.preventDefault();
   });
 
-  // Whoever is copying a reference, or reads the figures behind the chart, keeps what is there until they are done.
+  // Nothing is replaced while a reference is being copied or the table of the chart is open.
   document.addEventListener("htmx:beforeSwap", (event) => {
     const region = live();
     if (!region || event.detail.target !== region) return;
@@ -18,14 +18,14 @@
     if (selecting || region.querySelector("details[open]")) event.detail.shouldSwap = false;
   });
 
-  // A screen reader is told what changed, once, and not every figure that moved.
-  const tell = () => {
-    const source = document.querySelector("[data-say]");
-    const said = byId("said");
-    if (source && said && said.textContent !== source.dataset.say) said.textContent = source.dataset.say;
+  // A screen reader announces the change once, and not every figure that moved.
+  const announce = () => {
+    const source = document.querySelector("[data-announce]");
+    const announcement = byId("announcement");
+    if (source && announcement && announcement.textContent !== source.dataset.announce) announcement.textContent = source.dataset.announce;
   };
   const answered = (yes) => { byId("stale").hidden = yes; };
-  document.addEventListener("htmx:afterSwap", tell);
+  document.addEventListener("htmx:afterSwap", announce);
   document.addEventListener("htmx:afterRequest", (event) => answered(event.detail.successful === true));
   document.addEventListener("htmx:sendError", () => answered(false));
   document.addEventListener("htmx:timeout", () => answered(false));

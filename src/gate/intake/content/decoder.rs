@@ -1,19 +1,22 @@
-//! Decoders of content codings (RFC 9110, section 8.4.1), each a step at a time.
+//! Decodes content codings (RFC 9110, section 8.4.1), in small steps.
 //!
-//! Danger: a few bytes can decode to gigabytes, and bytes behind a coding's end are read by some decoders and not by others.
-//! So a step does little, what is decoded is counted before it is kept, and input has to end where its coding ends.
+//! Danger: a few bytes can decode to gigabytes, and some decoders read bytes behind the end of a
+//! coding while others ignore them. So a step does little work, output is counted before it is
+//! kept, and the input has to end where its coding ends.
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::{Decompress, FlushDecompress, Status};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-/// Bytes that a step reads at most. Input can build a code table with every few bytes, which costs more than writing does.
+/// Bytes that a step reads at most. Input can build a code table with every few bytes, which costs
+/// more than writing output.
 const STEP_INPUT_BYTES: usize = 2 * 1024;
 
-/// Bytes that a step writes at most, but for the last block of zstd: some 0.1 ms of work.
+/// Bytes that a step writes at most, except for the last block of zstd: some 0.1 ms of work.
 const STEP_OUTPUT_BYTES: usize = 32 * 1024;
 
-/// Largest window of zstd, in bytes, as encoders of this content coding have to keep to (RFC 9659, section 3).
+/// Largest window of zstd, in bytes: the limit for encoders of this content coding (RFC 9659,
+/// section 3).
 const ZSTD_WINDOW_MAX: u64 = 8 << 20;
 
 /// Largest window of brotli, in bytes (RFC 7932, section 9.1).
@@ -22,14 +25,16 @@ const BROTLI_WINDOW_MAX: usize = 1 << 24;
 /// Largest block of zstd, in bytes (RFC 8878, section 3.1.1.2.3).
 const ZSTD_BLOCK_MAX: usize = 128 * 1024;
 
-/// Memory of decoders besides windows and output, rounded up, in bytes. Of deflate that is a state with its window.
+/// Memory of a deflate decoder besides its output, rounded up, in bytes: its state with the window.
 const INFLATE_BYTES: usize = 64 * 1024;
-/// Of brotli 3 groups of at most 256 trees with 1,080 entries of 4 bytes (RFC 7932, section 10).
+/// Memory of a brotli decoder besides window and output, rounded up, in bytes: 3 groups of at most
+/// 256 trees with 1,080 entries of 4 bytes (RFC 7932, section 10).
 const BROTLI_TABLES_BYTES: usize = 3584 * 1024;
-/// Of zstd the tables, and of one block the literals and at most 98,047 sequences of 12 bytes (RFC 8878, section 3.1.1.3.2.1).
+/// Memory of a zstd decoder besides window and output, rounded up, in bytes: its tables, and for
+/// one block the literals and at most 98,047 sequences of 12 bytes (RFC 8878, section 3.1.1.3.2.1).
 const ZSTD_TABLES_BYTES: usize = 2560 * 1024;
 
-/// A content coding that is decoded here.
+/// A content coding that the gate decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
     /// RFC 1952.
@@ -56,13 +61,13 @@ impl Coding {
     }
 }
 
-/// Why a body can't be decoded. It then counts as its bytes.
+/// Why a body can't be decoded. The gate then uses its bytes as the client sent them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Undecodable {
-    /// It is not what its coding says, is cut off, or goes on behind its end.
+    /// The body does not have its coding's format, is cut off, or continues behind its end.
     #[error("the body is not of its content coding")]
     Broken,
-    /// It is larger than the limit when decoded.
+    /// The decoded body is larger than the limit.
     #[error("the body is too large when decoded")]
     TooLarge,
 }
@@ -70,9 +75,9 @@ pub(super) enum Undecodable {
 /// One coding of one body, being decoded.
 pub(super) struct Decoder {
     state: State,
-    /// How many bytes of the input are used up.
+    /// Bytes of the input that are decoded.
     at: usize,
-    /// What is decoded, at most `limit` bytes.
+    /// The output, at most `limit` bytes.
     out: Vec<u8>,
     limit: usize,
 }
@@ -83,17 +88,17 @@ enum State {
     Zstd(Box<FrameDecoder>),
 }
 
-/// What follows a deflate stream.
+/// The trailer that follows a deflate stream.
 #[derive(Clone, Copy, PartialEq)]
 enum Trailer {
-    /// Nothing, or what the library checks.
+    /// No trailer, or one that the library checks.
     None,
     /// CRC-32 and length of the content, 4 bytes each (RFC 1952, section 2.3.1).
     Gzip,
 }
 
 impl Decoder {
-    /// Begins to decode `input`, to at most `limit` bytes.
+    /// Starts to decode `input`, to at most `limit` bytes.
     pub fn begin(coding: Coding, input: &[u8], limit: usize) -> Result<Decoder, Undecodable> {
         let (state, at) = match coding {
             Coding::Gzip => {
@@ -125,11 +130,11 @@ impl Decoder {
         Ok(Decoder { state, at, out: Vec::new(), limit })
     }
 
-    /// Returns how much memory the decoder of an input takes at most besides its output, in bytes.
+    /// Returns the memory that the decoder of an input takes besides its output, at most, in bytes.
     pub fn workspace_bytes(coding: Coding, input: &[u8], limit: usize) -> usize {
         match coding {
             Coding::Gzip | Coding::Deflate => INFLATE_BYTES,
-            // Its ring buffer is filled as far as is decoded, and given up beyond the limit.
+            // The ring buffer holds decoded bytes only, and decoding stops at the limit.
             Coding::Brotli => limit.min(BROTLI_WINDOW_MAX) + BROTLI_TABLES_BYTES,
             Coding::Zstd => {
                 let window = zstd_window(input).unwrap_or(0).min(ZSTD_WINDOW_MAX);
@@ -138,7 +143,7 @@ impl Decoder {
         }
     }
 
-    /// Decodes some more; returns whether that was all.
+    /// Decodes some more of the input. Returns `true` at its end.
     pub fn step(&mut self, input: &[u8]) -> Result<bool, Undecodable> {
         let rest = input.get(self.at..).unwrap_or_default();
         let piece = &rest[..rest.len().min(STEP_INPUT_BYTES)];
@@ -160,18 +165,21 @@ impl Decoder {
         if sound { Ok(true) } else { Err(Undecodable::Broken) }
     }
 
-    /// How much memory the output takes, in bytes.
+    /// Returns the memory that the output takes, in bytes.
     pub fn output_bytes(&self) -> usize {
         self.out.capacity()
     }
 
-    /// What was decoded.
+    /// Returns the output.
     pub fn into_output(self) -> Vec<u8> {
         self.out
     }
 }
 
-/// Adds to the output, as far as the limit allows.
+/// Appends bytes to the output.
+///
+/// # Errors
+/// The output would exceed the limit.
 fn keep(out: &mut Vec<u8>, bytes: &[u8], limit: usize) -> Result<(), Undecodable> {
     if bytes.len() > limit.saturating_sub(out.len()) {
         return Err(Undecodable::TooLarge);
@@ -195,7 +203,7 @@ fn inflate(
     let made = usize::try_from(stream.total_out() - written).unwrap_or(usize::MAX);
     keep(out, scratch.get(..made).unwrap_or_default(), limit)?;
     let ended = status == Status::StreamEnd;
-    // Cut off: there is nothing more to read, and nothing comes of it.
+    // The input is cut off: the decoder read nothing and wrote nothing.
     if !ended && used == 0 && made == 0 {
         return Err(Undecodable::Broken);
     }
@@ -246,7 +254,7 @@ fn unzstd(
         decoder
             .decode_blocks(&mut rest, BlockDecodingStrategy::UptoBlocks(1))
             .map_err(|_| Undecodable::Broken)?;
-        // Before it is finished it keeps a window back.
+        // Before the end of the frame the decoder withholds the window.
         if decoder.can_collect() > limit.saturating_sub(out.len()) {
             return Err(Undecodable::TooLarge);
         }
@@ -255,7 +263,8 @@ fn unzstd(
     Ok((input.len() - rest.len(), decoder.is_finished()))
 }
 
-/// Returns the length of a gzip member's header (RFC 1952, section 2.3); `None` where there is none.
+/// Returns the length of a gzip member's header (RFC 1952, section 2.3); `None` where the input has
+/// no such header.
 fn gzip_header(input: &[u8]) -> Option<usize> {
     const CRC: u8 = 1 << 1;
     const EXTRA: u8 = 1 << 2;
@@ -293,7 +302,8 @@ fn is_gzip_trailer(bytes: &[u8], content: &[u8]) -> bool {
     })
 }
 
-/// Returns whether a zlib header stands at the beginning (RFC 1950, section 2.2), without a preset dictionary.
+/// Returns whether the input starts with a zlib header (RFC 1950, section 2.2) without a preset
+/// dictionary.
 fn has_zlib_header(input: &[u8]) -> bool {
     let [method, flags, ..] = *input else { return false };
     method & 0x0f == 8
@@ -301,18 +311,19 @@ fn has_zlib_header(input: &[u8]) -> bool {
         && flags & 0x20 == 0
 }
 
-/// Returns the window of a zstd frame, in bytes (RFC 8878, section 3.1.1.1); `None` where no frame begins.
+/// Returns the window of a zstd frame, in bytes (RFC 8878, section 3.1.1.1); `None` where the input
+/// does not start with a frame.
 fn zstd_window(input: &[u8]) -> Option<u64> {
     let [0x28, 0xb5, 0x2f, 0xfd, descriptor, next, ..] = *input else { return None };
     if descriptor & 0x20 == 0 {
         let base = 1_u64 << (10 + (next >> 3));
         return Some(base + base / 8 * u64::from(next & 7));
     }
-    // A single segment: the window is the content, whose size follows the dictionary's number.
+    // A single segment: the window is the content. Its size follows the dictionary's id.
     Some(zstd_content_size(input)?.max(1024))
 }
 
-/// Returns the content's size that a zstd frame states; `None` where it states none.
+/// Returns the content's size in the header of a zstd frame; `None` where the header has no size.
 fn zstd_content_size(input: &[u8]) -> Option<u64> {
     let descriptor = *input.get(4)?;
     let single = descriptor & 0x20 != 0;
@@ -334,7 +345,7 @@ fn zstd_content_size(input: &[u8]) -> Option<u64> {
     }
 }
 
-/// Returns whether a finished frame has the size and the checksum that it states.
+/// Returns whether the content of a finished frame has the size and the checksum in the frame.
 fn is_zstd_content(decoder: &FrameDecoder, input: &[u8], content: &[u8]) -> bool {
     let fits = zstd_content_size(input).is_none_or(|size| size == content.len() as u64);
     let stated = decoder.get_checksum_from_data();

@@ -1,4 +1,4 @@
-//! Which codings are undone, in which order, and what room that takes.
+//! Which codings are decoded, in which order, and how much room that takes.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use http::HeaderValue;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::*;
-use crate::gate::Budget;
+use crate::gate::budget::Budget;
 
 const LIMIT: usize = 1 << 20;
 
@@ -42,7 +42,7 @@ fn codings_are_read_from_all_lines_in_their_order() {
 }
 
 #[tokio::test]
-async fn what_is_decoded_takes_room_and_the_decoder_gives_its_own_back() {
+async fn decoded_bytes_take_room_and_the_decoder_gives_its_own_back() {
     let gauge = Gauge::default();
     let content: Vec<u8> =
         (0..100_000_u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 24) as u8 % 26).collect();
@@ -68,7 +68,7 @@ async fn what_is_decoded_takes_room_and_the_decoder_gives_its_own_back() {
 }
 
 #[tokio::test]
-async fn a_body_that_can_not_be_decoded_stays_as_it_came() {
+async fn a_body_that_can_not_be_decoded_stays_as_the_client_sent_it() {
     let budget = Budget::new(16 << 20, 16 << 20, Gauge::default());
     let body = Bytes::from(gzip(b"content"));
     let empty = Bytes::new();

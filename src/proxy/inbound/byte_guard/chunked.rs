@@ -1,23 +1,22 @@
-//! A body in chunks (RFC 9112, section 7.1): followed to its end, and refused where two readers could find different ones.
+//! Scans a chunked body (RFC 9112, section 7.1) to its end, and refuses bytes that two parsers
+//! could interpret differently.
 
-use super::{expect, stray};
-use crate::proxy::inbound::listener::FIELDS_MAX;
-use crate::proxy::inbound::rules::{
-    CLASSES, TOKEN, TRAILER_BYTES_MAX, TRAILER_NAME_KEPT, VALUE, trailer_name,
-};
+use crate::proxy::byte_class::{CLASSES, TOKEN, VALUE, expect, stray};
+use crate::proxy::rules::{FIELDS_MAX, TRAILER_BYTES_MAX, TRAILER_NAME_KEPT, trailer_name};
 use crate::refusal::Malformation;
 
-/// A chunk size's digits: a parser that counts in 32 bits must see the same number.
+/// Digits of a chunk's size. A parser with 32-bit integers must read the same number.
 const CHUNK_DIGITS_MAX: u8 = 8;
 
-/// Chunk extensions of one body, in bytes. They mean nothing to anybody, and must end (RFC 9112, section 7.1.1).
+/// Bytes of all chunk extensions of one body. Nobody uses them, and a recipient must limit them
+/// (RFC 9112, section 7.1.1).
 pub(super) const EXTENSION_BYTES_MAX: usize = 1024;
 
-/// The scanner of one such body.
+/// The scanner of one chunked body.
 #[derive(Debug, Default)]
-pub(super) struct Chunked {
+pub(super) struct ChunkScanner {
     pub(super) step: ChunkStep,
-    /// Of the chunk: its size, then what is left of it.
+    /// The size of the chunk, then its bytes that are left.
     pub(super) left: u64,
     digits: u8,
     extension_bytes: usize,
@@ -43,8 +42,9 @@ pub(super) enum ChunkStep {
     EndLf,
 }
 
-impl Chunked {
-    /// Reads on: how many bytes belong to the body and may be passed on, and whether it has ended with them.
+impl ChunkScanner {
+    /// Continues the scan. Returns how many bytes belong to the body and may be passed on, and
+    /// whether the body ends with them.
     pub(super) fn scan(&mut self, bytes: &[u8]) -> (usize, Result<bool, Malformation>) {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
@@ -68,7 +68,7 @@ impl Chunked {
         (at, Ok(false))
     }
 
-    /// The step behind a byte that isn't data; `None` behind the last byte of the body.
+    /// Returns the step behind a byte that isn't data; `None` behind the last byte of the body.
     fn step(&mut self, byte: u8) -> Result<Option<ChunkStep>, Malformation> {
         use ChunkStep::{
             Data, DataCr, DataLf, EndLf, Extension, Size, SizeLf, TrailerLf, TrailerName,
@@ -90,7 +90,7 @@ impl Chunked {
                 expect(byte, b'\n', Malformation::LineEnding)?;
                 if self.left == 0 { TrailerStart } else { Data }
             }
-            // Data is passed over as a whole, above.
+            // `scan` passes data over as a whole.
             Data => Data,
             DataCr => {
                 expect(byte, b'\r', Malformation::ChunkEnd)?;

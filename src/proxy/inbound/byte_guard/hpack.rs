@@ -1,19 +1,19 @@
-//! A reader of header blocks beside the HTTP/2 library (HPACK, RFC 7541): it finds what the library
-//! hides from the server behind it.
+//! Reads header blocks before the HTTP/2 library (HPACK, RFC 7541), and finds the faults that the
+//! library hides from the server.
 //!
-//! Danger: the library cuts a fragment off a path, drops a scheme that has no authority beside it,
-//! and drops pseudo-header fields in trailers. So each of them would be forwarded as a request that
-//! the client didn't send. The reader must follow the dynamic table exactly as the library does: a
-//! block that it can't read ends the connection.
+//! Danger: the library cuts a fragment off a path, drops a scheme without an authority, and drops
+//! pseudo-header fields in trailers. The gateway would then forward a request that the client
+//! didn't send. The reader must follow the dynamic table exactly as the library does. A block that
+//! it can't read ends the connection.
 
 use std::collections::VecDeque;
 
-use crate::proxy::inbound::rules::is_scheme;
+use crate::proxy::rules::is_scheme;
 
-/// Size of the dynamic table, in bytes. The gateway never announces another one.
+/// Size of the dynamic table, in bytes. The gateway never announces another size.
 const TABLE_BYTES_MAX: usize = 4096;
 
-/// What an entry costs beside its name and value, in bytes (RFC 7541, section 4.1).
+/// Bytes of an entry beside its name and value (RFC 7541, section 4.1).
 const ENTRY_BYTES: usize = 32;
 
 /// Lengths of the names in the static table, from index 1 (RFC 7541, appendix A).
@@ -25,11 +25,11 @@ const STATIC_NAMES: [usize; 61] = [
 
 /// The block breaks the rules of HPACK, or is one that the library wouldn't read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Corrupt;
+pub(super) struct CorruptBlock;
 
-/// The kinds of names that matter here.
+/// The kinds of names that the checks distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum NameKind {
     Path,
     Scheme,
     /// Any other pseudo-header field.
@@ -37,78 +37,80 @@ enum Kind {
     Field,
 }
 
-/// A name: its kind, and its length in bytes.
+/// A field's name: its kind, and its length in bytes.
 #[derive(Debug, Clone, Copy)]
-struct Name {
-    kind: Kind,
+struct FieldName {
+    kind: NameKind,
     length: usize,
 }
 
 /// An entry of the dynamic table. Names and values are not kept.
 #[derive(Debug)]
-struct Entry {
-    name: Name,
+struct TableEntry {
+    name: FieldName,
     bytes: usize,
     refused: bool,
 }
 
-/// What was found in a header block.
+/// The findings in a header block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Block {
+pub(super) struct BlockSummary {
     /// The path has a fragment, or the scheme is neither `http` nor `https`.
     pub target_refused: bool,
-    /// There are pseudo-header fields.
+    /// The block has pseudo-header fields.
     pub pseudo: bool,
-    /// How many fields there are, pseudo-header fields included.
+    /// Number of fields, pseudo-header fields included.
     pub fields: usize,
     /// Bytes of the names and values that the block spells out.
     pub text_bytes: usize,
-    /// Its size as a list of fields, 32 bytes beside each field's text (RFC 9113, section 6.5.2). Text in Huffman code that
-    /// is not decoded, and values of the static table, are taken for as long as they can be.
+    /// Its size as a list of fields, 32 bytes beside each field's text (RFC 9113, section 6.5.2).
+    /// Undecoded Huffman text and values of the static table count with their longest length.
     pub list_bytes: usize,
 }
 
 /// The longest value in the static table (`gzip, deflate`), in bytes.
 const STATIC_VALUE_MAX: usize = 13;
 
-/// What a field costs in memory beside its name and value, in bytes: its place in a map, and its share of the map's growth.
+/// Memory of a field beside its name and value, in bytes: its entry in a map, and its share of the
+/// map's growth.
 pub(in crate::proxy) const FIELD_BYTES: usize = 160;
 
-impl Block {
-    /// Returns what its fields cost in memory, in bytes: an estimate, since compressed text and fields of the table are longer.
+impl BlockSummary {
+    /// Estimates the memory of its fields, in bytes. Compressed text and fields of the table are
+    /// longer.
     pub fn cost(&self) -> usize {
         self.text_bytes.saturating_add(self.fields.saturating_mul(FIELD_BYTES))
     }
 }
 
-/// Follows the header blocks of one connection.
+/// Reads the header blocks of one connection.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct BlockReader {
     /// The newest entry first.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<TableEntry>,
     bytes: usize,
     bytes_max: usize,
-    block: Block,
+    block: BlockSummary,
 }
 
-impl Default for Reader {
-    fn default() -> Reader {
-        Reader {
+impl Default for BlockReader {
+    fn default() -> BlockReader {
+        BlockReader {
             entries: VecDeque::new(),
             bytes: 0,
             bytes_max: TABLE_BYTES_MAX,
-            block: Block::default(),
+            block: BlockSummary::default(),
         }
     }
 }
 
-/// An integer or a string, and where the bytes go on behind it. `None`: its end has not come yet.
-type Parsed<T> = Result<Option<(T, usize)>, Corrupt>;
+/// An integer or a string, and the position behind it. `None`: its end has not arrived yet.
+type Parsed<T> = Result<Option<(T, usize)>, CorruptBlock>;
 
-impl Reader {
-    /// Reads on in a header block, and returns how many bytes were whole fields. The others begin a
-    /// field whose end has not come yet: they are shown again with more behind them.
-    pub fn read(&mut self, bytes: &[u8]) -> Result<usize, Corrupt> {
+impl BlockReader {
+    /// Continues in a header block, and returns how many bytes were whole fields. The others begin
+    /// an incomplete field, and have to be read again with more bytes behind them.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<usize, CorruptBlock> {
         let mut at = 0;
         while let Some(length) = self.representation(&bytes[at..])? {
             at += length;
@@ -116,18 +118,18 @@ impl Reader {
         Ok(at)
     }
 
-    /// Returns what was found so far in the block that has begun.
-    pub fn block(&self) -> &Block {
+    /// Returns the findings so far in the current block.
+    pub fn block(&self) -> &BlockSummary {
         &self.block
     }
 
-    /// The block has ended: what was found in it.
-    pub fn finish(&mut self) -> Block {
+    /// Ends the block, and returns the findings in it.
+    pub fn finish(&mut self) -> BlockSummary {
         std::mem::take(&mut self.block)
     }
 
     /// Reads one representation (RFC 7541, section 6), and returns its length in bytes.
-    fn representation(&mut self, bytes: &[u8]) -> Result<Option<usize>, Corrupt> {
+    fn representation(&mut self, bytes: &[u8]) -> Result<Option<usize>, CorruptBlock> {
         let Some(first) = bytes.first() else { return Ok(None) };
         match first {
             0x80.. => {
@@ -137,14 +139,14 @@ impl Reader {
                 let refused = entry.is_some_and(|entry| entry.refused);
                 let bytes =
                     entry.map_or(name.length + STATIC_VALUE_MAX + ENTRY_BYTES, |entry| entry.bytes);
-                self.found(name.kind, refused, bytes);
+                self.add_field(name.kind, refused, bytes);
                 Ok(Some(at))
             }
             0x40.. => self.literal(bytes, 6, true),
             0x20.. => {
                 let Some((size, at)) = integer(bytes, 0, 5)? else { return Ok(None) };
                 if size > TABLE_BYTES_MAX {
-                    return Err(Corrupt);
+                    return Err(CorruptBlock);
                 }
                 self.bytes_max = size;
                 self.evict(0);
@@ -159,7 +161,7 @@ impl Reader {
         bytes: &[u8],
         prefix: u32,
         indexed: bool,
-    ) -> Result<Option<usize>, Corrupt> {
+    ) -> Result<Option<usize>, CorruptBlock> {
         let Some((index, at)) = integer(bytes, 0, prefix)? else { return Ok(None) };
         let (spelled, at) = match index {
             0 => {
@@ -169,57 +171,57 @@ impl Reader {
             _ => (None, at),
         };
         let Some((value, at)) = string(bytes, at)? else { return Ok(None) };
-        // Only now: an unfinished field is looked at again with every frame, and decoding its long name each time would keep
-        // the connection's thread busy.
+        // Decoded only when the field is complete. An incomplete one is read again with every
+        // frame, and decoding its long name each time would keep the thread busy.
         let name = match &spelled {
             Some(text) => name_of(&text.decoded()?)?,
             None => self.name(index)?.0,
         };
         self.block.text_bytes += spelled.map_or(0, |text| text.bytes.len()) + value.bytes.len();
-        let judged = matches!(name.kind, Kind::Path | Kind::Scheme);
+        let checked = matches!(name.kind, NameKind::Path | NameKind::Scheme);
         let (mut refused, mut length) = (false, value.length_max());
-        // Most values are neither judged nor kept: they are passed over.
-        if judged || indexed {
+        // Most values are neither checked nor kept, and are not decoded.
+        if checked || indexed {
             let value = value.decoded()?;
             length = value.len();
             refused = match name.kind {
-                Kind::Path => value.contains(&b'#'),
-                Kind::Scheme => !is_scheme(&value),
-                Kind::Pseudo | Kind::Field => false,
+                NameKind::Path => value.contains(&b'#'),
+                NameKind::Scheme => !is_scheme(&value),
+                NameKind::Pseudo | NameKind::Field => false,
             };
         }
         if indexed {
-            self.insert(Entry { name, bytes: name.length + length + ENTRY_BYTES, refused });
+            self.insert(TableEntry { name, bytes: name.length + length + ENTRY_BYTES, refused });
         }
-        self.found(name.kind, refused, name.length + length + ENTRY_BYTES);
+        self.add_field(name.kind, refused, name.length + length + ENTRY_BYTES);
         Ok(Some(at))
     }
 
-    fn found(&mut self, kind: Kind, refused: bool, list_bytes: usize) {
+    fn add_field(&mut self, kind: NameKind, refused: bool, list_bytes: usize) {
         self.block.list_bytes += list_bytes;
         self.block.fields += 1;
-        self.block.pseudo |= kind != Kind::Field;
+        self.block.pseudo |= kind != NameKind::Field;
         self.block.target_refused |= refused;
     }
 
-    /// The name at an index, and its place in the dynamic table if it is from there.
-    fn name(&self, index: usize) -> Result<(Name, Option<usize>), Corrupt> {
-        let place = index.checked_sub(1).ok_or(Corrupt)?;
-        if let Some(length) = STATIC_NAMES.get(place) {
+    /// Returns the name at an index, and its position in the dynamic table if it is there.
+    fn name(&self, index: usize) -> Result<(FieldName, Option<usize>), CorruptBlock> {
+        let position = index.checked_sub(1).ok_or(CorruptBlock)?;
+        if let Some(length) = STATIC_NAMES.get(position) {
             let kind = match index {
-                4 | 5 => Kind::Path,
-                6 | 7 => Kind::Scheme,
-                1..=14 => Kind::Pseudo,
-                _ => Kind::Field,
+                4 | 5 => NameKind::Path,
+                6 | 7 => NameKind::Scheme,
+                1..=14 => NameKind::Pseudo,
+                _ => NameKind::Field,
             };
-            return Ok((Name { kind, length: *length }, None));
+            return Ok((FieldName { kind, length: *length }, None));
         }
-        let place = place - STATIC_NAMES.len();
-        self.entries.get(place).map(|entry| (entry.name, Some(place))).ok_or(Corrupt)
+        let position = position - STATIC_NAMES.len();
+        self.entries.get(position).map(|entry| (entry.name, Some(position))).ok_or(CorruptBlock)
     }
 
     /// Adds an entry. One that is larger than the table empties it (RFC 7541, section 4.4).
-    fn insert(&mut self, entry: Entry) {
+    fn insert(&mut self, entry: TableEntry) {
         self.evict(entry.bytes);
         if entry.bytes <= self.bytes_max {
             self.bytes += entry.bytes;
@@ -227,7 +229,7 @@ impl Reader {
         }
     }
 
-    /// Drops the oldest entries until there is room for so many bytes.
+    /// Drops the oldest entries until `wanted` bytes fit.
     fn evict(&mut self, wanted: usize) {
         while self.bytes + wanted > self.bytes_max {
             let Some(oldest) = self.entries.pop_back() else { return };
@@ -236,20 +238,20 @@ impl Reader {
     }
 }
 
-fn name_of(text: &[u8]) -> Result<Name, Corrupt> {
+fn name_of(text: &[u8]) -> Result<FieldName, CorruptBlock> {
     let kind = match text {
-        b"" => return Err(Corrupt),
-        b":path" => Kind::Path,
-        b":scheme" => Kind::Scheme,
-        [b':', ..] => Kind::Pseudo,
-        _ => Kind::Field,
+        b"" => return Err(CorruptBlock),
+        b":path" => NameKind::Path,
+        b":scheme" => NameKind::Scheme,
+        [b':', ..] => NameKind::Pseudo,
+        _ => NameKind::Field,
     };
-    Ok(Name { kind, length: text.len() })
+    Ok(FieldName { kind, length: text.len() })
 }
 
-/// Reads an integer whose first byte has so many bits for it (RFC 7541, section 5.1).
+/// Reads an integer with `prefix` bits in its first byte (RFC 7541, section 5.1).
 fn integer(bytes: &[u8], at: usize, prefix: u32) -> Parsed<usize> {
-    /// Bytes behind the first one. More than the library reads.
+    /// Most bytes behind the first one. The library reads fewer.
     const MORE_MAX: usize = 5;
     let mask = (1usize << prefix) - 1;
     let Some(first) = bytes.get(at) else { return Ok(None) };
@@ -264,35 +266,35 @@ fn integer(bytes: &[u8], at: usize, prefix: u32) -> Parsed<usize> {
             return Ok(Some((number, at + 2 + more)));
         }
     }
-    Err(Corrupt)
+    Err(CorruptBlock)
 }
 
-/// A string as it stands in a block (RFC 7541, section 5.2).
-struct Text<'b> {
+/// An encoded string of a block (RFC 7541, section 5.2).
+struct EncodedText<'b> {
     bytes: &'b [u8],
     huffman: bool,
 }
 
-fn string(bytes: &[u8], at: usize) -> Parsed<Text<'_>> {
+fn string(bytes: &[u8], at: usize) -> Parsed<EncodedText<'_>> {
     let Some((length, start)) = integer(bytes, at, 7)? else { return Ok(None) };
     let huffman = bytes.get(at).is_some_and(|first| first & 0x80 != 0);
-    let end = start.checked_add(length).ok_or(Corrupt)?;
-    Ok(bytes.get(start..end).map(|bytes| (Text { bytes, huffman }, end)))
+    let end = start.checked_add(length).ok_or(CorruptBlock)?;
+    Ok(bytes.get(start..end).map(|bytes| (EncodedText { bytes, huffman }, end)))
 }
 
-impl Text<'_> {
-    /// Returns how many bytes the text has at most: the shortest codes have five bits.
+impl EncodedText<'_> {
+    /// Returns the text's greatest length in bytes: the shortest codes have five bits.
     fn length_max(&self) -> usize {
         if self.huffman { self.bytes.len() * 8 / 5 } else { self.bytes.len() }
     }
 
-    fn decoded(&self) -> Result<std::borrow::Cow<'_, [u8]>, Corrupt> {
+    fn decoded(&self) -> Result<std::borrow::Cow<'_, [u8]>, CorruptBlock> {
         if self.huffman { huffman(self.bytes).map(Into::into) } else { Ok(self.bytes.into()) }
     }
 }
 
-/// Bits of each byte's code (RFC 7541, appendix B). The codes follow from their lengths: they count
-/// upwards from the shortest on, those of one length in the order of their bytes.
+/// Bits of each byte's code (RFC 7541, appendix B). The lengths define the codes: they count
+/// upwards from the shortest one, and those of one length are in the order of their bytes.
 #[rustfmt::skip]
 const CODE_BITS: [u8; 256] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 28,
@@ -309,15 +311,17 @@ const CODE_BITS: [u8; 256] = [
 const BITS_MIN: usize = 5;
 const BITS_MAX: usize = 30;
 
-/// The bytes in the order of their codes; for each length the first code, and where its bytes begin.
-struct Codes {
+/// The bytes in the order of their codes; for each length the first code, and the position of its
+/// first byte.
+struct HuffmanCodes {
     bytes: [u8; 256],
     first: [u32; BITS_MAX + 2],
     start: [usize; BITS_MAX + 2],
 }
 
-const CODES: Codes = {
-    let mut codes = Codes { bytes: [0; 256], first: [0; BITS_MAX + 2], start: [0; BITS_MAX + 2] };
+const CODES: HuffmanCodes = {
+    let mut codes =
+        HuffmanCodes { bytes: [0; 256], first: [0; BITS_MAX + 2], start: [0; BITS_MAX + 2] };
     let (mut bits, mut code, mut place) = (BITS_MIN, 0u32, 0);
     while bits <= BITS_MAX {
         (codes.first[bits], codes.start[bits]) = (code, place);
@@ -335,9 +339,9 @@ const CODES: Codes = {
     codes
 };
 
-/// Decodes a string in Huffman code. What is left at the end is less than a byte of ones.
-fn huffman(bytes: &[u8]) -> Result<Vec<u8>, Corrupt> {
-    static TABLE: Codes = CODES;
+/// Decodes a string in Huffman code. Its padding is less than a byte of ones.
+fn huffman(bytes: &[u8]) -> Result<Vec<u8>, CorruptBlock> {
+    static TABLE: HuffmanCodes = CODES;
     let mut decoded = Vec::with_capacity(bytes.len() * 8 / BITS_MIN);
     let (mut code, mut bits) = (0u32, 0);
     for byte in bytes {
@@ -348,10 +352,10 @@ fn huffman(bytes: &[u8]) -> Result<Vec<u8>, Corrupt> {
                 continue;
             }
             if bits > BITS_MAX {
-                return Err(Corrupt);
+                return Err(CorruptBlock);
             }
             let count = TABLE.start[bits + 1] - TABLE.start[bits];
-            // Codes of this length that are smaller than the first are the beginnings of none.
+            // A number below the first code of this length is no code, nor the beginning of one.
             let offset =
                 code.checked_sub(TABLE.first[bits]).map_or(usize::MAX, |offset| offset as usize);
             if offset < count {
@@ -361,7 +365,7 @@ fn huffman(bytes: &[u8]) -> Result<Vec<u8>, Corrupt> {
         }
     }
     let padding = bits < 8 && code == (1 << bits) - 1;
-    if padding { Ok(decoded) } else { Err(Corrupt) }
+    if padding { Ok(decoded) } else { Err(CorruptBlock) }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What is refused and what is not, however the bytes are cut; and that the parser behind reads the same.
+//! Bytes that are refused and bytes that pass, however they are cut. Hyper reads the latter the
+//! same way.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -11,12 +12,14 @@ use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
 
 use super::*;
+use crate::gate::Malformation;
 use crate::proxy::inbound::byte_guard::chunked::{ChunkStep, EXTENSION_BYTES_MAX};
-use crate::proxy::inbound::rules::TRAILER_BYTES_MAX;
+use crate::proxy::rules::{FIELDS_MAX, TRAILER_BYTES_MAX};
 
 const HEAD_BYTES_MAX: usize = 1024;
 
-/// All that passes of these bytes, shown in pieces of these sizes (the last one again and again), and the refusal.
+/// Scans bytes in pieces of these sizes, the last one repeated. Returns how many pass, and the
+/// refusal.
 fn scan_in_pieces(bytes: &[u8], pieces: &[usize]) -> Scan {
     let mut scanner = Scanner::new(HEAD_BYTES_MAX);
     let (mut start, mut end, mut piece) = (0, 0, 0);
@@ -32,7 +35,7 @@ fn scan_in_pieces(bytes: &[u8], pieces: &[usize]) -> Scan {
     Scan { safe: start, refused: None }
 }
 
-/// The verdict on these bytes, which must not depend on how they are cut.
+/// Returns the verdict on these bytes, which must not depend on how they are cut.
 #[track_caller]
 fn scan(bytes: &[u8]) -> Scan {
     let whole = scan_in_pieces(bytes, &[usize::MAX / 2]);
@@ -157,7 +160,7 @@ fn what_can_be_read_in_two_ways_is_refused_and_no_byte_of_its_head_passes() {
             Scan { safe: 0, refused: Some(Refusal::Malformed { why }) },
             "{text:?}"
         );
-        // Behind a good request it is the same, and the good one passes.
+        // Behind a good request the result is the same, and the good one passes.
         let good = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}";
         let behind = scan(format!("{good}{text}").as_bytes());
         assert_eq!(
@@ -253,17 +256,18 @@ fn followed(bytes: &[u8]) -> Vec<u64> {
     let mut scanner = Scanner::new(HEAD_BYTES_MAX);
     let (mut start, mut lengths, mut current) = (0, Vec::new(), None);
     for end in 1..=bytes.len() {
-        let (was_head, was_data) = (matches!(scanner.part, Part::Head(_)), in_data(&scanner));
+        let (was_head, was_data) =
+            (matches!(scanner.part, RequestPart::Head(_)), in_data(&scanner));
         let found = scanner.scan(&bytes[start..end]);
         start += found.safe;
         match &scanner.part {
-            Part::Sized(left) if was_head => current = Some(*left),
-            Part::Chunked(_) if was_head => current = Some(0),
-            Part::Chunked(chunked) if in_data(&scanner) && !was_data => {
+            RequestPart::Sized(left) if was_head => current = Some(*left),
+            RequestPart::Chunked(_) if was_head => current = Some(0),
+            RequestPart::Chunked(chunked) if in_data(&scanner) && !was_data => {
                 current = current.map(|length| length + chunked.left);
             }
-            Part::Head(_) if was_head && found.safe > 0 => lengths.push(0),
-            Part::Head(_) if !was_head => lengths.extend(current.take()),
+            RequestPart::Head(_) if was_head && found.safe > 0 => lengths.push(0),
+            RequestPart::Head(_) if !was_head => lengths.extend(current.take()),
             _ => {}
         }
     }
@@ -271,20 +275,20 @@ fn followed(bytes: &[u8]) -> Vec<u64> {
 }
 
 fn in_data(scanner: &Scanner) -> bool {
-    matches!(&scanner.part, Part::Chunked(Chunked { step: ChunkStep::Data, .. }))
+    matches!(&scanner.part, RequestPart::Chunked(ChunkScanner { step: ChunkStep::Data, .. }))
 }
 
-/// What hyper makes of the same bytes: the body lengths of the requests that came whole, and its complaint.
+/// Parses the same bytes with hyper: returns the body lengths of the whole requests, and the error.
 fn parsed(bytes: &[u8]) -> (Vec<u64>, Option<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let lengths = Arc::new(Mutex::new(Vec::new()));
-        let seen = lengths.clone();
+        let found = lengths.clone();
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let seen = seen.clone();
+            let found = found.clone();
             async move {
                 if let Ok(body) = request.into_body().collect().await {
-                    seen.lock().unwrap().push(body.to_bytes().len() as u64);
+                    found.lock().unwrap().push(body.to_bytes().len() as u64);
                 }
                 Ok::<_, Infallible>(http::Response::new(Empty::<Bytes>::new()))
             }
@@ -304,7 +308,7 @@ fn parsed(bytes: &[u8]) -> (Vec<u64>, Option<String>) {
     })
 }
 
-/// Bytes that look like requests, with some of what attackers put in.
+/// Bytes that look like requests, with some tricks of attackers.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let pieces = prop_oneof![
         8 => Just("GET / HTTP/1.1\r\n"),
@@ -375,7 +379,7 @@ proptest! {
         let (lengths, complaint) = parsed(passed);
         prop_assert_eq!(complaint, None);
         let followed = followed(passed);
-        // After `Connection: close` the parser reads no more; what it did read, it read like this.
+        // After `Connection: close` the parser reads no more; all that it read before is the same.
         prop_assert_eq!(&lengths[..], &followed[..lengths.len().min(followed.len())]);
         let closes = String::from_utf8_lossy(passed).contains("close") || passed.windows(8).any(|w| w == b"HTTP/1.0");
         prop_assert!(closes || lengths.len() == followed.len(), "{:?} and {:?}", lengths, followed);

@@ -1,9 +1,13 @@
-//! What leaves an HTTP/2 connection whose limit is lowered while a request has its slot already.
+//! The requests that are written after the peer lowered its limit of streams.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::task::{Context, Waker};
+use std::time::Duration;
+
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::time::Instant;
 
 use super::*;
 use crate::clock::Clock;
@@ -14,11 +18,11 @@ const GOAWAY: u8 = 7;
 const END_STREAM_AND_HEADERS: u8 = 5;
 const MAX_CONCURRENT_STREAMS: u8 = 3;
 
-/// The server's side of a connection, which writes frames by hand.
+/// The server's side of a connection. It writes frames byte by byte.
 struct Peer(DuplexStream);
 
 impl Peer {
-    async fn say(&mut self, kind: u8, flags: u8, stream: u8, payload: &[u8]) {
+    async fn write_frame(&mut self, kind: u8, flags: u8, stream: u8, payload: &[u8]) {
         let length = u8::try_from(payload.len()).unwrap();
         self.0
             .write_all(&[&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat())
@@ -27,15 +31,15 @@ impl Peer {
     }
 
     async fn limit(&mut self, streams: u8) {
-        self.say(SETTINGS, 0, 0, &[0, MAX_CONCURRENT_STREAMS, 0, 0, 0, streams]).await;
+        self.write_frame(SETTINGS, 0, 0, &[0, MAX_CONCURRENT_STREAMS, 0, 0, 0, streams]).await;
     }
 
     async fn answer(&mut self, stream: u8) {
         const STATUS_200: u8 = 0x80 | 8;
-        self.say(HEADERS, END_STREAM_AND_HEADERS, stream, &[STATUS_200]).await;
+        self.write_frame(HEADERS, END_STREAM_AND_HEADERS, stream, &[STATUS_200]).await;
     }
 
-    /// The stream of the next request; `None` where the connection ends before.
+    /// Reads the next request and returns its stream, or `None` if the connection ends before.
     async fn request(&mut self) -> Option<u8> {
         loop {
             let mut head = [0; 9];
@@ -49,13 +53,13 @@ impl Peer {
     }
 }
 
-/// A connection whose peer allows two requests at once.
-async fn connected() -> (Peer, Arc<Multiplexed>) {
+/// Opens a connection to a peer that allows two requests at once.
+async fn connected() -> (Peer, Arc<Http2Connection>) {
     let (client, server) = duplex(1 << 16);
     let mut peer = Peer(server);
     peer.limit(2).await;
     let connection =
-        Multiplexed::open(client, Arc::default(), None, Instant::now() + LEASE).await.unwrap();
+        Http2Connection::open(client, Arc::default(), None, Instant::now() + LEASE).await.unwrap();
     peer.0.read_exact(&mut [0; 24]).await.unwrap();
     (peer, connection)
 }
@@ -73,7 +77,8 @@ fn rule(lease: Duration) -> Arc<SendRule> {
 
 const LEASE: Duration = Duration::from_secs(60);
 
-/// Sends a request, lowers the limit to it while another one has its slot already, and returns the other slot.
+/// Sends a request, and lowers the limit to one while another request already has a slot. Returns
+/// the other slot.
 async fn lowered() -> (Peer, tokio::task::JoinHandle<bool>, StreamSlot) {
     let (mut peer, connection) = connected().await;
     let (first, second) = (connection.slot().unwrap(), connection.slot().unwrap());
@@ -94,9 +99,9 @@ async fn a_request_that_is_given_up_in_the_librarys_queue_never_leaves() {
     let rule = rule(LEASE);
     let mut sending = Box::pin(slot.send(request(), Some(rule.clone())));
     assert!(sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    assert!(rule.revoke(), "it was not sent");
+    assert!(rule.revoke(), "no byte was sent");
     drop(sending);
-    // The library would send it now.
+    // Without the gate, the library would send it now.
     peer.answer(1).await;
     assert_eq!(peer.request().await, None, "the connection ends");
     drop(answered);
@@ -127,14 +132,14 @@ async fn a_goaway_takes_a_request_out_of_the_librarys_queue_and_those_below_it_a
     let (mut peer, answered, slot) = lowered().await;
     let mut queued = Box::pin(slot.send(request(), Some(rule(LEASE))));
     assert!(queued.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    peer.say(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]).await;
+    peer.write_frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]).await;
     assert!(matches!(queued.await, Err(SendFailure::Failed(ForwardError::NeverSent(_)))));
     peer.answer(1).await;
-    assert!(answered.await.unwrap(), "the connection goes on for it");
+    assert!(answered.await.unwrap(), "the connection stays open for it");
 }
 
 #[tokio::test]
-async fn a_connection_that_nobody_uses_closes() {
+async fn an_unused_connection_closes() {
     let (mut peer, connection) = connected().await;
     drop(connection);
     assert_eq!(peer.request().await, None);

@@ -1,4 +1,4 @@
-//! A disk that fails, or stands still, when told.
+//! A disk that a test can make fail or hang.
 
 use std::io;
 use std::path::Path;
@@ -8,8 +8,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
-use crate::store::embedded::disk::{FILE, Folder, opener};
-use crate::store::embedded::{Embedded, Options};
+use crate::store::embedded::disk::{Folder, opener};
+use crate::store::embedded::layout::FILE;
+use crate::store::embedded::{Embedded, EmbeddedOptions};
 
 #[derive(Debug, Clone)]
 pub(super) struct Disk(Arc<Inner>);
@@ -37,7 +38,7 @@ impl Default for Disk {
 }
 
 impl Disk {
-    pub(super) fn open(&self, dir: &Path, options: Options) -> Embedded {
+    pub(super) fn open(&self, dir: &Path, options: EmbeddedOptions) -> Embedded {
         let (inner, path) = (self.0.clone(), dir.join(FILE));
         let opener = opener(move || {
             let file = std::fs::OpenOptions::new()

@@ -1,4 +1,4 @@
-//! Logs that are sound, that somebody changed, and that are trimmed while they are looked at.
+//! Logs that are intact, that were changed, and that are trimmed while they are verified.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::store::suite::slot;
 /// Entries that the log gives at once.
 const AT_ONCE: usize = 2;
 
-/// The log of two partitions. What is noted under `later` happens when so many readings were made.
+/// A log of two partitions. The change under `later` happens after this number of reads.
 struct Kept {
     partitions: Mutex<Vec<(Vec<LogEntry>, Ends)>>,
     later: Mutex<Vec<(usize, Change)>>,
@@ -27,7 +27,7 @@ fn id(n: u64) -> EntryId {
     EntryId { ms: n, seq: 0 }
 }
 
-/// Partitions 3 and 7, with so many entries each, whose ids count from 1.
+/// Partitions 3 and 7 with this number of entries each. Ids count from 1.
 fn log(entries: u64) -> Kept {
     let partitions = [3, 7].map(|partition| {
         let mut written: Vec<LogEntry> = Vec::new();
@@ -206,7 +206,7 @@ async fn what_is_trimmed_while_it_is_looked_at_is_no_break() {
         entries.clear();
     };
     assert_eq!(log(7).later(1, cut_off).breaks().await, [(3, 7, ChainFault::CutOff)]);
-    // Trimmed no further than it had come: what is wrong behind that stays wrong.
+    // Trimmed no further than the verification had come: a fault behind that is still reported.
     let behind: Change = |entries, ends| {
         trim(entries, ends, 1);
         entries.remove(1);
@@ -216,7 +216,7 @@ async fn what_is_trimmed_while_it_is_looked_at_is_no_break() {
 
 #[tokio::test]
 async fn a_changed_link_counts_though_its_entry_is_trimmed_while_it_is_looked_at() {
-    // What is kept of the last one that was trimmed is what it was when it was written.
+    // The mark of the last trimmed entry is unchanged.
     let trim_two: Change = |entries, ends| {
         let link = Link::of(entries[0].link, &member(&entries[1].slot), &entries[1].event);
         ends.trimmed = Some(Mark { id: entries[1].id, link });

@@ -1,11 +1,11 @@
 //! Servers that come back without what they acknowledged.
 
 use super::*;
-use crate::store::redis::epoch::QUIET;
+use crate::store::redis::{LOSS_PAUSE, RECENT_WRITE_TTL, RedisAck, RedisOptions};
 
-/// A gateway's store that must lose nothing.
-fn strict(server: &Server) -> Arc<Redis> {
-    Redis::connect(super::super::Options { quiet: QUIET, ..options(&server.tcp_url(), PATIENCE) })
+/// The store of a gateway that must lose nothing.
+fn strict(server: &TestServer) -> Arc<Redis> {
+    Redis::connect(RedisOptions { loss_pause: LOSS_PAUSE, ..options(&server.tcp_url(), PATIENCE) })
         .unwrap()
 }
 
@@ -13,7 +13,7 @@ async fn fence_of(store: &Redis, n: u64) -> Option<Fence> {
     store.load(&HERE(n)).await.unwrap().map(|held| held.record.fence)
 }
 
-async fn flush(server: &Server) {
+async fn flush(server: &TestServer) {
     redis::cmd("FLUSHALL").exec_async(&mut server.admin().await).await.unwrap();
 }
 
@@ -26,8 +26,8 @@ async fn settled(store: &Redis, n: u64) -> Result<Swap, StoreError> {
 }
 
 #[tokio::test]
-async fn a_flushed_server_gets_back_what_a_gateway_holds_even_if_nobody_asks() {
-    let server = Server::start().await;
+async fn a_flushed_server_gets_its_recent_writes_back_without_a_request() {
+    let server = TestServer::start().await;
     let store = server.store();
     assert!(claimed(&store, 1).await && claimed(&store, 2).await);
     assert_eq!(settled(&store, 2).await.unwrap(), Swap::Stored);
@@ -41,8 +41,8 @@ async fn a_flushed_server_gets_back_what_a_gateway_holds_even_if_nobody_asks() {
 }
 
 #[tokio::test]
-async fn a_claim_on_a_flushed_server_waits_until_what_is_held_is_back() {
-    let server = Server::start().await;
+async fn a_claim_on_a_flushed_server_waits_until_recent_writes_are_back() {
+    let server = TestServer::start().await;
     let store = server.store();
     assert!(claimed(&store, 1).await);
     flush(&server).await;
@@ -53,13 +53,13 @@ async fn a_claim_on_a_flushed_server_waits_until_what_is_held_is_back() {
 }
 
 #[tokio::test]
-async fn a_server_that_restarts_empty_gets_back_what_is_held_before_the_next_claim() {
-    let mut server = Server::start().await;
+async fn a_server_that_restarts_empty_gets_recent_writes_back_before_the_next_claim() {
+    let mut server = TestServer::start().await;
     let store = server.store();
     assert!(claimed(&store, 1).await);
     server.kill();
     server.come_back().await;
-    let mut again = Err(StoreError::NotApplied("not asked yet".into()));
+    let mut again = Err(StoreError::NotApplied("not called yet".into()));
     until("it answers", async || {
         again = store.swap(&HERE(1), None, &claim(99, 99), LEASE).await;
         again.is_ok()
@@ -73,7 +73,7 @@ async fn a_server_that_restarts_empty_gets_back_what_is_held_before_the_next_cla
 
 #[tokio::test]
 async fn an_outcome_that_finds_its_claim_lost_is_stored_all_the_same() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     assert!(claimed(&store, 1).await);
     flush(&server).await;
@@ -83,7 +83,7 @@ async fn an_outcome_that_finds_its_claim_lost_is_stored_all_the_same() {
 
 #[tokio::test]
 async fn a_renewal_that_finds_its_claim_lost_is_no_lost_lease() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     assert!(claimed(&store, 1).await);
     flush(&server).await;
@@ -101,13 +101,13 @@ async fn a_renewal_that_finds_its_claim_lost_is_no_lost_lease() {
 
 #[tokio::test]
 async fn a_server_that_goes_on_with_an_earlier_state_is_brought_forward() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     let key = names().record_key(&HERE(1));
     assert!(claimed(&store, 1).await);
     let earlier: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut admin).await.unwrap();
     assert_eq!(settled(&store, 1).await.unwrap(), Swap::Stored);
-    // As a replica that is promoted would, without the last write; the epoch of one partition tells of all.
+    // As a promoted replica without the last write would; the epoch of one partition is enough.
     redis::cmd("SET").arg(&key).arg(earlier).exec_async(&mut admin).await.unwrap();
     redis::cmd("SET")
         .arg(names().epoch_key(0))
@@ -123,7 +123,7 @@ async fn a_server_that_goes_on_with_an_earlier_state_is_brought_forward() {
 
 #[tokio::test]
 async fn where_none_may_run_twice_new_operations_wait_until_all_gateways_have_noticed() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (holder, other) = (strict(&server), strict(&server));
     until("the first epoch is old enough", async || claimed(&holder, 1).await).await;
     until("the other knows it too", async || claimed(&other, 2).await).await;
@@ -143,14 +143,14 @@ async fn where_none_may_run_twice_new_operations_wait_until_all_gateways_have_no
         "what is known is answered: {known:?}"
     );
     until("new operations go on", async || claimed(&other, 3).await).await;
-    assert!(begun.elapsed() >= QUIET, "they were refused for {:?}", begun.elapsed());
+    assert!(begun.elapsed() >= LOSS_PAUSE, "they were refused for {:?}", begun.elapsed());
     let late = other.swap(&HERE(1), None, &claim(97, 97), LEASE).await.unwrap();
     assert!(matches!(&late, Swap::Stale(Some(held)) if held.record.fence == Fence(1)), "{late:?}");
 }
 
 #[tokio::test]
-async fn what_another_began_meanwhile_is_left_alone() {
-    let server = Server::start().await;
+async fn an_operation_that_another_gateway_began_meanwhile_is_left_alone() {
+    let server = TestServer::start().await;
     let (holder, mut admin) = (server.store(), server.admin().await);
     assert!(claimed(&holder, 1).await);
     let strangers = HERE(1);
@@ -184,8 +184,9 @@ fn duplicate() -> Record {
     Record { opened_unix_ms: claim(1, 1).opened_unix_ms + 500, ..claim(99, 99) }
 }
 
-/// Empties the server and puts a record into the slot of operation 1, in one step: no gateway comes in between.
-async fn flush_to(server: &Server, record: &Record) {
+/// Empties the server and puts a record into the slot of operation 1, in one step without a gateway
+/// in between.
+async fn flush_to(server: &TestServer, record: &Record) {
     let encoded = encode(record);
     let value = layout::stamped(&encoded.head, 1, &encoded.payload);
     let mut commands = redis::pipe();
@@ -193,13 +194,13 @@ async fn flush_to(server: &Server, record: &Record) {
     commands.exec_async(&mut server.admin().await).await.unwrap();
 }
 
-/// The fence in the slot of operation 1, as soon as the store can be read.
+/// Waits until the slot of operation 1 has this fence.
 async fn runs_under(store: &Redis, fence: u64) {
     let reads = async || store.load(&HERE(1)).await.ok().flatten().map(|held| held.record.fence);
     until("the running claim is back", async || reads().await == Some(Fence(fence))).await;
 }
 
-/// Stores the result of operation 1 as its attempt does: over whatever it finds under its own fence.
+/// Stores the result of operation 1 as its attempt does: over any record with its own fence.
 async fn is_settled(store: &Redis) {
     let mut version = Version(1);
     until("the result is stored", async || {
@@ -220,7 +221,7 @@ async fn is_settled(store: &Redis) {
 
 #[tokio::test]
 async fn a_duplicates_claim_without_an_answer_takes_nothing_from_the_running_claim() {
-    let mut server = Server::start().await;
+    let mut server = TestServer::start().await;
     let store = store(&server.tcp_url(), SHORT);
     until("the claim stands", async || claimed(&store, 1).await).await;
     server.stop();
@@ -239,13 +240,11 @@ async fn a_duplicates_claim_without_an_answer_takes_nothing_from_the_running_cla
 
 #[tokio::test]
 async fn a_claim_that_replicas_did_not_confirm_is_not_written_again_until_it_is_confirmed() {
-    let server = Server::start().await;
-    let unsure = super::super::Options {
-        ack: super::super::Ack::Replicas(1),
-        ..options(&server.tcp_url(), PATIENCE)
-    };
+    let server = TestServer::start().await;
+    let unsure =
+        RedisOptions { ack: RedisAck::Replicas(1), ..options(&server.tcp_url(), PATIENCE) };
     let unsure = Redis::connect(unsure).unwrap();
-    // Nothing can be claimed before an epoch stands, which needs the replicas too.
+    // No claim is possible before an epoch exists, which needs the replicas too.
     let sure = server.store();
     assert!(claimed(&sure, 2).await);
     let mut answer = Ok(Swap::Stored);
@@ -254,19 +253,19 @@ async fn a_claim_that_replicas_did_not_confirm_is_not_written_again_until_it_is_
         matches!(answer, Err(StoreError::MaybeApplied(_)))
     })
     .await;
-    let holds = |store: &Redis, n| store.holdings.holds(&HERE(n), |_| true);
+    let holds = |store: &Redis, n| store.recent_writes.holds(&HERE(n), |_| true);
     assert!(!holds(&unsure, 1) && holds(&sure, 2));
-    assert_eq!(claims(&sure, 1).await.unwrap(), Swap::Stored, "said again, and confirmed");
+    assert_eq!(claims(&sure, 1).await.unwrap(), Swap::Stored, "sent again, and confirmed");
     flush(&server).await;
     runs_under(&sure, 1).await;
 }
 
 #[tokio::test]
-async fn a_marker_in_a_lost_slot_gives_way_to_the_claim_and_the_result_of_who_runs() {
-    let server = Server::start().await;
+async fn a_marker_in_a_lost_slot_gives_way_to_the_running_claim_and_its_result() {
+    let server = TestServer::start().await;
     let (holder, other) = (server.store(), server.store());
     assert!(claimed(&holder, 1).await && claimed(&other, 2).await);
-    // A marker over nothing, and those whose versions are ones that the attempt itself may write.
+    // A marker in an empty slot, and markers with versions that the attempt itself may write.
     for version in [u64::MAX / 2, 1, 2] {
         flush_to(&server, &marker_of_duplicate(version)).await;
         runs_under(&other, 1).await;
@@ -287,11 +286,11 @@ async fn a_marker_in_a_lost_slot_gives_way_to_the_claim_and_the_result_of_who_ru
 
 #[tokio::test]
 async fn a_marker_that_this_gateway_writes_into_a_lost_slot_takes_nothing_from_its_running_claim() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     assert!(claimed(&store, 1).await);
     flush(&server).await;
-    // Stored, or refused by the claim if that was faster.
+    // Stored, or refused by the claim if the restore was faster.
     store.swap(&HERE(1), None, &marker_of_duplicate(7), KEEP).await.unwrap();
     is_settled(&store).await;
     assert_eq!(store.load(&HERE(1)).await.unwrap().unwrap().record.state, result_of(1).state);
@@ -299,7 +298,7 @@ async fn a_marker_that_this_gateway_writes_into_a_lost_slot_takes_nothing_from_i
 
 #[tokio::test]
 async fn an_outcome_and_a_renewal_that_find_a_marker_in_their_lost_slot_are_not_too_late() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     assert!(claimed(&store, 1).await);
     let lease = Duration::from_secs(300);
@@ -320,21 +319,22 @@ async fn an_outcome_and_a_renewal_that_find_a_marker_in_their_lost_slot_are_not_
 
 #[tokio::test]
 async fn a_result_that_a_server_confirmed_before_it_hung_is_written_again_however_long_that_took() {
-    let mut server = Server::start().await;
+    let mut server = TestServer::start().await;
     let store = store(&server.tcp_url(), SHORT);
     until("the claim stands", async || claimed(&store, 1).await).await;
     assert_eq!(settled(&store, 1).await.unwrap(), Swap::Stored);
     server.stop();
-    tokio::time::sleep(super::super::RECENT + Duration::from_secs(1)).await;
+    tokio::time::sleep(RECENT_WRITE_TTL + Duration::from_secs(1)).await;
     server.kill();
     server.come_back().await;
-    until("the result is back", async || matches!(store.load(&HERE(1)).await, Ok(Some(held)) if held.record == result_of(1)))
-        .await;
+    let result = async || store.load(&HERE(1)).await.ok().flatten().map(|held| held.record);
+    until("the result is back", async || result().await == Some(result_of(1))).await;
 }
 
 #[tokio::test]
-async fn an_outcome_whose_claim_a_successor_with_the_same_epoch_lacks_is_stored_all_the_same() {
-    let mut server = Server::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+async fn an_outcome_is_stored_although_a_successor_with_the_same_epoch_lacks_its_claim() {
+    let mut server =
+        TestServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let store = server.store();
     assert!(claimed(&store, 2).await);
     let (log, copy) = (server.dir.path().join("appendonlydir"), tempfile::tempdir().unwrap());
@@ -353,7 +353,7 @@ async fn an_outcome_whose_claim_a_successor_with_the_same_epoch_lacks_is_stored_
 
 #[tokio::test]
 async fn a_record_that_can_not_be_read_keeps_no_other_from_being_written_again() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     assert!(claimed(&store, 1).await && claimed(&store, 2).await);
     let mut commands = redis::pipe();
@@ -366,10 +366,11 @@ async fn a_record_that_can_not_be_read_keeps_no_other_from_being_written_again()
 
 #[tokio::test]
 async fn a_server_that_restarts_with_its_records_keeps_its_epoch() {
-    let mut server = Server::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let mut server =
+        TestServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let store = server.store();
     assert!(claimed(&store, 1).await);
-    let epoch = async |server: &Server| -> Vec<u8> {
+    let epoch = async |server: &TestServer| -> Vec<u8> {
         let key = names().epoch_key(HERE(1).partition());
         redis::cmd("GET").arg(key).query_async(&mut server.admin().await).await.unwrap()
     };
@@ -383,11 +384,8 @@ async fn a_server_that_restarts_with_its_records_keeps_its_epoch() {
 
 #[tokio::test]
 async fn epochs_begin_also_where_answers_come_after_the_disk() {
-    let server = Server::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
-    let options = super::super::Options {
-        ack: super::super::Ack::Fsync,
-        ..options(&server.tcp_url(), PATIENCE)
-    };
+    let server = TestServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let options = RedisOptions { ack: RedisAck::Fsync, ..options(&server.tcp_url(), PATIENCE) };
     let store = Redis::connect(options).unwrap();
     assert!(claimed(&store, 1).await);
     store.ping().await.unwrap();

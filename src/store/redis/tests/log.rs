@@ -1,4 +1,4 @@
-//! The event log over a real server: somebody changes it.
+//! The event log on a real server, with entries that another client changes.
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
@@ -7,7 +7,7 @@ use super::*;
 use crate::store::log::{ChainFault, DIGEST_BYTES, EntryId, LogEntry, OBSERVED_BYTES_MAX, verify};
 use crate::store::redis::log::appended;
 
-async fn told(store: &Redis, n: u64) {
+async fn claim_with_event(store: &Redis, n: u64) {
     let swapped = store
         .write(&HERE(n), None, &claim(n, n), LEASE, &|| b"{\"kind\":\"claimed\"}".into())
         .await
@@ -15,7 +15,7 @@ async fn told(store: &Redis, n: u64) {
     assert_eq!(swapped, Swap::Stored);
 }
 
-/// Operations whose events lie in one partition.
+/// Operations with events in the same partition.
 fn neighbours(count: usize) -> Vec<u64> {
     let partition = HERE(1).partition();
     (1..).filter(|n| HERE(*n).partition() == partition).take(count).collect()
@@ -23,12 +23,12 @@ fn neighbours(count: usize) -> Vec<u64> {
 
 #[tokio::test]
 async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     let mut admin = server.admin().await;
     let partition = HERE(1).partition();
     for n in neighbours(6) {
-        told(&store, n).await;
+        claim_with_event(&store, n).await;
     }
     let ids: Vec<EntryId> = store
         .read_partition(partition, EntryId::default(), 10)
@@ -63,16 +63,16 @@ async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
     assert_eq!(found().await.len(), 4, "one is put in");
 }
 
-/// Writes a partition's log anew, as somebody would who leaves the links as they are.
+/// Writes a partition's log again, like an attacker who leaves the links as they are.
 async fn written_anew(admin: &mut MultiplexedConnection, key: &[u8], entries: &[LogEntry]) {
     redis::cmd("DEL").arg(key).exec_async(admin).await.unwrap();
     for LogEntry { id, slot, event, link, .. } in entries {
         let mut add = redis::cmd("XADD");
-        let told = [&[0; DIGEST_BYTES][..], &layout::member(slot), event].concat();
+        let value = [&[0; DIGEST_BYTES][..], &layout::member(slot), event].concat();
         add.arg(key)
             .arg(id.to_string())
             .arg(link.unwrap().as_bytes())
-            .arg(told)
+            .arg(value)
             .exec_async(admin)
             .await
             .unwrap();
@@ -81,12 +81,12 @@ async fn written_anew(admin: &mut MultiplexedConnection, key: &[u8], entries: &[
 
 #[tokio::test]
 async fn an_entry_with_another_event_or_operation_and_two_that_changed_places_are_found() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     let mut admin = server.admin().await;
     let (partition, operations) = (HERE(1).partition(), neighbours(4));
     for n in &operations {
-        told(&store, *n).await;
+        claim_with_event(&store, *n).await;
     }
     let key = names().events_key(partition);
     let entries = store.read_partition(partition, EntryId::default(), 10).await.unwrap();
@@ -117,7 +117,7 @@ async fn an_entry_with_another_event_or_operation_and_two_that_changed_places_ar
 
 #[tokio::test]
 async fn observations_go_on_being_kept_and_counted_after_somebody_took_them_away_or_put_some_in() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     let mut admin = server.admin().await;
     let log = &*store;
@@ -144,7 +144,7 @@ async fn observations_go_on_being_kept_and_counted_after_somebody_took_them_away
 }
 
 #[test]
-fn a_batch_is_kept_only_if_all_of_it_was_appended_whatever_a_cluster_says_beside() {
+fn a_batch_is_kept_only_if_all_of_it_was_appended_whatever_else_a_cluster_answers() {
     let refused = redis::parse_redis_value(b"-WRONGTYPE of s3cret\r\n").unwrap();
     let (id, one, held) = (Value::BulkString(b"1-0".into()), Value::Int(1), Value::Int(99));
     let appended =

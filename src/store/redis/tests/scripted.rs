@@ -1,44 +1,44 @@
-//! What is sent to servers that a test can't have: a server that answers as told, and remembers what it was asked.
+//! Servers that a test can't run: a fake that answers from a script, and records its commands.
 
 use std::sync::Mutex;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::*;
-use crate::store::redis::{Ack, Options};
+use crate::store::redis::{RedisAck, RedisOptions};
 
-type Asked = Arc<Mutex<Vec<String>>>;
+type CommandLog = Arc<Mutex<Vec<String>>>;
 
-/// Listens; `answer` is given each command, its words joined by spaces, but for those of the greeting and those that ask for
-/// epochs.
-async fn scripted(answer: fn(&str) -> &'static str) -> (u16, Asked) {
+/// Listens. `answer` gets each command, its words joined by spaces, except those of the login and
+/// those that read epochs.
+async fn scripted(answer: fn(&str) -> &'static str) -> (u16, CommandLog) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (port, asked) = (listener.local_addr().unwrap().port(), Asked::default());
-    let noted = asked.clone();
+    let (port, commands) = (listener.local_addr().unwrap().port(), CommandLog::default());
+    let log = commands.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, answer, noted.clone()));
+            tokio::spawn(serve(stream, answer, log.clone()));
         }
     });
-    (port, asked)
+    (port, commands)
 }
 
-async fn serve(stream: TcpStream, answer: fn(&str) -> &'static str, asked: Asked) {
+async fn serve(stream: TcpStream, answer: fn(&str) -> &'static str, commands: CommandLog) {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     while let Some(command) = command(&mut read).await {
-        let said = match command.split(' ').next().unwrap() {
+        let reply = match command.split(' ').next().unwrap() {
             "HELLO" => "%1\r\n$5\r\nproto\r\n:3\r\n",
             "CLIENT" => "+OK\r\n",
             "INFO" => "-NOPERM no permissions\r\n",
             "TIME" => "*2\r\n$10\r\n1800000000\r\n$1\r\n0\r\n",
             "GET" if command.ends_with(":epoch") => "$16\r\n0123456789abcdef\r\n",
             _ => {
-                asked.lock().unwrap().push(command.clone());
+                commands.lock().unwrap().push(command.clone());
                 answer(&command)
             }
         };
-        if write.write_all(said.as_bytes()).await.is_err() {
+        if write.write_all(reply.as_bytes()).await.is_err() {
             return;
         }
     }
@@ -62,27 +62,30 @@ async fn number(read: &mut (impl AsyncBufReadExt + Unpin)) -> Option<usize> {
     line.get(1..)?.trim().parse().ok()
 }
 
-/// A claim at a server that answers so, and the commands that it was sent for it, each by its first words.
+/// Claims at a server with these answers. Returns the outcome and the claim's commands, each by its
+/// first words.
 async fn claimed_at(answer: fn(&str) -> &'static str) -> (Result<Swap, StoreError>, Vec<String>) {
-    let (port, asked) = scripted(answer).await;
+    let (port, commands) = scripted(answer).await;
     let url = format!("redis://127.0.0.1:{port}");
-    let store =
-        Redis::connect(Options { ack: Ack::Fsync, ..options(&url, Duration::from_secs(4)) })
-            .unwrap();
-    // What is asked before the connection stands doesn't know yet what the server knows.
-    until("it is greeted", async || store.ping().await.is_ok() || asked.lock().unwrap().len() > 2)
+    let store = Redis::connect(RedisOptions {
+        ack: RedisAck::Fsync,
+        ..options(&url, Duration::from_secs(4))
+    })
+    .unwrap();
+    // Until the connection is set up, commands don't depend yet on the server's settings.
+    until("it is login", async || store.ping().await.is_ok() || commands.lock().unwrap().len() > 2)
         .await;
-    let greeted = std::mem::take(&mut *asked.lock().unwrap());
-    assert_eq!(greeted[..2], ["CONFIG GET appendfsync", "WAITAOF 0 0 1"]);
+    let login = std::mem::take(&mut *commands.lock().unwrap());
+    assert_eq!(login[..2], ["CONFIG GET appendfsync", "WAITAOF 0 0 1"]);
     let claimed = claims(&store, 1).await;
-    let asked =
-        asked.lock().unwrap().iter().map(|command| command.chars().take(16).collect()).collect();
-    (claimed, asked)
+    let commands =
+        commands.lock().unwrap().iter().map(|command| command.chars().take(16).collect()).collect();
+    (claimed, commands)
 }
 
 #[tokio::test]
 async fn what_has_to_be_on_disk_is_waited_for_behind_the_write_on_its_connection() {
-    let (claimed, asked) = claimed_at(|command| match command {
+    let (claimed, commands) = claimed_at(|command| match command {
         "WAITAOF 1 0 1000" => "*2\r\n:1\r\n:0\r\n",
         "WAITAOF 0 0 1" => "*2\r\n:0\r\n:0\r\n",
         command if command.starts_with("CONFIG") => {
@@ -92,13 +95,14 @@ async fn what_has_to_be_on_disk_is_waited_for_behind_the_write_on_its_connection
     })
     .await;
     assert_eq!(claimed.unwrap(), Swap::Stored);
-    assert!(asked[0].starts_with("EVALSHA"), "{asked:?}");
-    // Behind a write: servers since 7.2 would not wait for what others wrote and this one has only read.
-    assert_eq!(asked[1..], ["SET onceward:pin", "WAITAOF 1 0 1000"]);
+    assert!(commands[0].starts_with("EVALSHA"), "{commands:?}");
+    // Behind a write: servers since 7.2 don't wait for writes of other connections that this one
+    // has only read.
+    assert_eq!(commands[1..], ["SET onceward:pin", "WAITAOF 1 0 1000"]);
 }
 
 #[tokio::test]
-async fn what_the_disk_does_not_have_in_time_does_not_count() {
+async fn a_write_that_misses_the_disk_in_time_does_not_count() {
     let (claimed, _) = claimed_at(|command| match command {
         command if command.starts_with("WAITAOF") => "*2\r\n:0\r\n:0\r\n",
         command if command.starts_with("CONFIG") => "-NOPERM no permissions\r\n",
@@ -112,7 +116,7 @@ async fn what_the_disk_does_not_have_in_time_does_not_count() {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_after_its_disk_or_can_not_be_asked_is_not_asked() {
+async fn a_server_that_answers_after_its_disk_or_has_no_waitaof_gets_none() {
     for answer in [
         (|command| match command {
             command if command.starts_with("WAITAOF") => "*2\r\n:0\r\n:0\r\n",
@@ -129,8 +133,8 @@ async fn a_server_that_answers_after_its_disk_or_can_not_be_asked_is_not_asked()
             _ => ":1800000000000\r\n",
         },
     ] {
-        let (claimed, asked) = claimed_at(answer).await;
+        let (claimed, commands) = claimed_at(answer).await;
         assert_eq!(claimed.unwrap(), Swap::Stored);
-        assert!(asked.len() == 1 && asked[0].starts_with("EVALSHA"), "{asked:?}");
+        assert!(commands.len() == 1 && commands[0].starts_with("EVALSHA"), "{commands:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! A real redis-server of a test's own, gone when the test ends.
+//! A real redis-server that ends with its test.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -10,18 +10,18 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
-use crate::store::redis::{Ack, Options, Place, Redis};
+use crate::store::redis::{Endpoint, Redis, RedisAck, RedisOptions};
 
 /// How long a condition may take to come true.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often it is looked at.
+/// Pause between two checks of a condition.
 const STEP: Duration = Duration::from_millis(10);
 
-/// Starts that may meet a port that somebody else has just taken.
+/// Starts of a server: another process may take its port first.
 const STARTS: usize = 5;
 
-pub(super) struct Server {
+pub(super) struct TestServer {
     child: Child,
     pub(super) dir: TempDir,
     pub(super) port: u16,
@@ -29,24 +29,25 @@ pub(super) struct Server {
     settings: Vec<String>,
 }
 
-impl Server {
-    pub(super) async fn start() -> Server {
-        Server::start_with(&[]).await
+impl TestServer {
+    pub(super) async fn start() -> TestServer {
+        TestServer::start_with(&[]).await
     }
 
-    /// Starts with further settings; `DIR` in them is the server's folder, in which certificates may lie.
-    pub(super) async fn start_with(settings: &[&str]) -> Server {
-        Server::start_in(tempfile::tempdir().unwrap(), settings).await
+    /// Starts with more settings; `DIR` in them is the server's folder, where a test can put
+    /// certificates.
+    pub(super) async fn start_with(settings: &[&str]) -> TestServer {
+        TestServer::start_in(tempfile::tempdir().unwrap(), settings).await
     }
 
-    pub(super) async fn start_in(dir: TempDir, settings: &[&str]) -> Server {
+    pub(super) async fn start_in(dir: TempDir, settings: &[&str]) -> TestServer {
         let settings: Vec<String> = settings
             .iter()
             .map(|setting| setting.replace("DIR", dir.path().to_str().unwrap()))
             .collect();
         let (port, tls_port) = (free_port(), free_port());
         let child = spawn(&dir, port, tls_port, &settings);
-        let mut server = Server { child, dir, port, tls_port, settings };
+        let mut server = TestServer { child, dir, port, tls_port, settings };
         for _ in 0..STARTS {
             if server.answers().await {
                 return server;
@@ -76,12 +77,13 @@ impl Server {
         format!("unix://{}", self.socket())
     }
 
-    /// A store on this server, patient enough for a busy machine.
+    /// Makes a store on this server, with a timeout for a busy machine.
     pub(super) fn store(&self) -> Arc<Redis> {
         store(&self.tcp_url(), Duration::from_secs(5))
     }
 
-    /// A connection of the test's own, over the socket so that it isn't met by what a story does to TCP.
+    /// Opens a connection of the test, over the socket, so that what a test does to TCP doesn't
+    /// affect it.
     pub(super) async fn admin(&self) -> MultiplexedConnection {
         redis::Client::open(self.unix_url())
             .unwrap()
@@ -90,7 +92,7 @@ impl Server {
             .unwrap()
     }
 
-    /// Whether the server answers; false once its process has ended.
+    /// Waits until the server answers; false if its process has ended.
     async fn answers(&mut self) -> bool {
         for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
             if self.child.try_wait().unwrap().is_some() {
@@ -114,7 +116,7 @@ impl Server {
     }
 
     fn signal(&self, name: &str) {
-        // The shell's own, since small images have no other.
+        // The shell's own kill: small images have no other.
         let kill = format!("kill -s {name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
@@ -124,29 +126,29 @@ impl Server {
         self.child.wait().unwrap();
     }
 
-    /// Comes back on the same port, empty.
+    /// Starts it again on the same port, empty.
     pub(super) async fn come_back(&mut self) {
         self.child = spawn(&self.dir, self.port, self.tls_port, &self.settings);
         assert!(self.answers().await, "{}", std::fs::read_to_string(self.log()).unwrap());
     }
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-pub(super) fn options(url: &str, timeout: Duration) -> Options {
-    let place = Place::Server(url.into());
-    Options {
-        place,
+pub(super) fn options(url: &str, timeout: Duration) -> RedisOptions {
+    let endpoint = Endpoint::Server(url.into());
+    RedisOptions {
+        endpoint,
         timeout,
         ca_file: None,
         client: None,
-        ack: Ack::Memory,
-        quiet: Duration::ZERO,
+        ack: RedisAck::Memory,
+        loss_pause: Duration::ZERO,
         breakers: Default::default(),
         namespace: "onceward".into(),
         features: Default::default(),

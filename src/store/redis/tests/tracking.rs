@@ -1,37 +1,38 @@
-//! Records kept in the process, and a real server that tells of their changes.
+//! Cached records, and a real server that reports their changes.
 
 use super::*;
 use crate::clock::Clock;
+use crate::store::Store;
 use crate::store::cache::LocalCache;
 use crate::store::cached::Cached;
-use crate::store::redis::{Ack, Options, track};
+use crate::store::redis::{RedisAck, RedisOptions, track};
 use crate::telemetry::CacheMeter;
 
-struct Keeper {
-    redis: Arc<Redis>,
+struct CachedGateway {
     store: Arc<Cached>,
+    redis: Arc<Redis>,
     meter: CacheMeter,
 }
 
-impl Keeper {
-    fn on(options: Options) -> Keeper {
-        Keeper::tracking(options.clone(), &options)
+impl CachedGateway {
+    fn on(options: RedisOptions) -> CachedGateway {
+        CachedGateway::tracking(options.clone(), &options)
     }
 
-    fn tracking(options: Options, tracked: &Options) -> Keeper {
+    fn tracking(options: RedisOptions, tracked: &RedisOptions) -> CachedGateway {
         let meter = CacheMeter::default();
         let (cache, wanted) = LocalCache::new(1 << 20, Clock::system(), meter.clone());
         let tracker = track(tracked, cache.clone(), wanted).unwrap();
         let redis = Redis::connect(options).unwrap();
         let store = Arc::new(Cached::new(redis.clone(), cache, tracker));
-        Keeper { redis, store, meter }
+        CachedGateway { store, redis, meter }
     }
 
-    fn of(server: &Server) -> Keeper {
-        Keeper::on(options(&server.tcp_url(), Duration::from_secs(5)))
+    fn of(server: &TestServer) -> CachedGateway {
+        CachedGateway::on(options(&server.tcp_url(), Duration::from_secs(5)))
     }
 
-    /// A duplicate; whether it was answered from the process.
+    /// Sends a duplicate. Returns whether the cache answered it.
     async fn hits(&self, n: u64) -> bool {
         let before = self.meter.hits.get();
         let swapped = self.store.swap(&HERE(n), None, &claim(99, 99), LEASE).await;
@@ -40,7 +41,7 @@ impl Keeper {
         self.meter.hits.get() > before
     }
 
-    /// Duplicates come until one is answered from the process.
+    /// Sends duplicates until the cache answers one.
     async fn keeps(&self, n: u64) {
         until("the record is kept", async || self.hits(n).await).await;
     }
@@ -50,9 +51,9 @@ mod the_suite {
     use super::*;
 
     async fn stage() -> Stage {
-        let server = Server::start().await;
-        let keeper = Keeper::of(&server);
-        let store = Store { records: keeper.store, ..Store::from(keeper.redis) };
+        let server = TestServer::start().await;
+        let gateway = CachedGateway::of(&server);
+        let store = Store { records: gateway.store, ..Store::from(gateway.redis) };
         Stage::of_shared(store, Time::Real).with_guard(server)
     }
 
@@ -61,13 +62,13 @@ mod the_suite {
 
 #[tokio::test]
 async fn a_record_that_is_kept_costs_the_server_nothing() {
-    let server = Server::start().await;
-    let (keeper, mut admin) = (Keeper::of(&server), server.admin().await);
-    keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
-    keeper.keeps(1).await;
+    let server = TestServer::start().await;
+    let (gateway, mut admin) = (CachedGateway::of(&server), server.admin().await);
+    gateway.store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
+    gateway.keeps(1).await;
     redis::cmd("CONFIG").arg("RESETSTAT").exec_async(&mut admin).await.unwrap();
     for _ in 0..100 {
-        assert!(keeper.hits(1).await);
+        assert!(gateway.hits(1).await);
     }
     let stats: String =
         redis::cmd("INFO").arg("commandstats").query_async(&mut admin).await.unwrap();
@@ -75,87 +76,92 @@ async fn a_record_that_is_kept_costs_the_server_nothing() {
 }
 
 #[tokio::test]
-async fn what_another_gateway_changes_is_dropped() {
-    let server = Server::start().await;
-    let (keeper, there, mut admin) = (Keeper::of(&server), server.store(), server.admin().await);
+async fn a_record_that_another_gateway_changes_is_dropped() {
+    let server = TestServer::start().await;
+    let (gateway, there, mut admin) =
+        (CachedGateway::of(&server), server.store(), server.admin().await);
     for n in 1..=3 {
-        keeper.store.swap(&HERE(n), None, &completed(n), KEEP).await.unwrap();
-        keeper.keeps(n).await;
+        gateway.store.swap(&HERE(n), None, &completed(n), KEEP).await.unwrap();
+        gateway.keeps(n).await;
     }
     let expired = Record { version: Version(2), state: State::Expired, ..completed(1) };
     there.swap(&HERE(1), Some(Version(1)), &expired, KEEP).await.unwrap();
     redis::cmd("DEL").arg(names().record_key(&HERE(2))).exec_async(&mut admin).await.unwrap();
-    until("both changes are heard of", async || keeper.meter.invalidations.get() == 2).await;
+    until("both changes are reported", async || gateway.meter.invalidations.get() == 2).await;
     let Swap::Stale(Some(held)) =
-        keeper.store.swap(&HERE(1), None, &claim(9, 9), LEASE).await.unwrap()
+        gateway.store.swap(&HERE(1), None, &claim(9, 9), LEASE).await.unwrap()
     else {
         panic!("a tombstone stands there")
     };
     assert_eq!(held.record, expired);
-    assert_eq!(keeper.store.swap(&HERE(2), None, &claim(9, 9), LEASE).await.unwrap(), Swap::Stored);
-    assert!(keeper.hits(3).await, "what did not change is still there");
+    assert_eq!(
+        gateway.store.swap(&HERE(2), None, &claim(9, 9), LEASE).await.unwrap(),
+        Swap::Stored
+    );
+    assert!(gateway.hits(3).await, "what did not change is still there");
     redis::cmd("FLUSHALL").exec_async(&mut admin).await.unwrap();
-    until("the flush is heard of", async || keeper.meter.entries.get() == 0).await;
+    until("the flush is reported", async || gateway.meter.entries.get() == 0).await;
 }
 
 #[tokio::test]
 async fn with_its_connection_everything_is_dropped_and_kept_again_once_it_is_back() {
-    let server = Server::start().await;
-    let (keeper, mut admin) = (Keeper::of(&server), server.admin().await);
-    keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
-    keeper.keeps(1).await;
+    let server = TestServer::start().await;
+    let (gateway, mut admin) = (CachedGateway::of(&server), server.admin().await);
+    gateway.store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
+    gateway.keeps(1).await;
     let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut admin).await.unwrap();
-    // The flag t says that it tracks.
+    // The flag t marks a connection that tracks.
     let flags = |line: &&str| {
         line.split(' ').any(|field| field.strip_prefix("flags=").is_some_and(|f| f.contains('t')))
     };
     let tracker = clients.lines().find(flags).expect("a connection that tracks");
     let id = tracker.split(' ').next().unwrap().strip_prefix("id=").unwrap();
     redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).exec_async(&mut admin).await.unwrap();
-    until("all is dropped", async || keeper.meter.losses.get() == 1).await;
-    keeper.keeps(1).await;
+    until("all is dropped", async || gateway.meter.losses.get() == 1).await;
+    gateway.keeps(1).await;
 }
 
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_not_answered_for() {
-    let server = Server::start().await;
-    let keeper = Keeper::on(options(&server.tcp_url(), SHORT));
+    let server = TestServer::start().await;
+    let gateway = CachedGateway::on(options(&server.tcp_url(), SHORT));
     until("it works", async || {
-        keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.is_ok()
+        gateway.store.swap(&HERE(1), None, &completed(1), KEEP).await.is_ok()
     })
     .await;
-    keeper.keeps(1).await;
+    gateway.keeps(1).await;
     server.stop();
-    until("nothing is given out", async || !keeper.hits(1).await).await;
+    until("nothing is given out", async || !gateway.hits(1).await).await;
     server.resume();
-    keeper.keeps(1).await;
+    gateway.keeps(1).await;
 }
 
 #[tokio::test]
 async fn a_server_that_becomes_a_replica_is_not_believed() {
-    let server = Server::start().await;
-    let (keeper, mut admin) = (Keeper::of(&server), server.admin().await);
-    keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
-    keeper.keeps(1).await;
+    let server = TestServer::start().await;
+    let (gateway, mut admin) = (CachedGateway::of(&server), server.admin().await);
+    gateway.store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
+    gateway.keeps(1).await;
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).exec_async(&mut admin).await.unwrap();
-    until("all is dropped", async || keeper.meter.entries.get() == 0).await;
-    assert!(!keeper.hits(1).await);
+    until("all is dropped", async || gateway.meter.entries.get() == 0).await;
+    assert!(!gateway.hits(1).await);
 }
 
 #[tokio::test]
-async fn what_replicas_have_not_confirmed_is_not_kept() {
-    let (server, other) = (Server::start().await, Server::start().await);
+async fn records_that_replicas_have_not_confirmed_are_not_kept() {
+    let (server, other) = (TestServer::start().await, TestServer::start().await);
     let here = options(&server.tcp_url(), SHORT * 4);
-    // It answers all the same, so that there is something to keep.
-    let keeper = Keeper::tracking(here.clone(), &Options { ack: Ack::Replicas(1), ..here });
+    // Its claims don't need the replica, so there is a record to cache.
+    let gateway =
+        CachedGateway::tracking(here.clone(), &RedisOptions { ack: RedisAck::Replicas(1), ..here });
     until("it works", async || {
-        keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.is_ok()
+        gateway.store.swap(&HERE(1), None, &completed(1), KEEP).await.is_ok()
     })
     .await;
     let mut admin = server.admin().await;
     for n in 0..20 {
-        assert!(!keeper.hits(1).await, "{n}");
-        // Each read in which it would be confirmed is over with its wait.
+        assert!(!gateway.hits(1).await, "{n}");
+        // After this wait, the wait of each read that could confirm the record has ended too.
         redis::cmd("WAIT").arg(1).arg(100).exec_async(&mut admin).await.unwrap();
     }
     let mut replica = other.admin().await;
@@ -165,5 +171,5 @@ async fn what_replicas_have_not_confirmed_is_not_kept() {
         .exec_async(&mut replica)
         .await
         .unwrap();
-    keeper.keeps(1).await;
+    gateway.keeps(1).await;
 }

@@ -1,4 +1,4 @@
-//! Bodies in each coding: whole, cut off, longer than their coding, and larger than anybody wants them.
+//! Bodies in each coding: whole, cut off, longer than their coding, and larger than the limit.
 
 use std::io::Write;
 
@@ -33,7 +33,8 @@ const BROTLI_BOMB: &[u8] = &[
     22, 128, 238, 253, 223,
 ];
 
-/// Some of what a decoder did: its content or why there is none, in how many steps, and how much its output took at most.
+/// Decodes an input. Returns the content or the error, the number of steps, and the memory of the
+/// output.
 fn decoded(coding: Coding, input: &[u8]) -> (Result<Vec<u8>, Undecodable>, usize, usize) {
     let mut decoder = match Decoder::begin(coding, input, LIMIT) {
         Ok(decoder) => decoder,
@@ -79,7 +80,7 @@ fn zstd(content: &[u8]) -> Vec<u8> {
     compress_to_vec(content, CompressionLevel::Fastest)
 }
 
-/// A zstd frame with a window of 8 MiB and so many blocks of 128 KiB of one byte.
+/// A zstd frame with a window of 8 MiB and this many blocks of 128 KiB of one byte.
 fn zstd_of_blocks(blocks: usize) -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 13 << 3];
     (1..blocks).for_each(|_| frame.extend([2, 0, 0x10, b' ']));
@@ -132,7 +133,7 @@ fn each_coding_gives_the_content_back() {
 }
 
 #[test]
-fn what_is_cut_off_or_goes_on_is_not_decoded() {
+fn a_body_that_is_cut_off_or_continues_is_not_decoded() {
     for (coding, input) in samples() {
         for end in 0..input.len() {
             assert_eq!(
@@ -145,7 +146,7 @@ fn what_is_cut_off_or_goes_on_is_not_decoded() {
         assert_eq!(decoded(coding, &behind).0, Err(Undecodable::Broken), "{coding:?} and a byte");
         let twice = [&input[..], &input[..]].concat();
         assert_eq!(decoded(coding, &twice).0, Err(Undecodable::Broken), "{coding:?} twice");
-        assert_eq!(decoded(coding, JSON).0, Err(Undecodable::Broken), "{coding:?} that is none");
+        assert_eq!(decoded(coding, JSON).0, Err(Undecodable::Broken), "not {coding:?}");
     }
 }
 
@@ -169,7 +170,7 @@ fn a_checksum_or_a_size_that_does_not_fit_is_not_decoded() {
 }
 
 #[test]
-fn a_bomb_is_given_up_at_the_limit() {
+fn decoding_a_bomb_stops_at_the_limit() {
     let zeros = vec![0; 4 << 20];
     for (coding, input) in [
         (Coding::Gzip, gzip(&zeros, 9, 0)),

@@ -1,4 +1,4 @@
-//! Which frames count, and when they are too many.
+//! Frames that count, and floods of them.
 
 use super::*;
 use crate::proxy::inbound::byte_guard::hpack::FIELD_BYTES;
@@ -8,23 +8,30 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     [&[0, 0, length, kind, flags, 0, 0, 0, 1], payload].concat()
 }
 
-fn opened(now: Instant) -> Frames {
-    let mut frames = Frames::new(now);
-    assert_eq!(frames.scan(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", || now), (24, FrameFault::Nothing));
+fn opened(now: Instant) -> FrameScanner {
+    let mut frames = FrameScanner::new(now);
+    assert_eq!(
+        frames.scan(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", || now),
+        (24, FrameVerdict::Incomplete)
+    );
     frames
 }
 
-/// Shows bytes one by one, as they come: how many passed, and what was found then.
-fn scan_byte_by_byte(frames: &mut Frames, bytes: &[u8], now: Instant) -> (usize, FrameFault) {
+/// Scans bytes one by one. Returns how many passed, and the verdict on the next ones.
+fn scan_byte_by_byte(
+    frames: &mut FrameScanner,
+    bytes: &[u8],
+    now: Instant,
+) -> (usize, FrameVerdict) {
     let mut start = 0;
     for end in 1..=bytes.len() {
         let (safe, found) = frames.scan(&bytes[start..end], || now);
         start += safe;
-        if found != FrameFault::Nothing {
+        if found != FrameVerdict::Incomplete {
             return (start, found);
         }
     }
-    (start, FrameFault::Nothing)
+    (start, FrameVerdict::Incomplete)
 }
 
 #[test]
@@ -42,9 +49,9 @@ fn too_many_idle_frames_end_with_a_whole_one_however_they_are_cut() {
     ] {
         let flood = frame(kind, 0, payload).repeat(IDLE_FRAMES_MAX as usize + 5);
         let end = frame(kind, 0, payload).len() * (IDLE_FRAMES_MAX as usize + 1);
-        assert_eq!(opened(now).scan(&flood, || now), (end, FrameFault::Refused), "type {kind}");
+        assert_eq!(opened(now).scan(&flood, || now), (end, FrameVerdict::Refused), "type {kind}");
         let found = scan_byte_by_byte(&mut opened(now), &flood, now);
-        assert_eq!(found, (end, FrameFault::Refused), "type {kind}, byte by byte");
+        assert_eq!(found, (end, FrameVerdict::Refused), "type {kind}, byte by byte");
     }
 }
 
@@ -56,20 +63,21 @@ fn frames_that_carry_something_and_slow_ones_are_not_counted() {
         [(DATA, 0, &b"x"[..]), (DATA, END_STREAM, b""), (HEADERS, END_HEADERS, b"\x82")]
     {
         let bytes = frame(kind, flags, payload).repeat(5000);
-        // Of one stream all but the first block are trailers, which a pseudo-header field makes faulty.
+        // All but the first block of a stream are trailers, where a pseudo-header field is a fault.
         let bytes = if kind == HEADERS { frame(kind, flags, b"\x90").repeat(5000) } else { bytes };
-        assert_eq!(frames.scan(&bytes, || now), (bytes.len(), FrameFault::Nothing));
+        assert_eq!(frames.scan(&bytes, || now), (bytes.len(), FrameVerdict::Incomplete));
     }
-    // A client that takes an answer in the smallest frames there are, and acknowledges each of them twice.
+    // A client that takes an answer in the smallest frames there are, and acknowledges each of them
+    // twice.
     for _ in 0..5000 {
         frames.wrote(10);
         let bytes = frame(WINDOW_UPDATE, 0, b"1234").repeat(2);
-        assert_eq!(frames.scan(&bytes, || now), (bytes.len(), FrameFault::Nothing));
+        assert_eq!(frames.scan(&bytes, || now), (bytes.len(), FrameVerdict::Incomplete));
     }
     for period in 1..10 {
         let later = now + PERIOD * period;
         let bytes = frame(6, 0, b"12345678").repeat(IDLE_FRAMES_MAX as usize);
-        assert_eq!(frames.scan(&bytes, || later), (bytes.len(), FrameFault::Nothing));
+        assert_eq!(frames.scan(&bytes, || later), (bytes.len(), FrameVerdict::Incomplete));
     }
 }
 
@@ -95,17 +103,17 @@ fn a_faulty_block_is_marked_in_its_last_frame_however_it_is_cut() {
     ] {
         assert_eq!(
             opened(now).scan(&sent, || now),
-            (0, FrameFault::Replaced(sent.len(), marked.clone()))
+            (0, FrameVerdict::Replaced(sent.len(), marked.clone()))
         );
         let found = scan_byte_by_byte(&mut opened(now), &sent, now);
-        assert_eq!(found, (0, FrameFault::Replaced(sent.len(), marked)));
+        assert_eq!(found, (0, FrameVerdict::Replaced(sent.len(), marked)));
     }
     let (first, last) = (frame(HEADERS, 0, b"\x04\x02"), frame(CONTINUATION, END_HEADERS, b"/#"));
     let found = opened(now).scan(&[&first[..], &last].concat(), || now);
     let marked = frame(CONTINUATION, END_HEADERS, &[b"/#", &mark[..]].concat());
     assert_eq!(
         found,
-        (first.len(), FrameFault::Replaced(last.len(), marked)),
+        (first.len(), FrameVerdict::Replaced(last.len(), marked)),
         "its path is in two frames"
     );
 }
@@ -116,16 +124,16 @@ fn pseudo_header_fields_are_a_fault_in_trailers_alone() {
     let mut frames = opened(now);
     let (head, trailers) =
         (frame(HEADERS, END_HEADERS, b"\x84"), frame(HEADERS, END_HEADERS | END_STREAM, b"\x84"));
-    assert_eq!(frames.scan(&head, || now), (head.len(), FrameFault::Nothing));
-    assert!(matches!(frames.scan(&trailers, || now), (0, FrameFault::Replaced(10, _))));
+    assert_eq!(frames.scan(&head, || now), (head.len(), FrameVerdict::Incomplete));
+    assert!(matches!(frames.scan(&trailers, || now), (0, FrameVerdict::Replaced(10, _))));
 }
 
 #[test]
-fn frames_whose_blocks_the_reader_does_not_follow_are_refused_before_a_byte_of_them_passes() {
+fn a_push_promise_is_refused_before_a_byte_of_it_passes() {
     let now = Instant::now();
     let promise = frame(PUSH_PROMISE, END_HEADERS, b"\0\0\0\x02\x82");
-    assert_eq!(opened(now).scan(&promise, || now), (0, FrameFault::Refused));
-    assert_eq!(scan_byte_by_byte(&mut opened(now), &promise, now), (0, FrameFault::Refused));
+    assert_eq!(opened(now).scan(&promise, || now), (0, FrameVerdict::Refused));
+    assert_eq!(scan_byte_by_byte(&mut opened(now), &promise, now), (0, FrameVerdict::Refused));
 }
 
 #[test]
@@ -136,9 +144,9 @@ fn trailers_whose_list_is_too_long_for_the_library_are_refused() {
     // A field of 200 bytes is put into the table, and repeated from there.
     let (name, value) = (b"\x40\x01a\x7f\x49", [b'x'; 200]);
     let few = [&name[..], &value, &[0xbe; 40]].concat();
-    assert_eq!(frames.scan(&opening(0, END_HEADERS, &few), || now).1, FrameFault::Nothing);
+    assert_eq!(frames.scan(&opening(0, END_HEADERS, &few), || now).1, FrameVerdict::Incomplete);
     let many = opening(0, END_HEADERS | END_STREAM, &[0xbe; 100]);
-    assert_eq!(frames.scan(&many, || now), (0, FrameFault::Refused));
+    assert_eq!(frames.scan(&many, || now), (0, FrameVerdict::Refused));
 }
 
 #[test]
@@ -154,7 +162,7 @@ fn blocks_that_nobody_can_read_are_refused_before_a_byte_of_them_passes() {
     ] {
         assert_eq!(
             opened(now).scan(&frame(HEADERS, flags, payload), || now),
-            (0, FrameFault::Refused),
+            (0, FrameVerdict::Refused),
             "{payload:x?}"
         );
     }
@@ -176,8 +184,8 @@ fn blocks_of_many_fields_are_passed_on_one_by_one_and_end_the_connection_when_th
     let (mut at, mut passed) = (0, Vec::new());
     loop {
         match frames.scan(&flood[at..], || now) {
-            (length, FrameFault::Pause) => passed.push(length),
-            other => break assert_eq!(other, (509, FrameFault::Refused)),
+            (length, FrameVerdict::Pause) => passed.push(length),
+            other => break assert_eq!(other, (509, FrameVerdict::Refused)),
         }
         at += passed.last().unwrap();
     }
@@ -191,7 +199,10 @@ fn fields_are_found_behind_padding_and_priority_and_in_continuations() {
     let first = opening(0, PADDED | PRIORITY, b"\x0312345\x82\x86\x84\0\0\0");
     let rest = frame(CONTINUATION, 0, b"\x82\x86");
     let bytes = [first, rest].concat();
-    assert_eq!(scan_byte_by_byte(&mut frames, &bytes, now), (bytes.len(), FrameFault::Nothing));
+    assert_eq!(
+        scan_byte_by_byte(&mut frames, &bytes, now),
+        (bytes.len(), FrameVerdict::Incomplete)
+    );
     assert_eq!(frames.open_bytes(), 5 * FIELD_BYTES);
     frames.scan(&frame(CONTINUATION, END_HEADERS, b""), || now);
     assert_eq!((frames.open_bytes(), frames.take_unread()), (0, 0));
@@ -207,12 +218,12 @@ fn bodies_and_trailers_wait_to_be_taken_and_trailers_of_many_fields_end_the_conn
     let padded = [&[200][..], &[b'x'; 30_000], &[0; 200]].concat();
     let length = u32::try_from(padded.len()).unwrap().to_be_bytes();
     let data = [&length[1..], &[DATA, PADDED, 0, 0, 0, 1], &padded[..]].concat();
-    assert_eq!(scan_byte_by_byte(&mut frames, &data, now), (data.len(), FrameFault::Nothing));
+    assert_eq!(scan_byte_by_byte(&mut frames, &data, now), (data.len(), FrameVerdict::Incomplete));
     assert_eq!(frames.take_unread(), 30_000, "padding is nothing that waits");
     // The first of the static table's names that is no pseudo-header field, ten times.
     let few = opening(0, END_HEADERS | END_STREAM, &[0x90; 10]);
-    assert_eq!(frames.scan(&few, || now), (few.len(), FrameFault::Nothing));
+    assert_eq!(frames.scan(&few, || now), (few.len(), FrameVerdict::Incomplete));
     assert_eq!(frames.take_unread(), 10 * FIELD_BYTES);
     let trailers = opening(0, END_HEADERS | END_STREAM, &[0x90; 200]);
-    assert_eq!(frames.scan(&trailers, || now), (trailers.len(), FrameFault::Refused));
+    assert_eq!(frames.scan(&trailers, || now), (trailers.len(), FrameVerdict::Refused));
 }

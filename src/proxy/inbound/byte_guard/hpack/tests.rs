@@ -1,4 +1,4 @@
-//! The examples of RFC 7541, and what is found in blocks however they are written and cut.
+//! The examples of RFC 7541, and the findings in blocks, however they are written and cut.
 
 use proptest::prelude::*;
 
@@ -13,14 +13,14 @@ fn hex(digits: &str) -> Vec<u8> {
 }
 
 /// Whether the target is refused, and whether there are pseudo-header fields.
-fn read(reader: &mut Reader, block: &[u8]) -> (bool, bool) {
+fn read(reader: &mut BlockReader, block: &[u8]) -> (bool, bool) {
     assert_eq!(reader.read(block), Ok(block.len()), "{block:x?}");
     let block = reader.finish();
     (block.target_refused, block.pseudo)
 }
 
 #[test]
-fn fields_and_the_bytes_that_they_spell_out_are_counted() {
+fn fields_and_their_literal_bytes_are_counted() {
     // Blocks of RFC 7541, appendix C, and others: bytes, fields, bytes of text.
     let blocks: [(&[u8], usize, usize); 8] = [
         (b"\x40\x0acustom-key\x0dcustom-header", 1, 23),
@@ -33,7 +33,7 @@ fn fields_and_the_bytes_that_they_spell_out_are_counted() {
         (b"\x90\x90\x90", 3, 0),
     ];
     for (bytes, fields, text) in blocks {
-        let mut reader = Reader::default();
+        let mut reader = BlockReader::default();
         assert_eq!(reader.read(bytes), Ok(bytes.len()));
         let block = reader.finish();
         assert_eq!((block.fields, block.text_bytes), (fields, text), "{}", bytes.escape_ascii());
@@ -43,7 +43,7 @@ fn fields_and_the_bytes_that_they_spell_out_are_counted() {
 }
 
 #[test]
-fn the_examples_of_the_rfc_leave_the_table_as_it_says() {
+fn the_examples_of_the_rfc_leave_the_table_that_it_shows() {
     // Appendix C.4: the same table as C.3, with strings in Huffman code.
     for requests in [
         [
@@ -57,7 +57,7 @@ fn the_examples_of_the_rfc_leave_the_table_as_it_says() {
             "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf",
         ],
     ] {
-        let mut reader = Reader::default();
+        let mut reader = BlockReader::default();
         for (request, (entries, bytes)) in requests.iter().zip([(1, 57), (2, 110), (3, 164)]) {
             assert_eq!(read(&mut reader, &hex(request)), (false, true));
             assert_eq!((reader.entries.len(), reader.bytes), (entries, bytes), "{request}");
@@ -77,14 +77,14 @@ fn strings_in_huffman_code_are_decoded() {
         assert_eq!(huffman(&hex(code)).unwrap(), text.as_bytes(), "{code}");
     }
     for code in ["ff", "ffff", "a8eb10649cbfff", "a8eb10649cbe", "ffffffffff"] {
-        assert_eq!(huffman(&hex(code)), Err(Corrupt), "{code}");
+        assert_eq!(huffman(&hex(code)), Err(CorruptBlock), "{code}");
     }
 }
 
 #[test]
 fn a_fragment_is_found_however_the_path_is_written() {
     let refused = (true, true);
-    let mut reader = Reader::default();
+    let mut reader = BlockReader::default();
     assert_eq!(read(&mut reader, &hex("04 02 2f23")), refused, "by its name's index");
     assert_eq!(read(&mut reader, &hex("14 83 63febf")), refused, "in Huffman code");
     assert_eq!(
@@ -106,13 +106,13 @@ fn a_fragment_is_found_however_the_path_is_written() {
 #[test]
 fn blocks_that_the_library_would_not_read_are_corrupt() {
     for block in ["80", "be", "3fe21f", "00 00 00", "7fffffffffffff", "04 81 ff"] {
-        assert_eq!(Reader::default().read(&hex(block)), Err(Corrupt), "{block}");
+        assert_eq!(BlockReader::default().read(&hex(block)), Err(CorruptBlock), "{block}");
     }
 }
 
 #[test]
 fn entries_leave_the_table_when_it_is_full_or_made_smaller() {
-    let mut reader = Reader::default();
+    let mut reader = BlockReader::default();
     let long = [&hex("40 01 78 7f a11e")[..], &[b'v'; 4000]].concat();
     read(&mut reader, &long);
     assert_eq!((reader.entries.len(), reader.bytes), (1, 4033));
@@ -130,9 +130,9 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..60),
         cut in any::<proptest::sample::Index>(),
     ) {
-        let mut whole = Reader::default();
+        let mut whole = BlockReader::default();
         let expected = whole.read(&bytes).map(|at| (at, whole.finish()));
-        let mut cut_in_two = Reader::default();
+        let mut cut_in_two = BlockReader::default();
         let end = cut.index(bytes.len() + 1);
         let found = cut_in_two.read(&bytes[..end]);
         let found = found.and_then(|at| cut_in_two.read(&bytes[at..]).map(|more| at + more));
@@ -144,8 +144,8 @@ proptest! {
 fn nothing_of_an_unfinished_field_is_decoded() {
     // A name that is no Huffman code at all, as reading it would find.
     let name = b"\x40\x84\xff\xff\xff\xff";
-    let mut reader = Reader::default();
+    let mut reader = BlockReader::default();
     assert_eq!(reader.read(name), Ok(0), "the value has not begun");
     assert_eq!(reader.read(&[&name[..], b"\x02a"].concat()), Ok(0), "nor ended");
-    assert_eq!(reader.read(&[&name[..], b"\x01a"].concat()), Err(Corrupt));
+    assert_eq!(reader.read(&[&name[..], b"\x01a"].concat()), Err(CorruptBlock));
 }

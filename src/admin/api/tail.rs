@@ -1,0 +1,307 @@
+//! `GET /v1/log`: the event log, piece by piece and as it grows.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
+
+use crate::admin::problem::AdminRefusal;
+use crate::admin::queries::moment;
+use crate::admin::state::Admin;
+use crate::admin::view::{EventView, LoggedView};
+use crate::store::StoreError;
+use crate::store::log::reader::{LogPage, LogReader, position_before};
+use crate::store::log::{LogEntry, Position};
+
+/// Events of one answer, where nothing is asked for, and at most: an answer of a megabyte.
+const EVENTS: usize = 100;
+const EVENTS_MAX: usize = 1000;
+
+/// Longest wait for an event, in seconds: about half of what clients and proxies give an answer.
+const WAIT_S_MAX: u64 = 5;
+
+/// Between two looks at a log that had nothing new. Who reads along does not notice it, and a look is one command to each server.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// Requests that look again while they wait: together a small share of what the store does in a second. More of them look once at
+/// the beginning of their wait.
+const WATCHING_MAX: usize = 16;
+
+/// Longest cursor, in bytes: twice what the last entries of all partitions make.
+const CURSOR_BYTES_MAX: usize = 16 << 10;
+
+static WATCHING: Semaphore = Semaphore::const_new(WATCHING_MAX);
+
+/// From one look to the next, of all requests together: as often as those who may watch look while nothing happens. Who follows
+/// asks again as soon as there is an answer, and on a busy log there is one at once; each look is a reading of every partition.
+const PACE: Duration = Duration::from_millis(16);
+
+static LOOKS: Turns = Turns(Mutex::new(None));
+
+/// Lets one after the other pass, in the order in which they came, [`PACE`] apart.
+struct Turns(Mutex<Option<Instant>>);
+
+impl Turns {
+    async fn mine(&self) {
+        let turn = {
+            let (mut next, now) =
+                (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+            let turn = next.map_or(now, |next| next.max(now));
+            *next = Some(turn + PACE);
+            turn
+        };
+        sleep_until(turn).await;
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct TailQuery {
+    after: Option<String>,
+    since: Option<String>,
+    limit: Option<usize>,
+    wait: Option<u64>,
+}
+
+/// A piece of the event log: what was written behind a cursor, since a time, or from now on.
+#[utoipa::path(
+    get, path = "/v1/log", tag = "event log",
+    params(
+        ("after" = Option<String>, Query, description = "The `cursor` of the piece before; without it and `since`, from now on"),
+        ("since" = Option<String>, Query, description = "Instead: from this time on, by the store's clock (RFC 3339)"),
+        ("limit" = Option<usize>, Query, description = "At most so many events: 1 to 1000, otherwise 100"),
+        ("wait" = Option<u64>, Query, description = "Seconds to wait for an event if there is none yet: 0 to 5, otherwise 0"),
+    ),
+    responses((status = 200, body = LoggedView, description = "The events: the end is reached where there are none, also with fewer than `limit` there may be more"), super::refusals::TailRefusals),
+)]
+pub(super) async fn tail(
+    State(admin): State<Arc<Admin>>,
+    Query(asked): Query<TailQuery>,
+) -> Result<Json<LoggedView>, AdminRefusal> {
+    if !admin.gate.event_log_enabled() {
+        return Err(AdminRefusal::LogOff);
+    }
+    let reader = LogReader::new(admin.gate.store().log.clone());
+    let from = match (asked.after, asked.since) {
+        (Some(cursor), None) => read_cursor(&cursor)?,
+        (None, Some(since)) => position_before(moment(&since)?),
+        (None, None) => reader.end().await?,
+        (Some(_), Some(_)) => {
+            return Err(AdminRefusal::Invalid(
+                "after says where to go on: leave since away".to_owned(),
+            ));
+        }
+    };
+    let limit = asked.limit.unwrap_or(EVENTS).clamp(1, EVENTS_MAX);
+    let wait = Duration::from_secs(asked.wait.unwrap_or(0).min(WAIT_S_MAX));
+    LOOKS.mine().await;
+    let mut page = reader.page(&from, reader.in_order(&from, limit).await?).await?;
+    if page.entries.is_empty() && !page.trimmed && !wait.is_zero() {
+        // The wait may end at any point: entries that were read and not answered are read again from the cursor.
+        if let Ok(entries) = tokio::time::timeout(wait, watch(&reader, &from, limit)).await {
+            page = reader.page(&from, entries?).await?;
+        }
+    }
+    Ok(Json(view(&page)))
+}
+
+/// Reads again and again until there are entries.
+async fn watch(
+    reader: &LogReader,
+    from: &Position,
+    limit: usize,
+) -> Result<Vec<LogEntry>, StoreError> {
+    let Ok(_watching) = WATCHING.acquire().await else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        LOOKS.mine().await;
+        let entries = reader.in_order(from, limit).await?;
+        if !entries.is_empty() {
+            return Ok(entries);
+        }
+    }
+}
+
+fn view(page: &LogPage) -> LoggedView {
+    LoggedView {
+        events: page.entries.iter().map(EventView::from).collect(),
+        cursor: write_cursor(&page.position),
+        trimmed: page.trimmed,
+    }
+}
+
+fn write_cursor(position: &Position) -> String {
+    URL_SAFE_NO_PAD.encode(position.to_string())
+}
+
+fn read_cursor(cursor: &str) -> Result<Position, AdminRefusal> {
+    let none =
+        || AdminRefusal::Invalid("after is the cursor that the piece before came with".to_owned());
+    if cursor.len() > CURSOR_BYTES_MAX {
+        return Err(none());
+    }
+    let text = URL_SAFE_NO_PAD
+        .decode(cursor)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(none)?;
+    text.parse().map_err(|_| none())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::key::{PARTITIONS, SLOT_BYTES, Slot, Space};
+    use crate::record::Lifetime;
+    use crate::store::Records;
+    use crate::store::log::{EntryId, EventLog};
+    use crate::store::memory::Memory;
+    use crate::store::suite::{claim, slot};
+
+    #[test]
+    fn the_cursor_of_all_partitions_is_read_again_and_fits() {
+        let position = Position(
+            (0..PARTITIONS).map(|n| (n, EntryId { ms: 9_999_999_999_999, seq: 9999 })).collect(),
+        );
+        let cursor = write_cursor(&position);
+        assert!(
+            cursor.len() < CURSOR_BYTES_MAX / 2
+                && cursor.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        );
+        assert_eq!(read_cursor(&cursor).unwrap(), position);
+        assert_eq!(read_cursor("").unwrap(), Position::default(), "of a log without an entry");
+        for none in
+            ["nowhere!", &URL_SAFE_NO_PAD.encode("7:now"), &"A".repeat(CURSOR_BYTES_MAX + 1)]
+        {
+            assert!(read_cursor(none).is_err(), "{none}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_are_a_pace_apart_and_nobody_waits_for_those_that_nobody_took() {
+        let (looks, began) = (Turns(Mutex::new(None)), Instant::now());
+        for n in 0..3 {
+            looks.mine().await;
+            assert!(
+                (n * PACE..(n + 1) * PACE).contains(&began.elapsed()),
+                "{n}: {:?}",
+                began.elapsed()
+            );
+        }
+        tokio::time::advance(10 * PACE).await;
+        let later = Instant::now();
+        looks.mine().await;
+        assert!(later.elapsed() < PACE);
+        looks.mine().await;
+        assert!(later.elapsed() >= PACE, "what was not taken is not saved");
+    }
+
+    #[tokio::test]
+    async fn a_piece_has_no_more_than_was_asked_for_and_the_next_goes_on_behind_it() {
+        let store = Arc::new(Memory::new(Arc::new(|| 1000)));
+        let reader = LogReader::new(store.clone());
+        let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
+        for n in 1..=5 {
+            store
+                .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| {
+                    br#"{"kind":"claimed"}"#.into()
+                })
+                .await
+                .unwrap();
+        }
+        let piece = async |from: &Position| {
+            let page = reader.page(from, reader.in_order(from, 3).await.unwrap()).await.unwrap();
+            let piece = view(&page);
+            let position = read_cursor(&piece.cursor).unwrap();
+            (piece, position)
+        };
+        let (first, position) = piece(&position_before(1000)).await;
+        let (second, position) = piece(&position).await;
+        let operations: Vec<String> = first
+            .events
+            .iter()
+            .chain(&second.events)
+            .map(|event| event.operation.clone())
+            .collect();
+        assert_eq!(
+            operations,
+            (1..=5).map(|n| slot(Space::Enforced, n).to_string()).collect::<Vec<_>>()
+        );
+        assert_eq!((first.events.len(), first.trimmed, second.trimmed), (3, false, false));
+        assert!(piece(&position).await.0.events.is_empty());
+        assert!(piece(&position_before(1001)).await.0.events.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_trimmed_behind_a_cursor_is_said_once() {
+        let clock = Arc::new(AtomicU64::new(1000));
+        let stores = clock.clone();
+        let store = Arc::new(Memory::new(Arc::new(move || stores.load(Ordering::SeqCst))));
+        let reader = LogReader::new(store.clone());
+        let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
+        let tell = async |n, ms| {
+            clock.store(ms, Ordering::SeqCst);
+            store
+                .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| {
+                    br#"{"kind":"claimed"}"#.into()
+                })
+                .await
+                .unwrap();
+        };
+        let piece = async |from: &Position| {
+            let page = reader.page(from, reader.in_order(from, 1).await.unwrap()).await.unwrap();
+            let piece = view(&page);
+            (piece.events.len(), piece.trimmed, read_cursor(&piece.cursor).unwrap())
+        };
+        for (n, ms) in [(1, 1000), (2, 2000), (3, 3000), (4, 9000)] {
+            tell(n, ms).await;
+        }
+        let (_, _, first) = piece(&position_before(0)).await;
+        let (_, _, third) = piece(&piece(&first).await.2).await;
+        assert_eq!(store.trim(Duration::from_secs(5)).await.unwrap().entries, 3);
+        let (events, trimmed, last) = piece(&first).await;
+        assert_eq!((events, trimmed), (1, true), "the second and the third are gone");
+        assert_eq!(piece(&last).await, (0, false, last.clone()), "it was said");
+        assert_eq!(piece(&third).await, (1, false, last.clone()), "all that is gone had been read");
+        tell(5, 10_000).await;
+        clock.store(20_000, Ordering::SeqCst);
+        store.trim(Duration::from_secs(5)).await.unwrap();
+        let (events, trimmed, end) = piece(&last).await;
+        assert_eq!((events, trimmed), (0, true), "nothing is left");
+        assert_eq!(piece(&end).await, (0, false, end.clone()), "it was said");
+    }
+
+    #[test]
+    fn an_entry_is_told_by_its_own_place_whatever_stands_in_it() {
+        let slot = Slot::from_hash(Space::Enforced, [7; SLOT_BYTES]);
+        let told = |event: &'static [u8]| {
+            let id = EntryId { ms: 1000, seq: 2 };
+            EventView::from(&LogEntry { partition: 9, id, slot, event: event.into(), link: None })
+        };
+        let event = told(br#"{"kind":"of a later version","operation":"op_another","at":"never","route":"r","card":"canary"}"#);
+        assert_eq!((event.operation, event.entry.as_str()), (slot.to_string(), "9:1000-2"));
+        assert_eq!(
+            (event.moment.kind.as_str(), event.moment.at.as_str()),
+            ("of a later version", "1970-01-01T00:00:01.000Z")
+        );
+        let forged = EntryId { ms: u64::MAX, seq: 0 };
+        let event = EventView::from(&LogEntry {
+            partition: 9,
+            id: forged,
+            slot,
+            event: Default::default(),
+            link: None,
+        });
+        assert_eq!(event.moment.at, "9999-12-31T23:59:59.999Z");
+        for unreadable in [&b"\xff"[..], b"", b"[]"] {
+            assert_eq!(told(unreadable).moment.kind, "unreadable");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The middleware of the pages: finds the visitor, and accepts forms only from these pages.
+//!
+//! Danger: a browser on the operator's machine sends every request that any site asks it to send. Pages
+//! are shown to this site and to people who follow a link. A form is accepted only from a page of this
+//! server ([`is_from_here`]), with the proof that the page was made for this browser ([`Signed`]).
+
+use std::sync::Arc;
+
+use axum::Form;
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::error::PageError;
+use super::visitor::Visitor;
+use crate::admin::auth::{Access, Operator, names_this_machine};
+use crate::admin::problem::AdminRefusal;
+use crate::admin::session::SessionName;
+use crate::admin::state::Admin;
+
+/// A form with a valid proof that a page of this process made it for this browser.
+pub(super) struct Signed<T>(pub T);
+
+#[derive(Deserialize)]
+struct FormWithProof<T> {
+    proof: String,
+    #[serde(flatten)]
+    form: T,
+}
+
+/// Middleware that adds the visitor to a request for a page, or refuses the request.
+pub(super) async fn guard(
+    State(admin): State<Arc<Admin>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers();
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    let rebound = matches!(admin.access, Access::Loopback) && !names_this_machine(headers);
+    if rebound || !is_from_here(headers, looks) {
+        return AdminRefusal::FromPage.into_response();
+    }
+    let (visitor, cookie) = match visitor(&admin, headers) {
+        Ok(found) => found,
+        Err(error) => return error.into_response(),
+    };
+    request.extensions_mut().insert(visitor.clone());
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<Arc<PageError>>()
+        && visitor.operator.is_some()
+    {
+        response = error.page(Some(&visitor));
+    }
+    if let Some(cookie) = cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok())
+        && !response.headers().contains_key(header::SET_COOKIE)
+    {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// Returns the visitor, and the cookie to set if they have none.
+fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String>), PageError> {
+    let sessions = &admin.sessions;
+    let (name, cookie) = match SessionName::of(headers) {
+        Some(name) => (name, None),
+        None => {
+            let name = sessions.name().map_err(PageError::internal)?;
+            let cookie = name.cookie(headers);
+            (name, Some(cookie))
+        }
+    };
+    let proof = sessions.proof(&name);
+    let visitor = match &admin.access {
+        Access::Loopback => Visitor {
+            operator: Some(Operator("loopback".into())),
+            may_operate: true,
+            has_session: false,
+            proof,
+            name,
+        },
+        Access::Tokens(tokens) => {
+            // A token that was withdrawn takes its sessions along.
+            let token = sessions
+                .holder(&name, admin.clock.boot_ms())
+                .filter(|token| tokens.contains(token));
+            Visitor {
+                may_operate: token.as_ref().is_some_and(|token| token.may_operate()),
+                has_session: token.is_some(),
+                operator: token.map(|token| Operator(token.name().to_owned())),
+                proof,
+                name,
+            }
+        }
+    };
+    Ok((visitor, cookie))
+}
+
+/// Middleware that redirects visitors without a session to the sign-in page, which leads back to
+/// the requested page.
+pub(super) async fn require_sign_in(request: Request, next: Next) -> Response {
+    let visitor = request.extensions().get::<Visitor>();
+    if visitor.is_some_and(|visitor| visitor.operator.is_some()) {
+        return next.run(request).await;
+    }
+    let here = request.uri().path_and_query().map_or("/", |here| here.as_str());
+    let here = if request.method() == Method::GET { here } else { "/" };
+    let there = format!(
+        "/sign-in?next={}",
+        percent_encoding::utf8_percent_encode(here, percent_encoding::NON_ALPHANUMERIC)
+    );
+    if request.headers().contains_key("hx-request") {
+        // A refreshed part of a page has no place for a form.
+        return ([("hx-redirect", "/sign-in")], "").into_response();
+    }
+    Redirect::to(&there).into_response()
+}
+
+/// Returns whether a page of this server or a person sent the request, from fields that browsers
+/// set and pages can't change.
+fn is_from_here(headers: &HeaderMap, looks: bool) -> bool {
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let Some(host) = headers.get(header::HOST) else { return false };
+        let authority = origin
+            .to_str()
+            .ok()
+            .and_then(|origin| origin.split_once("://"))
+            .map(|(_, authority)| authority);
+        if !authority
+            .is_some_and(|authority| authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
+        {
+            return false;
+        }
+    }
+    let is = |name: &str, word: &str| headers.get(name).is_some_and(|value| value == word);
+    match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        None | Some(b"same-origin" | b"none") => true,
+        // A link, as from a runbook: it opens the page in a window of its own, and the linking site
+        // can't read it.
+        Some(_) => looks && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document"),
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Visitor {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Visitor, PageError> {
+        parts
+            .extensions
+            .get::<Visitor>()
+            .cloned()
+            .ok_or_else(|| PageError::internal("a page outside of the guard"))
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Admin>> for Signed<T> {
+    type Rejection = PageError;
+
+    async fn from_request(request: Request, admin: &Arc<Admin>) -> Result<Signed<T>, PageError> {
+        let visitor = request
+            .extensions()
+            .get::<Visitor>()
+            .cloned()
+            .ok_or_else(|| PageError::internal("a page outside of the guard"))?;
+        let sent = Form::<FormWithProof<T>>::from_request(request, admin).await;
+        let Form(FormWithProof { proof, form }) =
+            sent.map_err(|rejection| PageError::Form(rejection.body_text()))?;
+        if !admin.sessions.proves(&visitor.name, &proof) {
+            return Err(PageError::Unproven);
+        }
+        Ok(Signed(form))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_here(fields: &[(&'static str, &'static str)], looks: bool) -> bool {
+        let fields = fields.iter().chain(&[("host", "127.0.0.1:8081")]);
+        is_from_here(
+            &fields
+                .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+                .collect(),
+            looks,
+        )
+    }
+
+    #[test]
+    fn forms_come_from_pages_of_this_very_server() {
+        assert!(from_here(
+            &[("origin", "http://127.0.0.1:8081"), ("sec-fetch-site", "same-origin")],
+            false
+        ));
+        assert!(from_here(&[], false), "no browser: the proof still has to be there");
+        for origin in [
+            "http://127.0.0.1:8082",
+            "http://127.0.0.1",
+            "https://evil.example",
+            "null",
+            "",
+            "http://127.0.0.1:8081/",
+        ] {
+            assert!(!from_here(&[("origin", origin)], false), "{origin}");
+        }
+        for site in ["same-site", "cross-site", "new-word"] {
+            let fields = [
+                ("sec-fetch-site", site),
+                ("sec-fetch-mode", "navigate"),
+                ("sec-fetch-dest", "document"),
+            ];
+            assert!(!from_here(&fields, false), "{site}");
+        }
+    }
+
+    #[test]
+    fn links_to_it_may_be_followed_and_it_may_not_be_fetched_or_framed() {
+        let link = [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        assert!(from_here(&link, true));
+        assert!(from_here(&[("sec-fetch-site", "none")], true));
+        for other in [("sec-fetch-mode", "cors"), ("sec-fetch-mode", "no-cors")] {
+            assert!(!from_here(&[link[0], other, link[2]], true), "{other:?}");
+        }
+        for dest in ["iframe", "image", "object", "empty"] {
+            assert!(!from_here(&[link[0], link[1], ("sec-fetch-dest", dest)], true), "{dest}");
+        }
+    }
+}

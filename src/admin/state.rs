@@ -1,0 +1,44 @@
+//! The state of the admin port.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::auth::Access;
+use super::reload::Reloads;
+use super::session::Sessions;
+use crate::clock::Clock;
+use crate::engine::Policy;
+use crate::gate::Gate;
+use crate::read_model::ReadModel;
+
+/// The state that the admin port serves from.
+pub struct Admin {
+    /// The gate, with its store and metrics.
+    pub gate: Arc<Gate>,
+    /// The policies of the configured routes, by name.
+    pub policies: HashMap<String, Policy>,
+    /// The policy of records with a route that is no longer configured.
+    pub fallback: Policy,
+    /// The access rule.
+    pub access: Access,
+    /// Whether the port is on loopback: nobody then has a reason to use another host name.
+    pub on_loopback: bool,
+    /// Set when the process has begun to stop.
+    pub draining: Arc<AtomicBool>,
+    /// For displayed times and the lifetime of sessions.
+    pub clock: Clock,
+    /// The sessions of the page, which outlive reloads of the configuration.
+    pub sessions: Arc<Sessions>,
+    /// The sender of reload requests.
+    pub reloads: Reloads,
+    /// The read model, if enabled.
+    pub read_model: Option<Arc<ReadModel>>,
+}
+
+impl Admin {
+    /// Returns the policy of a route, or the fallback if it is no longer configured.
+    pub(super) fn policy(&self, route: &str) -> &Policy {
+        self.policies.get(route).unwrap_or(&self.fallback)
+    }
+}

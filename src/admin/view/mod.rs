@@ -1,0 +1,18 @@
+//! The JSON of the admin API. It never contains a key, header or body of a client.
+
+mod event_log;
+mod log_level;
+mod lookup;
+mod operation;
+mod read_model;
+mod report;
+
+pub use event_log::{BreakView, EventView, LoggedView, VerifiedView};
+pub use log_level::LogLevelView;
+pub use lookup::{LookupRequest, ScopeRequest, ScopeView};
+pub use operation::{DecisionRequest, OperationListView, OperationView, ResolveRequest};
+pub use read_model::{
+    DifferenceView, HourView, LatencyView, MinuteView, MomentView, OverviewView, ProjectionView,
+    StatisticsView, TallyView, TimelineView,
+};
+pub use report::{ReportRowView, ReportView};

@@ -1,0 +1,267 @@
+//! Wiring: builds the gateway from a configuration, runs it, and ends it in order: not ready, no
+//! new connections, active requests are settled, then the store is closed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::admin::{ReloadRequest, Reloads, Sessions};
+use crate::clock::Clock;
+use crate::config::{Config, Secrets};
+use crate::entropy::Entropy;
+use crate::gate::Gate;
+use crate::proxy::{Server, listen};
+use crate::store::open::OpenStore;
+pub use crate::store::{Grade, Remark};
+use crate::telemetry::Meter;
+use crate::tls::Identity;
+
+mod copy;
+mod descriptors;
+mod exporters;
+mod identities;
+mod keys;
+mod operators;
+mod read_model;
+mod reload;
+mod settings;
+mod store;
+mod swappable;
+
+pub use copy::{Copied, CopyError, CopyStep, copy_store};
+pub use identities::identity_changes;
+use identities::{CheckedStore, PendingCheck};
+pub use read_model::{Freshness, Projection};
+pub use reload::ReloadError;
+use reload::{ActiveConfig, LiveParts, PreparedConfig, ProcessState};
+use settings::{hashing, settings};
+pub use store::survey;
+
+/// A gateway that serves.
+pub struct Gateway {
+    /// The address for clients.
+    pub listen: SocketAddr,
+    /// The address for operators.
+    pub admin: SocketAddr,
+    running: Arc<RunningGateway>,
+    reload_requests: mpsc::Receiver<ReloadRequest>,
+    stop: CancellationToken,
+    served: JoinHandle<bool>,
+    pending: Option<PendingCheck>,
+}
+
+/// The parts of a running gateway, under the current configuration.
+struct RunningGateway {
+    process: ProcessState,
+    live: LiveParts,
+    active: Mutex<ActiveConfig>,
+}
+
+impl Gateway {
+    /// Builds everything, binds both listeners and begins to serve.
+    ///
+    /// # Errors
+    /// A store that can't be opened or that keeps other identities, an upstream that can't be set
+    /// up, or an address that can't be bound.
+    pub async fn start(mut config: Config, secrets: Secrets) -> Result<Gateway> {
+        config.add_secrets(&secrets);
+        descriptors::raise(&config.limits, 1 + config.upstreams.len());
+        let clock = Clock::system();
+        let meter = Meter::new();
+        let mut opened = store::open(&config, &clock, &meter).await?;
+        opened.announce();
+        let hashing = hashing(&secrets)?;
+        let identities = identities::configured(&config, &hashing);
+        let store = store::for_gateway(&opened, &config, &secrets, &clock, &meter)?;
+        let accept = config.accept_new_identities;
+        let CheckedStore { store, pending } =
+            identities::check(store, identities, accept, &meter.vanished).await?;
+        let gate = Gate::new(
+            store,
+            clock.clone(),
+            Entropy::from_system()?,
+            meter,
+            settings(&config, hashing),
+        );
+
+        let listener =
+            listen(config.listen).with_context(|| format!("can't listen on {}", config.listen))?;
+        let admin = listen(config.admin)
+            .with_context(|| format!("can't listen on {} (admin)", config.admin))?;
+        let (reloads, reload_requests) = Reloads::channel();
+        let read_model = read_model::follow(&config, gate.store().clone(), &clock).await?;
+        let identity = config.tls.clone().map(Identity::load).transpose()?;
+        let process = ProcessState {
+            clock,
+            draining: Arc::default(),
+            admin_address: admin.local_addr()?,
+            reloads,
+            sessions: Arc::new(Sessions::new()?),
+            read_model,
+            identity: identity.clone(),
+        };
+        let prepared = PreparedConfig::new((config, secrets), gate.clone(), &process, None).await?;
+        let live = prepared.live_parts();
+
+        let server = Server::new(listener, live.terms.clone(), gate.meter().connections.clone())
+            .with_identity(identity.clone());
+        let server = server.with_observers(live.observers.clone());
+        let (listen, admin_address) = (server.address()?, process.admin_address);
+        gate.meter().reloads.began(process.clock.unix_ms());
+        let active = Mutex::new(prepared.begin());
+        let running = Arc::new(RunningGateway { process, live, active });
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(running.clone().serve(server, admin, opened, stop.clone()));
+        Ok(Gateway {
+            listen,
+            admin: admin_address,
+            running,
+            reload_requests,
+            stop,
+            served,
+            pending,
+        })
+    }
+
+    /// Waits until the store's identities are checked. That is at once, unless the store did not
+    /// answer at the start.
+    ///
+    /// # Errors
+    /// The store keeps other identities; the gateway must end.
+    pub fn identities_checked(&mut self) -> impl Future<Output = Result<()>> + use<> {
+        let pending = self.pending.take();
+        async move {
+            let Some(PendingCheck { disagreement, task }) = pending else { return Ok(()) };
+            let error = disagreement.await;
+            drop(task);
+            error.map_or(Ok(()), |error| Err(error.into()))
+        }
+    }
+
+    /// Returns the next reload request of an operator; waits forever if nobody can send one.
+    pub async fn reload_request(&mut self) -> ReloadRequest {
+        match self.reload_requests.recv().await {
+            Some(request) => request,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Puts a new configuration in force, if it was read and can be applied: for new requests at
+    /// once, and without dropping a connection. Active requests end under the configuration they
+    /// began with.
+    ///
+    /// # Errors
+    /// The configuration was refused, and nothing has changed.
+    pub async fn reload(
+        &self,
+        read: Result<(Config, Secrets), ReloadError>,
+    ) -> Result<(), ReloadError> {
+        let RunningGateway { process, live, active } = &*self.running;
+        let mut active = active.lock().await;
+        let replaced = match read {
+            Ok(read) => active.replace(read, process, live).await,
+            Err(error) => Err(error),
+        };
+        let meter = active.gate.meter().reloads.clone();
+        match &replaced {
+            Ok(()) => meter.applied(process.clock.unix_ms()),
+            Err(_) => {
+                meter.refused();
+                active.reopen(live);
+            }
+        }
+        replaced
+    }
+
+    /// Begins to stop: not ready, no new connections; active requests are settled.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits for the end; `true` if all active requests were settled.
+    pub async fn ended(self) -> bool {
+        self.served.await.unwrap_or(false)
+    }
+}
+
+impl RunningGateway {
+    /// Serves until it is stopped, and then ends in order.
+    async fn serve(
+        self: Arc<Self>,
+        server: Server,
+        admin: TcpListener,
+        store: OpenStore,
+        stop: CancellationToken,
+    ) -> bool {
+        let keeper = self
+            .process
+            .identity
+            .clone()
+            .map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
+        let operators = tokio::spawn(operators::serve(admin, self.live.operators.clone()));
+        let gate = self.active.lock().await.gate.clone();
+        // All gates of later configurations share these observations.
+        let end_of_export = CancellationToken::new();
+        let export = AbortOnDropHandle::new(tokio::spawn({
+            let end = end_of_export.clone();
+            async move { gate.export_observations(&end).await }
+        }));
+        let drained = CancellationToken::new();
+        let serving = tokio::spawn({
+            let (stop, drained, service) =
+                (stop.clone(), drained.clone(), self.live.clients.clone());
+            async move { server.run(service, stop.cancelled_owned(), drained.cancelled_owned()).await }
+        });
+        stop.cancelled().await;
+        self.process.draining.store(true, Ordering::Release);
+        tracing::info!("stopping: no new connections, waiting for active requests");
+        let (gate, drain_timeout) = {
+            let active = self.active.lock().await;
+            (active.gate.clone(), active.config.drain_timeout)
+        };
+        let settled = end(&gate, serving, drained, drain_timeout).await;
+        self.active.lock().await.stop(&self.live).await;
+        drop(keeper);
+        end_of_export.cancel();
+        // A store that does not answer must not block the end.
+        const OBSERVATIONS_MAX: Duration = Duration::from_secs(1);
+        let _ = tokio::time::timeout(OBSERVATIONS_MAX, export).await;
+        store.close().await;
+        operators.abort();
+        settled
+    }
+}
+
+/// Waits for active requests: first for their connections, then for those that continue without a
+/// client.
+async fn end(
+    gate: &Gate,
+    mut serving: JoinHandle<()>,
+    drained: CancellationToken,
+    timeout: Duration,
+) -> bool {
+    let until = tokio::time::Instant::now() + timeout;
+    let connections_done = tokio::time::timeout_at(until, &mut serving).await.is_ok();
+    let settled = gate.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
+    if !connections_done {
+        // Time for the responses to requests that were just marked uncertain; their clients are
+        // still connected.
+        const ANSWERS_MAX: Duration = Duration::from_secs(1);
+        let _ = tokio::time::timeout(ANSWERS_MAX, &mut serving).await;
+        drained.cancel();
+    }
+    if !settled {
+        tracing::error!(
+            "drain timeout expired: operations that were still active are uncertain now"
+        );
+    }
+    settled
+}

@@ -1,0 +1,47 @@
+//! A service that can be swapped while it serves: a request is answered by the service that was
+//! current when it came.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+/// The swappable service. Cheap to clone; all clones are swapped together. Only for services that
+/// are always ready.
+pub(super) struct SwappableService<S>(Arc<RwLock<S>>);
+
+impl<S> Clone for SwappableService<S> {
+    fn clone(&self) -> SwappableService<S> {
+        SwappableService(self.0.clone())
+    }
+}
+
+impl<S: Clone> SwappableService<S> {
+    /// Starts with this service.
+    pub fn new(first: S) -> SwappableService<S> {
+        SwappableService(Arc::new(RwLock::new(first)))
+    }
+
+    /// Swaps the service, for new requests.
+    pub fn swap(&self, next: S) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    fn get(&self) -> S {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl<R, S: Service<R> + Clone> Service<R> for SwappableService<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        self.get().call(request)
+    }
+}

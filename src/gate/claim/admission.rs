@@ -1,0 +1,173 @@
+//! Admission: decides from the operation's record whether a request runs, is answered, waits, or
+//! first asks the upstream.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::probe::ProbeResult;
+use super::records::STORE_RETRY_AFTER;
+use super::{AdmitResult, ClaimDetails, IncomingRequest, PendingAdmission};
+use crate::engine::{Admission, Asked, ClaimOver, DuplicateRefusal, OnUncertain, Policy, admit};
+use crate::gate::explain::{key_reused, leaves};
+use crate::gate::intake::RequestedOperation;
+use crate::gate::intake::upstream_key::key_for_upstream;
+use crate::gate::permits::Permit;
+use crate::gate::state::{Gate, ProtectedRoute};
+use crate::gate::upstream_service::UpstreamService;
+use crate::record::{Extras, Fence, Held, SpanId};
+use crate::refusal::Refusal;
+use crate::telemetry::{Trail, Work};
+
+/// How often a request looks at a record that keeps changing before it gives up: a guard against a
+/// livelock, far above the number of looks in real races.
+const LOOKS_MAX: usize = 32;
+
+impl Gate {
+    /// Claims an operation, or returns how else the request is answered.
+    pub(super) async fn admit<S, B>(
+        self: &Arc<Self>,
+        guarded: &Arc<ProtectedRoute>,
+        operation: RequestedOperation,
+        permit: Permit,
+        request: &mut IncomingRequest<'_, S>,
+    ) -> Result<AdmitResult, Refusal>
+    where
+        S: UpstreamService<B>,
+    {
+        let policy = &guarded.route.policy;
+        let mut pending = self.begin_admission(guarded, operation, permit, request);
+        let slot = pending.slot;
+        let mut admission = Admission::Claim(ClaimOver::Nothing);
+        // The uncertain record that a probe asks about.
+        let mut uncertain: Option<Held> = None;
+        for look in 0..LOOKS_MAX {
+            let held = match admission {
+                Admission::Claim(over) => match self.claim(&mut pending, over, look == 0).await? {
+                    ControlFlow::Break(admitted) => return Ok(admitted),
+                    ControlFlow::Continue(held) => held,
+                },
+                Admission::Run => {
+                    return Err(Refusal::StoreUnavailable { retry_after: STORE_RETRY_AFTER });
+                }
+                Admission::Replay(reply) => return Ok(AdmitResult::Replay(slot, reply)),
+                Admission::Refuse(refusal) => return Err(Refusal::of_refusal(refusal, slot)),
+                Admission::MarkUncertain => Box::pin(self.mark_overdue(&slot, policy))
+                    .await
+                    .map_err(|error| self.store_failed(&slot, &error))?,
+                Admission::Probe => {
+                    match Box::pin(self.probe(&mut pending, uncertain.take(), request)).await? {
+                        ProbeResult::Found(reply) => return Ok(AdmitResult::Replay(slot, reply)),
+                        ProbeResult::Decided(decided) => {
+                            admission = decided;
+                            continue;
+                        }
+                        ProbeResult::Changed(held) => held,
+                    }
+                }
+                Admission::Wait => Box::pin(self.wait(&mut pending, request)).await?,
+            };
+            admission = admit(held.as_ref(), &pending.asked, policy);
+            match (&admission, &held) {
+                (Admission::Replay(_), Some(held)) => pending.details.link_to(held),
+                (Admission::Refuse(DuplicateRefusal::KeyReused), held) => {
+                    let (held, compared) = (held.as_ref(), request.compared());
+                    return Err(key_reused(policy, slot, &pending.asked, held, compared));
+                }
+                _ => {}
+            }
+            uncertain = held.filter(|_| admission == Admission::Probe);
+        }
+        Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot))
+    }
+
+    /// Prepares the admission of an identified request.
+    fn begin_admission<'r, S>(
+        &self,
+        guarded: &'r Arc<ProtectedRoute>,
+        mut operation: RequestedOperation,
+        permit: Permit,
+        request: &IncomingRequest<'r, S>,
+    ) -> PendingAdmission<'r> {
+        let details = self.claim_details(&guarded.route.policy, &mut operation, request);
+        let RequestedOperation { slot, caller, fingerprint, tenant, .. } = operation;
+        PendingAdmission {
+            guarded,
+            sender: request.sender,
+            slot,
+            tenant,
+            asked: Asked { caller, fingerprint, fence: Fence(self.entropy.next()) },
+            details,
+            permit: Some(permit),
+            address: request.context.address_share.as_ref(),
+            waiting: None,
+        }
+    }
+
+    fn claim_details<'r, S>(
+        &self,
+        policy: &Policy,
+        operation: &mut RequestedOperation,
+        request: &IncomingRequest<'r, S>,
+    ) -> ClaimDetails<'r> {
+        let IncomingRequest { parts, key, request_bytes, context, .. } = *request;
+        let trail = context.trail.clone();
+        if let Some(trail) = &trail {
+            let tenant_mark = self.settings.hashing.tenant_mark(&operation.tenant);
+            trail.identified(operation.slot.to_string(), tenant_mark);
+        }
+        let kept = match &policy.on_uncertain {
+            OnUncertain::Probe(probe) if probe.background => {
+                Some(key_for_upstream(policy, key).into_owned().into())
+            }
+            _ => None,
+        };
+        let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
+        let extras = Extras { leaves: leaves(&self.entropy, policy, request.compared()), span };
+        let fields = std::mem::take(&mut operation.fields);
+        ClaimDetails { kept, extras, trail, fields, headers: &parts.headers, request_bytes }
+    }
+
+    /// Asks the upstream about an uncertain operation.
+    async fn probe<S, B>(
+        &self,
+        pending: &mut PendingAdmission<'_>,
+        uncertain: Option<Held>,
+        request: &mut IncomingRequest<'_, S>,
+    ) -> Result<ProbeResult, Refusal>
+    where
+        S: UpstreamService<B>,
+    {
+        let (Some(held), OnUncertain::Probe(probe)) =
+            (uncertain, &pending.guarded.route.policy.on_uncertain)
+        else {
+            return Err(Refusal::of_refusal(DuplicateRefusal::uncertain(None), pending.slot));
+        };
+        // A probe needs a permit like any other request to the upstream.
+        pending.permit = Some(pending.take_permit(self)?);
+        let (guarded, slot, asked) = (pending.guarded, &pending.slot, &pending.asked);
+        self.probe_for_duplicate(guarded, probe, slot, asked, &held, request).await
+    }
+
+    /// Waits until the record has another answer than to wait, and adds up the time.
+    async fn wait<S>(
+        &self,
+        pending: &mut PendingAdmission<'_>,
+        request: &mut IncomingRequest<'_, S>,
+    ) -> Result<Option<Held>, Refusal> {
+        // A waiting duplicate runs nothing, so other requests get its permit.
+        pending.permit = None;
+        let PendingAdmission { guarded, slot, asked, details, waiting, address, .. } = pending;
+        let policy = &guarded.route.policy;
+        let waiting = match waiting {
+            Some(waiting) => waiting,
+            none => none.insert(self.begin_to_wait(policy, slot, *address)?),
+        };
+        let _step = Trail::step(details.trail.as_ref(), Work::Wait);
+        let began = Instant::now();
+        let found = self.wait_for_change(waiting, policy, slot, asked).await;
+        *request.waited.get_or_insert_default() += began.elapsed();
+        found
+    }
+}

@@ -1,0 +1,76 @@
+//! The quota of a claim: whether its tenant may begin another operation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{PendingAdmission, Sender};
+use crate::engine::{Claim, ClaimOver};
+use crate::gate::quota::QuotaUse;
+use crate::gate::state::Gate;
+use crate::record::{Held, State};
+use crate::refusal::Refusal;
+
+impl Gate {
+    /// Checks that the tenant may begin another operation. A new attempt of an uncertain operation
+    /// is no new operation.
+    ///
+    /// # Errors
+    /// How long to wait, where the quota is used up.
+    pub(super) fn check_quota(
+        &self,
+        pending: &PendingAdmission<'_>,
+        over: ClaimOver,
+    ) -> Result<(), Duration> {
+        if !is_counted(pending, over) {
+            return Ok(());
+        }
+        let route = &pending.guarded.route.policy.route;
+        self.quota.check(route, pending.tenant, self.clock.boot_ms())
+    }
+
+    /// Counts a confirmed claim against its tenant's quota. Other claims may have used the quota up
+    /// since the check: then this claim is given up.
+    pub(super) fn use_quota(
+        self: &Arc<Self>,
+        pending: &PendingAdmission<'_>,
+        claim: &Claim,
+        over: ClaimOver,
+    ) -> Result<Option<QuotaUse>, Refusal> {
+        if !is_counted(pending, over) {
+            return Ok(None);
+        }
+        let policy = &pending.guarded.route.policy;
+        let now_ms = self.clock.boot_ms();
+        self.quota.take(&policy.route, pending.tenant, policy.retention, now_ms).map_err(
+            |retry_after| {
+                self.give_up(pending.slot, claim.clone(), pending.guarded, None);
+                Refusal::QuotaReached { retry_after }
+            },
+        )
+    }
+
+    /// Returns the record of the operation, for a request that may not begin a new one: a duplicate
+    /// is answered by it.
+    pub(super) async fn record_instead_of_claim(
+        &self,
+        pending: &PendingAdmission<'_>,
+        retry_after: Duration,
+    ) -> Result<Held, Refusal> {
+        let (policy, slot) = (&pending.guarded.route.policy, &pending.slot);
+        let held = self
+            .blocking_record(policy, slot)
+            .await
+            .map_err(|error| self.store_failed(slot, &error))?;
+        held.filter(|held| !matches!(held.record.state, State::Released))
+            .ok_or(Refusal::QuotaReached { retry_after })
+    }
+}
+
+/// Returns whether a claim counts against a quota.
+fn is_counted(pending: &PendingAdmission<'_>, over: ClaimOver) -> bool {
+    let is_new = match over {
+        ClaimOver::Nothing | ClaimOver::Marker(_) => true,
+        ClaimOver::Uncertain { .. } => false,
+    };
+    is_new && pending.sender == Sender::Client
+}

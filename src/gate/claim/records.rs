@@ -1,0 +1,75 @@
+//! Records in the way of a claim: reads them, marks those with an ended lease, and refuses requests
+//! where reading fails.
+
+use std::time::Duration;
+
+use crate::engine::{Policy, expire};
+use crate::event::Context;
+use crate::gate::state::Gate;
+use crate::key::Slot;
+use crate::record::Held;
+use crate::refusal::Refusal;
+use crate::store::{StoreError, Swap};
+
+/// How long a client should wait before it retries after a failed store call.
+pub(in crate::gate) const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Gate {
+    /// Returns the record or tombstone that would block a claim over nothing.
+    pub(in crate::gate) async fn blocking_record(
+        &self,
+        policy: &Policy,
+        slot: &Slot,
+    ) -> Result<Option<Held>, StoreError> {
+        if policy.keeps_tombstones() {
+            self.store.records.remains(slot).await
+        } else {
+            self.store.records.load(slot).await
+        }
+    }
+
+    /// Marks the operation uncertain if the lease of its attempt has ended. Returns the record
+    /// after that.
+    pub(in crate::gate) async fn mark_overdue(
+        &self,
+        slot: &Slot,
+        policy: &Policy,
+    ) -> Result<Option<Held>, StoreError> {
+        let Some(held) = self.store.records.load(slot).await? else { return Ok(None) };
+        let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
+        let expected = Some(held.record.version);
+        match self
+            .write(slot, expected, &next.record, next.lifetime, policy, Context::default)
+            .await?
+        {
+            Swap::Stored => {
+                self.meter.uncertain.inc();
+                tracing::warn!(
+                    route = %held.record.route,
+                    operation = %slot,
+                    "operation uncertain: a lease ended without an outcome"
+                );
+                let now_ms = held.now_ms;
+                Ok(Some(Held { record: next.record, written_ms: now_ms, due_ms: 0, now_ms }))
+            }
+            Swap::Stale(current) => Ok(current),
+            Swap::Large(_) => self.store.records.load(slot).await,
+        }
+    }
+
+    /// Counts a failed store call, and returns the refusal of the request that needed it.
+    pub(in crate::gate) fn store_failed(&self, slot: &Slot, error: &StoreError) -> Refusal {
+        self.meter.store_errors.inc();
+        if matches!(error, StoreError::Corrupt(_)) {
+            self.meter.corrupt_records.inc();
+            tracing::error!(
+                operation = %slot,
+                %error,
+                "stored record not readable: its duplicates are refused"
+            );
+            return Refusal::RecordUnreadable { slot: *slot };
+        }
+        tracing::debug!(operation = %slot, %error, "store call failed");
+        Refusal::StoreUnavailable { retry_after: STORE_RETRY_AFTER }
+    }
+}

@@ -1,0 +1,74 @@
+//! Unconfirmed claims: a claim that may still arrive at the store is given up, so that it does not
+//! end uncertain.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::engine::{Claim, Outcome};
+use crate::event::Context;
+use crate::gate::attempt::settle::UnsettledOutcome;
+use crate::gate::state::{Gate, ProtectedRoute};
+use crate::key::Slot;
+
+/// A claim that is sent and not yet answered. A request is dropped at any point when its client
+/// leaves, and then nobody would run or settle the claim: so dropping this gives the claim up.
+pub(super) struct UnconfirmedClaim<'g> {
+    gate: &'g Arc<Gate>,
+    guarded: &'g Arc<ProtectedRoute>,
+    slot: &'g Slot,
+    pub claim: Claim,
+    /// The claim turn of the client's address. It is kept until the claim is given up: the store
+    /// answers the claim before that, and the answer may be large. Otherwise a client that claims
+    /// and leaves, again and again, could have the store send any number of answers at once.
+    turn: Option<OwnedSemaphorePermit>,
+    is_open: bool,
+}
+
+impl<'g> UnconfirmedClaim<'g> {
+    pub fn new(
+        gate: &'g Arc<Gate>,
+        guarded: &'g Arc<ProtectedRoute>,
+        slot: &'g Slot,
+        claim: Claim,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> UnconfirmedClaim<'g> {
+        UnconfirmedClaim { gate, guarded, slot, claim, turn, is_open: true }
+    }
+
+    /// Returns the claim: its fate is known, or the caller gives it up.
+    pub fn close(mut self) -> Claim {
+        self.is_open = false;
+        self.claim.clone()
+    }
+}
+
+impl Drop for UnconfirmedClaim<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.gate.give_up(*self.slot, self.claim.clone(), self.guarded, self.turn.take());
+        }
+    }
+}
+
+impl Gate {
+    /// Releases a claim that may still arrive, in the background and for as long as that takes.
+    pub(super) fn give_up(
+        self: &Arc<Self>,
+        slot: Slot,
+        claim: Claim,
+        guarded: &Arc<ProtectedRoute>,
+        turn: Option<OwnedSemaphorePermit>,
+    ) {
+        let Some(permit) = self.giving_up.take() else {
+            tracing::warn!(
+                operation = %slot,
+                "claim not given up and may end uncertain: too many claims are being given up"
+            );
+            return;
+        };
+        let (outcome, event_context) = (Outcome::NeverSent, Context::default());
+        let unsettled = UnsettledOutcome { slot, claim, known: None, outcome, event_context };
+        self.settle_in_background(unsettled, guarded.clone(), (permit, turn));
+    }
+}

@@ -1,0 +1,220 @@
+//! The gate's state: its store, settings, limits and tasks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::gate::budget::Budget;
+use crate::gate::intake::heavy_work::HeavyWork;
+use crate::gate::observation_buffer::ObservationBuffer;
+use crate::gate::permits::{InFlightPermits, Permits};
+use crate::gate::quota::Quota;
+use crate::key::Hashing;
+use crate::route::Route;
+use crate::store::Store;
+use crate::telemetry::{Meter, RouteMeter};
+use crate::token::Keyring;
+
+/// Claims with an unknown fate that are given up at once, at most: each holds a record's head in
+/// memory until the store answers again.
+const GIVING_UP_MAX: usize = 10_000;
+
+/// The memory of a request besides its bodies, at most, in bytes: its fields, and the state of its
+/// tasks.
+const EXCHANGE_BYTES: usize = 96 * 1024;
+
+/// Settings of a gate besides the policies of its routes.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Requests in flight: attempts, and requests that pass through without protection.
+    pub in_flight: usize,
+    /// Duplicates that wait at once.
+    pub waiters: usize,
+    /// Duplicates that wait at once for one key.
+    pub waiters_per_key: usize,
+    /// Largest request body that is buffered, in bytes.
+    pub request_body: usize,
+    /// Largest response body that is stored, in bytes.
+    pub response_body: usize,
+    /// All buffered bodies together, in bytes.
+    pub buffered_bytes: usize,
+    /// New operations that one scope of a route may begin within the route's retention; 0 for any
+    /// number.
+    pub records_per_scope: usize,
+    /// The secrets that identities are hashed with.
+    pub hashing: Hashing,
+    /// Whether records may have trailers, which version 0.1.0 does not read. If not, answers with
+    /// trailers are not stored.
+    pub trailers: bool,
+    /// How long the event log keeps its entries; `None` if it is disabled.
+    pub log_keep: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        const MIB: usize = 1 << 20;
+        Settings {
+            in_flight: 5000,
+            waiters: 5000,
+            waiters_per_key: 64,
+            request_body: MIB,
+            response_body: MIB,
+            buffered_bytes: 256 * MIB,
+            records_per_scope: 0,
+            hashing: Hashing::default(),
+            trailers: false,
+            log_keep: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Returns how many of the buffered bytes one client address may hold: half of them, or as many
+    /// as one request and its answer take at most, if that is more.
+    fn address_bytes(&self) -> usize {
+        let exchange =
+            self.request_body.saturating_add(self.response_body).saturating_add(EXCHANGE_BYTES);
+        (self.buffered_bytes / 2).max(exchange).min(self.buffered_bytes)
+    }
+}
+
+/// A route as the gate runs it.
+pub struct ProtectedRoute {
+    /// The route.
+    pub route: Arc<Route>,
+    /// From sending a request to the end of its response.
+    pub response_timeout: Duration,
+    /// Its metrics.
+    pub meter: RouteMeter,
+    /// The keys that verify its tokens, if its scope comes from a token.
+    pub keyring: Option<Arc<Keyring>>,
+}
+
+/// The gate in front of an upstream. All connections share it.
+pub struct Gate {
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) entropy: Arc<Entropy>,
+    pub(super) meter: Meter,
+    pub(super) settings: Settings,
+    pub(super) budget: Budget,
+    pub(super) in_flight: InFlightPermits,
+    pub(super) waiters: Permits,
+    /// Permits of requests in shadow mode; they take none from protected requests.
+    pub(super) watched: Permits,
+    pub(super) giving_up: Permits,
+    /// Calls of the gateway's own components; they take no permit from clients' requests.
+    pub(super) internal: Permits,
+    pub(super) heavy_work: HeavyWork,
+    pub(super) quota: Arc<Quota>,
+    pub(super) observed: Arc<ObservationBuffer>,
+    pub(super) closed: Arc<AtomicBool>,
+    pub(super) tasks: TaskTracker,
+    pub(super) abandoned: CancellationToken,
+}
+
+impl Gate {
+    /// Creates a gate over a store.
+    pub fn new(
+        store: impl Into<Store>,
+        clock: Clock,
+        entropy: Entropy,
+        meter: Meter,
+        settings: Settings,
+    ) -> Arc<Gate> {
+        Arc::new(Gate {
+            budget: Budget::new(
+                settings.buffered_bytes,
+                settings.address_bytes(),
+                meter.buffered_bytes.clone(),
+            ),
+            in_flight: InFlightPermits::new(settings.in_flight),
+            waiters: Permits::new(settings.waiters),
+            watched: Permits::new(settings.in_flight),
+            giving_up: Permits::new(GIVING_UP_MAX),
+            internal: Permits::new(settings.in_flight),
+            heavy_work: HeavyWork::new(),
+            quota: Quota::new(settings.records_per_scope),
+            observed: Arc::default(),
+            closed: Arc::default(),
+            tasks: TaskTracker::new(),
+            abandoned: CancellationToken::new(),
+            store: store.into(),
+            clock,
+            entropy: Arc::new(entropy),
+            meter,
+            settings,
+        })
+    }
+
+    /// Creates the same gate with other settings, for future requests. Active requests keep their
+    /// own settings, and count in the new gate: both share tasks, permits, buffered bytes and
+    /// counts, and end together.
+    pub fn under(&self, settings: Settings) -> Arc<Gate> {
+        Arc::new(Gate {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+            meter: self.meter.clone(),
+            budget: self.budget.limited_to(settings.buffered_bytes, settings.address_bytes()),
+            in_flight: self.in_flight.limited_to(settings.in_flight),
+            waiters: self.waiters.limited_to(settings.waiters),
+            watched: self.watched.limited_to(settings.in_flight),
+            giving_up: self.giving_up.clone(),
+            internal: self.internal.limited_to(settings.in_flight),
+            heavy_work: self.heavy_work.clone(),
+            quota: self.quota.limited_to(settings.records_per_scope),
+            observed: self.observed.clone(),
+            closed: self.closed.clone(),
+            tasks: self.tasks.clone(),
+            abandoned: self.abandoned.clone(),
+            settings,
+        })
+    }
+
+    /// Returns the memory budget of buffered bodies.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Returns the settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns the process's metrics.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Returns the process's randomness.
+    pub fn entropy(&self) -> &Entropy {
+        &self.entropy
+    }
+
+    /// Returns the store, for listing and watching.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Waits until no attempt is active, for at most `timeout`, and marks the attempts that still
+    /// run as uncertain. Returns whether every attempt was settled.
+    pub async fn drain(&self, timeout: Duration) -> bool {
+        /// Time to mark attempts, which takes a store call each.
+        const MARKING: Duration = Duration::from_secs(5);
+        self.tasks.close();
+        let settled = tokio::time::timeout(timeout, self.tasks.wait()).await.is_ok();
+        self.closed.store(true, Ordering::Release);
+        if settled && self.tasks.is_empty() {
+            return true;
+        }
+        self.abandoned.cancel();
+        let _ = tokio::time::timeout(MARKING, self.tasks.wait()).await;
+        false
+    }
+}

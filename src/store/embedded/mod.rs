@@ -1,0 +1,25 @@
+//! A store in a file of this machine: durable before it is acknowledged, for one process at a time.
+//!
+//! Danger: a lost disk loses the store. A full disk must not prevent results from being stored, so
+//! new claims are refused while there is still space for results.
+
+mod copy;
+mod disk;
+mod error;
+mod event_log;
+mod event_tables;
+mod jobs;
+mod layout;
+mod options;
+mod shared_file;
+mod store;
+mod tables;
+mod writer;
+
+pub use self::copy::CopiedFile;
+pub use self::error::{OpenError, Trouble, Unusable};
+pub use self::options::{BootClock, EmbeddedOptions};
+pub use self::store::Embedded;
+
+#[cfg(test)]
+mod tests;

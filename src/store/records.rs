@@ -1,0 +1,134 @@
+//! The part of a store that keeps the records of operations.
+//!
+//! Danger: the result of a call can be unknown. [`StoreError::NotApplied`] means that nothing was
+//! written. After [`StoreError::MaybeApplied`] the caller must load the record and look for its own
+//! fence.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::error::{ListError, StoreError};
+use super::watch::Watch;
+use crate::key::{Slot, Space};
+use crate::record::{Fence, Held, Lifetime, Record, Version};
+
+/// Result of [`Records::write`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Swap {
+    /// The record is written, as durably as the store promises.
+    Stored,
+    /// The slot holds another version, or nothing (`None`). Nothing was written.
+    Stale(Option<Held>),
+    /// The slot holds another version, under this fence. The record is so large that only
+    /// [`Records::load`] returns it. Nothing was written.
+    Large(Fence),
+}
+
+/// Selects the records of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// Records that are in flight or uncertain, from the index of unsettled records.
+    Unsettled,
+    /// Every record, in no particular order.
+    All,
+}
+
+/// A page of a listing.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The records found. Records of shadow routes are left out.
+    pub records: Vec<(Slot, Held)>,
+    /// Where the next page begins; `None` at the end.
+    pub cursor: Option<String>,
+}
+
+/// Makes the event of a change, for the [event log](super::EventLog). An empty event is not
+/// appended.
+///
+/// Stores call it only when the event may be appended. Most claims of duplicates append nothing,
+/// and encoding an event for each of them would cost more than the duplicate itself.
+pub type EventSource<'a> = &'a (dyn Fn() -> Vec<u8> + Send + Sync);
+
+/// Makes no event.
+pub const NO_EVENT: EventSource<'static> = &Vec::new;
+
+/// Keeps the records of operations. Every method is safe to cancel; a cancelled write counts as
+/// [`StoreError::MaybeApplied`].
+#[async_trait]
+pub trait Records: Send + Sync + 'static {
+    /// Writes `next` if the slot holds version `expected` (`None`: if the slot is empty).
+    ///
+    /// In the same atomic step it updates the index of unsettled records and the tombstone, and
+    /// appends the event. After that it wakes the watchers of the slot. No event is appended when
+    /// the answer is `Stale`.
+    ///
+    /// Idempotent: if the slot already holds a record with `next`'s version, fence and state, an
+    /// earlier attempt of this call wrote it. Then the answer is `Stored`, and the event is not
+    /// appended again.
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: EventSource<'_>,
+    ) -> Result<Swap, StoreError>;
+
+    /// Writes without an event.
+    async fn swap(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+    ) -> Result<Swap, StoreError> {
+        self.write(slot, expected, next, lifetime, NO_EVENT).await
+    }
+
+    /// Reads a record.
+    async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;
+
+    /// Reads a record, or its tombstone if the record has ended.
+    async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;
+
+    /// Extends the lease of the attempt `fence`. Returns `false`, and changes nothing, unless the
+    /// record is in flight under that fence and its lease has not ended: another gateway may
+    /// already have acted on the end of a lease.
+    ///
+    /// Does not change the version.
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// Returns up to `limit` slots of unsettled records that are overdue. Removes index entries of
+    /// records that are gone.
+    async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError>;
+
+    /// Lists up to `limit` records from `cursor` on. The listing is for people: it may miss records
+    /// that change meanwhile.
+    ///
+    /// Only a page without a cursor is the last one. Earlier pages may be short, or even empty.
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError>;
+
+    /// Watches a slot: [`Watch::changed`] returns when the record may have changed, and once at the
+    /// start.
+    fn watch(&self, slot: &Slot) -> Watch;
+
+    /// Checks that the store answers and accepts writes.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// Whether a slot belongs to a listing for people.
+pub(crate) fn is_listed(slot: &Slot) -> bool {
+    slot.space == Space::Enforced
+}

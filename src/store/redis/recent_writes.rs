@@ -1,0 +1,385 @@
+//! The confirmed writes of this process that the servers may still lose: claims of running
+//! attempts, and all other writes of the last seconds.
+//!
+//! A server that fails over to a replica, restarts from its disk or restarts empty continues
+//! without some writes that it confirmed. So this process keeps them, limited in bytes and in time,
+//! and writes them again afterwards.
+//!
+//! Danger: a restored write counts as a fact. A write without an answer must never enter: it would
+//! displace the confirmed write of a running attempt, and after a loss the slot would get a claim
+//! without an attempt. A confirmed write replaces an entry only if it is a later change of the same
+//! operation ([`RecentWrite::restore_decision`]).
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::restore_decision::{RecentWrite, RestoreDecision};
+use crate::key::{Slot, Space};
+use crate::record::{Encoded, Fence, Lifetime, Record, Version, head_in_flight};
+
+/// How long a write other than a claim is kept. Healthy replicas lag by less than a second, and a
+/// server that syncs its file every second loses two seconds at most. Time counts only up to the
+/// last moment at which the servers had their records ([`RecentWrites::note_intact`]): a hung
+/// server may be replaced much later.
+pub const RECENT_WRITE_TTL: Duration = Duration::from_secs(3);
+
+/// Most bytes of the table: about 4,000 operations, or more than 1,000 a second. Beyond it, the
+/// oldest go first. It also limits how long a restore takes, and new operations wait: a few tenths
+/// of a second.
+const BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of an entry beside its payload: itself, its parts of the table and the queue, and their
+/// spare capacity.
+const ENTRY_BYTES: usize = 400;
+
+/// The recent writes of a process.
+pub struct RecentWrites(Mutex<RecentTable>);
+
+struct RecentTable {
+    /// The last moment at which the servers had all confirmed records.
+    intact_at: Instant,
+    /// Claims while their lease runs, which renewals extend. At most one for each active request,
+    /// and those have their own limit.
+    claims: HashMap<Slot, Box<RecentWrite>>,
+    /// Number of claims at which expired ones are removed.
+    claims_until_swept: usize,
+    settled: HashMap<Slot, Box<RecentWrite>>,
+    /// The settled writes in the order of their ends.
+    ends: VecDeque<(Instant, Slot)>,
+    /// Bytes of the settled writes.
+    bytes: usize,
+}
+
+/// Number of claims below which none is removed for its expired lease: those are few, and go when
+/// their operation is settled.
+const CLAIMS_MIN: usize = 1024;
+
+impl Default for RecentWrites {
+    fn default() -> RecentWrites {
+        RecentWrites(Mutex::new(RecentTable {
+            intact_at: Instant::now(),
+            claims: HashMap::new(),
+            claims_until_swept: 0,
+            settled: HashMap::new(),
+            ends: VecDeque::new(),
+            bytes: 0,
+        }))
+    }
+}
+
+impl RecentWrites {
+    /// Keeps a confirmed write, unless the slot's present entry would prevail over it after a loss.
+    /// Ignores shadow records: no decision depends on them.
+    pub fn record_confirmed(
+        &self,
+        slot: &Slot,
+        record: &Record,
+        encoded: Encoded,
+        lifetime: Lifetime,
+        event: Vec<u8>,
+    ) {
+        if slot.space != Space::Enforced {
+            return;
+        }
+        let in_flight = head_in_flight(&encoded.head);
+        let span = lifetime.due.filter(|_| in_flight).unwrap_or(RECENT_WRITE_TTL);
+        let until = Instant::now() + span;
+        let recent = Box::new(RecentWrite::new(record, encoded, lifetime, event, until));
+        let mut inner = self.lock();
+        let prevails = |held: &RecentWrite| {
+            matches!(
+                held.restore_decision(record),
+                RestoreDecision::OverEarlierState(_) | RestoreDecision::UnderNewVersion(_)
+            )
+        };
+        if inner.get(slot).is_some_and(|held| held.until > inner.intact_at && prevails(held)) {
+            return;
+        }
+        inner.forget(slot);
+        if in_flight {
+            inner.claims.insert(*slot, recent);
+            inner.sweep();
+        } else {
+            inner.bytes += weight(&recent);
+            inner.ends.push_back((recent.until, *slot));
+            inner.settled.insert(*slot, recent);
+            inner.prune();
+        }
+    }
+
+    /// Records that at this time the servers had all records that they confirmed before.
+    pub fn note_intact(&self, at: Instant) {
+        let mut inner = self.lock();
+        inner.intact_at = inner.intact_at.max(at);
+    }
+
+    /// Extends the lease of a claim, whatever the store answers: the attempt runs, so a loss must
+    /// restore its claim.
+    pub fn extend_lease(&self, slot: &Slot, fence: Fence, lease: Duration) {
+        if let Some(recent) =
+            self.lock().claims.get_mut(slot).filter(|recent| recent.fence() == fence)
+        {
+            recent.until = Instant::now() + lease;
+        }
+    }
+
+    /// Removes an entry that doesn't prevail over the record in its slot. An entry with another
+    /// version stays.
+    pub fn remove_superseded(&self, slot: &Slot, version: Version) {
+        let mut inner = self.lock();
+        if inner.get(slot).is_some_and(|held| held.version() == version) {
+            inner.forget(slot);
+        }
+    }
+
+    /// Whether the slot has an entry that matches.
+    pub fn holds(&self, slot: &Slot, matches: impl Fn(&RecentWrite) -> bool) -> bool {
+        self.lock().get(slot).is_some_and(matches)
+    }
+
+    /// Returns the entries of some partitions.
+    pub fn in_partitions(&self, partitions: &HashSet<u16>) -> Vec<(Slot, RecentWrite)> {
+        let inner = self.lock();
+        let all = inner.claims.iter().chain(&inner.settled);
+        let present = all.filter(|(slot, recent)| {
+            recent.until > inner.intact_at && partitions.contains(&slot.partition())
+        });
+        present.map(|(slot, recent)| (*slot, RecentWrite::clone(recent))).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, RecentTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RecentTable {
+    fn get(&self, slot: &Slot) -> Option<&RecentWrite> {
+        self.claims.get(slot).or_else(|| self.settled.get(slot)).map(Box::as_ref)
+    }
+
+    fn forget(&mut self, slot: &Slot) {
+        self.claims.remove(slot);
+        self.forget_settled(slot);
+    }
+
+    /// Removes claims with an expired lease: their attempts ended without a settlement.
+    fn sweep(&mut self) {
+        if self.claims.len() > self.claims_until_swept.max(CLAIMS_MIN) {
+            self.claims.retain(|_, recent| recent.until > self.intact_at);
+            self.claims_until_swept = 2 * self.claims.len();
+        }
+    }
+
+    /// Removes the settled writes that have ended, and the oldest while there are too many.
+    fn prune(&mut self) {
+        while let Some((end, slot)) = self.ends.front().copied() {
+            if end > self.intact_at && self.bytes <= BYTES_MAX {
+                return;
+            }
+            self.ends.pop_front();
+            if self.settled.get(&slot).is_some_and(|recent| recent.until == end) {
+                self.forget_settled(&slot);
+            }
+        }
+    }
+
+    fn forget_settled(&mut self, slot: &Slot) {
+        if let Some(recent) = self.settled.remove(slot) {
+            self.bytes -= weight(&recent);
+        }
+    }
+}
+
+/// Returns the bytes of an entry.
+fn weight(recent: &RecentWrite) -> usize {
+    ENTRY_BYTES + recent.encoded.payload.len() + recent.event.capacity()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Cause, State, encode};
+    use crate::store::suite::{claim, completed, slot};
+
+    const LEASE: Lifetime = Lifetime {
+        keep: Duration::from_secs(600),
+        due: Some(Duration::from_secs(30)),
+        tombstone: None,
+    };
+    const KEEP: Lifetime = Lifetime { due: None, ..LEASE };
+
+    fn of(recent_writes: &RecentWrites, n: u64) -> Vec<Version> {
+        let partitions = HashSet::from([slot(Space::Enforced, n).partition()]);
+        recent_writes
+            .in_partitions(&partitions)
+            .into_iter()
+            .map(|(_, recent)| recent.version())
+            .collect()
+    }
+
+    fn keep(recent_writes: &RecentWrites, n: u64, record: &Record, lifetime: Lifetime) {
+        recent_writes.record_confirmed(
+            &slot(Space::Enforced, n),
+            record,
+            encode(record),
+            lifetime,
+            Vec::new(),
+        );
+    }
+
+    /// Lets time pass while the servers still have their records.
+    async fn pass(recent_writes: &RecentWrites, span: Duration) {
+        tokio::time::advance(span).await;
+        recent_writes.note_intact(Instant::now());
+    }
+
+    /// Makes a record of a history that began with version `first`, `changes` changes later.
+    fn record(first: u64, changes: u64, fence: u64, opened_unix_ms: u64, state: State) -> Record {
+        Record {
+            version: Version(first + changes),
+            fence: Fence(fence),
+            opened_unix_ms,
+            state,
+            ..claim(0, 0)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_is_held_while_its_lease_runs_and_a_result_for_seconds() {
+        let recent_writes = RecentWrites::default();
+        let running = claim(7, 1);
+        keep(&recent_writes, 1, &running, LEASE);
+        pass(&recent_writes, Duration::from_secs(29)).await;
+        recent_writes.extend_lease(
+            &slot(Space::Enforced, 1),
+            running.fence,
+            Duration::from_secs(30),
+        );
+        pass(&recent_writes, Duration::from_secs(29)).await;
+        assert_eq!(of(&recent_writes, 1), [running.version], "renewed");
+        let result =
+            Record { version: running.version.next(), fence: running.fence, ..completed(8) };
+        keep(&recent_writes, 1, &result, KEEP);
+        assert_eq!(of(&recent_writes, 1), [result.version], "the latest change alone");
+        pass(&recent_writes, RECENT_WRITE_TTL).await;
+        assert_eq!(of(&recent_writes, 1), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_removed_while_the_servers_may_lack_their_records() {
+        let recent_writes = RecentWrites::default();
+        keep(&recent_writes, 1, &claim(7, 1), LEASE);
+        keep(&recent_writes, 2, &completed(9), KEEP);
+        tokio::time::advance(Duration::from_secs(600)).await;
+        keep(&recent_writes, 3, &completed(11), KEEP);
+        assert_eq!(
+            [of(&recent_writes, 1), of(&recent_writes, 2)],
+            [[Version(7)], [Version(9)]],
+            "a hung server may be replaced late"
+        );
+        pass(&recent_writes, Duration::ZERO).await;
+        assert_eq!([of(&recent_writes, 1), of(&recent_writes, 2)], [[], []]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_confirmed_again_is_kept_as_long_as_any_other() {
+        let recent_writes = RecentWrites::default();
+        keep(&recent_writes, 1, &completed(1), KEEP);
+        pass(&recent_writes, RECENT_WRITE_TTL / 2).await;
+        keep(&recent_writes, 1, &completed(1), KEEP);
+        pass(&recent_writes, RECENT_WRITE_TTL / 2).await;
+        keep(&recent_writes, 2, &completed(2), KEEP);
+        assert_eq!(of(&recent_writes, 1), [Version(1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_claim_stays_when_a_duplicates_marker_lands_in_its_lost_slot() {
+        let recent_writes = RecentWrites::default();
+        let running = record(100, 0, 1, 10, State::InFlight { doubt_since_ms: None });
+        keep(&recent_writes, 1, &running, LEASE);
+        for marker in
+            [record(900, 0, 2, 20, State::Released), record(100, 1, 2, 20, State::Released)]
+        {
+            keep(&recent_writes, 1, &marker, KEEP);
+            assert_eq!(of(&recent_writes, 1), [running.version], "{:?}", marker.version);
+        }
+        let own = record(500, 0, 1, 10, State::Released);
+        keep(&recent_writes, 1, &own, KEEP);
+        assert_eq!(of(&recent_writes, 1), [own.version], "the attempt itself gave it up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_processed_late_displaces_no_later_change() {
+        let recent_writes = RecentWrites::default();
+        let running = record(100, 0, 1, 10, State::InFlight { doubt_since_ms: None });
+        let result =
+            Record { version: Version(102), fence: Fence(1), opened_unix_ms: 10, ..completed(0) };
+        keep(&recent_writes, 1, &result, KEEP);
+        for late in [running, record(100, 1, 1, 10, uncertain())] {
+            keep(&recent_writes, 1, &late, LEASE);
+            recent_writes.remove_superseded(&slot(Space::Enforced, 1), late.version);
+            assert_eq!(of(&recent_writes, 1), [result.version]);
+        }
+        recent_writes.remove_superseded(&slot(Space::Enforced, 1), result.version);
+        assert_eq!(of(&recent_writes, 1), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn settled_writes_are_limited_and_displace_no_claim() {
+        let recent_writes = RecentWrites::default();
+        keep(&recent_writes, 0, &claim(1, 1), LEASE);
+        let large = Encoded { payload: vec![0; 1 << 18].into(), ..encode(&completed(2)) };
+        for n in 1..=40 {
+            recent_writes.record_confirmed(
+                &slot(Space::Enforced, n),
+                &completed(2),
+                large.clone(),
+                KEEP,
+                Vec::new(),
+            );
+        }
+        let inner = recent_writes.lock();
+        assert!(
+            inner.bytes <= BYTES_MAX && inner.settled.len() == 15,
+            "{} in {} bytes",
+            inner.settled.len(),
+            inner.bytes
+        );
+        assert_eq!((inner.claims.len(), inner.ends.len()), (1, 15));
+        assert!(inner.settled.contains_key(&slot(Space::Enforced, 40)), "the oldest went first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn claims_with_an_expired_lease_are_removed_now_and_then() {
+        let recent_writes = RecentWrites::default();
+        for n in 0..=1024 {
+            keep(&recent_writes, n, &claim(n, n), LEASE);
+        }
+        pass(&recent_writes, Duration::from_secs(31)).await;
+        for n in 2000..4100 {
+            keep(&recent_writes, n, &claim(n, n), LEASE);
+        }
+        assert!(recent_writes.lock().claims.len() <= 2100);
+    }
+
+    fn uncertain() -> State {
+        State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None }
+    }
+
+    #[test]
+    fn shadow_records_are_not_kept() {
+        let recent_writes = RecentWrites::default();
+        recent_writes.record_confirmed(
+            &slot(Space::Shadow, 1),
+            &claim(1, 1),
+            encode(&claim(1, 1)),
+            LEASE,
+            Vec::new(),
+        );
+        assert!(recent_writes.lock().claims.is_empty());
+        assert!(matches!(claim(1, 1).state, State::InFlight { .. }));
+    }
+}

@@ -1,0 +1,283 @@
+//! Recovers from servers that lost acknowledged records. A server that restarts empty, is flushed,
+//! or is replaced by a replica that lags behind answers like any other: operations that ran look
+//! new.
+//!
+//! Two signs reveal it. Each partition has an **epoch** ([`super::epochs`]): a server that lost all
+//! records lost it too. And each server has a **lineage** ([`super::lineage`]), read on every
+//! connect before the first claim: a restart or a promotion changes it. After either changes, this
+//! process writes its recent writes again before the next claim. Where no operation may run twice,
+//! it also refuses new ones for [`super::LOSS_PAUSE`], in which the other gateways do the same.
+//!
+//! Danger: gateways and servers that all start empty at once have no sign of a loss.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::answer::{array, time_ms, unexpected};
+use super::client::Redis;
+use super::connection::Commands;
+use super::epochs::{ClaimBasis, Epoch, epoch_of, unfinished_copy};
+use super::lineage::LineageId;
+use super::restore_decision::{RecentWrite, RestoreDecision};
+use super::servers::ServerPartitions;
+use super::swap::{RecordWrite, SwapOutcome};
+use crate::key::Slot;
+use crate::record::{CodecError, Held, Record, Version, decode, encode};
+use crate::store::{StoreError, Swap};
+
+/// How often the task reads an epoch of each server although nothing seems wrong: a flush causes no
+/// other sign.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Pause before a lookup that failed is repeated.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Attempts to restore one record while its slot keeps changing.
+const ATTEMPTS_MAX: usize = 8;
+
+/// Records that are restored at the same time.
+const RESTORES_AT_ONCE: usize = 64;
+
+/// Keeps the epochs of all partitions known for as long as the store exists.
+pub(super) async fn run(store: Weak<Redis>, lookup_wanted: Arc<Notify>) {
+    loop {
+        let done = match store.upgrade() {
+            None => return,
+            Some(store) => store.look_up_epochs().await,
+        };
+        if done.is_err() {
+            sleep(RETRY_PAUSE).await;
+        }
+        let _ = timeout(PERIOD, lookup_wanted.notified()).await;
+    }
+}
+
+impl Redis {
+    /// Looks up unknown epochs at all servers, and checks the known ones.
+    async fn look_up_epochs(&self) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        // At all servers at once: one that doesn't answer must not hold up the others.
+        let lookups = self.servers.groups().into_iter().map(async |group| {
+            let done = self.look_up_epochs_at(&group).await;
+            self.epochs.lookup_ended(&group.partitions, &done);
+            done
+        });
+        futures_util::future::join_all(lookups).await.into_iter().collect::<Result<(), _>>()?;
+        self.servers.complete()?;
+        self.recent_writes.note_intact(begun);
+        Ok(())
+    }
+
+    async fn look_up_epochs_at(&self, group: &ServerPartitions) -> Result<(), StoreError> {
+        let lineage = group.server.lineage_id(self.deadline()).await?;
+        let is_known = |partition: &u16| {
+            let basis = self.epochs.current(*partition);
+            basis.is_some_and(|basis| basis.lineage_id == lineage)
+        };
+        let (known, unknown): (Vec<u16>, Vec<u16>) =
+            group.partitions.iter().copied().partition(is_known);
+        // A server that loses one epoch loses all.
+        let is_lost = match known.first() {
+            Some(first) => self.is_basis_lost(*first).await?,
+            None => false,
+        };
+        match (is_lost, unknown.is_empty()) {
+            (true, _) => self.recover(group, lineage, group.partitions.clone()).await,
+            (false, false) => self.recover(group, lineage, unknown).await,
+            (false, true) => Ok(()),
+        }
+    }
+
+    /// Reads the epochs of a server's partitions, restores the recent writes of those that may have
+    /// lost records, and begins an epoch where there is none.
+    async fn recover(
+        &self,
+        group: &ServerPartitions,
+        lineage: LineageId,
+        partitions: Vec<u16>,
+    ) -> Result<(), StoreError> {
+        // Before the recent writes are read: a write that is confirmed from now on sees a changed
+        // basis, and so that this recovery may lack it.
+        partitions.iter().for_each(|partition| self.epochs.clear(*partition));
+        let (now_ms, mut found) = self.epochs_at(group, lineage, &partitions).await?;
+        let last = |partition: &u16| self.epochs.last(*partition);
+        let known_before: HashSet<u16> =
+            partitions.iter().copied().filter(|partition| last(partition).is_some()).collect();
+        let lost = partitions
+            .iter()
+            .zip(&found)
+            .filter(|(partition, found)| last(partition).is_some_and(|last| **found != Some(last)));
+        report(lost.count(), known_before.len());
+        self.restore_recent_writes(&known_before).await?;
+        if found.iter().any(Option::is_none) {
+            let absent = partitions
+                .iter()
+                .zip(&found)
+                .filter(|(_, found)| found.is_none())
+                .map(|(partition, _)| *partition);
+            self.begin_epochs(group, lineage, absent, now_ms).await?;
+            // Another gateway may have been faster: the stored epoch counts.
+            found = self.epochs_at(group, lineage, &partitions).await?.1;
+        }
+        for (partition, epoch) in partitions.iter().zip(found) {
+            let epoch = epoch.ok_or_else(unfinished_copy)?;
+            let is_known_before = known_before.contains(partition);
+            let paused_until = self.epochs.paused_until(is_known_before, &epoch, now_ms);
+            let basis = ClaimBasis { lineage_id: lineage, epoch, paused_until };
+            self.epochs.confirm(*partition, basis);
+        }
+        Ok(())
+    }
+
+    /// Reads a server's time, and the epochs of its partitions.
+    async fn epochs_at(
+        &self,
+        group: &ServerPartitions,
+        lineage: LineageId,
+        partitions: &[u16],
+    ) -> Result<(u64, Vec<Option<Epoch>>), StoreError> {
+        let mut reading = redis::pipe();
+        reading.cmd("TIME");
+        for partition in partitions {
+            reading.cmd("GET").arg(self.names.epoch_key(*partition));
+        }
+        let commands = Commands::Many(&reading);
+        let answer = group.server.call_strict(commands, Some(lineage), self.deadline()).await?;
+        let mut answers = array(answer)?.into_iter();
+        let now_ms = time_ms(answers.next().ok_or_else(unexpected)?)?;
+        Ok((now_ms, answers.map(|answer| epoch_of(&answer)).collect()))
+    }
+
+    async fn begin_epochs(
+        &self,
+        group: &ServerPartitions,
+        lineage: LineageId,
+        partitions: impl Iterator<Item = u16>,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let name = random()?;
+        let fresh = [name.to_be_bytes(), now_ms.to_be_bytes()].concat();
+        let mut writing = redis::pipe();
+        for partition in partitions {
+            writing.cmd("SET").arg(self.names.epoch_key(partition)).arg(&fresh).arg("NX");
+        }
+        let written = writing.len();
+        if let Some(wait) = self.wait_command() {
+            writing.add_command(wait);
+        }
+        let commands = Commands::Many(&writing);
+        let answer = group.server.call_strict(commands, Some(lineage), self.deadline()).await?;
+        self.require_confirmed(array(answer)?.into_iter().nth(written))
+    }
+
+    /// Writes the recent writes of these partitions again.
+    async fn restore_recent_writes(&self, partitions: &HashSet<u16>) -> Result<(), StoreError> {
+        let restores = self
+            .recent_writes
+            .in_partitions(partitions)
+            .into_iter()
+            .map(|(slot, recent)| self.restore(slot, recent));
+        let done: Vec<_> =
+            futures_util::stream::iter(restores).buffer_unordered(RESTORES_AT_ONCE).collect().await;
+        done.into_iter().collect()
+    }
+
+    async fn restore(&self, slot: Slot, recent: RecentWrite) -> Result<(), StoreError> {
+        let mut record = decode(&recent.encoded.head, recent.encoded.payload.clone())?;
+        let mut encoded = recent.encoded.clone();
+        let mut expected = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let (lifetime, event) = (recent.lifetime, recent.event.clone());
+            let write = RecordWrite {
+                slot: &slot,
+                expected,
+                next: &record,
+                encoded: encoded.clone(),
+                lifetime,
+                event,
+            };
+            let current = match self.run_swap(&write, None, self.deadline()).await {
+                Ok(SwapOutcome::Swapped(Swap::Stored)) => {
+                    let RecordWrite { encoded, event, .. } = write;
+                    self.recent_writes.record_confirmed(&slot, &record, encoded, lifetime, event);
+                    return Ok(());
+                }
+                Ok(SwapOutcome::Swapped(Swap::Stale(current))) => current,
+                Ok(SwapOutcome::Swapped(Swap::Large(_))) => match self.read(&slot, false).await {
+                    Err(StoreError::Corrupt(error)) => return skip_unreadable(&slot, &error),
+                    current => current?,
+                },
+                Ok(SwapOutcome::OtherEpoch) => return Err(unexpected()),
+                Err(StoreError::Corrupt(error)) => return skip_unreadable(&slot, &error),
+                Err(error) => return Err(error),
+            };
+            // The record in the way is gone meanwhile.
+            let Some(Held { record: current, .. }) = current else {
+                expected = None;
+                continue;
+            };
+            match recent.restore_decision(&current) {
+                RestoreDecision::OverEarlierState(version) => expected = Some(version),
+                RestoreDecision::UnderNewVersion(version) => {
+                    expected = Some(version);
+                    record = Record { version: Version(random()?), ..record };
+                    encoded = encode(&record);
+                }
+                // Restored already, under another version, by a recovery that failed later.
+                RestoreDecision::Obsolete if current.is_same_state(&record) => return Ok(()),
+                RestoreDecision::Obsolete => {
+                    self.recent_writes.remove_superseded(&slot, recent.version());
+                    return Ok(());
+                }
+                RestoreDecision::BegunAgain => {
+                    tracing::error!(
+                        operation = %slot,
+                        "the store lost this operation and it was begun again: \
+                         it may have been executed twice"
+                    );
+                    self.recent_writes.remove_superseded(&slot, recent.version());
+                    return Ok(());
+                }
+            }
+        }
+        Err(StoreError::NotApplied(
+            "a record that the store may have lost changes again and again".into(),
+        ))
+    }
+}
+
+/// Leaves an unreadable record alone, so that the other recent writes are still restored.
+fn skip_unreadable(slot: &Slot, error: &CodecError) -> Result<(), StoreError> {
+    tracing::error!(
+        operation = %slot,
+        %error,
+        "a record that the store may have lost can't be written again: \
+         the stored record can't be read"
+    );
+    Ok(())
+}
+
+fn random() -> Result<u64, StoreError> {
+    getrandom::u64()
+        .map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))
+}
+
+fn report(lost: usize, known_before: usize) {
+    if lost > 0 {
+        tracing::error!(
+            partitions = lost,
+            "the store has lost its records: this gateway writes its recent ones again"
+        );
+    } else if known_before > 0 {
+        tracing::warn!(
+            partitions = known_before,
+            "the store's server was restarted or replaced: \
+             this gateway writes its recent records again"
+        );
+    }
+}

@@ -1,0 +1,259 @@
+//! Decides after a loss of records whether a confirmed write must be restored.
+
+use tokio::time::Instant;
+
+use crate::record::{Encoded, Fence, Lifetime, Record, State, Version, head_fence, head_version};
+
+/// A later change has a version at most this much higher. Versions of other operations in the slot
+/// are random.
+const LATER_MAX: u64 = 16;
+
+/// A confirmed write of this process.
+#[derive(Clone)]
+pub struct RecentWrite {
+    /// The record as it was written.
+    pub encoded: Encoded,
+    /// Its lifetime.
+    pub lifetime: Lifetime,
+    /// The event that was appended to the log with it; empty: none.
+    pub event: Vec<u8>,
+    /// When its operation began, in ms since 1970.
+    opened_unix_ms: u64,
+    kind: WriteKind,
+    /// When the write is removed.
+    pub(super) until: Instant,
+}
+
+/// How final a written record is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WriteKind {
+    /// The attempt runs, or its outcome is unknown.
+    Unsettled,
+    /// A result, possibly expired. A client may have received it, and no other outcome follows.
+    Final,
+    /// A released marker.
+    Marker,
+}
+
+/// What to do with a confirmed write after a loss, given the record in its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestoreDecision {
+    /// The slot has an earlier state of the same operation, in this version: write over it.
+    OverEarlierState(Version),
+    /// The slot has a record in this version that was written after this write was lost: write over
+    /// it with a new random version.
+    ///
+    /// That record is the released marker of another attempt, which permits the next request to
+    /// run. Or, if this write is a result, it is an earlier state that was changed since. A random
+    /// version, because requests that have read the slot expect a version that this operation may
+    /// use too.
+    UnderNewVersion(Version),
+    /// The slot has this write, a later change of the operation, or a record that this write
+    /// doesn't prevail over.
+    Obsolete,
+    /// Another attempt began or settled the operation after the loss: it may have been executed
+    /// twice.
+    BegunAgain,
+}
+
+impl RecentWrite {
+    pub(super) fn new(
+        record: &Record,
+        encoded: Encoded,
+        lifetime: Lifetime,
+        event: Vec<u8>,
+        until: Instant,
+    ) -> RecentWrite {
+        let kind = match record.state {
+            State::InFlight { .. } | State::Uncertain { .. } => WriteKind::Unsettled,
+            State::Completed { .. } | State::Expired => WriteKind::Final,
+            State::Released => WriteKind::Marker,
+        };
+        let opened_unix_ms = record.opened_unix_ms;
+        RecentWrite { encoded, lifetime, event, opened_unix_ms, kind, until }
+    }
+
+    /// Returns the record's version.
+    pub fn version(&self) -> Version {
+        head_version(&self.encoded.head)
+    }
+
+    /// Returns the record's fence.
+    pub fn fence(&self) -> Fence {
+        head_fence(&self.encoded.head)
+    }
+
+    /// Whether this is a later change of the record that has this version.
+    pub fn follows(&self, version: Version) -> bool {
+        is_later(self.version(), version)
+    }
+
+    /// Decides whether this write must be restored where the slot has `current`. Pure and total.
+    ///
+    /// Versions alone don't show which of two writes is later: after a loss both histories count on
+    /// from the same version. But only the attempt itself, or a decision about its operation,
+    /// releases its claim. All other markers come from attempts that never ran, so any other write
+    /// prevails over them. A marker in turn prevails only over states of its own operation: another
+    /// attempt may run by now. A result prevails over all unsettled states of its operation.
+    pub fn restore_decision(&self, current: &Record) -> RestoreDecision {
+        let (own, other) = (self.version(), current.version);
+        let same_operation =
+            current.fence == self.fence() || current.opened_unix_ms == self.opened_unix_ms;
+        let may_be_earlier = match current.state {
+            State::Released => true,
+            State::InFlight { .. } | State::Uncertain { .. } => {
+                same_operation || self.kind != WriteKind::Marker
+            }
+            State::Completed { .. } | State::Expired => same_operation,
+        };
+        let releases_it = current.fence == self.fence() || same_operation && is_later(other, own);
+        let is_unfounded = match current.state {
+            State::Released => {
+                self.kind == WriteKind::Final || self.kind == WriteKind::Unsettled && !releases_it
+            }
+            State::InFlight { .. } | State::Uncertain { .. } => {
+                self.kind == WriteKind::Final && same_operation
+            }
+            State::Completed { .. } | State::Expired => false,
+        };
+        if self.follows(other) && may_be_earlier {
+            RestoreDecision::OverEarlierState(other)
+        } else if is_unfounded {
+            RestoreDecision::UnderNewVersion(other)
+        } else if own == other
+            || is_later(other, own)
+            || same_operation
+            || self.kind == WriteKind::Marker
+        {
+            RestoreDecision::Obsolete
+        } else {
+            RestoreDecision::BegunAgain
+        }
+    }
+}
+
+/// Whether `version` is of a later change of the record that has version `than`.
+fn is_later(version: Version, than: Version) -> bool {
+    (1..=LATER_MAX).contains(&version.0.wrapping_sub(than.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::record::{Cause, encode};
+    use crate::store::suite::{claim, completed};
+
+    const LEASE: Lifetime = Lifetime {
+        keep: Duration::from_secs(600),
+        due: Some(Duration::from_secs(30)),
+        tombstone: None,
+    };
+
+    /// A record of a history that began with `first`, so many changes later.
+    fn record(first: u64, changes: u64, fence: u64, opened_unix_ms: u64, state: State) -> Record {
+        Record {
+            version: Version(first + changes),
+            fence: Fence(fence),
+            opened_unix_ms,
+            state,
+            ..claim(0, 0)
+        }
+    }
+
+    fn uncertain() -> State {
+        State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None }
+    }
+
+    fn result() -> State {
+        completed(1).state
+    }
+
+    #[test]
+    fn after_a_loss_a_write_prevails_over_earlier_states_and_over_markers_of_attempts_that_never_ran()
+     {
+        use RestoreDecision::{BegunAgain, Obsolete, OverEarlierState, UnderNewVersion};
+        let in_flight = State::InFlight { doubt_since_ms: None };
+        let decision = |held: Record, current: Record| {
+            let write = RecentWrite::new(&held, encode(&held), LEASE, Vec::new(), Instant::now());
+            write.restore_decision(&current)
+        };
+        // A history counts from 100. The attempt has fence 1 and began at 10; others have fence 2
+        // and began at 20.
+        let own = |changes, state: &State| record(100, changes, 1, 10, state.clone());
+        let other = |changes, state: &State| record(100, changes, 2, 20, state.clone());
+        let elsewhere = |state: &State| record(900, 0, 2, 20, state.clone());
+        let decided = |changes, state: &State| record(100, changes, 3, 10, state.clone());
+        let (marker, unsure, done) = (State::Released, uncertain(), result());
+        for held in [&in_flight, &unsure, &done] {
+            // What a replica that lags behind goes on with.
+            assert_eq!(
+                decision(own(2, held), other(1, &marker)),
+                OverEarlierState(Version(101)),
+                "claimed over a marker"
+            );
+            assert_eq!(
+                decision(own(2, held), other(0, &in_flight)),
+                OverEarlierState(Version(100)),
+                "that another left"
+            );
+            assert_eq!(decision(own(2, held), own(1, &unsure)), OverEarlierState(Version(101)));
+            // Duplicates that were given up, wherever their versions come from.
+            assert_eq!(decision(own(2, held), elsewhere(&marker)), UnderNewVersion(Version(900)));
+            assert_eq!(decision(own(2, held), other(2, &marker)), UnderNewVersion(Version(102)));
+            assert_eq!(decision(own(2, held), other(3, &marker)), UnderNewVersion(Version(103)));
+            // Another history.
+            for current in [&in_flight, &unsure, &done, &State::Expired] {
+                assert_eq!(decision(own(2, held), elsewhere(current)), BegunAgain);
+            }
+            assert_eq!(
+                decision(own(2, held), other(1, &done)),
+                BegunAgain,
+                "somebody may have had that answer"
+            );
+            assert_eq!(decision(own(2, held), own(3, &done)), Obsolete);
+        }
+        let again = |state: &State| record(900, 0, 1, 10, state.clone());
+        for held in [&in_flight, &unsure] {
+            assert_eq!(
+                decision(own(2, held), decided(4, &marker)),
+                Obsolete,
+                "released by a decision"
+            );
+            assert_eq!(decision(own(2, held), own(3, &marker)), Obsolete);
+            assert_eq!(decision(own(2, held), again(&marker)), Obsolete, "its own, over nothing");
+            assert_eq!(
+                decision(own(2, held), again(&in_flight)),
+                Obsolete,
+                "written again already"
+            );
+            assert_eq!(decision(own(2, held), own(4, &unsure)), Obsolete, "its lease is over");
+        }
+        // No outcome follows a result: a gateway without the result has marked, released or claimed
+        // its earlier state.
+        for current in [&in_flight, &unsure, &marker] {
+            assert_eq!(decision(own(2, &done), decided(4, current)), UnderNewVersion(Version(104)));
+            assert_eq!(decision(own(2, &done), again(current)), UnderNewVersion(Version(900)));
+        }
+        assert_eq!(decision(own(2, &done), decided(3, &State::Expired)), Obsolete);
+        // A marker protects nothing from running attempts.
+        assert_eq!(decision(own(1, &marker), own(0, &in_flight)), OverEarlierState(Version(100)));
+        assert_eq!(decision(decided(2, &marker), own(1, &unsure)), OverEarlierState(Version(101)));
+        assert_eq!(decision(own(1, &marker), other(0, &marker)), OverEarlierState(Version(100)));
+        for current in [
+            other(0, &in_flight),
+            other(0, &unsure),
+            other(0, &done),
+            elsewhere(&in_flight),
+            elsewhere(&marker),
+        ] {
+            assert_eq!(decision(own(1, &marker), current), Obsolete);
+        }
+        let far = LATER_MAX + 1;
+        assert_eq!(
+            decision(record(100, far, 1, 10, done), record(100, 0, 2, 20, in_flight)),
+            BegunAgain
+        );
+    }
+}

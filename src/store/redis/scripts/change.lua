@@ -1,0 +1,64 @@
+-- Writes a record that is not a claim if its slot has the expected version. In the same step: the
+-- due index, the tombstone, the event log, and a message that wakes waiters.
+--
+-- KEYS: 1 the record, 2 the partition's due index, then the tombstone (only to write one), then the
+-- partition's event log and its chain link (only with an event).
+-- Returns 1 (written, or stored already), the server's time in ms (written, falls due), false (the
+-- slot is empty and a version was expected), or the record in the way: alone if settled, only its
+-- head if large, else with seconds and microseconds of the server's time.
+--
+-- A stored value is: head (version 8 bytes, fence 8, state 1), written (ms, 8), due (ms, 8, 0
+-- never), payload.
+-- States: 1 in flight, 2 uncertain, 3 completed, 4 released marker. 1 and 2 are unsettled.
+-- A record that falls due gets its times here. All others come whole: reading the time and joining
+-- texts costs most.
+local record_key, due_key = KEYS[1], KEYS[2]
+local expected_version = ARGV[1] -- 8 bytes; empty: the slot must be empty
+local keep_ms, member = ARGV[2], ARGV[3] -- member: the slot in the due index
+local value = ARGV[4] -- of a record that falls due: only its head
+local event = ARGV[5] -- digest (15 bytes), member and event; empty: no event
+local due_in_ms, payload = ARGV[6], ARGV[7] -- absent or empty: never falls due
+local tombstone_keep_ms, tombstone = ARGV[8], ARGV[9]
+local call = redis.call
+local plain_keys = event == '' and #KEYS or #KEYS - 2
+
+local current = call('GET', record_key)
+local state = current and string.byte(current, 17) or 0
+-- An empty value is an unreadable record, not an empty slot.
+if current and (expected_version == '' or string.sub(current, 1, 8) ~= expected_version) then
+  if string.sub(current, 1, 17) == string.sub(value, 1, 17) then return 1 end
+  -- The gateway reads a large result in a call of its own.
+  if state == 3 and #current > 65536 then return { string.sub(current, 1, 17) } end
+  -- No rule depends on the age of a settled record.
+  if state > 2 then return current end
+  local time = call('TIME')
+  return { current, time[1], time[2] }
+end
+if not current and expected_version ~= '' then return false end
+
+-- Before the first write: a key of another type must not leave a record without its event.
+local link = event ~= '' and (call('HGET', KEYS[plain_keys + 2], 'l') or '')
+local answer = 1
+if due_in_ms and due_in_ms ~= '' then
+  local time = call('TIME')
+  local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+  local due_ms = now_ms + due_in_ms
+  call('SET', record_key, value .. struct.pack('>I8I8', now_ms, due_ms) .. payload, 'PX', keep_ms)
+  call('ZADD', due_key, due_ms, member)
+  answer = now_ms
+else
+  call('SET', record_key, value, 'PX', keep_ms)
+  -- Only unsettled records are in the index.
+  if current and state <= 2 then call('ZREM', due_key, member) end
+  if tombstone then call('SET', KEYS[3], tombstone, 'PX', tombstone_keep_ms) end
+end
+if link then
+  -- See claim.lua.
+  link = redis.sha1hex(link .. string.sub(event, 1, 15))
+  local id = call('XADD', KEYS[plain_keys + 1], '*', link, event)
+  call('HSET', KEYS[plain_keys + 2], 'l', link, 'i', id)
+end
+-- pcall: a user without the right to the channel must not fail a write that is done. Waiters then
+-- find it by polling.
+redis.pcall('PUBLISH', record_key, '')
+return answer

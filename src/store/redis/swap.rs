@@ -1,0 +1,181 @@
+//! Writes one record with a script, if its slot has the expected version.
+
+use redis::Value;
+use tokio::time::Instant;
+
+use super::answer::{held, time_ms, unexpected};
+use super::client::Redis;
+use super::connection::CallError;
+use super::epochs::ClaimBasis;
+use super::layout;
+use super::time::millis;
+use crate::key::Slot;
+use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode, head_fence};
+use crate::store::{StoreError, Swap, log};
+
+/// A record to write.
+pub(super) struct RecordWrite<'a> {
+    pub slot: &'a Slot,
+    pub expected: Option<Version>,
+    pub next: &'a Record,
+    /// `next`, as it is stored.
+    pub encoded: Encoded,
+    pub lifetime: Lifetime,
+    /// The event for the event log; empty: none.
+    pub event: Vec<u8>,
+}
+
+/// The outcome of a [`RecordWrite`].
+pub(super) enum SwapOutcome {
+    Swapped(Swap),
+    /// The server has another lineage or epoch than the write required. Nothing was written.
+    OtherEpoch,
+}
+
+impl Redis {
+    /// Runs the claim script for a claim with a lease, and the change script for other records.
+    ///
+    /// With a `basis`, a claim requires its lineage and its epoch, other records only its lineage.
+    /// A claim that is written again after a loss has none.
+    pub(super) async fn run_swap(
+        &self,
+        write: &RecordWrite<'_>,
+        basis: Option<&ClaimBasis>,
+        deadline: Instant,
+    ) -> Result<SwapOutcome, StoreError> {
+        let is_claim = matches!(write.next.state, State::InFlight { .. });
+        let answer = match write.lifetime.due {
+            Some(due) if is_claim => self.run_claim(write, &millis(due), basis, deadline).await,
+            _ => self.run_change(write, basis, deadline).await,
+        };
+        match answer {
+            Err(CallError::Replaced) | Ok(OTHER_EPOCH) => Ok(SwapOutcome::OtherEpoch),
+            answer => Ok(SwapOutcome::Swapped(self.swap_of(answer?)?)),
+        }
+    }
+
+    async fn run_claim(
+        &self,
+        write: &RecordWrite<'_>,
+        due: &[u8],
+        basis: Option<&ClaimBasis>,
+        deadline: Instant,
+    ) -> Result<Value, CallError> {
+        let RecordWrite { slot, encoded: Encoded { head, payload }, lifetime, .. } = write;
+        let partition = slot.partition();
+        let mut keys = vec![
+            self.names.record_key(slot),
+            self.names.due_key(partition),
+            self.names.epoch_key(partition),
+        ];
+        if lifetime.tombstone.is_some() {
+            keys.push(self.names.tombstone_key(slot));
+        }
+        self.push_log_keys(&mut keys, write);
+        let (expected, keep) = (expected_bytes(write), millis(lifetime.keep));
+        let (member, entry) = (layout::member(slot), log_entry(write));
+        let epoch = basis.map_or(&b""[..], |basis| &basis.epoch);
+        let args: [&[u8]; 8] = [&expected, &keep, &member, head, &entry, due, payload, epoch];
+        let lineage = basis.map(|basis| basis.lineage_id);
+        self.run(partition, &self.scripts.claim, (&keys, &args), lineage, deadline).await
+    }
+
+    async fn run_change(
+        &self,
+        write: &RecordWrite<'_>,
+        basis: Option<&ClaimBasis>,
+        deadline: Instant,
+    ) -> Result<Value, CallError> {
+        let RecordWrite { slot, next, encoded: Encoded { head, payload }, lifetime, .. } = write;
+        let partition = slot.partition();
+        let tombstone_ms = lifetime
+            .tombstone
+            .filter(|_| matches!(next.state, State::Completed { .. }))
+            .map(millis);
+        let mut keys = vec![self.names.record_key(slot), self.names.due_key(partition)];
+        if tombstone_ms.is_some() {
+            keys.push(self.names.tombstone_key(slot));
+        }
+        self.push_log_keys(&mut keys, write);
+        let (expected, keep) = (expected_bytes(write), millis(lifetime.keep));
+        let (member, entry) = (layout::member(slot), log_entry(write));
+        let lineage = basis.map(|basis| basis.lineage_id);
+        let run = async |args: &[&[u8]]| {
+            self.run(partition, &self.scripts.change, (&keys, args), lineage, deadline).await
+        };
+        if let Some(due) = lifetime.due {
+            let due = millis(due);
+            return run(&[&expected, &keep, &member, head, &entry, &due, payload]).await;
+        }
+        let now_ms = self.now_ms(partition).await.map_err(CallError::Store)?;
+        let value = layout::stamped(head, now_ms, payload);
+        let Some(tombstone_ms) = tombstone_ms else {
+            return run(&[&expected, &keep, &member, &value, &entry]).await;
+        };
+        let expired = encode(&next.tombstone());
+        let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
+        let tombstone: [&[u8]; 2] = [&tombstone_ms, &tombstone];
+        let args: [&[u8]; 7] = [&expected, &keep, &member, &value, &entry, b"", b""];
+        run(&[&args[..], &tombstone].concat()).await
+    }
+
+    /// Appends the keys of the event log, if the write has an event.
+    fn push_log_keys(&self, keys: &mut Vec<Vec<u8>>, write: &RecordWrite<'_>) {
+        if !write.event.is_empty() {
+            let partition = write.slot.partition();
+            keys.extend([self.names.events_key(partition), self.names.chain_key(partition)]);
+        }
+    }
+
+    /// Decodes a settled record, which comes without the server's time.
+    pub(super) fn settled_record(&self, value: Value) -> Result<Option<Held>, StoreError> {
+        let mut held = held(value, 0)?;
+        held.iter_mut()
+            .for_each(|held| held.now_ms = held.written_ms.max(self.time.now_ms().unwrap_or(0)));
+        Ok(held)
+    }
+
+    /// Decodes the answer of a script.
+    fn swap_of(&self, answer: Value) -> Result<Swap, StoreError> {
+        match answer {
+            Value::Int(1) => Ok(Swap::Stored),
+            // Written at this time.
+            Value::Int(now_ms) => {
+                self.time.set(u64::try_from(now_ms).map_err(|_| unexpected())?);
+                Ok(Swap::Stored)
+            }
+            Value::Nil => Ok(Swap::Stale(None)),
+            Value::BulkString(_) => self.settled_record(answer).map(Swap::Stale),
+            Value::Array(parts) => {
+                let mut parts = parts.into_iter();
+                let value = parts.next().ok_or_else(unexpected)?;
+                // A head without the time: of a large record.
+                if let (Value::BulkString(head), 0) = (&value, parts.len()) {
+                    let head = head.first_chunk().ok_or_else(unexpected)?;
+                    return Ok(Swap::Large(head_fence(head)));
+                }
+                let now_ms = time_ms(Value::Array(parts.collect()))?;
+                self.time.set(now_ms);
+                Ok(Swap::Stale(held(value, now_ms)?))
+            }
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+/// The expected version as the scripts take it: 8 bytes, or empty for an empty slot.
+fn expected_bytes(write: &RecordWrite<'_>) -> Vec<u8> {
+    write.expected.map_or(Vec::new(), |version| version.0.to_be_bytes().into())
+}
+
+/// The log entry as the scripts take it: digest, member and event, or empty for none.
+fn log_entry(write: &RecordWrite<'_>) -> Vec<u8> {
+    if write.event.is_empty() {
+        return Vec::new();
+    }
+    let member = layout::member(write.slot);
+    [&log::digest(&member, &write.event)[..], &member, &write.event].concat()
+}
+
+/// The claim script's answer if the partition has another epoch than the claim requires.
+const OTHER_EPOCH: Value = Value::Int(0);

@@ -1,0 +1,96 @@
+//! The tests that every store must pass. A store of your own begins here.
+//!
+//! A story is a function over a fresh store, and [`stories!`] makes a test of each. To write a new
+//! store:
+//!
+//! 1. Implement [`Records`](crate::store::Records), [`EventLog`](crate::store::EventLog) and
+//!    [`IdentityNotes`](crate::store::IdentityNotes) for one type. [`memory`](crate::store::memory)
+//!    is the shortest example: 600 lines. A wrapper implements only the parts that it changes.
+//! 2. Make [`write`](crate::store::Records::write) one atomic step: compare the version, then write
+//!    the record, the index of unsettled records, the tombstone and the event. Everything else may
+//!    be eventually consistent.
+//! 3. Return [`StoreError::NotApplied`](crate::store::StoreError) only if nothing was written, and
+//!    can't be written later.
+//! 4. In the tests of the store, write an `async fn stage() -> Stage` and call `stories!(stage)`.
+//!    Outside of this crate, enable the feature `test-suite`.
+//! 5. Add the store to [`open`](crate::store::open), with its capabilities.
+//!
+//! Stores that have no clock to move take part in real time ([`Time::Real`]). So a story never
+//! asserts that little time has passed, and it waits for conditions with a generous limit.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod log_stories;
+mod records;
+mod stage;
+mod stories;
+mod write_stories;
+
+pub use crate::store_stories as stories;
+pub use log_stories::*;
+pub use records::{claim, completed, completed_with, slot};
+pub use stage::{Stage, Time};
+pub use stories::*;
+pub use write_stories::*;
+
+/// Makes a test of every story, on the stage that `$stage` sets up: a path to an `async fn() ->
+/// Stage`.
+#[macro_export]
+macro_rules! store_stories {
+    ($stage:path) => {
+        $crate::store_stories! { @each $stage:
+            a_claim_over_nothing_is_stored
+            a_stale_answer_carries_the_record_that_stands
+            deadlines_are_counted_by_the_stores_clock
+            a_settled_record_is_never_due
+            one_of_many_claims_wins
+            a_write_names_the_version_it_replaces
+            versions_and_fences_use_all_their_bits
+            a_repeated_write_is_stored_once
+            an_operators_retry_and_a_late_uncertain_are_two_writes
+            a_late_claim_meets_the_marker_and_is_refused
+            a_marker_is_replaced_only_by_naming_its_version
+            a_renewal_moves_the_due_time_and_no_version
+            a_renewal_prolongs_the_life_of_the_record
+            only_the_active_attempt_renews
+            a_lease_that_is_over_is_not_renewed
+            an_ended_lease_is_due_and_nothing_else
+            no_more_is_due_than_requested
+            a_result_leaves_the_index
+            an_uncertain_record_stays_among_the_unsettled
+            a_record_is_gone_when_its_time_is_over
+            the_index_forgets_records_that_are_gone
+            a_tombstone_outlives_its_result
+            a_claim_meets_the_result_and_not_its_tombstone
+            a_tombstone_bars_a_claim_over_a_marker_too
+            a_tombstone_ends
+            a_tombstone_blocks_only_claims_that_ask_for_it
+            only_a_result_leaves_a_tombstone
+            a_listing_pages_through_everything_once
+            an_empty_store_lists_nothing
+            a_malformed_cursor_is_an_error
+            shadow_records_are_kept_apart_and_not_listed
+            a_watcher_is_woken_at_once
+            a_swap_wakes_every_watcher
+            notes_are_separate_and_change_only_from_the_expected_text
+            a_big_reply_comes_back_as_it_was
+            every_state_comes_back_as_it_was
+            an_event_is_appended_with_its_write_and_once
+            a_write_without_an_event_leaves_the_log_alone
+            an_event_with_a_tombstone_leaves_the_tombstone_as_it_was
+            the_log_is_read_from_a_position_and_in_order
+            the_chain_verifies_in_pieces_too
+            the_log_is_trimmed_by_age_and_not_past_a_reader
+            observations_are_read_in_order_and_trimmed_by_age
+            observations_stay_within_their_limit
+            an_unknown_partition_is_empty
+        }
+    };
+    (@each $stage:path: $($story:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $story() {
+                $crate::store::suite::$story($stage().await).await;
+            }
+        )*
+    };
+}
