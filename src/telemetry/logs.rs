@@ -22,7 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
 
 use super::escape::{escape_block, escape_log_line};
-use super::line_queue::{LineQueue, QueuedLine, Unlocked};
+use super::line_queue::{LineQueue, QueuedLine, Unlocked, log_meter};
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

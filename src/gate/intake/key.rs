@@ -12,13 +12,13 @@ use percent_encoding::percent_decode_str;
 
 use crate::engine::{KeyPart, KeyRule, KeySource, Policy};
 use crate::gate::intake::body::{
-    BodyKind, body_key, document_with_key, field_of_form, form_key, missing_in_body,
+    body_key, document_with_key, field_of_form, form_key, missing_in_body,
 };
 use crate::gate::intake::head::lines;
 use crate::key::{
     BodyHash, FormField, Key, PartHasher, Pointer, Reading, TenantId, hash_body, path,
 };
-use crate::refusal::{KeyFault, Refusal};
+use crate::refusal::{BodyKind, KeyFault, Refusal};
 
 /// The key of an operation. Its `Debug` hides the value: keys never reach logs.
 #[derive(Clone, PartialEq, Eq)]

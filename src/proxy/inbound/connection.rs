@@ -208,12 +208,13 @@ impl RequestHandler {
                 }
                 Err(refusal) => {
                     discard(request.into_body());
-                    renderer.render(&refusal, RefusalStyle::default()).0
+                    renderer.render(&refusal, RefusalStyle::default()).0.map(AnswerBody::whole)
                 }
             };
             // The service answered a request that never arrived whole: its body was at fault.
             if let Some(refusal) = verdict.refused_in_body().or_else(|| fault.get()) {
-                response = renderer.render(refusal, RefusalStyle::default()).0;
+                response =
+                    renderer.render(refusal, RefusalStyle::default()).0.map(AnswerBody::whole);
             }
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 verdict.tunnel.store(true, Ordering::Release);
