@@ -39,7 +39,7 @@ pub(super) async fn run(connector: Connector, hub: Hub) {
         match connector.connect(listener(connector.names.clone(), hub.clone(), ended.clone())).await
         {
             Ok(NewConnection { connection, driver: _driver, .. }) => {
-                let born = Instant::now();
+                let connected_at = Instant::now();
                 let mut session = SubscriberSession {
                     connector: &connector,
                     hub: &hub,
@@ -52,11 +52,11 @@ pub(super) async fn run(connector: Connector, hub: Hub) {
                         tracing::debug!(error, "a subscription failed");
                     }
                     () = ended.notified() => {
-                        tracing::debug!("the subscriptions' connection is lost, connecting again");
+                        tracing::debug!("the subscription connection is lost, connecting again");
                     }
                 }
                 hub.lost();
-                if born.elapsed() >= BACKOFF_MAX {
+                if connected_at.elapsed() >= BACKOFF_MAX {
                     backoff = Backoff::default();
                 }
             }

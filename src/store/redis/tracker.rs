@@ -63,7 +63,7 @@ async fn run(connector: Connector, cache: Arc<LocalCache>, mut wanted: mpsc::Rec
         {
             Ok(NewConnection { connection, driver: _driver, address }) => {
                 connector.confirmation.detect_disk_ack(&connection, connector.timeout).await;
-                let born = Instant::now();
+                let connected_at = Instant::now();
                 let mut session = TrackerSession {
                     connector: &connector,
                     cache: &cache,
@@ -78,7 +78,7 @@ async fn run(connector: Connector, cache: Arc<LocalCache>, mut wanted: mpsc::Rec
                     }
                 };
                 cache.lost();
-                if born.elapsed() >= BACKOFF_MAX {
+                if connected_at.elapsed() >= BACKOFF_MAX {
                     (backoff, is_logged) = (Backoff::default(), false);
                 }
                 reason
