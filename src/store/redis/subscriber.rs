@@ -17,7 +17,7 @@ use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::backoff::{BACKOFF_MAX, Backoff};
+use super::backoff::{BACKOFF_MAX, ReconnectBackoff};
 use super::connect::Connector;
 use super::fault;
 use super::layout::KeyNames;
@@ -33,7 +33,7 @@ const CHANNELS_PER_COMMAND: usize = 512;
 pub(super) async fn run(connector: Connector, hub: Hub) {
     // The hub lists the watched slots once there is a connection.
     hub.any_watched().await;
-    let mut backoff = Backoff::default();
+    let mut backoff = ReconnectBackoff::default();
     loop {
         let ended = Arc::new(Notify::new());
         match connector.connect(listener(connector.names.clone(), hub.clone(), ended.clone())).await
@@ -57,7 +57,7 @@ pub(super) async fn run(connector: Connector, hub: Hub) {
                 }
                 hub.lost();
                 if connected_at.elapsed() >= BACKOFF_MAX {
-                    backoff = Backoff::default();
+                    backoff = ReconnectBackoff::default();
                 }
             }
             Err(reason) => tracing::debug!(reason, "no connection for subscriptions"),
