@@ -85,7 +85,7 @@ fn a_change_is_refused_until_it_is_accepted(store: &str) {
         store,
         "",
         &route("payments", "X-Api-Key"),
-        "scope by x-api-key, and made it of the key, scope by x-account",
+        "scope by x-api-key, and before by the key, scope by x-account",
     );
     is_refused(store, HASHING, &usual, "[hashing] is configured, and records were written without");
 
@@ -142,7 +142,7 @@ fn a_path_that_joins_or_leaves_the_identity_is_a_change() {
         &store,
         "",
         &by_path,
-        "of the key and the path, scope by x-account, and made it of the key, scope by x-account",
+        "of the key and the path, scope by x-account, and before by the key, scope by x-account",
     );
     stop(starts(upstream.port, &store, "", &by_path, true));
     is_refused(&store, "", &usual, "before by the key and the path, scope by x-account");
