@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
     /// The cursor is not of this search.
-    #[error("the cursor is none that a search gave: begin the search again, without a cursor")]
+    #[error("the cursor is not from a search: begin the search again, without a cursor")]
     Cursor,
     /// The file is damaged. The projector sets it aside and builds it anew.
     #[error(

@@ -1,53 +1,53 @@
-//! The checker: reads a run's history, and says where a promise was broken.
+//! The checker: reads a run's history and reports broken promises.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::harness::Answer;
 
-/// A final answer as far as it has to stay the same: status, end-to-end fields, body.
+/// The parts of a final answer that must not change: status, end-to-end fields, body.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Told {
+pub struct FinalAnswer {
     pub status: u16,
     pub fields: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Told {
-    pub fn of(answer: &Answer) -> Told {
-        // Of the connection, or added to each answer anew.
+impl FinalAnswer {
+    pub fn of(answer: &Answer) -> FinalAnswer {
+        // Fields of the connection, and fields that each answer gets anew.
         const OUTSIDE: [&str; 5] =
             ["connection", "keep-alive", "transfer-encoding", "via", "idempotent-replayed"];
         let mut fields = answer.fields.clone();
         fields.retain(|(name, _)| !OUTSIDE.contains(&name.as_str()));
         fields.sort();
-        Told { status: answer.status, fields, body: answer.body.clone() }
+        FinalAnswer { status: answer.status, fields, body: answer.body.clone() }
     }
 
-    /// The execution that it is the answer of.
+    /// Returns the execution in the answer.
     fn execution(&self) -> Option<u64> {
         serde_json::from_slice::<serde_json::Value>(&self.body).ok()?["payment"].as_u64()
     }
 }
 
-/// What a client saw of one try.
+/// A client's result of one try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Saw {
     /// The answer of its operation.
-    Final { told: Told, replayed: bool },
-    /// That the same request may be sent again.
+    Final { answer: FinalAnswer, replayed: bool },
+    /// A refusal: the same request may be sent again.
     Again(String),
-    /// The same, because nobody knows yet what became of the first.
+    /// A refusal that allows a retry: the first outcome is unknown.
     Uncertain,
-    /// That it may not be sent again, for this reason.
+    /// A refusal without a retry, for this reason.
     Refused(String),
     /// No answer.
     Broken,
-    /// It did not wait for one.
+    /// The client left before an answer.
     Left,
 }
 
-/// A try, in time since the tests began.
+/// A try, with times since the tests began.
 #[derive(Debug, Clone)]
 pub struct Try {
     pub key: usize,
@@ -57,16 +57,16 @@ pub struct Try {
     pub saw: Saw,
 }
 
-/// What a gateway was kept from.
+/// The kind of an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
-    /// From running: it was killed or stopped.
+    /// The gateway was killed or stopped.
     Life,
-    /// From reaching the store.
+    /// The gateway could not reach the store.
     Store,
 }
 
-/// A time during which a gateway lacked something.
+/// The time of a gateway's outage.
 #[derive(Debug, Clone)]
 pub struct Outage {
     pub gateway: usize,
@@ -75,45 +75,48 @@ pub struct Outage {
     pub lack: Lack,
 }
 
-/// All that is known of a run when it is over.
+/// The complete history of a run.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     pub keys: usize,
     pub tries: Vec<Try>,
     /// The ledger: the executions of each key.
     pub executed: HashMap<usize, Vec<u64>>,
-    /// Keys of which a gateway wrote a byte to the upstream, and when that was first seen.
+    /// The keys that a gateway wrote a byte of to the upstream, and when that was first observed.
     pub written: HashMap<usize, Duration>,
     pub outages: Vec<Outage>,
-    /// What each gateway answers in the end to those whose answer was final; `None` where that is no final answer.
-    pub replays: Vec<(usize, usize, Option<Told>)>,
-    /// Operations that were in flight or uncertain at the end of the time to settle, or keys without an answer, if more.
+    /// Each gateway's answer at the end, for each key with a final answer. `None` if that is no
+    /// final answer.
+    pub replays: Vec<(usize, usize, Option<FinalAnswer>)>,
+    /// Operations in flight or uncertain at the end of the time to settle, or keys without an
+    /// answer, if more.
     pub unsettled: usize,
 }
 
-/// A promise that was broken.
+/// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Violation {
     /// A key has more than one execution.
     ExecutedAgain { key: usize, executions: usize },
     /// Final answers of a key differ.
     AnswersDiffer { key: usize },
-    /// A final answer is of no execution of its key.
+    /// A final answer has no matching execution of its key.
     Invented { key: usize },
-    /// More than one answer of a key passes for the first.
+    /// More than one answer of a key is not marked as a replay.
     NotMarked { key: usize },
-    /// What was answered is not answered in the end.
+    /// A final answer is not repeated at the end.
     Lost { key: usize, gateway: usize },
-    /// An outcome was called uncertain although nothing was written and no gateway failed that had the request.
+    /// An outcome was uncertain although nothing was written and no gateway with the request
+    /// failed.
     NeedlesslyUncertain { key: usize },
-    /// A client was told to give up.
+    /// A client got a refusal without a retry.
     Refused { key: usize, why: String },
-    /// Too much was left in doubt.
+    /// Too many operations stayed unsettled.
     Unsettled { operations: usize },
 }
 
 impl Violation {
-    /// The history that it is about.
+    /// The history of the violation.
     pub fn key(&self) -> Option<usize> {
         match self {
             Violation::ExecutedAgain { key, .. }
@@ -128,10 +131,10 @@ impl Violation {
     }
 }
 
-/// Of a hundred keys, how many have to be settled when the time to settle is over.
+/// The percentage of keys that must be settled at the end of the time to settle.
 const SETTLED_PERCENT: usize = 95;
 
-/// Says what was broken, each once, in order.
+/// Returns the broken promises, each once, in order.
 pub fn check(history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     for (key, executions) in &history.executed {
@@ -142,11 +145,11 @@ pub fn check(history: &History) -> Vec<Violation> {
     for (key, finals) in finals(history) {
         let executed = history.executed.get(&key).map_or(&[][..], Vec::as_slice);
         let first = finals[0].0;
-        if finals.iter().any(|(told, _)| *told != first) {
+        if finals.iter().any(|(answer, _)| *answer != first) {
             found.push(Violation::AnswersDiffer { key });
         }
-        if finals.iter().any(|(told, _)| {
-            told.execution().is_none_or(|execution| !executed.contains(&execution))
+        if finals.iter().any(|(answer, _)| {
+            answer.execution().is_none_or(|execution| !executed.contains(&execution))
         }) {
             found.push(Violation::Invented { key });
         }
@@ -157,8 +160,8 @@ pub fn check(history: &History) -> Vec<Violation> {
         if kept.peek().is_none() {
             found.push(Violation::Lost { key, gateway: 0 });
         }
-        found.extend(kept.filter_map(|(_, gateway, told)| match told {
-            Some(told) if told == first => None,
+        found.extend(kept.filter_map(|(_, gateway, answer)| match answer {
+            Some(answer) if answer == first => None,
             _ => Some(Violation::Lost { key, gateway: *gateway }),
         }));
     }
@@ -182,30 +185,30 @@ pub fn check(history: &History) -> Vec<Violation> {
 }
 
 /// The final answers of each key, and whether they were marked as replays.
-fn finals(history: &History) -> BTreeMap<usize, Vec<(&Told, bool)>> {
-    let mut finals: BTreeMap<usize, Vec<(&Told, bool)>> = BTreeMap::new();
+fn finals(history: &History) -> BTreeMap<usize, Vec<(&FinalAnswer, bool)>> {
+    let mut finals: BTreeMap<usize, Vec<(&FinalAnswer, bool)>> = BTreeMap::new();
     for attempt in &history.tries {
-        if let Saw::Final { told, replayed } = &attempt.saw {
-            finals.entry(attempt.key).or_default().push((told, *replayed));
+        if let Saw::Final { answer, replayed } = &attempt.saw {
+            finals.entry(attempt.key).or_default().push((answer, *replayed));
         }
     }
     finals
 }
 
-/// How long after the store is back a gateway may take to give up a claim that it did not use.
+/// The longest time after the store is back in which a gateway gives up an unused claim.
 const GIVING_UP: Duration = Duration::from_secs(4);
 
-/// How much later than the client's answer a proxy may see what was written before it.
+/// The longest delay, after the client's answer, until a proxy observes an earlier write.
 const SEEING: Duration = Duration::from_secs(1);
 
-/// Whether there was a reason to call a key's outcome uncertain: a byte was written to the upstream before, or a gateway
-/// that had the request before was killed, stopped, or kept from giving its claim up.
+/// Whether an uncertain outcome had a reason: a byte was written to the upstream before, or a
+/// gateway with an earlier request was killed, stopped, or prevented from giving its claim up.
 fn may_be_uncertain(history: &History, seen: &Try) -> bool {
     let earlier = || {
         history.tries.iter().filter(|earlier| earlier.key == seen.key && earlier.from <= seen.to)
     };
     let had_it = |outage: &Outage, earlier: &Try| {
-        // Without an answer nobody knows how long the gateway was at it.
+        // Without an answer, the gateway's working time is unknown.
         let open = matches!(earlier.saw, Saw::Left | Saw::Broken);
         earlier.gateway == outage.gateway
             && earlier.from <= outage.to

@@ -1,23 +1,23 @@
-//! Clients that pay: each has a key and a body, and sends them again until it has an answer.
+//! Clients that pay: each has a key and a body, and sends them until it has an answer.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::checker::{Saw, Told, Try};
+use crate::checker::{FinalAnswer, Saw, Try};
 use crate::dice::Dice;
 use crate::harness::{Answer, Connection, Request};
 use crate::{GATEWAYS, now, pause};
 
-/// Longest wait for an answer of a client who doesn't mean to leave.
+/// Longest wait for an answer of a client that does not intend to leave.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What clients know of the gateways, and what they saw.
+/// The gateways' addresses, and the clients' results.
 pub struct Street {
     pub ports: [AtomicU16; GATEWAYS],
-    /// Requests under way at each.
+    /// Active requests at each gateway.
     pub under_way: [AtomicUsize; GATEWAYS],
-    /// Clients who left, with their request sent whole and in the middle of it.
+    /// Clients that left after a complete request, and in the middle of one.
     pub left: [AtomicUsize; 2],
     pub tries: Mutex<Vec<Try>>,
 }
@@ -44,14 +44,15 @@ impl Street {
         }
     }
 
-    /// One try, at either gateway; now and then the client leaves.
+    /// Tries once, at either gateway; some clients leave.
     fn once(&self, key: usize, name: &str, dice: &mut Dice) -> Saw {
         let leaves = dice.percent(12).then(|| Duration::from_millis(dice.within(1..250)));
         let cut = dice.percent(3).then(|| dice.next() as usize);
         self.try_at(dice.gateway(), key, name, leaves, cut)
     }
 
-    /// A try at this gateway, noted. `leaves`: how long the client waits; `cut`: where it leaves in mid-request.
+    /// Tries once at this gateway, and records the result. `leaves` is how long the client waits;
+    /// `cut` is where it leaves in mid-request.
     pub fn try_at(
         &self,
         gateway: usize,
@@ -93,7 +94,8 @@ impl Street {
     }
 }
 
-/// The request of a key, always the same. Half of the keys wait for one that is under way, by their route.
+/// Returns the request of a key, always the same. The route of half of the keys makes duplicates
+/// wait for an active request.
 pub fn request(name: &str) -> Request {
     let target =
         if name.ends_with(['0', '2', '4', '6', '8']) { "/v1/payments" } else { "/v1/transfers" };
@@ -103,7 +105,7 @@ pub fn request(name: &str) -> Request {
     request.json(&format!("{{\"amount\":4200,\"order\":\"{name}\"}}"))
 }
 
-/// What an answer says to a client.
+/// Interprets an answer as a client does.
 fn saw(answer: &Answer) -> Saw {
     if answer.get("content-type") == Some("application/problem+json") {
         let kind = answer.problem();
@@ -115,6 +117,6 @@ fn saw(answer: &Answer) -> Saw {
     }
     match answer.status {
         429 | 502..=504 => Saw::Again(answer.status.to_string()),
-        _ => Saw::Final { told: Told::of(answer), replayed: answer.replayed() },
+        _ => Saw::Final { answer: FinalAnswer::of(answer), replayed: answer.replayed() },
     }
 }

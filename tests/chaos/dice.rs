@@ -1,8 +1,8 @@
-//! Seeded chance: the same seed throws the same numbers (splitmix64).
+//! Seeded randomness: the same seed gives the same numbers (splitmix64).
 
 use std::ops::Range;
 
-/// A source of numbers.
+/// A source of random numbers.
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
 
@@ -11,9 +11,9 @@ impl Dice {
         Dice(seed)
     }
 
-    /// Other dice for each name, which throw the same for the same name.
+    /// Returns other dice for each name, which give the same numbers for the same name.
     pub fn of(&self, name: &str) -> Dice {
-        // FNV-1a: names that differ in one letter must not throw alike.
+        // FNV-1a: names that differ in one letter must not give similar numbers.
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
@@ -31,12 +31,12 @@ impl Dice {
         range.start + self.next() % (range.end - range.start)
     }
 
-    /// True so many times in a hundred.
+    /// Returns true this many times in a hundred.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.within(0..100) < percent
     }
 
-    /// One of two gateways.
+    /// Returns one of two gateways.
     pub fn gateway(&mut self) -> usize {
         usize::from(self.percent(50))
     }

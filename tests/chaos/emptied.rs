@@ -1,7 +1,8 @@
-//! A store that hangs while requests run and their duplicates come, and then comes back without anything.
+//! A store that hangs during requests and their duplicates, and then comes back empty.
 //!
-//! All operations of a round begin shortly before, so that the gateways can write all of it again: the claims of what runs
-//! at the upstream, and the results of the last seconds. Then nothing may be executed again, and nobody may lose an answer.
+//! All operations of a round begin shortly before the hang, so the gateways can write all of them
+//! again: the claims of requests that run at the upstream, and the results of the last seconds.
+//! Nothing may be executed again, and no answer may be lost.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -14,27 +15,28 @@ use crate::suite::{SETTLING, World, report};
 use crate::upstream::Act;
 use crate::{GATEWAYS, now, pause};
 
-/// Histories of a round.
+/// Key histories in a round.
 pub const KEYS: usize = 48;
 
-/// During which the clients begin to pay. Less than the time for which gateways keep results.
+/// The time in which the clients begin to pay. Less than the time for which gateways keep results.
 const BEGINNING_MS: u64 = 1200;
 
-/// When the store begins to hang.
+/// The time when the store begins to hang.
 const HANGS_MS: u64 = 1500;
 
-/// How long the upstream works on one operation in three: longer than the gateways' lease, and than some hangs.
+/// The upstream's time for one operation in three: longer than the gateways' lease, and than some
+/// hangs.
 const WORK_MS: u64 = 3200;
 
 impl World {
-    /// Clients, a store that hangs and comes back empty, and the checker. Panics where a promise was broken, and where no
-    /// duplicate of a running request met the hung store.
+    /// Runs clients, a store that hangs and comes back empty, and the checker. Panics on a
+    /// violation, and if no duplicate of a running request met the hung store.
     pub fn run_emptied(&self, round: usize, seed: u64) {
         let dice = Dice::new(seed).of(&format!("emptied {round}"));
         let names: Vec<String> = (0..KEYS).map(|key| format!("e{round}-k{key}")).collect();
         self.upstream.throw(dice.of("upstream"));
         for gateway in 0..GATEWAYS {
-            // After a start as after a loss, new operations are refused for some seconds.
+            // After a start, as after a loss, new operations are refused for some seconds.
             let refused = Saw::Again("store-unavailable".into());
             let warm = format!("e{round}-warm{gateway}");
             until("new operations to begin", || {
@@ -88,8 +90,8 @@ impl World {
         );
     }
 
-    /// Returns after a while, and not before duplicates of requests that run were refused because the store hangs, and both
-    /// gateways have claims under way that may have been carried out.
+    /// Waits for a while, and until duplicates of running requests were refused because the store
+    /// hangs, and both gateways have active claims that may have been carried out.
     fn duplicates_meet_the_hung_store(&self, names: &[String], from: Duration, dice: &mut Dice) {
         let met = || {
             let executed = self.upstream.ledger();

@@ -1,8 +1,9 @@
 //! A TCP proxy that cuts connections at any byte, and partitions its two sides.
 //!
-//! It stands between one gateway and one server (Redis, a sentinel, the upstream). It also reads what passes: which keys
-//! a gateway wrote towards the upstream, whether or not they arrived; and servers' addresses, which it replaces by those of
-//! the proxies before them, so that a gateway does not walk around it.
+//! It is between one gateway and one server (Redis, a sentinel, the upstream). It also reads the
+//! bytes. It records the keys that a gateway wrote towards the upstream, even if they did not
+//! arrive. It replaces servers' addresses by those of their proxies, so that a gateway does not
+//! bypass them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,46 +18,46 @@ use tokio::sync::watch;
 
 use crate::now;
 
-/// How the two sides see each other.
+/// The connection between the two sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Bytes pass.
     Open,
     /// Bytes wait, and arrive late.
     Held,
-    /// Bytes are lost. A connection that lost some is reset when the time is over.
+    /// Bytes are lost. A connection that lost some is reset at the end of this mode.
     Lost,
-    /// Nobody listens, and connections that stand are closed.
+    /// New connections are refused, and open ones are closed.
     Refused,
 }
 
-/// Which way bytes go.
+/// The direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     There,
     Back,
 }
 
-/// A connection to be cut, when bytes next go this way.
+/// A connection to be cut when bytes next go in this direction.
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {
     pub way: Way,
-    /// How much of them still arrives, modulo how many they are: never all.
+    /// The number of those bytes that still arrive, modulo their count: never all.
     pub keep: usize,
-    /// Reset rather than closed.
+    /// Whether it is reset rather than closed.
     pub reset: bool,
 }
 
-/// How the carrying of a connection ends.
+/// The reason why a copy loop ends.
 enum End {
     Closed,
     Reset,
 }
 
-/// What was done to connections.
+/// Counts of faults on connections.
 #[derive(Default)]
 pub struct Counts {
-    /// Connections that were cut with bytes under way.
+    /// Connections that were cut while bytes passed.
     pub cut: AtomicU64,
     /// Chunks that arrived late.
     pub held: AtomicU64,
@@ -68,13 +69,13 @@ struct Shared {
     target: u16,
     mode: watch::Sender<Mode>,
     cuts: Mutex<Vec<Cut>>,
-    /// Ports in servers' answers, and what is said instead.
+    /// Ports in servers' answers, and their replacements.
     renamed: Mutex<Vec<(u16, u16)>>,
     keys: Mutex<HashMap<String, Duration>>,
     counts: Counts,
 }
 
-/// The proxy; ends with its runtime.
+/// The proxy; it ends with its runtime.
 pub struct FaultProxy {
     pub port: u16,
     shared: Arc<Shared>,
@@ -97,7 +98,7 @@ impl FaultProxy {
         FaultProxy { port, shared }
     }
 
-    /// Wherever a server's answer names the first port, it names the second. Both have five digits.
+    /// Replaces the first port by the second in servers' answers. Both have five digits.
     pub fn rename(&self, ports: &[(u16, u16)]) {
         self.shared.renamed.lock().unwrap().extend_from_slice(ports);
     }
@@ -110,7 +111,7 @@ impl FaultProxy {
         self.shared.cuts.lock().unwrap().push(cut);
     }
 
-    /// Forgets the cuts that found no bytes.
+    /// Removes the cuts that met no bytes.
     pub fn disarm(&self) {
         self.shared.cuts.lock().unwrap().clear();
     }
@@ -123,7 +124,8 @@ impl FaultProxy {
         &self.shared.counts
     }
 
-    /// The idempotency keys of which the client's side wrote a byte, and when that was first seen.
+    /// Returns the idempotency keys of requests that the client's side began to write, and when each
+    /// key was first observed.
     pub fn keys(&self) -> HashMap<String, Duration> {
         self.shared.keys.lock().unwrap().clone()
     }
@@ -152,7 +154,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 tokio::spawn(async move { carry(&shared, client).await });
             }
             changed = mode.changed() => if changed.is_err() { return },
-            // Somebody else may have the port for a moment.
+            // Another process may have the port for a moment.
             () = tokio::time::sleep(Duration::from_millis(20)), if listening.is_none() && !refuses => {}
         }
     }
@@ -173,7 +175,7 @@ async fn carry(shared: &Shared, mut client: TcpStream) {
         return;
     }
     let _ = (client.shutdown().await, server.shutdown().await);
-    // What the client writes before it sees the end counts as written.
+    // Bytes that the client writes before it notices the end count as written.
     let (mut reading, mut tail, mut chunk) = (client, Vec::new(), [0; 4096]);
     let drained = async {
         while let Ok(n @ 1..) = reading.read(&mut chunk).await {
@@ -183,7 +185,7 @@ async fn carry(shared: &Shared, mut client: TcpStream) {
     let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;
 }
 
-/// Carries bytes one way until they end.
+/// Copies bytes in one direction until they end.
 async fn pump(
     shared: &Shared,
     way: Way,
@@ -258,7 +260,7 @@ impl Shared {
         Err(if cut.reset { End::Reset } else { End::Closed })
     }
 
-    /// Notes the keys in what a client wrote; `tail` is what may be the beginning of one.
+    /// Records the keys in the client's bytes; `tail` may contain the beginning of a key.
     fn look(&self, tail: &mut Vec<u8>, bytes: &[u8]) {
         const FIELD: &str = "idempotency-key: ";
         const TAIL: usize = 256;
@@ -273,7 +275,8 @@ impl Shared {
     }
 }
 
-/// Replaces a port where it stands as Redis writes it: a number of its own, or the end of an address, and the line's end.
+/// Replaces a port in Redis's format: a separate number, or the end of an address, followed by the
+/// end of the line.
 fn rename(bytes: &mut [u8], from: u16, to: u16) {
     let (from, to) = (format!("{from}\r\n").into_bytes(), format!("{to}\r\n").into_bytes());
     assert_eq!(from.len(), to.len(), "ports of five digits");
@@ -290,10 +293,10 @@ mod tests {
 
     #[test]
     fn ports_are_renamed_only_where_redis_names_them() {
-        let mut said =
+        let mut text =
             b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n40001\r\n:40001\r\n-MOVED 7 127.0.0.1:40001\r\n{\"n\":40001}\r\n".to_vec();
-        rename(&mut said, 40001, 50002);
+        rename(&mut text, 40001, 50002);
         let wanted = b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n50002\r\n:50002\r\n-MOVED 7 127.0.0.1:50002\r\n{\"n\":40001}\r\n";
-        assert_eq!(String::from_utf8_lossy(&said), String::from_utf8_lossy(wanted));
+        assert_eq!(String::from_utf8_lossy(&text), String::from_utf8_lossy(wanted));
     }
 }

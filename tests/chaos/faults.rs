@@ -1,4 +1,4 @@
-//! Faults: which ones a run gets, how each is done, and whether it bit.
+//! Faults: the choice for a run, their execution, and whether they had an effect.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -21,11 +21,11 @@ pub enum Fault {
     Stop,
     /// Connections between a gateway and the store are cut.
     CutStore,
-    /// A gateway and the store are kept apart.
+    /// A gateway and the store are partitioned.
     PartStore,
     /// Connections between a gateway and the upstream are cut.
     CutUpstream,
-    /// A gateway and the upstream are kept apart.
+    /// A gateway and the upstream are partitioned.
     PartUpstream,
     /// The upstream refuses a gateway's connections.
     RefuseUpstream,
@@ -35,11 +35,11 @@ pub enum Fault {
     FailOver,
 }
 
-/// A fault, when it is done, and its own dice.
+/// A fault, with its time and its own dice.
 #[derive(Debug, Clone)]
 pub struct Planned {
     pub fault: Fault,
-    /// How primaries lose their place in this run.
+    /// The way in which primaries lose their role in this run.
     pub manner: Manner,
     pub at: Duration,
     pub dice: Dice,
@@ -58,7 +58,7 @@ impl Fault {
         Fault::RefuseUpstream,
     ];
 
-    /// What counts as a bite.
+    /// The name of the effect that must occur.
     pub fn bite(self) -> &'static str {
         match self {
             Fault::Kill => "gateway killed with requests under way",
@@ -67,13 +67,14 @@ impl Fault {
             Fault::PartStore => "bytes between gateway and store held or lost",
             Fault::CutUpstream => "connection to the upstream cut with bytes under way",
             Fault::PartUpstream => "bytes between gateway and upstream lost",
-            Fault::RefuseUpstream => "client told that the upstream is unreachable",
+            Fault::RefuseUpstream => "client refused: upstream unreachable",
             Fault::FlushScripts => "scripts flushed and asked for again",
             Fault::FailOver => "failover: another server, or another run of it",
         }
     }
 
-    /// A run's faults. Three take their turn, so that a few runs have them all; the others are thrown.
+    /// Chooses a run's faults. Three kinds rotate, so that a few runs cover them all; the others
+    /// are random.
     pub fn plan(run: usize, mut dice: Dice) -> Vec<Planned> {
         let turns: Vec<Fault> =
             (0..3).map(|n| Fault::ALL[(run * 3 + n) % Fault::ALL.len()]).collect();
@@ -81,12 +82,12 @@ impl Fault {
             (0..3).map(|_| Fault::ALL[dice.within(0..Fault::ALL.len() as u64) as usize]).collect();
         let plan = |(n, fault): (usize, Fault)| Planned {
             fault,
-            // Failovers have their turn in every third run.
+            // Every third run has failovers.
             manner: Manner::ALL[run / 3 % Manner::ALL.len()],
             at: Duration::from_millis(dice.within(300..4000)),
             dice: dice.of(&n.to_string()),
         };
-        // Each failover takes seconds, and one has to be over before the next.
+        // Each failover takes seconds, and one must be over before the next.
         let mut fails_over = false;
         let once =
             |fault: &Fault| *fault != Fault::FailOver || !std::mem::replace(&mut fails_over, true);
@@ -94,7 +95,7 @@ impl Fault {
     }
 }
 
-/// How often each thing happened that is meant to.
+/// Counts of the expected effects.
 #[derive(Default)]
 pub struct Bites(Mutex<BTreeMap<&'static str, u64>>);
 
@@ -109,7 +110,7 @@ impl Bites {
 }
 
 impl World {
-    /// Does a fault, from its beginning to its end, and notes the outage that it is.
+    /// Executes a fault from beginning to end, and records its outage.
     pub fn suffer(&self, planned: &Planned) {
         let (fault, dice) = (planned.fault, &mut planned.dice.clone());
         let gateway = dice.gateway();
@@ -132,7 +133,8 @@ impl World {
                 bites
             }
             Fault::CutUpstream => cut(&[&self.to_upstream[gateway]], dice),
-            // Lost and not held: a request that arrives after `uncertain_after` is beyond what is promised.
+            // The bytes are lost and not delayed: a request that arrives after `uncertain_after` is
+            // beyond the promises.
             Fault::PartUpstream => {
                 part(&[&self.to_upstream[gateway]], Mode::Lost, dice.within(500..2500))
             }
@@ -151,7 +153,7 @@ impl World {
         self.outages.lock().unwrap().push(Outage { gateway, from, to: now(), lack });
     }
 
-    /// How many requests a gateway has, as soon as it has some.
+    /// Returns the number of active requests of a gateway, as soon as there are any.
     fn busy(&self, gateway: usize) -> u64 {
         for _ in 0..200 {
             let busy = self.street.under_way[gateway].load(Ordering::SeqCst);
@@ -163,7 +165,8 @@ impl World {
         0
     }
 
-    /// How many clients were told that nothing was sent, because the upstream can't be reached.
+    /// Returns how many clients got the refusal that nothing was sent because the upstream can't be
+    /// reached.
     fn unreachable(&self) -> u64 {
         let tries = self.street.tries.lock().unwrap();
         tries.iter().filter(|one| one.saw == Saw::Again("upstream-unreachable".into())).count()
@@ -225,7 +228,7 @@ impl World {
     }
 }
 
-/// Cuts some connections, each where its next bytes go. Returns how many had bytes under way.
+/// Cuts some connections at their next bytes. Returns how many were cut while bytes passed.
 fn cut(ways: &[&FaultProxy], dice: &mut Dice) -> u64 {
     let cuts = || ways.iter().map(|way| way.counts().cut.load(Ordering::SeqCst)).sum::<u64>();
     let before = cuts();
@@ -245,7 +248,7 @@ fn cut(ways: &[&FaultProxy], dice: &mut Dice) -> u64 {
     cuts() - before
 }
 
-/// Keeps two sides apart for so many ms. Returns how often bytes waited or were lost.
+/// Partitions two sides for this number of ms. Returns how often bytes waited or were lost.
 fn part(ways: &[&FaultProxy], mode: Mode, ms: u64) -> u64 {
     let stopped = || {
         let counts = ways.iter().map(|way| way.counts());

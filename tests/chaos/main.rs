@@ -1,16 +1,19 @@
-//! The proof with real processes: two gateways on one store, before an upstream that loses answers; clients who retry
-//! until they know; and faults, thrown by a seed. Afterwards the checker reads what everybody saw, and fails on a second
-//! execution, on an answer that changed or was lost, and on doubt without a reason.
+//! Chaos tests with real processes. Two gateways share a store, in front of an upstream that loses
+//! answers. Clients retry until they have an answer, and a seed chooses the faults. The checker
+//! then reads all observations. It fails on a second execution, on an answer that changed or was
+//! lost, and on an uncertain outcome without a reason.
 //!
-//! By default each of three stores gets a third of 2,000 key histories. More, and other ones:
+//! By default each of three stores gets a third of 2,000 key histories. To run more, with another
+//! seed:
 //!
 //! ```sh
 //! ONCEWARD_CHAOS_HISTORIES=50000 ONCEWARD_CHAOS_SEED=7 cargo test --locked --test chaos -- --nocapture
 //! ```
 //!
-//! A run that fails names its store, its number and the seed. `ONCEWARD_CHAOS_RUN=5` repeats run 5 alone, and
-//! `ONCEWARD_CHAOS_LOG=onceward=debug` has the gateways say more. The seed decides who comes when, what the upstream does
-//! and which faults begin when; what the machine makes of it differs from time to time.
+//! A run that fails prints its store, its number and the seed. `ONCEWARD_CHAOS_RUN=5` repeats run 5
+//! alone, and `ONCEWARD_CHAOS_LOG=onceward=debug` makes the gateways log more. The seed chooses the
+//! times of clients, the acts of the upstream and the times of faults; their timing on the machine
+//! still differs between runs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -36,7 +39,7 @@ use std::time::{Duration, Instant};
 use stores::Kind;
 use suite::{KEYS, World};
 
-/// Gateways that share a store.
+/// The number of gateways that share a store.
 const GATEWAYS: usize = 2;
 
 /// The gateways' lease: short, so that faults outlast it.
@@ -49,12 +52,12 @@ fn now() -> Duration {
     BEGAN.get_or_init(Instant::now).elapsed()
 }
 
-/// Lets so many ms pass.
+/// Sleeps this number of ms.
 fn pause(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
 
-/// A number from the environment.
+/// Reads a number from the environment.
 fn asked_for(name: &str) -> Option<u64> {
     std::env::var(name)
         .ok()
@@ -75,7 +78,7 @@ fn survive(kind: Kind) {
         Some(run) => world.run(run as usize, seed()),
         None => {
             (0..runs).for_each(|run| world.run(run, seed()));
-            // By then each kind of fault, and each way to lose a primary, has had its turn.
+            // By then every kind of fault, and every way to lose a primary, has happened.
             if runs >= 7 {
                 world.insist_on_bites();
             }
@@ -83,7 +86,7 @@ fn survive(kind: Kind) {
     }
 }
 
-/// A hang and an empty restart for every so many histories that are asked for.
+/// One hang and empty restart for every this many requested histories.
 const HISTORIES_PER_EMPTYING: u64 = 500;
 
 #[test]

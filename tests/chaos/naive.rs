@@ -1,5 +1,5 @@
-//! What people write by hand: a lock with a time to live, the upstream, the answer under a second key; no fence. The
-//! checker has to find it out.
+//! A handmade solution: a lock with a time to live, the upstream, the answer under a second key; no
+//! fence. The checker must find its violations.
 
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use crate::client::request;
 use crate::harness::{Connection, RedisServer};
-use crate::upstream::Asked;
+use crate::upstream::IncomingRequest;
 
-/// A proxy that keeps answers by key, naively.
+/// A proxy that stores answers by key, without a fence.
 pub struct Naive {
     pub port: u16,
     dead: Arc<AtomicBool>,
 }
 
-/// How long a lock lives.
+/// The time to live of a lock.
 pub const LOCK_MS: u64 = 300;
 
 impl Naive {
@@ -38,7 +38,7 @@ impl Naive {
         Naive { port, dead }
     }
 
-    /// It does nothing any more, not even finish what it was at.
+    /// Stops it at once, without finishing its current work.
     pub fn kill(&self) {
         self.dead.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(("127.0.0.1", self.port));
@@ -51,10 +51,10 @@ impl Drop for Naive {
     }
 }
 
-/// Serves the one request of a connection.
+/// Serves the single request of a connection.
 fn serve(stream: TcpStream, redis: &str, upstream: u16, dead: &AtomicBool) -> Option<()> {
     let mut reader = BufReader::new(stream);
-    let key = Asked::read(&mut reader)?.key?;
+    let key = IncomingRequest::read(&mut reader)?.key?;
     let mut redis = redis::Client::open(redis).ok()?.get_connection().ok()?;
     let (lock, kept) = (format!("lock:{key}"), format!("answer:{key}"));
     if let Some(answer) = redis::cmd("GET").arg(&kept).query::<Option<Vec<u8>>>(&mut redis).ok()? {
@@ -82,7 +82,7 @@ fn serve(stream: TcpStream, redis: &str, upstream: u16, dead: &AtomicBool) -> Op
         return None;
     }
     let Some(answer) = answer.filter(|answer| answer.status < 429) else {
-        // It failed, so the next one may try.
+        // The request failed, so the next one may try.
         redis::cmd("DEL").arg(&lock).exec(&mut redis).ok()?;
         return write!(reader.get_mut(), "HTTP/1.1 502 X\r\nContent-Length: 0\r\n\r\n").ok();
     };

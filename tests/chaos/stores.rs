@@ -1,4 +1,4 @@
-//! The three stores that gateways share, each reached through fault proxies, one per gateway and server.
+//! The stores that gateways share, each behind fault proxies, one per gateway and server.
 
 use std::sync::Mutex;
 
@@ -9,16 +9,17 @@ use crate::faultproxy::FaultProxy;
 use crate::harness::{Cluster, RedisServer, Watched, free_port, until};
 use crate::{GATEWAYS, pause};
 
-/// Which store.
+/// The kind of store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One server, whose log is synced with every write.
+    /// One server; its append-only file is synced with every write.
     Standalone,
     /// A primary with two replicas, watched by three sentinels.
     Sentinels,
     /// Three primaries, each with a replica.
     Cluster,
-    /// One server as the first, whose files are lost with it; gateways go by `durability = "strict"`.
+    /// One server like the first, but its files are lost with it. Gateways use `durability =
+    /// "strict"`.
     Emptied,
 }
 
@@ -28,7 +29,7 @@ enum Servers {
     Cluster(Mutex<Cluster>),
 }
 
-/// A store, and the ways to it.
+/// A store and the proxies in front of it.
 pub struct Store {
     servers: Servers,
     /// The ports of the Redis servers.
@@ -37,14 +38,14 @@ pub struct Store {
     ways: [Vec<FaultProxy>; GATEWAYS],
 }
 
-/// How a primary loses its place.
+/// The way in which a primary loses its role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// Its replicas are cut off, it goes on for a while by itself, and is killed.
+    /// Its replicas are cut off, it continues alone for a while, and is killed.
     Dies,
-    /// It is stopped, and wakes up when another has its place.
+    /// It is stopped, and resumes when another server has its role.
     Freezes,
-    /// It is told to.
+    /// By the failover command.
     GivesWay,
 }
 
@@ -52,9 +53,9 @@ impl Manner {
     pub const ALL: [Manner; 3] = [Manner::Dies, Manner::Freezes, Manner::GivesWay];
 }
 
-/// What a failover came to.
+/// The result of a failover.
 pub struct FailOver {
-    /// Whether another server serves now, or another run of the only one.
+    /// Whether another server serves now, or another run of the only server.
     pub changed: bool,
     /// Bytes of the old primary's history that no replica had when it died.
     pub forgotten: u64,
@@ -63,7 +64,8 @@ pub struct FailOver {
 const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
 impl Kind {
-    /// What the promises need there. Where any replica may be promoted, all have to confirm.
+    /// The settings that the promises need on this store. Where any replica may be promoted, all
+    /// must confirm.
     pub fn ack(self) -> &'static str {
         match self {
             Kind::Standalone | Kind::Emptied => "fsync",
@@ -94,7 +96,7 @@ impl Store {
                 (Servers::Cluster(Mutex::new(cluster)), url, ports)
             }
         };
-        // Whom gateways connect to: the servers, and where there are some, the sentinels of the URL.
+        // The addresses for gateways: the servers and, where they exist, the sentinels of the URL.
         let mut targets: Vec<u16> = ports.clone();
         targets.extend(
             url.split(|c: char| !c.is_ascii_digit())
@@ -118,12 +120,12 @@ impl Store {
         Store { servers, ports, urls, ways }
     }
 
-    /// Where a gateway finds it.
+    /// The URL of the store for a gateway.
     pub fn url(&self, gateway: usize) -> &str {
         &self.urls[gateway]
     }
 
-    /// The proxies that a gateway's bytes to it pass.
+    /// The proxies between a gateway and the store.
     pub fn ways(&self, gateway: usize) -> &[FaultProxy] {
         &self.ways[gateway]
     }
@@ -137,7 +139,7 @@ impl Store {
         self.ports.iter().for_each(|port| _ = cli(*port, &["script", "flush"]));
     }
 
-    /// How often a server was asked for a script that it had forgotten, since it started.
+    /// Returns how often a server was asked for a forgotten script since its start.
     pub fn forgotten_scripts(&self) -> u64 {
         let of = |port: &u16| {
             let errors = cli(*port, &["info", "errorstats"]);
@@ -149,8 +151,8 @@ impl Store {
         self.ports.iter().map(of).sum()
     }
 
-    /// The only server hangs, until `meanwhile` returns; then it is killed, and comes back without anything. Returns whether
-    /// another run of it serves now.
+    /// Hangs the only server until `meanwhile` returns, then kills it and restarts it empty.
+    /// Returns whether another run of it serves now.
     pub fn hang_and_empty(&self, meanwhile: impl FnOnce()) -> bool {
         let Servers::Standalone(server) = &self.servers else {
             panic!("there are several servers")
@@ -164,8 +166,8 @@ impl Store {
         run_of(&server) != before
     }
 
-    /// Another server takes a primary's place. Where there is only one, it is killed and comes back as itself, with what it
-    /// had synced. Everybody is back in a place when this ends.
+    /// Makes another server the primary. A single server is killed and restarts with its synced
+    /// data. When this returns, every server has a role again.
     pub fn fail_over(&self, manner: Manner, dice: &mut Dice) -> FailOver {
         match &self.servers {
             Servers::Standalone(server) => {
@@ -208,16 +210,17 @@ fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> 
         Manner::Freezes => watched.servers[old].signal("CONT"),
         Manner::GivesWay => {}
     }
-    // An old primary is one of whoever is still connected until it is told otherwise, which the sentinels do late.
+    // Connected clients still use an old primary until the sentinels demote it, which happens late.
     pause(dice.within(100..1500));
     until("two replicas to follow", || {
         let primary = watched.primary().to_string();
-        let told = ["127.0.0.1", &primary];
+        let address = ["127.0.0.1", &primary];
         let lead =
             watched.servers.iter().find(|server| server.port.to_string() == primary).unwrap();
         let strays = watched.servers.iter().filter(|server| server.port != lead.port);
-        let strays = strays.filter(|server| server.cli(&["role"]).lines().skip(1).take(2).ne(told));
-        strays.for_each(|server| _ = server.cli(&["replicaof", told[0], told[1]]));
+        let strays =
+            strays.filter(|server| server.cli(&["role"]).lines().skip(1).take(2).ne(address));
+        strays.for_each(|server| _ = server.cli(&["replicaof", address[0], address[1]]));
         lead.is_primary() && lead.is_copied_to(2)
     });
     FailOver { changed: before != after, forgotten }
@@ -256,17 +259,17 @@ fn fail_over_cluster(cluster: &mut Cluster, manner: Manner, dice: &mut Dice) -> 
     FailOver { changed: cluster.servers[heir].is_primary(), forgotten }
 }
 
-/// Names one run of a server.
+/// Identifies one run of a server.
 fn run_of(server: &RedisServer) -> String {
     let info = server.cli(&["info", "server"]);
     info.lines().find_map(|line| line.trim().strip_prefix("run_id:")).unwrap_or_default().to_owned()
 }
 
 impl RedisServer {
-    /// Cuts its replicas off, goes on for a while by itself, and dies. Returns how many bytes of its history none of them
-    /// has.
+    /// Cuts its replicas off, lets it continue for a while, and kills it. Returns how many bytes of
+    /// its history no replica has.
     fn die_alone(&mut self, replicas: &[u16], dice: &mut Dice) -> u64 {
-        // Its replicas come in as everybody else, and only they say these.
+        // Replicas connect like all clients, and only they send these commands.
         assert_eq!(self.cli(&["acl", "setuser", "default", "-psync", "-sync"]), "OK");
         self.cli(&["client", "kill", "type", "replica"]);
         pause(dice.within(500..2000));
@@ -277,7 +280,7 @@ impl RedisServer {
     }
 }
 
-/// How far a server's history goes.
+/// Returns the end of a server's history.
 fn offset(port: u16) -> u64 {
     let info = cli(port, &["info", "replication"]);
     info.lines()

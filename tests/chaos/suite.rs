@@ -1,4 +1,4 @@
-//! A suite: two gateways on one store, before one upstream, through runs of clients and faults.
+//! A suite: two gateways on one store, in front of one upstream, with runs of clients and faults.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use crate::checker::{History, Outage, Saw, Told, Violation, check};
+use crate::checker::{FinalAnswer, History, Outage, Saw, Violation, check};
 use crate::client::Street;
 use crate::dice::Dice;
 use crate::faultproxy::FaultProxy;
@@ -17,19 +17,19 @@ use crate::stores::{Kind, Store};
 use crate::upstream::Upstream;
 use crate::{GATEWAYS, LEASE, now, pause};
 
-/// Histories of a run.
+/// Key histories in a run.
 pub const KEYS: usize = 84;
 
-/// During which clients begin to pay, and faults begin.
+/// The time in which clients begin to pay and faults begin.
 const BEGINNING_MS: u64 = 5500;
 
-/// How long after the last fault all may take to be settled.
+/// The time after the last fault in which all operations must settle.
 pub const SETTLING: Duration = Duration::from_secs(30);
 
-/// Longest that an answer may take to be replayed at the end, when nothing fails any more.
+/// The longest time of a final replay, when there are no faults any more.
 const REPLAYING: Duration = Duration::from_secs(15);
 
-/// Two gateways with all that they need.
+/// Two gateways with everything that they need.
 pub struct World {
     kind: Kind,
     pub street: Street,
@@ -70,12 +70,13 @@ impl World {
         }
     }
 
-    /// A gateway in the place of one that was killed; it listens.
+    /// Starts a gateway in the place of a killed one; returns when it listens.
     pub fn launch(&self, n: usize) -> Gateway {
         launch(self.kind, &self.store, &self.to_upstream, n)
     }
 
-    /// Clients and faults, until all is settled or the time is over; then the checker. Panics where a promise was broken.
+    /// Runs clients and faults until all operations are settled or the time is over, and then the
+    /// checker. Panics on a violation.
     pub fn run(&self, run: usize, seed: u64) {
         let dice = Dice::new(seed).of(&format!("{:?} {run}", self.kind));
         let names: Vec<String> = (0..KEYS).map(|key| format!("r{run}-k{key}")).collect();
@@ -102,7 +103,7 @@ impl World {
                 })
                 .collect();
             let ended: Vec<_> = faults.into_iter().map(|fault| fault.join()).collect();
-            // Also where a fault failed: clients end with this.
+            // This is also set after a failed fault, because clients end with it.
             *last_fault.lock().unwrap() = now();
             ended
                 .into_iter()
@@ -130,7 +131,7 @@ impl World {
         );
     }
 
-    /// A client, from when it comes until it has its answer or the time to settle is over.
+    /// Runs a client from its beginning until it has its answer or the time to settle is over.
     fn pay(&self, key: usize, name: &str, mut dice: Dice, last_fault: &Mutex<Duration>) {
         pause(dice.within(0..BEGINNING_MS));
         let until = || last_fault.lock().unwrap().saturating_add(SETTLING);
@@ -146,10 +147,10 @@ impl World {
             pause(100);
         };
         let tries = self.street.tries.lock().unwrap().clone();
-        let told: HashSet<usize> =
+        let answered: HashSet<usize> =
             tries.iter().filter(|t| matches!(t.saw, Saw::Final { .. })).map(|t| t.key).collect();
         let mut replays = Vec::new();
-        for (key, name) in names.iter().enumerate().filter(|(key, _)| told.contains(key)) {
+        for (key, name) in names.iter().enumerate().filter(|(key, _)| answered.contains(key)) {
             (0..GATEWAYS)
                 .for_each(|gateway| replays.push((key, gateway, self.replay(gateway, key, name))));
         }
@@ -173,16 +174,16 @@ impl World {
             written,
             outages: self.outages.lock().unwrap().clone(),
             replays,
-            unsettled: unsettled.max(names.len() - told.len()),
+            unsettled: unsettled.max(names.len() - answered.len()),
         }
     }
 
-    /// What a gateway answers when all is over.
-    fn replay(&self, gateway: usize, key: usize, name: &str) -> Option<Told> {
+    /// Returns a gateway's final answer at the end of the run.
+    fn replay(&self, gateway: usize, key: usize, name: &str) -> Option<FinalAnswer> {
         let end = now() + REPLAYING;
         loop {
             match self.street.try_at(gateway, key, name, None, None) {
-                Saw::Final { told, .. } => return Some(told),
+                Saw::Final { answer, .. } => return Some(answer),
                 Saw::Refused(_) => return None,
                 _ if now() > end => return None,
                 _ => pause(50),
@@ -190,7 +191,7 @@ impl World {
         }
     }
 
-    /// How many operations are in flight or uncertain, as far as a gateway can tell.
+    /// Returns the number of operations that are in flight or uncertain, by a gateway's listing.
     fn unsettled(&self) -> Option<usize> {
         let gateway = self.gateways[0].lock().unwrap();
         let of = |state: &str| {
@@ -201,7 +202,7 @@ impl World {
         Some(of("in_flight")? + of("uncertain")?)
     }
 
-    /// Fails where something that is meant to happen never did.
+    /// Fails if an expected kind of event never happened.
     pub fn insist_on_bites(&self) {
         let [whole, part] =
             self.street.left.each_ref().map(|left| left.load(Ordering::SeqCst) as u64);
@@ -211,7 +212,8 @@ impl World {
         let bites = self.bites.all();
         eprintln!("{:?}: {bites:#?}", self.kind);
         let never: Vec<_> = bites.iter().filter(|(_, times)| **times == 0).collect();
-        // Each kind of fault, twelve things that clients and the upstream do, and three ways to lose a primary.
+        // Each kind of fault, twelve acts of clients and the upstream, and three ways to lose a
+        // primary.
         let kinds = Fault::ALL.len() + 12 + if self.store.has_replicas() { 3 } else { 0 };
         assert!(
             bites.len() == kinds && never.is_empty(),
@@ -254,7 +256,7 @@ fn launch(kind: Kind, store: &Store, to_upstream: &[FaultProxy; GATEWAYS], n: us
     })
 }
 
-/// The violations, and what is known of the first keys that they are about.
+/// Formats the violations, with the history of the first affected keys.
 pub fn report(violations: &[Violation], history: &History, plan: &impl std::fmt::Debug) -> String {
     let mut text = format!("{violations:#?}\nfaults: {plan:#?}\n");
     for Outage { gateway, from, to, lack } in &history.outages {

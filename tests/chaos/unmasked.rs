@@ -1,4 +1,4 @@
-//! The same checker on a naive proxy: it has to report what that does wrong.
+//! Runs the same checker on a naive proxy: it must report the proxy's violations.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl Stage {
         self.redis.cli(&["exists", &format!("lock:{key}")]) == "1"
     }
 
-    /// All that the checker needs to count executions and compare answers.
+    /// Collects the history that the checker needs to count executions and compare answers.
     fn history(&self, names: &[String]) -> History {
         let keys: HashMap<&str, usize> =
             names.iter().enumerate().map(|(key, name)| (name.as_str(), key)).collect();

@@ -1,7 +1,8 @@
-//! The upstream: slow, forgetful and honest. Each execution is in its ledger, on disk, before anything is answered.
+//! The upstream: slow and unreliable, with a correct ledger. Each execution is on disk in its
+//! ledger before any answer.
 //!
-//! It does not deduplicate: what arrives twice is executed twice, and the ledger says so. Asked by key (`GET
-//! /v1/by-key/KEY`) it says what it executed.
+//! It does not deduplicate: a request that arrives twice is executed twice, and the ledger shows
+//! it. `GET /v1/by-key/KEY` returns the execution of a key.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
@@ -13,12 +14,12 @@ use std::time::Duration;
 
 use crate::dice::Dice;
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Act {
-    /// Executed, and answered after so many ms.
+    /// Executed, and answered after this number of ms.
     Pay(u64),
-    /// Executed with an answer that is a refusal: 402.
+    /// Executed with a refusal as the answer: 402.
     Decline,
     /// Executed, and the connection ends without an answer.
     DropAfter,
@@ -70,7 +71,7 @@ impl Act {
             Act::LostAfter => "upstream answered 502 after executing",
             Act::LostBefore => "upstream answered 502 without executing",
             Act::Cut => "upstream's answer broke off",
-            Act::Busy | Act::Away => "upstream said that it did nothing",
+            Act::Busy | Act::Away => "upstream answered a release status",
         }
     }
 
@@ -79,11 +80,11 @@ impl Act {
     }
 }
 
-/// What is known of a key.
+/// The upstream's state of a key.
 #[derive(Default)]
 struct Known {
     arrived: u64,
-    /// Executions that have begun and are not on disk yet.
+    /// Executions in progress that are not on disk yet.
     begun: usize,
     /// Its last execution on disk.
     execution: Option<usize>,
@@ -131,17 +132,17 @@ impl Upstream {
         Upstream { port, shared, ledger }
     }
 
-    /// What it does from now on hangs on these dice and on each request's key.
+    /// Uses these dice, with each request's key, for all acts from now on.
     pub fn throw(&self, dice: Dice) {
         *self.shared.dice.lock().unwrap() = dice;
     }
 
-    /// What it does with the next requests of a key.
+    /// Sets the acts for the next requests of a key.
     pub fn script(&self, key: &str, acts: &[Act]) {
         self.shared.scripted.lock().unwrap().insert(key.to_owned(), acts.iter().copied().collect());
     }
 
-    /// All executions, as they are on disk: their numbers by key.
+    /// Returns all executions on disk: their numbers by key.
     pub fn ledger(&self) -> HashMap<String, Vec<u64>> {
         let mut executions: HashMap<String, Vec<u64>> = HashMap::new();
         for line in std::fs::read_to_string(self.ledger.path()).unwrap().lines() {
@@ -151,7 +152,7 @@ impl Upstream {
         executions
     }
 
-    /// How often it did what.
+    /// Returns the number of times of each act.
     pub fn acts(&self) -> BTreeMap<&'static str, u64> {
         self.shared.acts.lock().unwrap().clone()
     }
@@ -167,10 +168,10 @@ impl Drop for Upstream {
 impl Shared {
     fn serve(&self, stream: TcpStream) {
         let mut reader = BufReader::new(stream);
-        while let Some(asked) = Asked::read(&mut reader) {
+        while let Some(asked) = IncomingRequest::read(&mut reader) {
             let lives = match (asked.line.strip_prefix("GET /v1/by-key/"), &asked.key) {
                 (Some(rest), _) => {
-                    self.tell(rest.split(' ').next().unwrap_or(""), reader.get_mut())
+                    self.answer_lookup(rest.split(' ').next().unwrap_or(""), reader.get_mut())
                 }
                 (None, Some(key)) => self.answer(key, reader.get_mut()),
                 (None, None) => false,
@@ -181,8 +182,8 @@ impl Shared {
         }
     }
 
-    /// What became of a key. While its execution is being written down, that is not known.
-    fn tell(&self, key: &str, to: &mut TcpStream) -> bool {
+    /// Answers for a key. While its execution is being written, the answer is unknown.
+    fn answer_lookup(&self, key: &str, to: &mut TcpStream) -> bool {
         let known = self.known.lock().unwrap().get(key).map(|known| (known.begun, known.execution));
         match known {
             Some((0, Some(number))) => respond(to, 200, "", &body(number, key)),
@@ -233,7 +234,7 @@ impl Shared {
         Act::thrown(&mut dice.of(&arrived.to_string()))
     }
 
-    /// Executes: it has begun for whoever asks, then it is on disk.
+    /// Executes: first the execution is visible as begun, then it is written to disk.
     fn execute(&self, key: &str) -> usize {
         self.known.lock().unwrap().entry(key.to_owned()).or_default().begun += 1;
         let number = {
@@ -252,7 +253,7 @@ impl Shared {
     }
 }
 
-/// The body of an execution's answer; no other has the same.
+/// Returns the body of an execution's answer; each is unique.
 fn body(number: usize, key: &str) -> String {
     format!("{{\"payment\":{number},\"key\":\"{key}\"}}")
 }
@@ -266,14 +267,14 @@ fn respond(to: &mut TcpStream, status: u16, fields: &str, body: &str) -> bool {
 }
 
 /// A request as it arrived.
-pub struct Asked {
+pub struct IncomingRequest {
     pub line: String,
     pub key: Option<String>,
 }
 
-impl Asked {
-    /// The next request that arrives whole.
-    pub fn read(reader: &mut impl BufRead) -> Option<Asked> {
+impl IncomingRequest {
+    /// Reads the next complete request.
+    pub fn read(reader: &mut impl BufRead) -> Option<IncomingRequest> {
         let mut text = || {
             let mut line = String::new();
             reader.read_line(&mut line).ok()?;
@@ -295,6 +296,6 @@ impl Asked {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
-        Some(Asked { line, key })
+        Some(IncomingRequest { line, key })
     }
 }

@@ -1,4 +1,4 @@
-//! The access log: one line for each request, whatever becomes of it, and nothing in it that a client must not say.
+//! The access log: one line for each request, with its outcome and without a client's secrets.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +15,7 @@ fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The lines, once there are so many.
+/// Waits for this many lines, and returns them.
 #[track_caller]
 fn lines(path: &Path, count: usize) -> Vec<String> {
     until(&format!("{count} lines"), || {
@@ -27,7 +27,7 @@ fn lines(path: &Path, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn each_request_has_a_line_that_says_what_became_of_it_and_names_no_secret() {
+fn each_request_has_a_line_with_its_outcome_and_no_secret() {
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
     let file = dir.path().join("access.log");
     let routes = format!("{ROUTES}scope = {{ header = \"X-Account\" }}\non_in_flight = \"wait\"\n");
@@ -45,14 +45,14 @@ fn each_request_has_a_line_that_says_what_became_of_it_and_names_no_secret() {
     assert_eq!(pay("canary-key", 2).send(gateway.port).problem(), "key-reused");
     assert_eq!(Request::new("GET", "/v1/other/a%0Ab").send(gateway.port).status, 201);
     let mut malformed = Connection::open(gateway.port);
-    // Behind a sound one, in the same packet.
+    // A malformed request after a valid one, in the same packet.
     malformed.write(b"GET /sound HTTP/1.1\r\nHost: a\r\n\r\nPOST /canary HTTP/1.1\r\nHost: a\r\nAuthorization : canary\r\n\r\n");
     assert_eq!((malformed.read().status, malformed.read().status), (201, 400));
     let lines = lines(&file, 6);
     assert!(lines.iter().all(|line| !line.contains("canary")), "{}", lines.join("\n"));
     let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of = |line: &Value, name: &str| line[name].as_str().unwrap_or("none").to_owned();
-    let told: Vec<_> = lines
+    let found: Vec<_> = lines
         .iter()
         .map(|line| {
             (of(line, "method"), of(line, "path"), line["status"].as_u64(), of(line, "outcome"))
@@ -69,7 +69,7 @@ fn each_request_has_a_line_that_says_what_became_of_it_and_names_no_secret() {
     let expected = expected.map(|(method, path, status, outcome)| {
         (method.into(), path.into(), Some(status), outcome.into())
     });
-    assert_eq!(told, expected);
+    assert_eq!(found, expected);
     let first = &lines[0];
     assert_eq!(
         (first["bytes"].as_u64(), of(first, "client"), of(first, "route")),
@@ -91,7 +91,7 @@ fn each_request_has_a_line_that_says_what_became_of_it_and_names_no_secret() {
     }
     assert_eq!(gateway.metric("onceward_access_log_lines_total{result=\"exported\"}"), 6.0);
 
-    // Who leaves, and who is waited for.
+    // A client that leaves, and a duplicate that waits.
     let client = Streams::open(gateway.port);
     let leaves =
         client.begin(Streams::pay("other", "{}", &[("x-account", "a"), ("x-act", "hold")]));
@@ -143,7 +143,7 @@ fn nothing_that_a_client_sends_makes_a_line_of_its_own_or_a_field_of_another() {
             !line.contains("GET /forged") && line.is_ascii() && !line.contains(char::is_control),
             "{line}"
         );
-        // Six quotes: of the request, and of the two fields that are left out.
+        // Six quotes: two of the request, and two of each field that is left out.
         assert_eq!(line.matches('"').count(), 6, "{line}");
         assert_eq!(line.split(' ').count(), 19, "{line}");
     }
@@ -176,7 +176,7 @@ fn a_file_that_was_moved_away_is_opened_anew_by_a_reload_whether_or_not_it_is_ta
     for file in [&first, &second, &file] {
         lines(file, 1);
     }
-    // A file that can't be opened is a reason not to take a configuration.
+    // A configuration is refused if its access log can't be opened.
     std::fs::write(
         gateway.config(),
         format!("{}{ROUTES}", settings("json", Path::new("/nowhere/log"))),
@@ -217,16 +217,16 @@ fn a_named_pipe_is_written_to_while_it_is_read_and_holds_neither_start_nor_reloa
     let mut without = Gateway::spawn(upstream.port, &store, &settings("json", &pipe), ROUTES);
     until("it to give up", || without.has_ended().is_some());
     assert_eq!(without.wait().code(), Some(1));
-    let said = "it is a named pipe without a reader: start its reader first";
+    let reason = "it is a named pipe without a reader: start its reader first";
     until("the reason", || {
-        without.logs().contains(&format!("can't open the access log {}: {said}", pipe.display()))
+        without.logs().contains(&format!("can't open the access log {}: {reason}", pipe.display()))
     });
 
     let read = std::thread::spawn({
         let pipe = pipe.clone();
         move || std::fs::read_to_string(pipe).unwrap()
     });
-    // The reader waits for a writer: the gateway is one as soon as it is there.
+    // The reader waits for a writer, which the gateway becomes at its start.
     let mut gateway = Gateway::spawn(upstream.port, &store, &settings("json", &pipe), ROUTES);
     until("the gateway to find its reader", || {
         if gateway.has_ended().is_some() {
@@ -237,7 +237,7 @@ fn a_named_pipe_is_written_to_while_it_is_read_and_holds_neither_start_nor_reloa
     assert_eq!(Request::pay("a", "{}").send(gateway.port).status, 201);
     std::fs::write(gateway.config(), format!("{}{ROUTES}", settings("json", &other))).unwrap();
     let refused = gateway.ask("POST", "/v1/reload");
-    assert!(refused.status == 409 && refused.text().contains(said), "{refused:?}");
+    assert!(refused.status == 409 && refused.text().contains(reason), "{refused:?}");
     assert_eq!(Request::pay("b", "{}").send(gateway.port).status, 201);
     gateway.signal("TERM");
     assert!(gateway.wait().success());

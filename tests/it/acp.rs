@@ -1,5 +1,6 @@
-//! The profile `acp`, sentence by sentence: section 6 of the Agentic Commerce Protocol's RFC "Agentic Checkout", on the file
-//! that is shipped as its example. Names begin with the section. docs/PROFILES.md has the sentences.
+//! The profile `acp`, sentence by sentence: section 6 of the Agentic Commerce Protocol's RFC
+//! "Agentic Checkout", with the example configuration that is shipped. Test names begin with the
+//! section. docs/PROFILES.md has the sentences.
 
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ fn gateway(upstream: &Upstream) -> Gateway {
     Gateway::with(upstream.port, "", SHIPPED)
 }
 
-/// The example with more values for each of its routes.
+/// Starts the example with more settings in each of its routes.
 fn gateway_with(port: u16, lines: &str) -> Gateway {
     Gateway::with(
         port,
@@ -30,7 +31,7 @@ fn post(path: &str, key: &str, body: &str) -> Request {
         .json(body)
 }
 
-/// Type and code of a refusal, whose other member is the message.
+/// Returns status, type and code of a refusal. Its only other member must be the message.
 fn refused(answer: &Answer) -> (u16, String, String) {
     let body = answer.json();
     assert_eq!(
@@ -221,13 +222,13 @@ fn s64_a_request_in_flight_is_a_conflict_with_retry_after() {
 }
 
 #[test]
-fn s65_a_5xx_is_never_cached_and_runs_afresh_only_where_it_says_that_nothing_was_done() {
+fn s65_a_5xx_is_never_cached_and_runs_afresh_only_where_it_proves_that_nothing_was_done() {
     let upstream = Upstream::start();
     let gateway = gateway_with(
         upstream.port,
         "release_status = [\"307\", \"308\", \"417\", \"501\", \"503 retry-after\"]",
     );
-    // A 503 with Retry-After came before anything was done, and 501 is on this route's list.
+    // A 503 with Retry-After precedes any execution, and 501 is on this route's list.
     for (n, script) in ["status 503, field Retry-After=1", "status 501"].into_iter().enumerate() {
         let key = format!("fresh-{n}");
         let first = post(CREATE, &key, ITEM).act(script).send(gateway.port);
@@ -236,7 +237,8 @@ fn s65_a_5xx_is_never_cached_and_runs_afresh_only_where_it_says_that_nothing_was
         assert_eq!((fresh.status, fresh.replayed()), (201, false), "{script}");
         assert_eq!(upstream.executed(), 2 * (n + 1));
     }
-    // Of all others nobody knows what was done: stricter than the text, which lets each of them run again.
+    // The outcome of all others is unknown. This is stricter than the RFC, which lets each of them
+    // run again.
     for (n, (script, status, kind)) in [
         ("status 500", 500, "processing_error"),
         ("status 502", 502, "processing_error"),

@@ -1,4 +1,4 @@
-//! Operators: what they see, what they may do, and who they are not.
+//! Operators: the admin API, its commands and its access rules.
 
 use std::process::Command;
 
@@ -17,7 +17,7 @@ pub fn cli(gateway: &Gateway, words: &[&str]) -> (i32, String) {
     )
 }
 
-/// An operation whose answer was lost.
+/// Creates an operation with a lost answer, and returns its reference.
 pub fn lose(gateway: &Gateway, key: &str) -> String {
     let lost = Request::pay(key, "{}").act("drop").send(gateway.port);
     lost.json()["operation"].as_str().unwrap().to_owned()
@@ -35,7 +35,7 @@ fn an_uncertain_operation_is_listed_and_resolved_and_its_duplicates_replay_the_d
     let body = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(body.path(), r#"{"payment":"settled"}"#).unwrap();
     let file = body.path().to_str().unwrap();
-    let (code, said) = cli(
+    let (code, output) = cli(
         &gateway,
         &[
             "resolve",
@@ -48,7 +48,7 @@ fn an_uncertain_operation_is_listed_and_resolved_and_its_duplicates_replay_the_d
             "seen in the bank's file",
         ],
     );
-    assert_eq!(code, 0, "{said}");
+    assert_eq!(code, 0, "{output}");
     let again = Request::pay("secret-key", "{}").act("drop").send(gateway.port);
     assert!(again.status == 201 && again.replayed());
     assert_eq!(
@@ -65,8 +65,8 @@ fn a_released_operation_runs_again_but_not_before_the_lost_request_had_its_time(
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let operation = lose(&gateway, "k");
-    let (code, said) = cli(&gateway, &["release", &operation]);
-    assert!(code == 1 && said.contains("too early"), "{said}");
+    let (code, output) = cli(&gateway, &["release", &operation]);
+    assert!(code == 1 && output.contains("too early"), "{output}");
     until("uncertain_after to pass", || cli(&gateway, &["release", &operation]).0 == 0);
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
     assert_eq!(upstream.executed(), 2);
@@ -157,7 +157,7 @@ fn an_operation_is_found_by_its_key_and_the_key_is_in_no_log() {
     assert!(!gateway.logs().contains("canary"));
 }
 
-/// A change, as the admin API takes it.
+/// Sends a change to the admin API.
 fn change(
     gateway: &Gateway,
     operation: &str,
@@ -194,9 +194,9 @@ fn a_decision_on_what_has_moved_is_lost() {
     let lost = resolve(500);
     assert_eq!((lost.status, lost.problem().as_str()), (412, "operation-moved"));
     let pinned = version.trim_matches('"');
-    let (code, said) =
+    let (code, output) =
         cli(&gateway, &["expire", &operation, "--reason", "seen", "--version", pinned]);
-    assert!(code == 1 && said.contains("412") && said.contains("look again"), "{said}");
+    assert!(code == 1 && output.contains("412") && output.contains("look again"), "{output}");
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
 }
 
@@ -216,22 +216,26 @@ fn a_change_names_the_version_that_it_was_decided_on_and_a_reason() {
         };
         let reasoned =
             if verb == "resolve" { r#"{"status":201,"reason":"r"}"# } else { r#"{"reason":"r"}"# };
-        let told = |version, body| {
+        let refusal = |version, body| {
             let answer = change(&gateway, &operation, verb, version, body);
             (answer.status, answer.problem())
         };
-        assert_eq!(told(None, reasoned), (428, "if-match-required".into()), "{verb}");
+        assert_eq!(refusal(None, reasoned), (428, "if-match-required".into()), "{verb}");
         for unclear in ["*", "7", "W/\"7\"", "\"7\", \"8\""] {
             assert_eq!(
-                told(Some(unclear), reasoned),
+                refusal(Some(unclear), reasoned),
                 (400, "if-match-invalid".into()),
                 "{verb} {unclear}"
             );
         }
         for body in bodies {
-            assert_eq!(told(Some(version), body), (400, "request-invalid".into()), "{verb} {body}");
+            assert_eq!(
+                refusal(Some(version), body),
+                (400, "request-invalid".into()),
+                "{verb} {body}"
+            );
         }
-        assert_eq!(told(Some("\"7\""), reasoned), (412, "operation-moved".into()), "{verb}");
+        assert_eq!(refusal(Some("\"7\""), reasoned), (412, "operation-moved".into()), "{verb}");
     }
     assert_eq!(
         change(&gateway, &operation, "resolve", Some(version), &long).status,
@@ -249,19 +253,19 @@ fn a_change_names_the_version_that_it_was_decided_on_and_a_reason() {
 fn whatever_the_admin_api_refuses_is_a_problem_document() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let told = |method: &str, target: &str| {
+    let refusal = |method: &str, target: &str| {
         let answer = gateway.ask(method, target);
         (answer.status, answer.problem())
     };
-    assert_eq!(told("GET", "/v1/nothing"), (404, "not-found".into()));
-    assert_eq!(told("DELETE", "/v1/operations"), (405, "method-not-allowed".into()));
-    assert_eq!(told("GET", "/v1/operations?limit=many"), (400, "request-invalid".into()));
-    assert_eq!(told("GET", "/v1/operations?state=lost"), (400, "state-unknown".into()));
-    assert_eq!(told("GET", "/v1/operations/op_1"), (404, "operation-unknown".into()));
-    assert_eq!(told("GET", "/v1/operations/%ff"), (400, "request-invalid".into()));
-    assert_eq!(told("GET", "/v1/log/verify?cursor=nowhere"), (400, "request-invalid".into()));
+    assert_eq!(refusal("GET", "/v1/nothing"), (404, "not-found".into()));
+    assert_eq!(refusal("DELETE", "/v1/operations"), (405, "method-not-allowed".into()));
+    assert_eq!(refusal("GET", "/v1/operations?limit=many"), (400, "request-invalid".into()));
+    assert_eq!(refusal("GET", "/v1/operations?state=lost"), (400, "state-unknown".into()));
+    assert_eq!(refusal("GET", "/v1/operations/op_1"), (404, "operation-unknown".into()));
+    assert_eq!(refusal("GET", "/v1/operations/%ff"), (400, "request-invalid".into()));
+    assert_eq!(refusal("GET", "/v1/log/verify?cursor=nowhere"), (400, "request-invalid".into()));
     let nobody = "/v1/operations/op_0000000000000000000000000000000000000000/release";
-    assert_eq!(told("POST", nobody), (404, "operation-unknown".into()));
+    assert_eq!(refusal("POST", nobody), (404, "operation-unknown".into()));
 }
 
 #[test]
@@ -273,24 +277,28 @@ fn an_expired_result_is_gone_and_its_duplicates_never_run() {
         let pay = Request::pay("k", "{}").act("body canary-result");
         assert_eq!(pay.send(gateway.port).status, 201);
         let operation = cli(gateway, &["list"]).1.split_whitespace().next().unwrap().to_owned();
-        let (code, said) =
+        let (code, output) =
             cli(gateway, &["expire", &operation, "--reason", "asked by the customer"]);
-        assert!(code == 0 && said.contains("expired"), "{said}");
+        assert!(code == 0 && output.contains("expired"), "{output}");
         let late = pay.send(gateway.port);
         assert_eq!((late.status, late.problem().as_str()), (409, "result-expired"));
         assert_eq!(
             Request::pay("k", "{}").field("Authorization", "another").send(gateway.port).problem(),
             "key-reused"
         );
-        let (code, said) = cli(gateway, &["expire", &operation]);
-        assert!(code == 1 && said.contains("only the result of a completed operation"), "{said}");
+        let (code, output) = cli(gateway, &["expire", &operation]);
+        assert!(
+            code == 1 && output.contains("only the result of a completed operation"),
+            "{output}"
+        );
         assert!(cli(gateway, &["list", "--state", "expired"]).1.contains(&operation));
         gateway.logged("asked by the customer");
         assert_eq!(upstream.executed(), n + 1);
     }
     let key = redis.cli(&["--scan", "--pattern", "*:r:*"]);
     assert!(!redis.cli(&["get", &key]).contains("canary"), "the result is gone");
-    // The route keeps no tombstones, and still the key is barred until its retention would have been over.
+    // The route keeps no tombstones, and still the key stays blocked until its retention would have
+    // ended.
     assert!(redis.cli(&["pttl", &key]).parse::<u64>().unwrap() > 80_000_000, "a day");
 }
 
@@ -302,8 +310,8 @@ fn a_running_operation_is_left_alone() {
     let first = pay.send_aside(gateway.port);
     upstream.reached(1);
     let operation = pay.send(gateway.port).json()["operation"].as_str().unwrap().to_owned();
-    let (code, said) = cli(&gateway, &["release", &operation]);
-    assert!(code == 1 && said.contains("in flight"), "{said}");
+    let (code, output) = cli(&gateway, &["release", &operation]);
+    assert!(code == 1 && output.contains("in flight"), "{output}");
     assert_eq!(cli(&gateway, &["show", "op_0000000000000000000000000000000000000000"]).0, 1);
     let (code, shown) = cli(&gateway, &["show", &operation]);
     let seen = gateway.ask("GET", &format!("/v1/operations/{operation}")).json();
@@ -346,7 +354,7 @@ fn with_tokens_nobody_comes_in_without_one() {
     }
     assert_eq!(ask("GET", "/v1/operations", Some("letmesee")), 200);
     for target in ["/v1/report", "/v1/log"] {
-        // Who may read gets as far as to hear that there is no event log.
+        // A reader is authorized, and gets 501 because there is no event log.
         assert_eq!(
             (ask("GET", target, None), ask("GET", target, Some("letmesee"))),
             (401, 501),
@@ -421,7 +429,8 @@ fn half_requests_and_slow_ones_keep_no_probe_from_its_answer() {
     let half = opened(300, "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n");
     probes_are_answered();
     drop(half);
-    // Their bodies never come. Some find no place, while the connections of before are still being closed.
+    // Their bodies never arrive. Some get no permit while the earlier connections are still being
+    // closed.
     let slow = "POST /v1/scope HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n";
     let mut slow_ones = opened(130, slow);
     until("all others to be taken", || {
@@ -436,7 +445,7 @@ fn half_requests_and_slow_ones_keep_no_probe_from_its_answer() {
 }
 
 #[test]
-fn whoever_says_nothing_is_not_waited_for_on_the_admin_port() {
+fn silent_connections_are_not_waited_for_on_the_admin_port() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, TOKENS, crate::harness::ROUTES);
     let patience = std::time::Duration::from_secs(20);
@@ -481,7 +490,7 @@ fn an_open_admin_port_without_tokens_is_refused() {
 }
 
 #[test]
-fn a_gateway_without_an_upstream_says_so() {
+fn a_gateway_without_an_upstream_prints_the_reason() {
     let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
         .arg("run")
         .env_remove("ONCEWARD_UPSTREAM")
@@ -492,7 +501,7 @@ fn a_gateway_without_an_upstream_says_so() {
 }
 
 #[test]
-fn health_says_whether_the_gateway_lives() {
+fn health_reports_whether_the_gateway_lives() {
     let upstream = Upstream::start();
     let mut gateway = Gateway::start(upstream.port);
     let health = |words: &[&str]| {
@@ -531,9 +540,9 @@ fn logs_and_metrics_name_no_key_no_credential_and_no_body() {
     let mut half = Connection::open(gateway.port);
     half.write(b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: canary key\r\n\r\n");
     half.read();
-    let told = gateway.logs()
+    let texts = gateway.logs()
         + &gateway.ask("GET", "/metrics").text()
         + &gateway.ask("GET", "/v1/operations").text();
-    assert!(told.contains("op_"), "there is something to read");
-    assert!(!told.contains("canary"), "{told}");
+    assert!(texts.contains("op_"), "there is something to read");
+    assert!(!texts.contains("canary"), "{texts}");
 }

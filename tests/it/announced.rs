@@ -1,4 +1,5 @@
-//! Stories behind a proxy that passes bytes on: the PROXY protocol names its clients, and only trusted proxies speak it.
+//! The PROXY protocol: proxies that pass bytes on announce their clients, and only trusted proxies
+//! may do so.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +14,7 @@ const TRUSTING: &str = "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.1\",
 
 const ROUTE: &str = "[[routes]]\npath = \"/v1/payments\"\n";
 
-/// What the upstream was told of whose request the last one was.
+/// Returns the client address that the upstream got with the last request.
 fn forwarded_for(upstream: &Upstream) -> Option<String> {
     upstream.seen().pop()?.get("x-forwarded-for").map(str::to_owned)
 }
@@ -23,7 +24,7 @@ fn version_2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, rest].concat()
 }
 
-/// A request behind an announcement, from one of this machine's addresses.
+/// Sends an announcement and a request from one of this machine's addresses.
 fn behind(gateway: &Gateway, from: &str, announcement: &[u8], request: &Request) -> Option<Answer> {
     let mut connection = Connection::from(from, gateway.port);
     connection.write(announcement);
@@ -47,7 +48,7 @@ fn the_announced_address_is_the_client() {
         (b"PROXY TCP6 2001:db8::7 ::1 54321 80\r\n".to_vec(), "2001:db8::7"),
         (version_2(0x21, 0x11, &client), "203.0.113.8"),
         (version_2(0x21, 0x11, &with_tlv), "203.0.113.8"),
-        // Announced proxies are believed as connected ones are.
+        // An announced trusted proxy is believed like a connected one.
         (version_2(0x21, 0x11, &proxys_client), "9.9.9.9, 10.1.2.3"),
         (b"PROXY UNKNOWN\r\n".to_vec(), "9.9.9.9, 127.0.0.1"),
         (version_2(0x20, 0x00, &[]), "9.9.9.9, 127.0.0.1"),
@@ -70,7 +71,7 @@ fn the_announced_address_is_the_client() {
 }
 
 #[test]
-fn a_trusted_proxy_that_announces_nothing_is_cut_off_and_the_log_says_so() {
+fn a_trusted_proxy_that_announces_nothing_is_cut_off_and_logged() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, TRUSTING, ROUTE);
     let pay = Request::pay("k", "{}");
@@ -135,7 +136,7 @@ fn the_limit_of_connections_is_for_each_announced_client() {
 }
 
 #[test]
-fn the_check_wants_to_know_whose_announcements_count() {
+fn the_check_requires_trusted_proxies_for_announcements() {
     let check = |settings: &str| -> Output {
         let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
         std::fs::write(

@@ -1,8 +1,9 @@
-//! Bodies that tell requests apart: forms by their parts, and encoded ones that nobody here can read.
+//! Fingerprints of bodies: forms are compared by their parts, and bodies in an unreadable encoding
+//! by their bytes.
 
 use crate::harness::{Gateway, ROUTES, Request, Upstream, until};
 
-/// A form with this boundary.
+/// A multipart form with this boundary.
 fn form(boundary: &str, amount: &str) -> Request {
     let body = format!(
         "--{boundary}\r\nContent-Disposition: form-data; name=\"amount\"\r\n\r\n{amount}\r\n\
@@ -28,7 +29,7 @@ fn a_retried_form_is_the_same_though_its_boundary_is_not() {
 }
 
 #[test]
-fn a_body_in_which_the_key_is_has_to_be_what_its_content_encoding_says() {
+fn a_body_with_the_key_has_to_match_its_content_encoding() {
     let upstream = Upstream::start();
     for route in [
         "key = { body = \"/key\" }",
@@ -66,7 +67,7 @@ fn a_body_in_which_the_key_is_has_to_be_what_its_content_encoding_says() {
 }
 
 #[test]
-fn a_body_that_is_not_what_its_content_encoding_says_is_compared_as_it_is() {
+fn a_body_that_does_not_match_its_content_encoding_is_compared_as_it_is() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "", ROUTES);
     let pay = |body: &[u8]| Request::pay("k", "").body(body).field("Content-Encoding", "gzip");
@@ -76,7 +77,7 @@ fn a_body_that_is_not_what_its_content_encoding_says_is_compared_as_it_is() {
     assert_eq!(upstream.executed(), 1);
 }
 
-/// Routes that look for a key in the body.
+/// Starts a gateway that reads the key from the body.
 const IN_THE_BODY: [&str; 3] = [
     "key = { body = \"/key\" }",
     "key = { header = \"Idempotency-Key\", body = \"/key\" }",
@@ -142,7 +143,7 @@ fn a_body_that_claims_json_and_can_not_be_read_reaches_nobody_where_the_key_is_i
     }
     let either = keyed_by_body(&upstream, IN_THE_BODY[1]);
     let refused = Request::pay("k", r#"{"key":"other","amount":NaN}"#).send(either.port);
-    assert_eq!(refused.problem(), "body-unreadable", "a field does not say what the body says");
+    assert_eq!(refused.problem(), "body-unreadable", "a field does not replace the body");
     assert_eq!(upstream.executed(), 0);
 }
 

@@ -1,4 +1,4 @@
-//! The page in a real Chromium: what an operator sees and does, with and without scripts, with nothing but a keyboard.
+//! The admin page in a real Chromium, with and without scripts, and with a keyboard alone.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use crate::admin::lose;
 use crate::harness::browser::{ENTER, View};
 use crate::harness::{Browser, Gateway, ROUTES, RedisServer, Request, Upstream, until};
 
-/// A route whose lost requests need no time to come out of a queue.
+/// A route that treats a lost request as finished immediately.
 const SETTLED_AT_ONCE: &str = r#"
 [[routes]]
 name = "payments"
@@ -25,7 +25,7 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// What the browser's console says: nothing.
+/// Asserts that the browser's console has no messages.
 #[track_caller]
 fn nothing_is_wrong(browser: &Browser) {
     let complaints = browser.complaints();
@@ -89,7 +89,7 @@ fn traffic_is_on_the_overview_and_an_operation_is_found_by_what_is_known_of_it()
     browser.fill("#resolve-status", "201");
     browser.fill("#resolve-reason", "ticket 4711");
     browser.click("details.action button");
-    until("the decision to be told", || {
+    until("the decision to be shown", || {
         browser.open(&format!("/operations/{lost}"));
         browser.text(".timeline").contains("ticket 4711")
     });
@@ -162,7 +162,7 @@ fn without_scripts_an_operation_is_found_by_its_key_and_released() {
 }
 
 #[test]
-fn the_page_follows_what_happens_and_says_when_it_can_not() {
+fn the_page_follows_events_and_shows_when_it_can_not() {
     let upstream = Upstream::start();
     let mut gateway = Gateway::start(upstream.port);
     let browser = Browser::start(gateway.admin);
@@ -194,7 +194,7 @@ fn a_charge_that_a_crash_left_uncertain_is_on_the_page_and_settled_there() {
         (view["operation"].as_str().unwrap(), view["lease_ends_at"].as_str().unwrap());
     let lease_ends: SystemTime = humantime::parse_rfc3339(lease_ends).unwrap();
     browser.shows("#live", operation);
-    // A lease that nobody renews any more ends by the server's clock, which is this machine's.
+    // An expired lease ends by the server's clock, which is this machine's.
     let shown_after = now().duration_since(lease_ends).unwrap_or_default();
     assert!(shown_after < Duration::from_secs(2), "{shown_after:?} after its lease's end");
     browser.click(&format!("#{operation}"));

@@ -1,4 +1,5 @@
-//! Replays from the process: as good as those from the store, and gone when the store says otherwise.
+//! Replays from the local cache equal those from the store, and end when the store's record is
+//! gone.
 
 use crate::harness::{Answer, Gateway, RedisServer, Request, Upstream, Watched, until};
 
@@ -9,7 +10,7 @@ fn hits(gateway: &Gateway) -> f64 {
     gateway.metric("onceward_local_cache_hits_total")
 }
 
-/// Duplicates come until one is answered from the process; it must be the first answer all the same.
+/// Sends duplicates until one is answered from the cache. Each must replay the first answer.
 fn kept(gateway: &Gateway, pay: &Request, first: &Answer) {
     until("a replay from the process", || {
         let before = hits(gateway);
@@ -37,7 +38,7 @@ fn replays_from_the_process_are_the_first_answer_and_cost_the_store_nothing() {
             "{again:?}"
         );
     }
-    // Whoever may not have it doesn't get it from here either.
+    // A caller without access to the record doesn't get it from the cache either.
     let stranger = Request::pay("k", "{}").field("Authorization", "mallory").send(gateway.port);
     let other =
         Request::pay("k", "{\"amount\":1}").field("Authorization", "alice").send(gateway.port);
@@ -46,7 +47,7 @@ fn replays_from_the_process_are_the_first_answer_and_cost_the_store_nothing() {
         ("key-reused", "key-reused")
     );
     let asked = redis.cli(&["info", "commandstats"]);
-    // The sweeper's look at the index is no script.
+    // The sweeper reads the index without a script.
     assert!(!asked.contains("cmdstat_evalsha"), "{asked}");
     assert!(
         gateway.metric("onceward_local_cache_entries") == 1.0
@@ -117,7 +118,7 @@ fn a_new_primary_is_listened_to_after_a_failover() {
     });
     until("the new primary to be used", || pay.send(gateway.port).replayed());
     kept(&gateway, &pay, &first);
-    // What is heard now is heard from the new primary.
+    // Invalidations now come from the new primary.
     let primary = watched.servers.iter().find(|server| server.port == watched.primary()).unwrap();
     primary.cli(&["flushall"]);
     until("the flush to be heard of", || gateway.metric("onceward_local_cache_entries") == 0.0);

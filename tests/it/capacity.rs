@@ -1,4 +1,4 @@
-//! What one client, or many, can take of the places and file descriptors that all share.
+//! Limits on the permits and file descriptors that one client, or many, can take.
 
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -7,13 +7,14 @@ use std::time::Duration;
 use crate::harness::frames::{END_STREAM, HEADERS, RST_STREAM, request};
 use crate::harness::{Answer, Connection, Frames, Gateway, ROUTES, Request, Upstream, dial, until};
 
-/// A gateway with this many places for requests in flight; its clients are trusted proxies, or not.
+/// Starts a gateway with this many permits for requests in flight; its clients are trusted proxies
+/// if `trusted`.
 fn with_places(upstream: &Upstream, places: usize, trusted: bool) -> Gateway {
     let proxies = if trusted { "trusted_proxies = [\"127.0.0.0/8\"]\n" } else { "" };
     Gateway::with(upstream.port, &format!("{proxies}[limits]\nin_flight = {places}"), ROUTES)
 }
 
-/// A request from an address that the upstream keeps waiting.
+/// Begins a request from an address that the upstream keeps waiting.
 fn slow(address: &str, gateway: &Gateway) -> Connection {
     let mut connection = Connection::from(address, gateway.port);
     connection.write(&Request::new("GET", "/slow").act("hold").bytes());
@@ -34,7 +35,7 @@ fn requests_that_pass_through_leave_a_quarter_of_the_places_for_payments() {
     upstream.reached(6);
     assert_eq!(gateway.metric("onceward_in_flight"), 6.0);
     assert_overloaded(&Request::new("GET", "/").send(gateway.port));
-    // With a body as well, and its connection goes on.
+    // The same with a body, on a connection that continues.
     let mut refused = Connection::open(gateway.port);
     assert_overloaded(
         &refused.exchange(&Request::new("POST", "/elsewhere").body("x".repeat(1000))),
@@ -61,14 +62,14 @@ fn one_address_takes_at_most_half_of_the_places() {
     }
     let _slow = slow("127.0.0.1", &gateway);
     upstream.reached(4);
-    // By either version of HTTP, and with a key as well.
+    // With either version of HTTP, and with a key too.
     connection.headers(7, END_STREAM, &request("GET", "/", &[]));
     connection.until(&[HEADERS]).expect("an answer while the others wait");
     assert_eq!(upstream.executed(), 4, "which is not the upstream's");
     assert_overloaded(&Request::pay("k", "{}").send(gateway.port));
     let mut other = Connection::from("127.0.0.2", gateway.port);
     assert_eq!(other.exchange(&Request::pay("k", "{}")).status, 201);
-    // A client that leaves gives its places back.
+    // A client that leaves returns its permits.
     connection.write(&crate::harness::frames::frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]));
     until("a place to be free", || Request::pay("k", "{}").send(gateway.port).replayed());
 }
@@ -92,7 +93,7 @@ fn an_answer_that_streams_holds_its_place_until_the_client_has_it_or_leaves() {
     until("all places to be free", || gateway.metric("onceward_in_flight") == 0.0);
 }
 
-/// A gateway that may open so many files.
+/// Starts a gateway that may open this many files.
 fn with_descriptors(upstream: &Upstream, files: usize) -> Gateway {
     let to = format!("http://127.0.0.1:{}", upstream.port);
     let gateway = Gateway::launch(&to, "memory:", "", ROUTES, |command| {
@@ -114,7 +115,8 @@ fn with_descriptors(upstream: &Upstream, files: usize) -> Gateway {
 fn slow_requests_of_many_addresses_leave_descriptors_for_the_admin_port_and_places_for_payments() {
     let upstream = Upstream::start();
     let gateway = with_descriptors(&upstream, 556);
-    // 256 are kept; 300 are shared out as 10,000 to 5,000.
+    // 256 are reserved; the other 300 are divided between connections and requests in the ratio
+    // 10,000 to 5,000.
     let logs = gateway.logs();
     let warned =
         logs.lines().find(|line| line.contains("too few file descriptors")).expect("a warning");
@@ -136,7 +138,7 @@ fn slow_requests_of_many_addresses_leave_descriptors_for_the_admin_port_and_plac
     upstream.reached(75);
     let mut other = Connection::from("127.0.1.1", gateway.port);
     assert_eq!(other.exchange(&Request::pay("k", "{}")).status, 201);
-    // And the rest of the connections as well; those beyond wait to be accepted.
+    // The rest of the connections too; more of them wait to be accepted.
     let idle: Vec<_> =
         (0..400).map(|n| dial(&format!("127.0.2.{}", 1 + n % 200), gateway.port)).collect();
     until("all places for connections to be taken", || {
@@ -153,7 +155,7 @@ fn slow_requests_of_many_addresses_leave_descriptors_for_the_admin_port_and_plac
 #[test]
 fn where_descriptors_are_scarce_one_address_gets_half_of_the_connections() {
     let upstream = Upstream::start();
-    // 200 are left of the 10,000 connections, and each address may have 1000.
+    // 200 of the 10,000 connections are left, and each address may have 1000.
     let gateway = with_descriptors(&upstream, 556);
     let serves = |connection: &mut Connection| {
         connection.try_write(&Request::new("GET", "/").bytes())
@@ -176,7 +178,7 @@ fn a_thousand_connections_wait_to_be_accepted() {
     let gateway = Gateway::with(upstream.port, "[limits]\nconnections = 1", ROUTES);
     let mut served = Connection::open(gateway.port);
     assert_eq!(served.exchange(&Request::pay("k", "{}")).status, 201);
-    // The system drops what does not fit, and a client tries again only after a second.
+    // The system drops connections beyond its queue, and a client retries only after a second.
     let address = ([127, 0, 0, 1], gateway.port).into();
     let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(900));
     let waiting: Vec<_> = (0..900).map(|_| connect()).collect();

@@ -1,5 +1,5 @@
-//! Gateways whose wall clocks are hours apart, on one Redis. They run in this process, because the clocks of a process
-//! are the machine's; each has a runtime of its own, and dies with it.
+//! Gateways with wall clocks that are hours apart, on one Redis. They run in this process, because
+//! another process would use the machine's clock. Each has its own runtime and ends with it.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -49,7 +49,7 @@ fn true_ms() -> u64 {
     Clock::system().unix_ms()
 }
 
-/// What all gateways share: the store, and the upstream that counts.
+/// The parts that all gateways share: the store, and the upstream that counts.
 struct World {
     redis: RedisServer,
     upstream: Arc<Upstream>,
@@ -60,7 +60,7 @@ struct Upstream {
     released: watch::Sender<bool>,
 }
 
-/// A gateway with a wall clock of its own.
+/// A gateway with its own wall clock.
 struct Machine {
     service: BoxCloneService<Request<Full<Bytes>>, Answer, Infallible>,
     wall: Arc<ManualClock>,
@@ -78,7 +78,7 @@ impl World {
         self.upstream.executed.load(Ordering::SeqCst)
     }
 
-    /// Six hours behind, and six ahead.
+    /// Starts one gateway six hours behind, and one six hours ahead.
     fn slow_and_fast(&self) -> [Machine; 2] {
         [
             self.machine(7, true_ms() - 6 * HOUR_MS),
@@ -152,7 +152,7 @@ async fn execute(
     if request.headers().contains_key("x-hold") {
         upstream.released.subscribe().wait_for(|released| *released).await?;
     }
-    // The send rule is asked again when the body is taken.
+    // Reading the body checks the send rule again.
     request.into_body().collect().await?;
     Ok(Response::builder().status(201).body(Full::new(format!("payment {n}").into()))?)
 }
@@ -187,7 +187,7 @@ impl Machine {
         self.runtime().block_on(answer).unwrap().unwrap()
     }
 
-    /// Ends at once, as a killed process does.
+    /// Ends the gateway at once, as if its process were killed.
     fn die(mut self) {
         self.runtime.take().unwrap().shutdown_background();
     }

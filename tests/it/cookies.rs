@@ -1,4 +1,4 @@
-//! Stories of clients that are known by a cookie: what else a browser sends in the field changes nothing.
+//! Callers that are identified by a cookie: other cookies in the same field change nothing.
 
 use crate::harness::{Answer, Gateway, Request, Streams, Upstream, until};
 

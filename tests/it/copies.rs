@@ -65,16 +65,19 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
             .status,
         201
     );
-    let (code, said) = copy(&file("first"), &namespaced);
-    assert!(code == 1 && said.contains("another process uses it (a gateway, or a copy)"), "{said}");
+    let (code, output) = copy(&file("first"), &namespaced);
+    assert!(
+        code == 1 && output.contains("another process uses it (a gateway, or a copy)"),
+        "{output}"
+    );
     let expired = pay(19).send(gateway.port);
     assert!(expired.replayed());
     end(gateway);
 
-    let (code, said) = copy(&file("first"), &namespaced);
+    let (code, output) = copy(&file("first"), &namespaced);
     assert!(
-        code == 0 && said.contains("all compared") && said.contains("links were recomputed"),
-        "{said}"
+        code == 0 && output.contains("all compared") && output.contains("links were recomputed"),
+        "{output}"
     );
     assert_eq!(
         redis.cli(&["exists", "moved:{p0}:identities", "moved:{p0}:paths"]),
@@ -94,27 +97,34 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
     assert!(cli(&gateway, &["list", "--state", "uncertain"]).1.contains(&lost));
     assert_eq!(verify(&gateway), 0);
     answers.extend((20..30).map(|n| pay(n).send(gateway.port).body));
-    let (code, said) = copy(&namespaced, &file("second"));
-    assert!(code == 1 && said.contains("gateways use this store in Redis (1 of them)"), "{said}");
+    let (code, output) = copy(&namespaced, &file("second"));
+    assert!(
+        code == 1 && output.contains("gateways use this store in Redis (1 of them)"),
+        "{output}"
+    );
     end(gateway);
 
-    let (code, said) = copy(&namespaced, &file("second"));
-    assert!(code == 0 && said.contains("all compared"), "{said}");
+    let (code, output) = copy(&namespaced, &file("second"));
+    assert!(code == 0 && output.contains("all compared"), "{output}");
     let gateway = Gateway::on(upstream.port, &file("second"), LOG, &routes());
     replayed(&gateway, &answers);
     assert!(cli(&gateway, &["list", "--state", "uncertain"]).1.contains(&lost));
     assert_eq!(verify(&gateway), 0);
     end(gateway);
-    // A back-up of one Redis in another keeps the log as it is, and is refused where something is.
-    let (code, said) = copy(&namespaced, &redis.url());
-    assert!(code == 0 && !said.contains("links were recomputed"), "{said}");
+    // A back-up from one Redis to another keeps the log unchanged, and is refused if the target
+    // holds anything.
+    let (code, output) = copy(&namespaced, &redis.url());
+    assert!(code == 0 && !output.contains("links were recomputed"), "{output}");
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, &routes());
     replayed(&gateway, &answers);
     assert_eq!(verify(&gateway), 0);
     end(gateway);
     for to in [&redis.url(), &file("first")] {
-        let (code, said) = copy(&file("second"), to);
-        assert!(code == 1 && said.contains("the second store holds something already"), "{said}");
+        let (code, output) = copy(&file("second"), to);
+        assert!(
+            code == 1 && output.contains("the second store holds something already"),
+            "{output}"
+        );
     }
     assert_eq!(upstream.executed(), 32);
 }
@@ -128,7 +138,7 @@ fn verify(gateway: &Gateway) -> i32 {
     out.status.code().unwrap()
 }
 
-/// Adds records of no client to a store that no gateway uses.
+/// Adds records without a client to a store that no gateway uses.
 fn add_records(dir: &Path, count: u64) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -209,16 +219,16 @@ fn a_copy_that_is_killed_in_the_middle_keeps_gateways_away_and_goes_on() {
         closed.logs().contains("a copy into this store isn't finished")
     });
     assert_eq!(pay(0).send(closed.port).status, 503);
-    let (code, said) = copy(&file, &redis.url());
-    assert!(code == 1 && said.contains("gateways use this store"), "{said}");
+    let (code, output) = copy(&file, &redis.url());
+    assert!(code == 1 && output.contains("gateways use this store"), "{output}");
     end(closed);
 
-    let (code, said) = copy(&file, &redis.url());
+    let (code, output) = copy(&file, &redis.url());
     assert!(
         code == 0
-            && said.contains("continuing an interrupted copy")
-            && said.contains("copying records"),
-        "{said}"
+            && output.contains("continuing an interrupted copy")
+            && output.contains("copying records"),
+        "{output}"
     );
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
     for (n, body) in answers.iter().enumerate() {
@@ -233,18 +243,18 @@ fn a_copy_that_is_killed_in_the_middle_keeps_gateways_away_and_goes_on() {
 fn a_copy_that_makes_no_sense_is_a_faulty_usage() {
     let dir = tempfile::tempdir().unwrap();
     let file = format!("file:{}", dir.path().join("data").display());
-    for (from, to, told) in [
+    for (from, to, reason) in [
         ("memory:", &*file, "belongs to one process"),
         (&*file, "memory:", "belongs to one process"),
         (&*file, &*file, "both stores are the same"),
         (&*file, "http://h", "expected a store's url"),
     ] {
-        let (code, said) = copy(from, to);
-        assert!(code == 2 && said.contains(told), "{from} {to}: {code} {said}");
+        let (code, output) = copy(from, to);
+        assert!(code == 2 && output.contains(reason), "{from} {to}: {code} {output}");
     }
     let other = format!("file:{}", dir.path().join("other").display());
-    let (code, said) = copy(&file, &other);
-    assert!(code == 1 && said.contains("there is no store in"), "{said}");
+    let (code, output) = copy(&file, &other);
+    assert!(code == 1 && output.contains("there is no store in"), "{output}");
     assert!(
         !dir.path().join("other").exists() && !dir.path().join("data").exists(),
         "nothing is made"
@@ -265,28 +275,28 @@ fn a_file_that_can_not_be_opened_is_explained() {
     };
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("records.redb"), [7; 10_000]).unwrap();
-    let (code, said) = run();
-    for told in [
+    let (code, output) = run();
+    for reason in [
         "the file is damaged",
         "elsewhere before anything else",
         "put a back-up in its place",
         "its duplicates run again",
     ] {
-        assert!(code == Some(1) && said.contains(told), "{told}: {said}");
+        assert!(code == Some(1) && output.contains(reason), "{reason}: {output}");
     }
     std::fs::write(path.join("records.redb"), []).unwrap();
-    let (code, said) = run();
+    let (code, output) = run();
     assert!(
-        code == Some(1) && said.contains("the file is damaged") && said.contains("it is empty"),
-        "{said}"
+        code == Some(1) && output.contains("the file is damaged") && output.contains("it is empty"),
+        "{output}"
     );
     std::fs::remove_file(path.join("records.redb")).unwrap();
     let _holder = Gateway::on(upstream.port, &format!("file:{}", path.display()), "", ROUTES);
-    let (code, said) = run();
+    let (code, output) = run();
     assert!(
         code == Some(1)
-            && said.contains("another process uses it")
-            && said.contains("nothing is lost"),
-        "{said}"
+            && output.contains("another process uses it")
+            && output.contains("nothing is lost"),
+        "{output}"
     );
 }

@@ -1,4 +1,4 @@
-//! Stories of pages: what a browser lets a page of another origin read of the gateway's own answers.
+//! CORS: which of the gateway's own answers a browser lets a page of another origin read.
 
 use crate::harness::{Answer, Gateway, Request, Upstream};
 
@@ -79,7 +79,7 @@ fn a_replay_fits_the_page_that_asks_and_not_the_one_that_asked_first() {
     assert_eq!(
         (allowed(&first), own),
         (Some(SHOP), [Some("true"), Some("X-Request-Id")]),
-        "as the upstream says"
+        "as the upstream answers"
     );
     let replayed = pay(ADMIN);
     assert!(replayed.replayed() && allowed(&replayed) == Some(ADMIN), "{replayed:?}");
@@ -118,7 +118,7 @@ fn a_preflight_goes_to_the_upstream() {
 }
 
 #[test]
-fn any_origin_and_credentials_are_said_only_where_they_are_configured() {
+fn any_origin_and_credentials_are_allowed_only_where_they_are_configured() {
     let upstream = Upstream::start();
     let any = gateway(&upstream, "key = { required = true }\ncors = { origins = [\"*\"] }");
     let with_cookies = gateway(

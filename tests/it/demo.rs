@@ -1,4 +1,4 @@
-//! `onceward demo --once`, run as a newcomer runs it.
+//! `onceward demo --once`, run as a new user runs it.
 
 use std::process::Command;
 

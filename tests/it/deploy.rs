@@ -1,4 +1,4 @@
-//! The examples of a deployment, read: what they run, ask and wait for is what the gateway has.
+//! The deployment examples: their commands, probes and timeouts match the gateway.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,7 @@ fn read(file: &str) -> String {
         .unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// The indented text below the last such line of a YAML file.
+/// Returns the indented text below the last such line of a YAML file.
 fn below(text: &str, line: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let at = lines
@@ -34,7 +34,7 @@ fn below(text: &str, line: &str) -> String {
         .join("\n")
 }
 
-/// What follows a name at the beginning of a line.
+/// Returns the text after a name at the beginning of a line.
 fn value<'a>(text: &'a str, name: &str) -> &'a str {
     let found = text.lines().find_map(|line| line.trim().strip_prefix(name));
     found.unwrap_or_else(|| panic!("no {name}")).trim()
@@ -48,7 +48,7 @@ fn seconds(text: &str) -> Duration {
     )
 }
 
-/// A configuration as `onceward run` would read it.
+/// Loads a configuration as `onceward run` would.
 fn config(file: &str, text: &str) -> Config {
     let overrides =
         Overrides { upstream: Some("http://127.0.0.1:9".to_owned()), ..Overrides::default() };
@@ -108,7 +108,7 @@ fn nobody_is_killed_before_draining_is_over() {
 }
 
 #[test]
-fn the_unit_waits_for_what_it_is_told_and_reloads_by_a_signal() {
+fn the_unit_waits_for_notifications_and_reloads_by_a_signal() {
     let unit = read(UNIT);
     assert_eq!(value(&unit, "Type="), "notify");
     assert!(
@@ -128,7 +128,7 @@ fn the_unit_waits_for_what_it_is_told_and_reloads_by_a_signal() {
 }
 
 #[test]
-fn pods_are_who_the_image_says_and_are_asked_what_the_gateway_answers() {
+fn pods_run_as_the_images_user_and_probe_paths_that_the_gateway_answers() {
     let (pods, image) = (read(KUBERNETES), read("Dockerfile"));
     assert_eq!(value(&pods, "runAsUser:"), value(&image, "USER "));
     let config = kubernetes();
@@ -177,12 +177,12 @@ fn the_redis_of_the_example_is_one_that_loses_nothing() {
         .args(["doctor", "--store", &redis.url()])
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&doctor.stdout);
+    let output = String::from_utf8_lossy(&doctor.stdout);
     assert!(
-        doctor.status.success() && said.contains("every write is on disk before it is answered"),
-        "{said}"
+        doctor.status.success() && output.contains("every write is on disk before it is answered"),
+        "{output}"
     );
-    // The doctor finds one out that does not.
+    // The doctor detects a server that may lose records.
     let careless = RedisServer::start();
     let doctor = Command::new(env!("CARGO_BIN_EXE_onceward"))
         .args(["doctor", "--store", &careless.url()])

@@ -1,4 +1,4 @@
-//! The Dockerfile, read: no engine is needed to see that what it copies, runs and announces is there.
+//! The Dockerfile, parsed without an engine: its copied files, commands and ports exist.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 /// The repository's root, which is the build context.
 const CONTEXT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The addresses that the gateway has if nobody says otherwise.
+/// The default addresses of the gateway.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const DEFAULT_ADMIN: &str = "127.0.0.1:8081";
 
@@ -18,19 +18,19 @@ struct Instruction {
 }
 
 impl Instruction {
-    /// The words that are no `--option`.
+    /// Returns the words that are not an `--option`.
     fn words(&self) -> Vec<&str> {
         self.rest.split_whitespace().filter(|word| !word.starts_with("--")).collect()
     }
 
-    /// The words of a JSON array, as in `CMD ["run"]`, wherever it begins.
+    /// Returns the words of a JSON array, as in `CMD ["run"]`, wherever it begins.
     fn array(&self) -> Vec<String> {
         let start = self.rest.find('[').expect("the exec form, which needs no shell");
         serde_json::from_str(&self.rest[start..]).expect("a JSON array of words")
     }
 }
 
-/// The instructions, with continued lines joined and comments gone.
+/// Returns the instructions, with continued lines joined and comments removed.
 fn instructions() -> Vec<Instruction> {
     let lines: Vec<String> = read("Dockerfile")
         .lines()
@@ -51,7 +51,7 @@ fn all(name: &str) -> Vec<Instruction> {
     instructions().into_iter().filter(|instruction| instruction.name == name).collect()
 }
 
-/// The last instruction of a name, which is the one that counts.
+/// Returns the last instruction of a name, which is the effective one.
 fn last(name: &str) -> Instruction {
     all(name).pop().unwrap_or_else(|| panic!("no {name}"))
 }
@@ -77,8 +77,8 @@ fn manifest() -> toml::Table {
     read("Cargo.toml").parse().expect("a manifest")
 }
 
-/// Whether a path of the repository is in the build context. Of the patterns only those are known that this file's
-/// `.dockerignore` has: `*`, and `!NAME` for what is let in again.
+/// Whether a path of the repository is in the build context. Supports only the patterns in the
+/// repository's `.dockerignore`: `*`, and `!NAME` for an exception.
 fn is_in_context(path: &str) -> bool {
     let ignore = read(".dockerignore");
     let patterns: Vec<&str> = ignore
@@ -96,7 +96,7 @@ fn is_in_context(path: &str) -> bool {
         && names.contains(&path.split('/').next().unwrap_or(path))
 }
 
-/// What the build stage copies from the build context.
+/// Returns the paths that the build stage copies from the build context.
 fn copied() -> Vec<String> {
     let from_context = all("COPY").into_iter().filter(|copy| !copy.rest.contains("--from="));
     from_context
@@ -163,8 +163,8 @@ fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
 
 #[test]
 fn targets_that_are_not_copied_have_their_paths_in_the_manifest() {
-    // cargo looks for a target without a path, and fails where it isn't there; one with a path is only looked for when
-    // it is built.
+    // cargo looks for a target without a path, and fails if the file is missing. It looks for a
+    // target with a path only when it builds that target.
     for kind in ["bench", "test", "example"] {
         let targets = manifest()
             .get(kind)
@@ -206,10 +206,10 @@ fn the_binary_is_built_with_the_optimised_profile() {
     let dist = &profiles["dist"];
     assert_eq!(dist["opt-level"].as_integer(), Some(3));
     assert_eq!(dist["lto"].as_str(), Some("fat"));
-    // What is measured is what is shipped.
+    // The measured binary is the shipped binary.
     assert_eq!(profiles["bench"]["inherits"].as_str(), Some("dist"));
 
-    // Inheriting from `release` takes over the levels that it lowers for single packages.
+    // Inheriting from `release` also inherits its lower levels for single packages.
     let raised = |name: &str| {
         let package = dist["package"].get(name);
         package.is_some_and(|package| package["opt-level"].as_integer() == Some(3))

@@ -1,4 +1,4 @@
-//! What becomes of operations whose outcome is unknown: asked for, forwarded again, or let run by an operator.
+//! Operations with an unknown outcome: probed, forwarded again, or retried by an operator.
 
 use crate::admin::cli;
 use crate::harness::{Gateway, Request, Upstream, until};
@@ -22,7 +22,7 @@ fn lost(gateway: &Gateway, key: &str) -> String {
 }
 
 #[test]
-fn what_the_upstream_knows_becomes_the_answer_of_every_duplicate() {
+fn the_answer_that_a_probe_finds_is_replayed_to_every_duplicate() {
     let upstream = Upstream::start();
     upstream.answer_questions("field X-Bank=1, body found");
     let gateway = probing(&upstream, ", found = [\"201\"], map_status = 200", "");
@@ -31,8 +31,12 @@ fn what_the_upstream_knows_becomes_the_answer_of_every_duplicate() {
     assert_eq!((first.status, first.get("retry-after").is_some()), (502, true));
     assert_eq!(first.json()["retryable"], true, "the same request finds out");
 
-    let told = pay.clone().field("Authorization", "Bearer mine").send(gateway.port);
-    assert!(told.status == 200 && told.replayed() && told.text() == "found", "{}", told.text());
+    let answer = pay.clone().field("Authorization", "Bearer mine").send(gateway.port);
+    assert!(
+        answer.status == 200 && answer.replayed() && answer.text() == "found",
+        "{}",
+        answer.text()
+    );
     let asked = upstream.seen().into_iter().find(|seen| seen.line.starts_with("GET")).unwrap();
     assert!(asked.line.starts_with("GET /v1/by-key/a%3Akey%401 "), "{}", asked.line);
     assert_eq!(
@@ -66,7 +70,7 @@ fn an_absent_counts_only_when_the_lost_request_had_its_time() {
 }
 
 #[test]
-fn what_says_neither_leaves_it_uncertain() {
+fn an_unclear_probe_answer_leaves_the_operation_uncertain() {
     let upstream = Upstream::start();
     let gateway = probing(&upstream, ", found = [\"200\"], found_if = \"/data/0\"", "");
     lost(&gateway, "k");
@@ -90,7 +94,7 @@ fn what_says_neither_leaves_it_uncertain() {
 }
 
 #[test]
-fn a_stranger_does_not_have_the_upstream_asked() {
+fn a_stranger_causes_no_probe() {
     let upstream = Upstream::start();
     upstream.answer_questions("body found");
     let gateway = probing(&upstream, ", found = [\"201\"]", "");
@@ -198,8 +202,8 @@ fn an_operator_lets_the_next_duplicate_run_and_nothing_else() {
         "[[routes]]\npath = \"/v1/payments\"\nuncertain_after = \"1s\"",
     );
     let operation = lost(&gateway, "k");
-    let (code, said) = cli(&gateway, &["retry", &operation]);
-    assert!(code == 1 && said.contains("too early"), "{said}");
+    let (code, output) = cli(&gateway, &["retry", &operation]);
+    assert!(code == 1 && output.contains("too early"), "{output}");
     until("uncertain_after to pass", || {
         cli(&gateway, &["retry", &operation, "--reason", "the bank has no trace"]).0 == 0
     });
@@ -220,7 +224,7 @@ fn an_operator_lets_the_next_duplicate_run_and_nothing_else() {
     assert_eq!(upstream.executed(), 3);
 }
 
-/// A gateway that may keep keys, and has something to say who it is.
+/// Starts a gateway that may keep keys, and authenticates its probes.
 pub fn asking_by_itself(upstream: &Upstream, uncertain_after: &str) -> Gateway {
     let settings = format!("{SOON}[encryption]\nkeys = [{{ id = \"a\", env = \"SEAL\" }}]\n");
     let route = format!(
@@ -243,7 +247,7 @@ pub fn asking_by_itself(upstream: &Upstream, uncertain_after: &str) -> Gateway {
 }
 
 #[test]
-fn an_operation_for_which_nobody_comes_is_asked_for_in_the_background() {
+fn an_operation_without_duplicates_is_probed_in_the_background() {
     let upstream = Upstream::start();
     upstream.answer_questions("body found");
     let gateway = asking_by_itself(&upstream, "1s");
@@ -258,8 +262,8 @@ fn an_operation_for_which_nobody_comes_is_asked_for_in_the_background() {
         (Some("Bearer gateway"), Some("2"))
     );
     assert!(!gateway.logs().contains("a:key") && !gateway.logs().contains("Bearer gateway"));
-    let told = Request::pay("a:key", "{}").send(gateway.port);
-    assert!(told.replayed() && told.text() == "found");
+    let answer = Request::pay("a:key", "{}").send(gateway.port);
+    assert!(answer.replayed() && answer.text() == "found");
     assert_eq!(upstream.payments_and_questions(), (1, 1));
 }
 

@@ -1,4 +1,5 @@
-//! Answers that come before the request is wholly written, by upstreams that then close or reset: whole ones count.
+//! Answers that come before the request is completely written, from upstreams that then close or
+//! reset. Complete answers count.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -17,8 +18,8 @@ const HERE: &str = "127.0.0.1";
 
 const LIMITS: &str = "[limits]\nrequest_body = \"32MiB\"\n";
 
-/// An upstream that reads a request's head alone, answers by its `X-Act` field (`|` for the end of a line) and closes. What it
-/// has not read by then makes its system reset the connection.
+/// Starts an upstream that reads only a request's head, answers by its `X-Act` field (`|` for the
+/// end of a line) and closes. The unread rest of the request makes its system reset the connection.
 fn early(identity: Option<Arc<ServerConfig>>) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind((HERE, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -26,7 +27,7 @@ fn early(identity: Option<Arc<ServerConfig>>) -> (u16, Arc<AtomicUsize>) {
     let count = heads.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            // Else the answer may wait here until the connection is reset.
+            // Otherwise the answer may be delayed here until the connection is reset.
             stream.set_nodelay(true).unwrap();
             let (count, identity) = (count.clone(), identity.clone());
             std::thread::spawn(move || match identity {
@@ -60,7 +61,7 @@ fn answer_head(mut stream: impl Read + Write, heads: &AtomicUsize) {
     stream.write_all(act.as_bytes()).and_then(|()| stream.flush()).unwrap();
 }
 
-/// A payment that no socket's buffers hold.
+/// A payment that is larger than any socket's buffers.
 fn large(key: &str, act: &str) -> Request {
     Request::new("POST", "/v1/payments")
         .field("Idempotency-Key", key)
@@ -95,7 +96,7 @@ fn an_answer_that_came_before_the_connection_was_reset_counts_if_it_is_whole() {
     let gateways =
         [(Gateway::to(&format!("http://{HERE}:{}", plain.0), LIMITS), &plain.1), (by_tls, &tls.1)];
     for (gateway, heads) in &gateways {
-        // Which comes first, the answer or the failure of a write, is a matter of chance.
+        // The answer or the failed write may come first; the order is random.
         for round in 0..2 {
             let pay = |name: &str, act: &str| {
                 large(&format!("{name}{round}"), &format!("HTTP/1.1 413 X|{act}"))
@@ -114,7 +115,7 @@ fn an_answer_that_came_before_the_connection_was_reset_counts_if_it_is_whole() {
         }
         assert_eq!(heads.load(Ordering::SeqCst), 12, "each is sent once");
     }
-    // Nothing shows that an answer is whole that ends with a connection that broke.
+    // Nothing proves that an answer is complete if it ends with a broken connection.
     let endless = large("endless", "HTTP/1.1 413 X|Content-Type: text/plain||large");
     is_in_doubt(&gateways[0].0, &endless, &endless.send(gateways[0].0.port));
 }
@@ -129,7 +130,7 @@ fn an_http_2_answer_that_came_before_a_reset_or_the_end_of_the_connection_counts
     let whole = [head(0), data(END_STREAM)].concat();
     let counted = frame(HEADERS, END_HEADERS, 1, &block(&[STATUS_413, ("content-length", "9")]));
     let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&[("x-a", "b")]));
-    // What the upstream says, whether the connection ends behind it, and the answer that counts.
+    // The upstream's frames, whether the connection ends after them, and the answer that counts.
     for (name, frames, ends, counts) in [
         ("no error", [whole.clone(), reset(0)].concat(), false, Some("large")),
         ("cancel", [whole.clone(), reset(8)].concat(), false, Some("large")),
@@ -158,7 +159,7 @@ fn an_http_2_answer_that_came_before_a_reset_or_the_end_of_the_connection_counts
         until("a part of the body", || {
             origin.arrivals().iter().any(|arrival| arrival.body.len() == 5)
         });
-        origin.say(&frames);
+        origin.write_to_all(&frames);
         if ends {
             origin.end_connections();
         }

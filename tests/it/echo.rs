@@ -21,7 +21,7 @@ fn pay(key: &str, body: &str) -> Request {
     Request::pay(key, body).field("X-Tenant", "a")
 }
 
-/// The lines of the echo.
+/// Returns the values of the echo's lines.
 fn echoed(answer: &Answer) -> Vec<&str> {
     let lines = answer.fields.iter().filter(|(name, _)| name == "idempotency-key");
     lines.map(|(_, value)| value.as_str()).collect()

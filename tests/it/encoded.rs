@@ -1,4 +1,5 @@
-//! Stories of compressed bodies: a retry compresses anew and is the same request, and bombs harm nobody.
+//! Compressed bodies: a retry that compresses again is the same request, and decompression bombs
+//! are harmless.
 
 use std::io::Write;
 
@@ -169,7 +170,7 @@ fn a_body_that_can_not_be_decoded_is_never_made_a_key_of() {
             "{coding}"
         );
     }
-    // Decoded it is longer than any that was not made to cost time.
+    // Its decoded length exceeds that of any body that was not made to cost time.
     let dense = gzip(&vec![b' '; 900 << 10], 9, 0);
     assert!(dense.len() * 256 < 900 << 10);
     assert_eq!(send(&gateway, None, "gzip", &dense).problem(), "unsupported-encoding");

@@ -1,4 +1,4 @@
-//! A refusal that says where a request differs from the first one, and to whom.
+//! Refusals that name where a request differs from the first one, and only to its caller.
 
 use crate::harness::{Answer, Gateway, ROUTES, RedisServer, Request, Upstream};
 
@@ -25,7 +25,7 @@ fn explained(answer: &Answer) -> (Vec<String>, String) {
 }
 
 #[track_caller]
-fn says_nothing(answer: &Answer) {
+fn names_no_difference(answer: &Answer) {
     assert_eq!((answer.status, answer.problem().as_str()), (422, "key-reused"), "{answer:?}");
     for word in ["differing", "original_state", "original_opened_at"] {
         assert!(answer.json().get(word).is_none(), "{answer:?}");
@@ -55,10 +55,10 @@ fn where_a_request_differs_is_named_to_the_first_ones_caller_and_never_what_was_
     let queried = queried.json(r#"{"amount":4200,"to":{"iban":"DE-canary"}}"#).send(gateway.port);
     assert_eq!(explained(&queried).0, ["query"]);
 
-    says_nothing(
+    names_no_difference(
         &pay("mallory", r#"{"amount":4200,"to":{"iban":"DE-canary"}}"#).send(gateway.port),
     );
-    says_nothing(&pay("mallory", r#"{"amount":1}"#).send(gateway.port));
+    names_no_difference(&pay("mallory", r#"{"amount":1}"#).send(gateway.port));
     let stored = redis.cli(&["get", &redis.cli(&["--scan", "--pattern", "*:r:*"])]);
     assert!(stored.contains("/to/iban") && !stored.contains("canary"), "{stored}");
     assert_eq!(upstream.executed(), 1);
@@ -81,7 +81,7 @@ fn what_is_too_large_to_be_kept_is_refused_with_less_to_say() {
 }
 
 #[test]
-fn a_route_that_does_not_explain_keeps_nothing_and_says_nothing() {
+fn a_route_that_does_not_explain_keeps_nothing_and_names_no_difference() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = Gateway::on(upstream.port, &redis.url(), "", &routes());
     let plain = |body: &str| {
@@ -91,7 +91,7 @@ fn a_route_that_does_not_explain_keeps_nothing_and_says_nothing() {
             .send(gateway.port)
     };
     assert_eq!(plain(r#"{"amount":1}"#).status, 201);
-    says_nothing(&plain(r#"{"amount":2}"#));
+    names_no_difference(&plain(r#"{"amount":2}"#));
     let stored = redis.cli(&["get", &redis.cli(&["--scan", "--pattern", "*:r:*"])]);
     assert!(stored.contains("/v1/plain") && !stored.contains("/amount"), "{stored}");
 }

@@ -1,10 +1,10 @@
-//! What goes wrong between the claim and the answer.
+//! Faults between the claim and the answer.
 
 use std::time::Duration;
 
 use crate::harness::{Connection, Gateway, Request, Upstream, free_port, until};
 
-/// A route whose upstream must answer within half a second.
+/// A route with an upstream that must answer within half a second.
 const HASTY: &str = "[upstream]\nresponse_timeout = \"500ms\"\n";
 
 #[test]
@@ -22,8 +22,8 @@ fn an_unreachable_upstream_releases_the_key() {
 }
 
 #[test]
-fn a_request_whose_connection_is_not_made_in_time_was_not_sent() {
-    // Takes connections, and never says a word of TLS.
+fn a_request_was_not_sent_if_its_connection_is_not_made_in_time() {
+    // Accepts connections, and never starts TLS.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://127.0.0.1:{}", silent.local_addr().unwrap().port());
     let mut gateway = Gateway::to(
@@ -85,7 +85,7 @@ fn a_timeout_is_not_a_failure() {
 }
 
 #[test]
-fn a_status_that_says_nothing_is_relayed_without_its_body_and_held() {
+fn a_status_that_proves_nothing_is_relayed_without_its_body_and_held() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     for status in [502, 503, 504] {
@@ -185,7 +185,8 @@ fn a_stopped_gateway_that_wakes_up_does_not_send_on_an_old_claim() {
     std::thread::sleep(Duration::from_millis(2500));
     upstream.release();
     gateway.signal("CONT");
-    // Late, but its own fence still stands (nobody else was there to settle it): the answer is stored and told.
+    // Late, but its own fence is still valid, because nobody else could settle it. The answer is
+    // stored and sent.
     let answer = client.read();
     assert_eq!(answer.status, 201, "{}", answer.text());
     assert!(pay.send(gateway.port).replayed());
@@ -249,7 +250,7 @@ fn a_second_process_on_a_directory_is_refused() {
 fn a_pooled_connection_that_was_closed_costs_nothing() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    // `cut` closes the connection after a complete answer to somebody else's request was read.
+    // `cut` closes the connection after a complete answer to another request was read.
     for n in 0..20 {
         let answer =
             Request::pay(&format!("k{n}"), "{}").act("field Connection=close").send(gateway.port);

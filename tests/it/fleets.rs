@@ -1,4 +1,4 @@
-//! Redis beyond one server: a cluster, and a primary that sentinels watch.
+//! Redis with more than one server: a cluster, and a primary with sentinels.
 
 use crate::admin::cli;
 use std::process::Command;
@@ -32,7 +32,7 @@ fn in_a_cluster_every_key_has_its_node_and_is_executed_once() {
 }
 
 #[test]
-fn in_a_cluster_waiters_hear_of_the_answer_whichever_node_has_it() {
+fn in_a_cluster_waiters_get_the_answer_whichever_node_has_it() {
     let (cluster, upstream) = (Cluster::start(), Upstream::start());
     let gateways: Vec<_> = (0..2)
         .map(|_| {
@@ -169,8 +169,11 @@ fn a_server_that_may_lose_records_is_reported_and_under_strict_refused() {
             String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
         )
     };
-    let (code, said) = doctor(&redis.url());
-    assert!(code == 1 && said.contains("WARN") && said.contains("set appendonly yes"), "{said}");
+    let (code, output) = doctor(&redis.url());
+    assert!(
+        code == 1 && output.contains("WARN") && output.contains("set appendonly yes"),
+        "{output}"
+    );
     let strict = "[store]\ndurability = \"strict\"\n";
     let mut refused = Gateway::spawn(9, &redis.url(), strict, ROUTE);
     assert_eq!(refused.wait().code(), Some(1));
@@ -181,10 +184,10 @@ fn a_server_that_may_lose_records_is_reported_and_under_strict_refused() {
     {
         assert_eq!(redis.cli(&words), "OK");
     }
-    let (code, said) = doctor(&redis.url());
-    assert!(code == 0 && !said.contains("WARN"), "{said}");
+    let (code, output) = doctor(&redis.url());
+    assert!(code == 0 && !output.contains("WARN"), "{output}");
     let gateway = Gateway::on(9, &redis.url(), strict, ROUTE);
     assert!(gateway.is_ready());
-    let (code, said) = doctor(&format!("redis://127.0.0.1:{}", free_port()));
-    assert!(code == 1 && said.contains("can't be inspected"), "{said}");
+    let (code, output) = doctor(&format!("redis://127.0.0.1:{}", free_port()));
+    assert!(code == 1 && output.contains("can't be inspected"), "{output}");
 }

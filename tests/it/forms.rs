@@ -1,4 +1,4 @@
-//! Stories of requests whose body is a form: their key, or a part of it, is one of its fields.
+//! Requests with a form as body: a field is their key, or a part of it.
 
 use crate::harness::{Answer, Gateway, Request, Upstream};
 

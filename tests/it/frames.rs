@@ -6,7 +6,8 @@ use crate::harness::frames::{
 };
 use crate::harness::{Frames, Gateway, ROUTES, Request, Upstream, until};
 
-/// What a header block of an answer begins with: `:status` from the static table (RFC 7541, appendix A).
+/// The first byte of an answer's header block: `:status` from the static table (RFC 7541, appendix
+/// A).
 const STATUS_400: u8 = 0x80 | 12;
 
 #[test]
@@ -134,7 +135,8 @@ fn a_flood_ends_with_a_goaway() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let mut connection = Frames::open(gateway.port, &[]);
-    // As many as may be, and one more; with its answers read, so that nothing of them is lost when the connection ends.
+    // One more than allowed. The answers are read, so that none of them is lost when the connection
+    // ends.
     connection.write(&frame(PING, 0, 0, b"12345678").repeat(1001));
     assert!(connection.ending().is_some());
     assert!(connection.next().is_none(), "and it is closed");
@@ -150,7 +152,7 @@ fn pings_and_settings_of_a_decent_client_are_answered() {
         let pong = connection.until(&[PING]).unwrap();
         assert_eq!((pong.flags & ACK, &pong.payload[..]), (ACK, &b"12345678"[..]));
     }
-    // A client may take a whole body in small steps.
+    // A client may take a complete body in small steps.
     connection.headers(1, END_STREAM, &request("GET", "/", &[("x-act", "large 200000")]));
     connection.until(&[HEADERS]).unwrap();
     let mut left = 200_000;
@@ -182,7 +184,7 @@ fn a_client_that_opens_no_window_is_let_go() {
             connection.headers(2 * stream + 1, 0, &request("POST", "/v1/payments", &fields));
             connection.write(&frame(DATA, END_STREAM, 2 * stream + 1, b"{}"));
         }
-        // It is well otherwise, and answers whatever it is asked.
+        // The client answers pings like a healthy one.
         let connection = std::thread::spawn(move || {
             while let Some(next) = connection.next() {
                 if next.kind == PING && next.flags & ACK == 0 {
@@ -197,7 +199,7 @@ fn a_client_that_opens_no_window_is_let_go() {
 }
 
 #[test]
-fn an_upload_that_its_client_resets_is_never_executed_whatever_the_reset_says() {
+fn an_upload_that_its_client_resets_is_never_executed_whatever_the_error_code() {
     const NO_ERROR: u32 = 0;
     const CANCEL: u32 = 8;
     let upstream = Upstream::start();
@@ -212,7 +214,7 @@ fn an_upload_that_its_client_resets_is_never_executed_whatever_the_reset_says() 
         let mut client = Frames::open(gateway.port, &[]);
         client.headers(1, 0, &fields);
         client.write(&frame(DATA, 0, 1, b"[1"));
-        // What has come is JSON in itself, and is not what the client meant to send.
+        // The received part is valid JSON, but not the body that the client meant to send.
         client.write(&frame(DATA, 0, 1, b"]"));
         client.write(&frame(PING, 0, 0, b"at work "));
         client.until(&[PING]).expect("the connection goes on");
@@ -227,7 +229,7 @@ fn an_upload_that_its_client_resets_is_never_executed_whatever_the_reset_says() 
 fn a_client_that_takes_no_notice_of_the_end_holds_nobody_up() {
     let upstream = Upstream::start();
     let mut gateway = Gateway::start(upstream.port);
-    // It answers no PING and heeds no GOAWAY.
+    // The client answers no PING and ignores GOAWAY.
     let mut asleep = Frames::open(gateway.port, &[]);
     asleep.headers(1, END_STREAM, &request("GET", "/", &[]));
     assert!(asleep.until(&[HEADERS]).is_some());

@@ -1,4 +1,4 @@
-//! Keyed gRPC calls: the status stands in the trailers, which the first answer and every replay have.
+//! gRPC calls with a key: the first answer and every replay have the status in their trailers.
 
 use bytes::Bytes;
 use http::{HeaderMap, Request as HttpRequest};
@@ -10,7 +10,7 @@ const PATH: &str = "/pay.Payments/Create";
 const ROUTE: &str = "[[routes]]\nname = \"payments\"\npath = \"/pay.Payments/Create\"\n";
 const FORMAT_2: &str = "format = 2\n";
 
-/// A server behind TLS, and a gateway with a store of its own in front of it.
+/// A server behind TLS, and a gateway with its own store in front of it.
 struct Setup {
     origin: Origin,
     authority: Authority,
@@ -46,12 +46,12 @@ impl Setup {
 #[derive(Debug, PartialEq)]
 struct Called {
     status: u16,
-    /// Without what is added to each answer anew.
+    /// Without the fields that each answer gets anew.
     headers: HeaderMap,
     replayed: bool,
     body: Vec<u8>,
     trailers: Option<HeaderMap>,
-    /// The head was all of it.
+    /// The answer had only a head.
     ended_with_head: bool,
 }
 
@@ -68,13 +68,13 @@ impl Called {
         assert_eq!((self.status, found.as_str()), (status, kind), "{self:?}");
     }
 
-    /// What a replay has in common with the first answer.
+    /// Returns the part that a replay shares with the first answer.
     fn lasting(self) -> Called {
         Called { replayed: false, ..self }
     }
 }
 
-/// Calls as a gRPC library does: over HTTP/2, with `TE: trailers`.
+/// Calls like a gRPC library: over HTTP/2, with `TE: trailers`.
 fn call(gateway: &Gateway, key: &str, act: &str) -> Called {
     let port = gateway.port;
     let request = HttpRequest::post(format!("http://{HERE}:{port}{PATH}"))
@@ -141,7 +141,7 @@ fn a_call_is_replayed_with_its_trailers_and_runs_once() {
         }
         assert_eq!(setup.origin.seen()[0].get("te"), Some("trailers"), "servers insist on it");
         stop(gateway);
-        // What is read does not depend on what is written.
+        // The configured format affects writes only; each format is read.
         let gateway = setup.gateway("", sealing, ROUTE);
         for (key, act, first) in firsts {
             assert_eq!(call(&gateway, key, act).lasting(), first);
@@ -161,7 +161,7 @@ fn under_the_first_format_a_call_with_trailers_is_answered_once_and_never_runs_a
         "{first:?}"
     );
     call(&gateway, "k", "grpc 0").is_problem(409, "response-not-stored");
-    // Without trailers there is nothing that the first format has no place for.
+    // Without trailers the first format can store the answer.
     let bare = call(&gateway, "bare", "grpc-head 5");
     assert_eq!(call(&gateway, "bare", "grpc-head 5").lasting(), bare);
     call(&gateway, "away", "grpc 14").is_problem(502, "outcome-uncertain");
@@ -202,7 +202,7 @@ fn a_trailer_that_is_dropped_goes_to_the_first_client_alone() {
     assert_eq!(second.grpc_status(), Some("0"));
 }
 
-/// The bytes of an answer to a request over HTTP/1.1, whose connection then ends.
+/// Returns the bytes of an answer over HTTP/1.1, on a connection that then ends.
 fn raw(gateway: &Gateway, key: &str, act: &str, te: Option<&str>) -> String {
     use std::io::{Read, Write};
     let mut request = Request::new("POST", PATH).field("Idempotency-Key", key).act(act);
@@ -250,7 +250,7 @@ fn an_upstream_with_http_1_1_gets_what_the_client_takes_and_its_trailers_are_bou
     let seen = &upstream.seen()[0];
     assert_eq!((seen.get("te"), seen.get("connection")), (Some("trailers"), Some("te")));
 
-    // Of other answers they are not needed, and not kept.
+    // Trailers of other answers are not needed, and not kept.
     let other = call(&gateway, "other", "type application/json, chunked 2|{}|0|x-sum: 1||");
     assert_eq!((other.status, &other.trailers), (201, &None), "{other:?}");
 

@@ -1,4 +1,4 @@
-//! Keys under secrets: nothing in the clear, and secrets that are rotated while gateways run.
+//! Keys under secrets: no key is stored in the clear, and secrets are rotated while gateways run.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ const NEW: &str = "canary-new-secret-of-more-than-32-bytes";
 const OLD_SECRET: &str = r#"{ env = "SECRET_OLD" }"#;
 const NEW_SECRET: &str = r#"{ env = "SECRET_NEW" }"#;
 
-/// What stands under `[hashing]`, in this order.
+/// Builds the `[hashing]` table with secrets in this order.
 fn secrets(order: &[&str]) -> String {
     format!("[hashing]\nsecrets = [{}]\n", order.join(", "))
 }
@@ -25,7 +25,7 @@ fn gateway(upstream: &Upstream, store: &str, order: &[&str]) -> Gateway {
     gateway
 }
 
-/// Sends until the answer is no "come back later".
+/// Sends until the answer is not "try again later".
 fn insist(request: &Request, port: u16) -> Answer {
     let mut answer = request.send(port);
     until("an answer that is one", || {
@@ -91,7 +91,7 @@ fn a_secret_is_rotated_and_everything_goes_on_being_replayed() {
             (held.problem().as_str(), held.json()["operation"].as_str()),
             ("outcome-uncertain", Some(&*uncertain))
         );
-        // What either writes, the other finds.
+        // Each gateway finds the records that the other writes.
         let fresh = Request::pay(&format!("fresh-{n}"), "{}");
         assert_eq!(fresh.send(gateway.port).status, 201);
         assert!(fresh.send(second.port).replayed() && fresh.send(third.port).replayed());
@@ -121,7 +121,7 @@ fn no_key_and_no_secret_lies_in_the_store_or_in_a_log() {
     for key in keys.lines().filter(|key| redis.cli(&["type", key]) == "string") {
         assert!(!redis.cli(&["get", key]).contains("canary"), "{key}");
     }
-    // The plain hash of the same operation, by which somebody who guesses keys would look for it.
+    // The plain hash of the same operation, which an attacker who guesses keys would look for.
     let mut plain = Gateway::on(upstream.port, "memory:", "", ROUTES);
     assert_eq!(pay.send(plain.port).status, 201);
     let listed = |gateway: &Gateway| {
@@ -133,9 +133,9 @@ fn no_key_and_no_secret_lies_in_the_store_or_in_a_log() {
 }
 
 #[test]
-fn a_secret_that_is_none_is_told_before_anything_starts() {
+fn a_missing_or_short_secret_is_reported_before_anything_starts() {
     let url = "http://127.0.0.1:9";
-    for (value, told) in
+    for (value, reason) in
         [(None, "SECRET_OLD is not set"), (Some("canary-too-short"), "at least 32 bytes")]
     {
         let mut refused =
@@ -143,7 +143,7 @@ fn a_secret_that_is_none_is_told_before_anything_starts() {
                 value.into_iter().for_each(|value| _ = command.env("SECRET_OLD", value));
             });
         assert_eq!(refused.wait().code(), Some(2));
-        until("the reason", || refused.logs().contains(told));
+        until("the reason", || refused.logs().contains(reason));
         assert!(!refused.logs().contains("canary"));
     }
 }

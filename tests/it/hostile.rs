@@ -1,5 +1,5 @@
-//! Hostile HTTP/1.1, written byte by byte, in front of two origins: nginx, and one that counts. What an origin takes for a
-//! request must be one that the gateway took for a request too.
+//! Hostile HTTP/1.1, written byte by byte, in front of two origins: nginx, and one that counts.
+//! Each request that an origin parses must be one that the gateway parsed too.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::net::TcpListener;
 
 use crate::harness::{Connection, Gateway, Nginx, ROUTES, Request, Upstream, until};
 
-/// Where an attack goes: read whole under a key, or streamed through.
+/// Targets of an attack: a request that is buffered under a key, and one that streams.
 const TARGETS: [&str; 2] = ["/v1/payments", "/elsewhere"];
 
 /// Request lines; `~` is the target.
@@ -48,7 +48,7 @@ const LINES: &[&str] = &[
     "CONNECT a:80 HTTP/1.1\r\n",
 ];
 
-/// Fields behind good ones; the body that follows is an empty chunk.
+/// Fields after valid ones; the body that follows is an empty chunk.
 const FIELDS: &[&str] = &[
     "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
     "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
@@ -101,7 +101,7 @@ const FIELDS: &[&str] = &[
     "\r\r\n",
 ];
 
-/// Bodies behind `Transfer-Encoding: chunked`.
+/// Bodies after `Transfer-Encoding: chunked`.
 const BODIES: &[&str] = &[
     "+5\r\nhello\r\n0\r\n\r\n",
     "-5\r\nhello\r\n0\r\n\r\n",
@@ -134,7 +134,7 @@ const BODIES: &[&str] = &[
     "5\r\nhello\r\n0\r\nX: \0\r\n\r\n",
 ];
 
-/// Instead of one good Host field.
+/// Replacements of one valid Host field.
 const HOSTS: &[&str] = &[
     "",
     "Host: a\r\nHost: a\r\n",
@@ -150,13 +150,14 @@ const HOSTS: &[&str] = &[
 
 struct Attack {
     bytes: Vec<u8>,
-    /// The refusal is about the body: the head was good, and its request may have been under way.
+    /// The refusal is about the body: the head was valid, and the request may have been active.
     in_body: bool,
-    /// Framing isn't in doubt: the connection may go on.
+    /// The framing is certain, so the connection may continue.
     may_go_on: bool,
 }
 
-/// Every attack on every target, each with a number, and with a request behind it that nobody must take for one.
+/// Returns every attack on every target. Each has a number, and is followed by a request that
+/// nobody must parse as a request.
 fn attacks() -> Vec<Attack> {
     let mut attacks = Vec::new();
     let mut add = |line: &str, host: &str, rest: &str, in_body: bool| {
@@ -193,7 +194,7 @@ fn attacks() -> Vec<Attack> {
     attacks
 }
 
-/// Sends every attack, in one piece and cut in two, and says how many were sent.
+/// Sends every attack, in one piece and cut in two, and returns the number sent.
 fn attack(gateway: &Gateway) -> usize {
     let mut sent = 0;
     for Attack { bytes, in_body, may_go_on } in attacks() {
@@ -201,12 +202,12 @@ fn attack(gateway: &Gateway) -> usize {
             let shown = bytes.escape_ascii().to_string();
             let mut connection = Connection::open(gateway.port);
             connection.write(&bytes[..cut]);
-            // What comes later may find the connection closed already: that is right too.
+            // The connection may be closed before the later bytes: that is right too.
             connection.try_write(&bytes[cut..]);
             let answer = connection.read();
             sent += 1;
             let streamed = in_body && !shown.contains("/v1/payments");
-            // A streamed request may have its answer before the rest of it is seen to be bad.
+            // A streamed request may have its answer before its malformed rest is detected.
             assert!(
                 matches!(answer.status, 400 | 405) || streamed && answer.status == 201,
                 "{shown}: {answer:?}"
@@ -224,10 +225,10 @@ fn attack(gateway: &Gateway) -> usize {
     sent
 }
 
-/// Settings under which the story doesn't take long, whatever is left open.
+/// Settings that keep the story short when a connection stays open.
 const IMPATIENT: &str = "[limits]\nheader_timeout = \"2s\"\nbody_timeout = \"2s\"";
 
-/// Every request that an origin saw is one that the gateway forwarded, once.
+/// Asserts that the gateway forwarded every request that an origin parsed, once.
 fn all_were_forwarded(gateway: &Gateway, seen: &[(String, String)]) {
     let mut traces = HashSet::new();
     for (trace, line) in seen {
@@ -250,14 +251,15 @@ fn no_origin_sees_a_request_that_the_gateway_did_not_see_as_one() {
         let gateway = Gateway::with(origin, IMPATIENT, ROUTES);
         let sent = attack(&gateway);
         assert!(sent >= 150, "only {sent} malformed requests");
-        // The last one is good: when the origin has seen it, it has seen all that there will be.
+        // The last one is valid: when the origin has logged it, all others are logged too.
         assert_eq!(Request::new("GET", "/last").send(gateway.port).status, 201);
         let seen = || {
             if origin == nginx.port {
                 return nginx.seen();
             }
-            let trace =
-                |seen: &crate::harness::Seen| seen.get("traceparent").unwrap_or("-").to_owned();
+            let trace = |seen: &crate::harness::ReceivedRequest| {
+                seen.get("traceparent").unwrap_or("-").to_owned()
+            };
             upstream.seen().iter().map(|seen| (trace(seen), seen.line.clone())).collect()
         };
         let last = |seen: Vec<(String, String)>| {
@@ -267,7 +269,8 @@ fn no_origin_sees_a_request_that_the_gateway_did_not_see_as_one() {
         let seen: Vec<_> =
             seen().into_iter().filter(|(_, line)| !line.starts_with("GET /ready")).collect();
         all_were_forwarded(&gateway, &seen);
-        // Bodies that stream are refused on their way. Nothing else got through, and no payment at all.
+        // Streamed bodies are refused while they are forwarded. Nothing else got through, and no
+        // payment at all.
         assert!(seen.iter().all(|(_, line)| !line.contains("/v1/payments")), "{seen:?}");
         if origin == upstream.port {
             assert_eq!(
@@ -319,7 +322,7 @@ fn what_looks_odd_and_is_not_passes() {
     .enumerate()
     {
         let good = good.replace('@', &format!("k{number}"));
-        // Byte by byte as well: what is refused or not doesn't depend on packets.
+        // Byte by byte too: refusals don't depend on packets.
         let mut connection = Connection::open(gateway.port);
         for byte in good.as_bytes() {
             connection.write(&[*byte]);
@@ -337,7 +340,8 @@ fn bytes_behind_a_request_to_upgrade_are_requests_until_the_upgrade_is_granted()
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let mut connection = Connection::open(gateway.port);
-    // The origin doesn't upgrade: what follows is an ordinary request, and has to pass the gate.
+    // The origin doesn't upgrade: the rest is an ordinary request, and must pass the gateway's
+    // checks.
     let upgrade =
         Request::new("GET", "/socket").field("Connection", "upgrade").field("Upgrade", "websocket");
     let pay = Request::pay("k", "{}");
@@ -371,7 +375,8 @@ fn keys_in_field_and_body_that_differ_are_no_key() {
     assert_eq!(upstream.executed(), 1);
 }
 
-/// An origin that answers everything with these bytes, then with the others for as long as somebody reads.
+/// Starts an origin that answers everything with these bytes, then with the others for as long as
+/// somebody reads.
 fn canned(first: &'static [u8], endless: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -447,11 +452,11 @@ fn many_slow_clients_leave_others_untouched() {
     let upstream = Upstream::start();
     let settings = "[limits]\nheader_timeout = \"30s\"\nbody_timeout = \"30s\"";
     let gateway = Gateway::with(upstream.port, settings, ROUTES);
-    // Fewer than the file descriptors that a process has by default.
+    // Fewer than the default limit of file descriptors of a process.
     let mut slow: Vec<_> = (0..400).map(|_| Connection::open(gateway.port)).collect();
     for (number, connection) in slow.iter_mut().enumerate() {
         let whole = Request::pay(&format!("slow{number}"), "{}").bytes();
-        // Some are slow with their head, others with their body.
+        // Some are slow to send their head, others their body.
         connection.write(&whole[..if number % 2 == 0 { 40 } else { whole.len() - 1 }]);
     }
     let mut healthy = Connection::open(gateway.port);

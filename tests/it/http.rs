@@ -1,4 +1,4 @@
-//! HTTP at its edges: framing, fields, limits and paths.
+//! HTTP edge cases: framing, fields, limits and paths.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ fn fields_of_one_connection_are_neither_forwarded_nor_stored() {
     for name in ["x-private", "keep-alive", "proxy-authorization", "forwarded", "x-real-ip"] {
         assert_eq!(seen.get(name), None, "{name}");
     }
-    // Of what belongs to the connection, all that is passed on is that the client takes trailers.
+    // Of the hop-by-hop fields, only the client's support for trailers is passed on.
     assert_eq!((seen.get("te"), seen.get("connection")), (Some("trailers"), Some("te")));
     assert_eq!(seen.get("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(seen.get("x-forwarded-proto"), Some("http"));
@@ -178,7 +178,7 @@ fn an_encoded_path_is_protected_like_the_plain_one() {
     assert!(!pay("/v1/p%61yments").send(gateway.port).replayed());
     assert!(pay("/v1/p%61yments").send(gateway.port).replayed());
     assert_eq!(pay("/v1/payments/").send(gateway.port).problem(), "key-reused", "the same route");
-    // Compared as received: another spelling under the same key is another request.
+    // Compared as received: another spelling of the path under the same key is another request.
     assert_eq!(pay("/v1/payments").send(gateway.port).problem(), "key-reused");
     assert_eq!(upstream.seen()[0].line, "POST /v1/p%61yments HTTP/1.1", "forwarded as received");
     assert_eq!(upstream.executed(), 1);
@@ -328,7 +328,7 @@ fn via_names_the_version_of_each_hop() {
     let first = client.send(Streams::pay("c", "{}", &[]));
     let replay = client.send(Streams::pay("c", "{}", &[]));
     assert_eq!((first.get("via"), replay.get("via")), (Some("1.1 onceward"), Some("1.1 onceward")));
-    let entries = |seen: &crate::harness::Seen| {
+    let entries = |seen: &crate::harness::ReceivedRequest| {
         seen.fields
             .iter()
             .filter(|(name, _)| name == "via")
@@ -343,7 +343,7 @@ fn via_names_the_version_of_each_hop() {
 }
 
 #[test]
-fn those_who_say_nothing_are_let_go_and_others_are_not_kept_waiting() {
+fn silent_connections_are_closed_and_others_are_not_kept_waiting() {
     let upstream = Upstream::start();
     let settings =
         "[limits]\nheader_timeout = \"500ms\"\nbody_timeout = \"500ms\"\nidle_timeout = \"700ms\"";
@@ -400,7 +400,7 @@ fn connections_per_peer_are_bounded() {
 }
 
 #[test]
-fn too_many_at_once_are_told_so_at_once() {
+fn too_many_requests_at_once_are_refused_immediately() {
     let upstream = Upstream::start();
     let settings = "trusted_proxies = [\"127.0.0.1\"]\n[limits]\nin_flight = 2";
     let gateway = Gateway::with(upstream.port, settings, crate::harness::ROUTES);

@@ -1,4 +1,4 @@
-//! Identities are seen before they bite: a start that would make other ones is refused.
+//! Identity checks: a start that would change the identities of stored records is refused.
 
 use std::process::Command;
 
@@ -18,7 +18,7 @@ const BOTH_HASHING: &str =
 fn launch(upstream: u16, store: &str, settings: &str, routes: &str, accept: bool) -> Gateway {
     Gateway::launch(&format!("http://127.0.0.1:{upstream}"), store, settings, routes, |command| {
         command.env("SECRET_A", "a".repeat(32)).env("SECRET_B", "b".repeat(32));
-        // Set and empty is how container files leave a variable out.
+        // Container files often leave a variable out by setting it to an empty value.
         command.env(
             "ONCEWARD_ACCEPT_NEW_IDENTITIES",
             if accept && store.starts_with("redis") { "1" } else { "" },
@@ -36,16 +36,16 @@ fn starts(upstream: u16, store: &str, settings: &str, routes: &str, accept: bool
 }
 
 #[track_caller]
-fn is_refused(store: &str, settings: &str, routes: &str, told: &str) {
+fn is_refused(store: &str, settings: &str, routes: &str, reason: &str) {
     let mut refused = launch(9, store, settings, routes, false);
-    assert_eq!(ended(&mut refused), Some(1), "{told}");
+    assert_eq!(ended(&mut refused), Some(1), "{reason}");
     until("the reason", || {
-        refused.logs().contains(told) && refused.logs().contains("--accept-new-identities")
+        refused.logs().contains(reason) && refused.logs().contains("--accept-new-identities")
     });
     assert!(std::net::TcpStream::connect(("127.0.0.1", refused.port)).is_err());
 }
 
-/// How a gateway ended that ends by itself.
+/// Waits for a gateway that ends by itself, and returns its exit code.
 #[track_caller]
 fn ended(gateway: &mut Gateway) -> Option<i32> {
     until("the gateway to end", || gateway.has_ended().is_some());
@@ -85,18 +85,18 @@ fn a_change_is_refused_until_it_is_accepted(store: &str) {
         store,
         "",
         &route("payments", "X-Api-Key"),
-        "scope by x-api-key, and made it of the key, scope by x-account",
+        "scope by x-api-key, and before by the key, scope by x-account",
     );
     is_refused(store, HASHING, &usual, "[hashing] is configured, and records were written without");
 
-    // Nothing has changed by that; and what is added is no change.
+    // The refused starts changed nothing, and an added route is not a change.
     let added =
         format!("{usual}{}", route("refunds", "X-Account").replace("/v1/payments", "/v1/refunds"));
     let gateway = starts(upstream.port, store, "", &added, false);
     assert!(pay.send(gateway.port).replayed());
     stop(gateway);
     is_refused(store, "", &renamed, "route \"payouts\" covers POST /v1/payments in its place");
-    // Taking it back is none either: it is only told, and told again at each start.
+    // Removing an added route is no change either: each start only logs a warning.
     for _ in 0..2 {
         let gateway = starts(upstream.port, store, "", &usual, false);
         until("the warning", || {
@@ -142,7 +142,7 @@ fn a_path_that_joins_or_leaves_the_identity_is_a_change() {
         &store,
         "",
         &by_path,
-        "of the key and the path, scope by x-account, and made it of the key, scope by x-account",
+        "by the key and the path, scope by x-account, and before by the key, scope by x-account",
     );
     stop(starts(upstream.port, &store, "", &by_path, true));
     is_refused(&store, "", &usual, "before by the key and the path, scope by x-account");
@@ -189,7 +189,7 @@ fn a_store_that_does_not_answer_at_the_start_is_asked_before_anything_is_claimed
 }
 
 #[test]
-fn the_doctor_tells_whether_a_configuration_fits() {
+fn the_doctor_reports_whether_a_configuration_fits() {
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
     let store = format!("file:{}", dir.path().join("data").display());
     let doctor = |routes: &str| {
@@ -205,22 +205,22 @@ fn the_doctor_tells_whether_a_configuration_fits() {
         )
     };
     let usual = route("payments", "X-Account");
-    let (code, said) = doctor(&usual);
-    assert!(code == 0 && said.contains("ok    the store keeps no identities yet"), "{said}");
+    let (code, output) = doctor(&usual);
+    assert!(code == 0 && output.contains("ok    the store keeps no identities yet"), "{output}");
     stop(starts(upstream.port, &store, "", &usual, false));
-    let (code, said) = doctor(&usual);
-    assert!(code == 0 && said.contains("ok    the store's identities agree"), "{said}");
-    let (code, said) = doctor(&route("payouts", "X-Account"));
+    let (code, output) = doctor(&usual);
+    assert!(code == 0 && output.contains("ok    the store's identities agree"), "{output}");
+    let (code, output) = doctor(&route("payouts", "X-Account"));
     assert!(
-        code == 1 && said.contains("WARN  route \"payments\" is not configured any more"),
-        "{said}"
+        code == 1 && output.contains("WARN  route \"payments\" is not configured any more"),
+        "{output}"
     );
-    assert!(said.contains("route \"payouts\" covers POST /v1/payments"), "{said}");
-    let (code, said) =
+    assert!(output.contains("route \"payouts\" covers POST /v1/payments"), "{output}");
+    let (code, output) =
         doctor(&route("payouts", "X-Account").replace("/v1/payments", "/v1/payouts"));
     assert!(
-        code == 1 && said.contains("WARN  route \"payments\" is not configured any more"),
-        "{said}"
+        code == 1 && output.contains("WARN  route \"payments\" is not configured any more"),
+        "{output}"
     );
-    assert!(said.contains("requests for POST /v1/payments pass unprotected now"), "{said}");
+    assert!(output.contains("requests for POST /v1/payments pass unprotected now"), "{output}");
 }

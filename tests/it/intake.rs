@@ -1,4 +1,4 @@
-//! Requests at the door: how a key is spelled towards the upstream, and which fields say who asks.
+//! Intake: the key's spelling in the upstream's request, and the fields that identify the caller.
 
 use crate::admin::cli;
 use crate::harness::{Gateway, Request, Streams, Upstream, until};
@@ -14,7 +14,7 @@ fn gateway(upstream: &Upstream, route: &str) -> Gateway {
     )
 }
 
-/// What the upstream saw of a field, one list a request.
+/// Returns the values of a field that the upstream received, one list per request.
 fn seen(upstream: &Upstream, name: &str) -> Vec<Vec<String>> {
     upstream
         .seen()
@@ -240,7 +240,7 @@ fn any_other_single_word_is_a_credential() {
         assert_eq!(pay("sk_live_c").problem(), "key-reused", "{word}");
         assert!(pay(word).replayed());
     }
-    // Which of two lines the upstream believes is not known here, so every line counts.
+    // The upstream may believe either line, so every line counts.
     let twice = Request::pay("k0", "{}")
         .field("Authorization", "sk_live_a")
         .field("Authorization", "sk_live_a");
@@ -322,7 +322,7 @@ fn a_key_shorter_than_the_route_asks_for_reaches_nobody() {
         assert_eq!(published["routes"][0]["key"]["min_length"], 22);
     }
     assert_eq!(upstream.executed(), 2);
-    // Quotes are no part of the key.
+    // Quotes are not part of the key.
     let gateway = gateway(&upstream, "key = { min_length = 3 }");
     assert_eq!(Request::pay("\"ab\"", "{}").send(gateway.port).problem(), "key-invalid");
 }

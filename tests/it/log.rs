@@ -1,4 +1,4 @@
-//! The event log of real gateways, and somebody who changes it.
+//! The event log of real gateways, and its verification after tampering.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -32,8 +32,8 @@ fn the_log_of_an_embedded_store_verifies_and_duplicates_add_nothing_to_it() {
     for _ in 0..3 {
         assert_eq!(pay.send(gateway.port).status, 201);
     }
-    let (code, said) = verify(&gateway);
-    assert!(code == 0 && said.contains("2 entries"), "{said}");
+    let (code, output) = verify(&gateway);
+    assert!(code == 0 && output.contains("2 entries"), "{output}");
 }
 
 #[test]
@@ -46,23 +46,23 @@ fn an_entry_that_is_taken_out_of_redis_or_written_anew_is_found() {
             201
         );
     }
-    let (code, said) = verify(&gateway);
-    assert!(code == 0 && said.contains("40 entries"), "{said}");
+    let (code, output) = verify(&gateway);
+    assert!(code == 0 && output.contains("40 entries"), "{output}");
 
     let names = redis.cli(&["keys", "onceward:*:events"]);
     let (first, second) = (names.lines().next().unwrap(), names.lines().nth(1).unwrap());
     let shown = redis.cli(&["xrange", first, "-", "+", "count", "1"]);
     assert!(shown.contains("claimed") && !shown.contains("secret-key"), "{shown}");
     redis.cli(&["xdel", first, shown.lines().next().unwrap().trim()]);
-    let (code, said) = verify(&gateway);
+    let (code, output) = verify(&gateway);
     let partition = |name: &str| name.split(['p', '}']).nth(1).unwrap().to_owned();
-    assert!(code == 1 && said.contains(&format!("partition {},", partition(first))), "{said}");
-    assert!(said.contains("in 1 places"), "{said}");
+    assert!(code == 1 && output.contains(&format!("partition {},", partition(first))), "{output}");
+    assert!(output.contains("in 1 places"), "{output}");
 
     redis.cli(&["del", second]);
     redis.cli(&["xadd", second, "*", &"0".repeat(40), &("0".repeat(48) + "{}")]);
-    let (code, said) = verify(&gateway);
-    assert!(code == 1 && said.contains(&format!("partition {},", partition(second))), "{said}");
+    let (code, output) = verify(&gateway);
+    assert!(code == 1 && output.contains(&format!("partition {},", partition(second))), "{output}");
 }
 
 #[test]
@@ -70,8 +70,8 @@ fn without_the_log_nothing_is_written_for_it() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = Gateway::on(upstream.port, &redis.url(), "", ROUTES);
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
-    let (code, said) = verify(&gateway);
-    assert!(code == 1 && said.contains("the event log is off"), "nothing was verified: {said}");
+    let (code, output) = verify(&gateway);
+    assert!(code == 1 && output.contains("the event log is off"), "nothing was verified: {output}");
     assert_eq!(redis.cli(&["keys", "onceward:*:events"]).trim(), "");
     assert_eq!(redis.cli(&["keys", "onceward:*:chain"]).trim(), "");
 }
@@ -80,10 +80,10 @@ fn without_the_log_nothing_is_written_for_it() {
 struct Tail {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
-    said: Arc<Mutex<Vec<String>>>,
+    stderr: Arc<Mutex<Vec<String>>>,
 }
 
-/// The lines that come, as they come.
+/// Collects the lines of a stream as they arrive.
 fn gathered(stream: Option<impl Read + Send + 'static>) -> Arc<Mutex<Vec<String>>> {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = lines.clone();
@@ -101,7 +101,7 @@ impl Tail {
         tail
     }
 
-    /// One whose output somebody else reads.
+    /// Starts a tail and leaves its output to the caller.
     fn unread(gateway: &Gateway, words: &[&str]) -> (Tail, ChildStdout) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
         command
@@ -110,25 +110,25 @@ impl Tail {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
-        let said = gathered(child.stderr.take());
-        (Tail { child, lines: Arc::default(), said }, stdout)
+        let stderr = gathered(child.stderr.take());
+        (Tail { child, lines: Arc::default(), stderr }, stdout)
     }
 
     fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// What it complained of.
-    fn said(&self) -> Vec<String> {
-        self.said.lock().unwrap().clone()
+    /// Returns the lines of its standard error.
+    fn stderr(&self) -> Vec<String> {
+        self.stderr.lock().unwrap().clone()
     }
 
-    /// How it ended, and what it complained of.
+    /// Waits for its end, and returns its exit status and standard error.
     fn end(&mut self) -> (ExitStatus, String) {
         until("the tail to end", || self.child.try_wait().unwrap().is_some());
-        // Whoever gathers holds it until the stream has ended.
-        until("all that it said to be read", || Arc::strong_count(&self.said) == 1);
-        (self.child.wait().unwrap(), self.said().join("\n"))
+        // The collecting thread holds the list until the stream has ended.
+        until("its standard error to be read", || Arc::strong_count(&self.stderr) == 1);
+        (self.child.wait().unwrap(), self.stderr().join("\n"))
     }
 }
 
@@ -169,11 +169,14 @@ fn what_happens_to_payments_is_printed_as_it_happens() {
             .collect()
     };
     until("the decision to be printed", || of(&lost).len() == 3);
-    let told: Vec<Vec<String>> = of(&lost).into_iter().map(|words| words[2..].to_vec()).collect();
-    assert_eq!(told[0], ["claimed", "payments"]);
-    assert!(told[1][..2] == ["uncertain", "payments"] && told[1][2].contains("broke"), "{told:?}");
-    assert_eq!(told[2], ["resolved", "payments", "status 402", "by loopback: ticket 4711"]);
-    // One of them was printed from its beginning, as soon as the last one is.
+    let events: Vec<Vec<String>> = of(&lost).into_iter().map(|words| words[2..].to_vec()).collect();
+    assert_eq!(events[0], ["claimed", "payments"]);
+    assert!(
+        events[1][..2] == ["uncertain", "payments"] && events[1][2].contains("broke"),
+        "{events:?}"
+    );
+    assert_eq!(events[2], ["resolved", "payments", "status 402", "by loopback: ticket 4711"]);
+    // At least one payment was printed from its claim on.
     let paid_line = |line: &String| line.contains("  completed  payments  status 201");
     let from_its_claim = |line: &String| {
         let paid = line.split("  ").nth(1).unwrap();
@@ -210,12 +213,12 @@ fn a_tail_outlives_its_gateway_and_goes_on_behind_what_it_printed_and_ends_at_a_
     let mut tail = Tail::start(&gateway, &["--since", "1h"]);
     until("the first to be printed", || tail.lines().len() == 2);
     gateway.kill();
-    until("it to say that it waits", || !tail.said().is_empty());
+    until("the tail to report that it waits", || !tail.stderr().is_empty());
     let mut another = Tail::start(&gateway, &[]);
-    let (status, said) = another.end();
+    let (status, stderr) = another.end();
     assert!(
-        status.code() == Some(1) && said.contains("can't be reached"),
-        "one that was never answered: {said}"
+        status.code() == Some(1) && stderr.contains("can't be reached"),
+        "one that was never answered: {stderr}"
     );
     gateway.start_again();
     Request::pay("after", "{}").send(gateway.port);
@@ -230,32 +233,32 @@ fn a_tail_outlives_its_gateway_and_goes_on_behind_what_it_printed_and_ends_at_a_
     );
 
     gateway.kill();
-    until("it to say so again", || tail.said().len() == 2);
+    until("the tail to report it again", || tail.stderr().len() == 2);
     std::fs::write(gateway.config(), ROUTES).unwrap();
     gateway.start_again();
-    let (status, said) = tail.end();
-    let said: Vec<&str> = said.lines().collect();
+    let (status, stderr) = tail.end();
+    let stderr: Vec<&str> = stderr.lines().collect();
     assert!(
-        said[..2]
+        stderr[..2]
             .iter()
             .all(|line| line.contains("can't be reached") && line.contains("trying again")),
-        "{said:?}"
+        "{stderr:?}"
     );
     assert!(
-        status.code() == Some(1) && said.len() == 3 && said[2].contains("the event log is off"),
-        "{said:?}"
+        status.code() == Some(1) && stderr.len() == 3 && stderr[2].contains("the event log is off"),
+        "{stderr:?}"
     );
     assert_eq!(tail.lines().len(), 4);
 }
 
 #[test]
-fn a_tail_says_that_what_the_log_no_longer_keeps_is_left_out() {
+fn a_tail_reports_that_trimmed_entries_are_left_out() {
     let upstream = Upstream::start();
     let mut gateway =
         Gateway::with(upstream.port, "[log]\nenabled = true\nkeep = \"1s\"\n", ROUTES);
     Request::pay("before", "{}").send(gateway.port);
     until("both entries to be trimmed", || {
-        // A start trims at once.
+        // A start trims the log at once.
         gateway.kill();
         gateway.start_again();
         let piece = gateway.ask("GET", "/v1/log?since=2020-01-01T00:00:00Z").json();
@@ -264,23 +267,23 @@ fn a_tail_says_that_what_the_log_no_longer_keeps_is_left_out() {
     Request::pay("after", "{}").send(gateway.port);
     let tail = Tail::start(&gateway, &["--since", "1h"]);
     until("what is left to be printed, and a word about the rest", || {
-        tail.lines().len() == 2 && !tail.said().is_empty()
+        tail.lines().len() == 2 && !tail.stderr().is_empty()
     });
     assert!(
-        tail.said().len() == 1 && tail.said()[0].contains("no longer in the event log"),
+        tail.stderr().len() == 1 && tail.stderr()[0].contains("no longer in the event log"),
         "{:?}",
-        tail.said()
+        tail.stderr()
     );
     let now = Tail::start(&gateway, &[]);
     until("it to have begun", || {
         Request::pay(&format!("k{}", upstream.executed()), "{}").send(gateway.port);
         !now.lines().is_empty()
     });
-    assert_eq!(now.said(), Vec::<String>::new());
+    assert_eq!(now.stderr(), Vec::<String>::new());
 }
 
 #[test]
-fn a_tail_whose_reader_goes_away_ends_quietly_though_nothing_happens() {
+fn a_tail_ends_quietly_when_its_reader_goes_away_though_nothing_happens() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, LOG, ROUTES);
     Request::pay("k", "{}").send(gateway.port);
@@ -288,12 +291,12 @@ fn a_tail_whose_reader_goes_away_ends_quietly_though_nothing_happens() {
     let mut stdout = BufReader::new(stdout);
     stdout.read_line(&mut String::new()).unwrap();
     drop(stdout);
-    let (status, said) = tail.end();
-    assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+    let (status, stderr) = tail.end();
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
 }
 
 #[test]
-fn a_tail_whose_reader_goes_away_ends_also_while_it_waits_for_its_gateway() {
+fn a_tail_ends_when_its_reader_goes_away_while_it_waits_for_its_gateway() {
     let upstream = Upstream::start();
     let mut gateway = Gateway::with(upstream.port, LOG, ROUTES);
     Request::pay("k", "{}").send(gateway.port);
@@ -301,15 +304,16 @@ fn a_tail_whose_reader_goes_away_ends_also_while_it_waits_for_its_gateway() {
     let mut stdout = BufReader::new(stdout);
     stdout.read_line(&mut String::new()).unwrap();
     gateway.kill();
-    until("it to say that it waits", || !tail.said().is_empty());
+    until("the tail to report that it waits", || !tail.stderr().is_empty());
     drop(stdout);
-    let (status, said) = tail.end();
-    assert!(status.code() == Some(0) && said.lines().count() == 1, "{said}");
+    let (status, stderr) = tail.end();
+    assert!(status.code() == Some(0) && stderr.lines().count() == 1, "{stderr}");
 }
 
-/// Reads the log to its end, in small pieces: what it tells of each operation, and the last cursor.
+/// Reads the log to its end, in small pieces. Returns the events of each operation, and the last
+/// cursor.
 fn walk(gateway: &Gateway, start: &str) -> (BTreeMap<String, Vec<String>>, String) {
-    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut from = start.to_owned();
     for _ in 0..100 {
         let piece = gateway.ask("GET", &format!("/v1/log?limit=7&{from}")).json();
@@ -318,31 +322,31 @@ fn walk(gateway: &Gateway, start: &str) -> (BTreeMap<String, Vec<String>>, Strin
         assert!(events.len() <= 7, "{piece}");
         for event in events {
             let kind = event["kind"].as_str().unwrap().to_owned();
-            told.entry(event["operation"].as_str().unwrap().to_owned()).or_default().push(kind);
+            kinds.entry(event["operation"].as_str().unwrap().to_owned()).or_default().push(kind);
         }
         if events.is_empty() {
-            return (told, cursor.to_owned());
+            return (kinds, cursor.to_owned());
         }
         from = format!("after={cursor}");
     }
-    panic!("it never ends: {told:?}");
+    panic!("it never ends: {kinds:?}");
 }
 
 #[test]
 fn the_log_is_read_piece_by_piece_across_all_partitions_and_waited_for() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
-    let (told, beginning) = walk(&gateway, "");
-    assert!(told.is_empty());
+    let (kinds, beginning) = walk(&gateway, "");
+    assert!(kinds.is_empty());
     for n in 0..20 {
         assert_eq!(Request::pay(&format!("k{n}"), "{}").send(gateway.port).status, 201);
     }
-    let (told, cursor) = walk(&gateway, &format!("after={beginning}"));
+    let (kinds, cursor) = walk(&gateway, &format!("after={beginning}"));
     assert!(
-        told.len() == 20 && told.values().all(|kinds| kinds == &["claimed", "completed"]),
-        "{told:?}"
+        kinds.len() == 20 && kinds.values().all(|kinds| kinds == &["claimed", "completed"]),
+        "{kinds:?}"
     );
-    assert_eq!(walk(&gateway, "since=2020-01-01T00:00:00Z").0, told);
+    assert_eq!(walk(&gateway, "since=2020-01-01T00:00:00Z").0, kinds);
     for start in ["", "since=2100-01-01T00:00:00Z"] {
         assert!(walk(&gateway, start).0.is_empty(), "{start}");
     }
@@ -378,11 +382,11 @@ fn whoever_asks_without_end_spares_the_store() {
 fn a_log_that_is_off_is_not_waited_for() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let (status, said) = Tail::start(&gateway, &[]).end();
+    let (status, stderr) = Tail::start(&gateway, &[]).end();
     assert!(
         status.code() == Some(1)
-            && said.contains("the event log is off: set enabled = true under [log]"),
-        "{said}"
+            && stderr.contains("the event log is off: set enabled = true under [log]"),
+        "{stderr}"
     );
     let refused = gateway.ask("GET", "/v1/log?wait=5");
     assert_eq!((refused.status, refused.problem().as_str()), (501, "log-off"));

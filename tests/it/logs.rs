@@ -1,4 +1,4 @@
-//! What the log says, and what it must never say.
+//! The process log: its content, and the secrets that it must never contain.
 
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::AsFd;
@@ -18,7 +18,8 @@ path = "/v1/charges"
 upstream = "shared"
 "#;
 
-/// An HTTP/2 connection whose only request is malformed, and has a secret in its target.
+/// The bytes of an HTTP/2 connection with a single request: malformed, and with a secret in its
+/// target.
 fn malformed_http_2() -> Vec<u8> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -87,8 +88,8 @@ fn no_secret_reaches_the_log_whatever_is_logged() {
         assert_eq!(gateway.wait().code(), Some(0));
         let logs = gateway.logs();
         assert!(logs.contains("DEBUG") && logs.contains("executed"), "it logs: {logs}");
-        let told: Vec<_> = logs.lines().filter(|line| line.contains("canary")).collect();
-        assert!(told.is_empty(), "{}", told.join("\n"));
+        let leaked: Vec<_> = logs.lines().filter(|line| line.contains("canary")).collect();
+        assert!(leaked.is_empty(), "{}", leaked.join("\n"));
     }
 }
 
@@ -120,13 +121,13 @@ fn what_is_logged_is_changed_while_the_process_runs_by_who_may() {
     let refused = Request::pay("", "{}");
     assert_eq!(refused.send(gateway.port).problem(), "key-invalid");
     assert_eq!(level("letmesee", &["info"]).0, 1, "who may only look changes nothing");
-    let (code, said) = level("letmein", &["inof"]);
-    assert!(code == 1 && said.contains("found \"inof\""), "{said}");
+    let (code, output) = level("letmein", &["inof"]);
+    assert!(code == 1 && output.contains("found \"inof\""), "{output}");
     assert_eq!(level("letmesee", &[]), (0, "warn".to_owned()));
     assert!(!gateway.logs().contains("refused"), "{}", gateway.logs());
 
-    let (code, said) = level("letmein", &["warn,onceward::layer=info"]);
-    assert!(code == 0 && said.contains("onceward::layer=info"), "{said}");
+    let (code, output) = level("letmein", &["warn,onceward::layer=info"]);
+    assert!(code == 0 && output.contains("onceward::layer=info"), "{output}");
     assert_eq!(refused.send(gateway.port).problem(), "key-invalid");
     until("the next refusal to be logged", || gateway.logs().contains("refused"));
     gateway.logged("log filter changed");
@@ -135,7 +136,7 @@ fn what_is_logged_is_changed_while_the_process_runs_by_who_may() {
     assert!(!logs.contains("serving"), "{logs}");
 }
 
-/// A pipe that is full, and its reader, which reads nothing.
+/// A full pipe, and its reader, which reads nothing.
 fn full_pipe() -> (PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let flags = fcntl_getfl(writer.as_fd()).unwrap();
@@ -167,7 +168,7 @@ fn a_log_that_nobody_reads_holds_neither_requests_nor_health_nor_the_end() {
     until("the end", || gateway.has_ended().is_some());
     assert!(gateway.wait().success());
 
-    // A reader that comes late gets what waited for it.
+    // A late reader gets the lines that waited for it.
     gateway.start_again();
     assert_eq!(Request::pay("last", "{}").send(gateway.port).status, 201);
     let read = std::thread::spawn(move || {

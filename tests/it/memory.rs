@@ -1,5 +1,6 @@
-//! What hostile clients can make the gateway hold in memory, each of them within the limits: no more than `buffered_bytes`
-//! and the sum that docs/OPERATING.md names for a process, its connections and its requests in flight.
+//! Bounds on the memory that hostile clients can occupy while each of them respects the limits:
+//! `buffered_bytes` plus the sum that docs/OPERATING.md names for a process, its connections and
+//! its requests in flight.
 
 use std::any::Any;
 use std::io::{Read, Write};
@@ -18,24 +19,25 @@ use crate::harness::{
 
 const MIB: usize = 1 << 20;
 
-/// The gateway's limits: connections, and as many requests in flight.
+/// The gateway's limits: connections, and the same number of requests in flight.
 const PLACES: usize = 100;
 const BUFFERED: usize = 16 * MIB;
 
-/// What the gateway may grow by: `buffered_bytes`, 32 KiB for each connection and each request in flight, and what a process
-/// takes at most beside those (24 MiB, of which it has a part before anybody has connected).
+/// The allowed growth: `buffered_bytes`, 32 KiB for each connection and each request in flight, and
+/// 24 MiB for the rest of the process. Part of the latter is in use before the first connection.
 const GROWTH_MAX: usize = BUFFERED + 2 * PLACES * 32 * 1024 + 16 * MIB;
 
-/// Whatever an attack keeps open.
+/// Everything that an attack keeps open.
 type Kept = Vec<Box<dyn Any>>;
 
-/// Where the n-th connection comes from.
+/// The source address of the n-th connection.
 type From = fn(usize) -> String;
 
-/// Opens connections from some addresses, and uses them as no decent client does.
+/// Opens connections from some addresses, and misuses them.
 type Attack = fn(&Gateway, From, &mut Kept);
 
-/// An origin that sends endlessly where the path is `/large`, and otherwise neither reads on nor answers.
+/// Starts an origin that sends endlessly for the path `/large`, and otherwise neither reads on nor
+/// answers.
 fn hostile_origin() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -56,7 +58,7 @@ fn hostile_origin() -> u16 {
     port
 }
 
-/// Requests of 1,700 fields that take a byte each, on all streams.
+/// Sends requests of 1,700 fields of one byte each, on all streams.
 fn many_fields(gateway: &Gateway, from: From, kept: &mut Kept) {
     let first = [block(&request("GET", "/slow", &[])), b"\x40\x01x\x01y".to_vec()].concat();
     let fields = |stream: u32| {
@@ -70,7 +72,7 @@ fn many_fields(gateway: &Gateway, from: From, kept: &mut Kept) {
     }
 }
 
-/// Requests with as many and as long fields as may be, on all streams.
+/// Sends requests with the maximum number and length of fields, on all streams.
 fn large_heads(gateway: &Gateway, from: From, kept: &mut Kept) {
     let (names, value) = ((0..120).map(|n| format!("x{n}")).collect::<Vec<_>>(), "y".repeat(480));
     let many: Vec<_> = names.iter().map(|name| (name.as_str(), value.as_str())).collect();
@@ -96,7 +98,7 @@ fn large_heads(gateway: &Gateway, from: From, kept: &mut Kept) {
     }
 }
 
-/// Trailers that nobody takes, since their bodies are not read, and bodies in small frames.
+/// Sends trailers that nobody reads, since their bodies are not read, and bodies in small frames.
 fn trailers_and_small_frames(gateway: &Gateway, from: From, kept: &mut Kept) {
     let value = "y".repeat(100);
     let trailers = block(&vec![("x", value.as_str()); 120]);
@@ -142,7 +144,7 @@ fn uploads_by_http2(gateway: &Gateway, from: From, kept: &mut Kept) {
     }
 }
 
-/// The same by HTTP/1.1.
+/// Does the same over HTTP/1.1.
 fn uploads_by_http1(gateway: &Gateway, from: From, kept: &mut Kept) {
     let mut uploads: Vec<(TcpStream, usize)> = (0..PLACES)
         .map(|n| {
@@ -154,7 +156,7 @@ fn uploads_by_http1(gateway: &Gateway, from: From, kept: &mut Kept) {
             (stream, 6 * MIB)
         })
         .collect();
-    // Until none of them takes anything for a while.
+    // Until no connection accepts bytes for a while.
     let mut silent = 0;
     while silent < 20 {
         silent += 1;
@@ -169,7 +171,7 @@ fn uploads_by_http1(gateway: &Gateway, from: From, kept: &mut Kept) {
     kept.push(Box::new(uploads));
 }
 
-/// Heads without an end.
+/// Sends heads without an end.
 fn unfinished_heads(gateway: &Gateway, from: From, kept: &mut Kept) {
     for n in 0..PLACES {
         let mut stream = dial(&from(n), gateway.port);
@@ -181,7 +183,7 @@ fn unfinished_heads(gateway: &Gateway, from: From, kept: &mut Kept) {
     }
 }
 
-/// Large answers that nobody reads.
+/// Requests large answers and doesn't read them.
 fn unread_answers_by_http1(gateway: &Gateway, from: From, kept: &mut Kept) {
     for n in 0..PLACES {
         let mut stream = dial(&from(n), gateway.port);
@@ -190,7 +192,7 @@ fn unread_answers_by_http1(gateway: &Gateway, from: From, kept: &mut Kept) {
     }
 }
 
-/// The same by HTTP/2, with all windows open.
+/// Does the same over HTTP/2, with all windows open.
 fn unread_answers_by_http2(gateway: &Gateway, from: From, kept: &mut Kept) {
     const ALL: u32 = (1 << 31) - 1;
     for n in 0..20 {
@@ -203,7 +205,7 @@ fn unread_answers_by_http2(gateway: &Gateway, from: From, kept: &mut Kept) {
     }
 }
 
-/// Results of a megabyte that nobody reads.
+/// Requests replays of a megabyte and doesn't read them.
 fn unread_replays(gateway: &Gateway, from: From, kept: &mut Kept) {
     let pay = Request::pay("large", "{}").act("large 1000000").bytes();
     for n in 0..PLACES {
@@ -213,7 +215,7 @@ fn unread_replays(gateway: &Gateway, from: From, kept: &mut Kept) {
     }
 }
 
-/// An HTTP/2 connection whose writes don't wait for long.
+/// An HTTP/2 connection with a short timeout for writes.
 fn opened(gateway: &Gateway, from: From, n: usize) -> Frames {
     let stream = dial(&from(n), gateway.port);
     let connection = Frames::over(stream.try_clone().unwrap(), &[]);
@@ -221,7 +223,7 @@ fn opened(gateway: &Gateway, from: From, n: usize) -> Frames {
     connection
 }
 
-/// The most memory that a process was seen to hold, looked at until this is dropped.
+/// The highest memory use of a process, sampled until this is dropped.
 struct Most {
     bytes: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
@@ -247,7 +249,7 @@ impl Drop for Most {
     }
 }
 
-/// Runs every attack against a gateway of its own, and calls `meanwhile` while its connections are open.
+/// Runs every attack against its own gateway, and calls `meanwhile` while its connections are open.
 fn attack(from: From, meanwhile: impl Fn(&str, &Gateway)) {
     let attacks: [(&str, Attack); 9] = [
         ("many fields", many_fields),
@@ -292,7 +294,8 @@ fn attack(from: From, meanwhile: impl Fn(&str, &Gateway)) {
             GROWTH_MAX / MIB
         );
         drop(kept);
-        // Who uploads and has left is seen when nothing has moved for `response_timeout`.
+        // An upload by a client that left is detected when nothing has moved for
+        // `response_timeout`.
         until("all room to be given back", || gateway.metric("onceward_buffered_bytes") == 0.0);
     }
 }
@@ -323,7 +326,7 @@ fn too_many_fields_are_431_in_http2_as_in_http1_and_the_connection_goes_on() {
     let mut connection = Frames::open(gateway.port, &[]);
     let fields =
         |name: &'static str, count: usize| request("GET", "/", &vec![(name, "a=b"); count]);
-    // 128 pass, one more doesn't; and a cookie that comes in pieces counts by its pieces.
+    // 128 fields pass, 129 don't. Each piece of a divided cookie counts as a field.
     for (stream, (fields, passes)) in [
         (fields("x", 128), true),
         (fields("x", 129), false),

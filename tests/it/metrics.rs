@@ -1,11 +1,12 @@
-//! The documented metrics are those that a gateway prints, and alerts and dashboard use no others.
+//! The documented metrics are those that a gateway prints, and alerts and dashboards use no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::harness::{Gateway, RedisServer, Request, Upstream, until};
 
-/// A documented or printed metric: its type, and the values of each label. Of a route any value is right.
+/// A documented or printed metric: its type, and the values of each label. A route may have any
+/// value.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Metric {
     kind: String,
@@ -20,12 +21,12 @@ fn read(file: &str) -> String {
         .unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// The words between backticks.
+/// Returns the words between backticks.
 fn words(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The table of docs/METRICS.md.
+/// Parses the table of docs/METRICS.md.
 fn documented() -> Metrics {
     let text = read("docs/METRICS.md");
     let rows = text.lines().filter(|line| line.starts_with("| `onceward_"));
@@ -41,7 +42,8 @@ fn documented() -> Metrics {
     .collect()
 }
 
-/// What is printed, in the same form: `le` and the suffixes of histograms belong to their type.
+/// Parses the printed metrics into the same form. `le` and the suffixes of histograms belong to
+/// their type.
 fn printed(text: &str) -> Metrics {
     let mut metrics = Metrics::new();
     let mut family = (String::new(), String::new());
@@ -74,7 +76,7 @@ fn printed(text: &str) -> Metrics {
     metrics
 }
 
-/// What a gateway prints that has seen traffic on a protected and on a watched route.
+/// Returns the metrics of a gateway after traffic on a protected and on a watched route.
 fn seen() -> Metrics {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let watched = "[[routes]]\nname = \"watched\"\npath = \"/v1/watched\"\nmode = \"shadow\"\n";
@@ -109,7 +111,7 @@ fn every_metric_that_is_printed_is_documented_and_the_other_way_round() {
         for (label, values) in &written.labels {
             match label.as_str() {
                 "route" => assert!(values.is_empty(), "{name}: routes are the operator's"),
-                // These come with the first request of their kind.
+                // These appear with the first request of their kind.
                 "would" => assert!(
                     found.labels[label].is_subset(values),
                     "{name}: {:?}",
@@ -123,22 +125,22 @@ fn every_metric_that_is_printed_is_documented_and_the_other_way_round() {
 
 #[test]
 fn what_enforcing_would_have_done_is_documented_word_by_word() {
-    // Not all of it happens in a story, so the words are taken from where they are said.
+    // A story can't cause each outcome, so the label values are read from the source.
     let layer = [read("src/layer/shadow.rs"), read("src/refusal/kind.rs")].concat();
     let gate = read("src/gate/shadow.rs");
     let counted =
         [&gate, &layer].into_iter().flat_map(|text| text.split("count_shadow(\"").skip(1));
-    let mut said: BTreeSet<String> =
+    let mut source_values: BTreeSet<String> =
         counted.map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
     for text in [gate, layer] {
         let table = text.split("fn would").nth(1).unwrap();
         let table = table.split_whitespace().collect::<Vec<_>>().join(" ");
-        // A long arm has its word in a block.
+        // rustfmt puts the value of a long arm into a block.
         let table = table.replace("=> { \"", "=> \"");
         let words = table.split("=> \"").skip(1);
-        said.extend(words.map(|rest| rest.split('"').next().unwrap().to_owned()));
+        source_values.extend(words.map(|rest| rest.split('"').next().unwrap().to_owned()));
     }
-    assert_eq!(documented()["onceward_shadow_total"].labels["would"], said);
+    assert_eq!(documented()["onceward_shadow_total"].labels["would"], source_values);
 }
 
 /// The names of metrics in a text.
@@ -211,7 +213,7 @@ fn the_dashboard_is_json_and_every_panel_asks_something() {
     }
 }
 
-/// Each alert says how bad it is and where to read on.
+/// Each alert has a severity and a section to read on.
 #[test]
 fn every_alert_has_a_severity_and_a_section_in_the_operating_guide() {
     let (alerts, guide) = (read("config/alerts.yml"), read("docs/OPERATING.md"));
@@ -220,6 +222,6 @@ fn every_alert_has_a_severity_and_a_section_in_the_operating_guide() {
     for block in blocks {
         let name = block.lines().next().unwrap().trim();
         assert!(block.contains("severity: ") && block.contains("summary: "), "{name}");
-        assert!(guide.contains(&format!("`{name}`")), "docs/OPERATING.md says nothing of {name}");
+        assert!(guide.contains(&format!("`{name}`")), "docs/OPERATING.md does not mention {name}");
     }
 }

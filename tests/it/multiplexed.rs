@@ -1,5 +1,5 @@
-//! HTTP/2 upstreams that allow few requests at once: those beyond wait where giving them up is enough, and never leave
-//! later.
+//! HTTP/2 upstreams that allow few requests at once. Further requests wait, can be given up as
+//! unsent, and are never sent later.
 
 use crate::harness::frame_origin::{INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS};
 use crate::harness::frames::{SETTINGS, WINDOW_UPDATE, frame};
@@ -7,10 +7,10 @@ use crate::harness::{Answer, Authority, FrameOrigin, Gateway, Origin, Request, U
 
 const HERE: &str = "127.0.0.1";
 
-/// Starts an upstream and a gateway: settings of the one, and of the other under [upstream].
+/// Starts an upstream with settings, and a gateway with more keys under [upstream].
 type Start = fn(&[(u16, u32)], &str) -> (Authority, FrameOrigin, Gateway);
 
-/// The same by HTTP/2 without TLS, where the gateway knows that the upstream speaks it.
+/// Starts both without TLS; the gateway is configured for HTTP/2 with prior knowledge.
 fn plain_origin(settings: &[(u16, u32)], upstream: &str) -> (Authority, FrameOrigin, Gateway) {
     let origin = FrameOrigin::plain(settings);
     let settings = format!("[upstream]\nhttp2 = \"prior-knowledge\"\n{upstream}");
@@ -18,7 +18,7 @@ fn plain_origin(settings: &[(u16, u32)], upstream: &str) -> (Authority, FrameOri
     (Authority::new(), origin, gateway)
 }
 
-/// An upstream whose connections begin with these settings, and a gateway in front of it.
+/// Starts an upstream with these settings on each connection, and a gateway in front of it.
 fn origin(settings: &[(u16, u32)], upstream: &str) -> (Authority, FrameOrigin, Gateway) {
     let authority = Authority::new();
     let origin = FrameOrigin::start(authority.server(HERE, &["h2"]), settings);
@@ -67,7 +67,7 @@ fn trailers_of_a_request_are_dropped_on_the_way_to_an_http_2_upstream() {
         let body = "3\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n";
         request.field("Transfer-Encoding", "chunked").body(body).send(gateway.port)
     };
-    // One that is kept whole, and one that streams through.
+    // One request that is buffered, and one that streams.
     for request in [Request::pay("k", ""), Request::new("POST", "/others")] {
         assert_eq!(chunked(request).status, 201);
         let seen = origin.seen().pop().unwrap();
@@ -158,7 +158,7 @@ fn a_connection_without_settings_or_with_a_limit_of_zero_takes_nothing() {
         is_unreachable(&early.send(gateway.port));
         until("the connection to be given up", || origin.ended() == origin.connections());
         origin.stay_silent(false);
-        origin.say(&frame(SETTINGS, 0, 0, &[]));
+        origin.write_to_all(&frame(SETTINGS, 0, 0, &[]));
         assert_eq!(origin.arrivals().len(), 0);
         origin.begin_with(&[]);
         runs_once_more(&gateway, &origin, &early);
@@ -199,7 +199,8 @@ fn a_limit_that_is_lowered_counts_from_then_on() {
 
 #[test]
 fn the_rest_of_a_body_never_leaves_after_the_attempt_was_given_up() {
-    // The peer opens no window; or it takes no bytes from the socket, whose buffers hold less than the body.
+    // The peer opens no window, or it reads nothing from a socket with buffers smaller than the
+    // body.
     for (window, origin) in
         [(true, origin as Start), (false, origin), (true, plain_origin), (false, plain_origin)]
     {
@@ -208,15 +209,16 @@ fn the_rest_of_a_body_never_leaves_after_the_attempt_was_given_up() {
         let more = "response_timeout = \"1s\"\n[limits]\nrequest_body = \"32MiB\"";
         let (_authority, origin, gateway) = origin(settings, more);
         runs_once_more(&gateway, &origin, &pay("first", false));
-        origin.say(&frame(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes()));
+        origin.write_to_all(&frame(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes()));
         origin.read(window);
         let body = format!("\"{}\"", "x".repeat(if window { 100 } else { 24 << 20 }));
         let lost = Request::pay("k", &body).send(gateway.port);
         assert_eq!((lost.status, lost.problem().as_str()), (504, "outcome-uncertain"));
         origin.read(true);
         let wide = (1u32 << 20).to_be_bytes();
-        origin
-            .say(&[frame(WINDOW_UPDATE, 0, 3, &wide), frame(WINDOW_UPDATE, 0, 0, &wide)].concat());
+        origin.write_to_all(
+            &[frame(WINDOW_UPDATE, 0, 3, &wide), frame(WINDOW_UPDATE, 0, 0, &wide)].concat(),
+        );
         until("it to be broken off", || {
             origin.arrivals().iter().any(|arrival| arrival.reset) || origin.ended() == 1
         });
@@ -234,7 +236,8 @@ fn the_rest_of_a_body_never_leaves_after_the_attempt_was_given_up() {
 fn prior_knowledge_of_http_2_needs_no_tls_and_an_upstream_that_does_not_speak_it_gets_no_request() {
     let (_authority, origin, gateway) = plain_origin(&[], "");
     runs_once_more(&gateway, &origin, &pay("k", true));
-    // What passes through takes another connection, which its clients may have the upstream end.
+    // Unprotected requests use another connection, because their clients could make the upstream
+    // end it.
     assert_eq!(Request::new("GET", "/others").send(gateway.port).text(), "answer 1");
     assert_eq!(Request::new("GET", "/others").send(gateway.port).status, 200);
     runs_once_more(&gateway, &origin, &pay("other", true));

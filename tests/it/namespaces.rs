@@ -1,4 +1,4 @@
-//! Deployments that share Redis servers, each under names of its own.
+//! Deployments that share Redis servers, each with its own namespace.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ fn two_deployments_on_one_cluster_know_nothing_of_each_other() {
     let (upstream, cluster) = (Upstream::start(), Cluster::start());
     let log = "[log]\nenabled = true\n";
     let here = Gateway::on(upstream.port, &cluster.url(), log, ROUTES);
-    // By the url, and by the key: the same store.
+    // The namespace set in the URL or by the setting selects the same store.
     let renamed = ROUTES.replace("\"payments\"", "\"payouts\"");
     let there = Gateway::on(
         upstream.port,
@@ -31,7 +31,8 @@ fn two_deployments_on_one_cluster_know_nothing_of_each_other() {
     }
 }
 
-/// How many operations a gateway lists, over all pages: one that took too long ends early, and may be empty.
+/// Counts the operations that a gateway lists, over all pages. A slow page ends early and may be
+/// empty.
 fn listed(gateway: &Gateway) -> usize {
     let (mut count, mut path) = (0, "/v1/operations".to_string());
     loop {
@@ -95,12 +96,12 @@ fn a_namespace_is_shown_and_a_faulty_one_refused() {
         )
     };
     let url = redis.url();
-    let (_, said) = doctor(&format!("{url}?namespace=mine"));
-    assert!(said.contains(&format!("store: {url} (namespace mine)\n")), "{said}");
-    let (code, said) = doctor(&format!("{url}?namespace=my:own"));
+    let (_, output) = doctor(&format!("{url}?namespace=mine"));
+    assert!(output.contains(&format!("store: {url} (namespace mine)\n")), "{output}");
+    let (code, output) = doctor(&format!("{url}?namespace=my:own"));
     assert!(
         code == Some(2)
-            && said.contains("expected 1 to 64 letters, digits, _ or - behind namespace="),
-        "{said}"
+            && output.contains("expected 1 to 64 letters, digits, _ or - behind namespace="),
+        "{output}"
     );
 }

@@ -1,11 +1,12 @@
-//! The page on the admin port, without a browser: who is shown what, and what is refused.
+//! The page on the admin port, without a browser: which visitor sees what, and which forms are
+//! refused.
 
 use crate::admin::{TOKENS, lose};
 use crate::harness::{Answer, Gateway, ROUTES, RedisServer, Request, Upstream, until};
 
 const LOG: &str = "[log]\nenabled = true";
 
-/// A browser's form, as far as HTTP goes: its cookie, and what it was given.
+/// The HTTP side of a browser's form: its cookie and the values it was given.
 struct Form {
     cookie: String,
     proof: String,
@@ -192,7 +193,7 @@ fn with_tokens_a_visitor_signs_in_once_and_the_browser_never_keeps_the_token() {
             "{token}: {}",
             settle.text()
         );
-        // The session is of the page alone.
+        // The session is valid for the page only.
         let api = Request::new("GET", "/v1/operations")
             .host(&host(&gateway))
             .field("Cookie", &session)
@@ -265,19 +266,19 @@ fn pages_fit_no_frame_load_nothing_from_elsewhere_and_are_not_kept() {
     );
 }
 
-/// What the page shows of an operation, once the read model has told of it.
-fn told(gateway: &Gateway, operation: &str) -> Answer {
+/// Requests an operation's page, once the read model contains the operation.
+fn shown(gateway: &Gateway, operation: &str) -> Answer {
     let path = format!("/operations/{operation}");
     until("the timeline", || page(gateway, &path, None).text().contains("An attempt began"));
     page(gateway, &path, None)
 }
 
 #[test]
-fn an_operation_that_the_store_can_not_tell_of_is_not_called_gone() {
+fn an_operation_that_the_store_cannot_read_is_not_called_gone() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
     let operation = lose(&gateway, "k");
-    assert_eq!(told(&gateway, &operation).status, 200);
+    assert_eq!(shown(&gateway, &operation).status, 200);
     redis.signal("STOP");
     let unknown = page(&gateway, &format!("/operations/{operation}"), None);
     let overview = page(&gateway, "/", None);
@@ -300,9 +301,9 @@ fn a_key_that_a_tombstone_bars_is_not_called_new() {
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
     let listed = gateway.ask("GET", "/v1/operations").json();
     let operation = listed["operations"][0]["operation"].as_str().unwrap().to_owned();
-    told(&gateway, &operation);
+    shown(&gateway, &operation);
     until("the result to be gone", || Request::pay("k", "{}").send(gateway.port).status == 409);
-    let text = told(&gateway, &operation).text();
+    let text = shown(&gateway, &operation).text();
     assert!(
         text.contains("A tombstone blocks the key") && !text.contains("the key is free"),
         "{text}"
@@ -362,7 +363,7 @@ fn a_tenants_operations_are_found_by_its_name_which_is_in_no_address() {
             .unwrap()
             .clone()
     };
-    until("both to be told", || listed().len() == 2);
+    until("both to be listed", || listed().len() == 2);
     let references = listed()
         .iter()
         .map(|one| one["operation"].as_str().unwrap().to_owned())

@@ -1,5 +1,6 @@
-//! Paths in other spellings: refused where an upstream could resolve them into a protected resource, passed as they came
-//! elsewhere, one identity where the path is part of the key, and never more than one segment in a probe.
+//! Paths in other spellings. A path that an upstream could resolve into a protected resource is
+//! refused; any other path is forwarded unchanged. Where the path is part of the key, all spellings
+//! have one identity. A probe's path never has more than one segment for the key.
 
 use crate::harness::{Gateway, Request, Upstream};
 
@@ -107,7 +108,8 @@ fn spellings_of_one_path_derive_one_key() {
         "/v1/pay%3Aments?of=a+b",
         "/v1/pay:ments?of=a%20b",
     ] {
-        // Fingerprints are of the request as received: what is spelled otherwise is refused, and does not run.
+        // The fingerprint covers the request as received, so another spelling is refused and does
+        // not run.
         assert_eq!(post(target).send(gateway.port).problem(), "key-reused", "{target}");
     }
     for target in [
@@ -139,7 +141,8 @@ const NO_SEGMENT: [&str; 11] = [
 
 const SOON: &str = "[upstream]\nresponse_timeout = \"1s\"\n";
 
-/// Sends a request whose answer is lost. Its client learns that no repetition will find anything out.
+/// Sends a request that loses its answer. The problem document shows that a retry cannot find the
+/// outcome.
 fn lost_for_good(gateway: &Gateway, key: &str) {
     let lost = Request::pay(key, "{}").act("drop").send(gateway.port);
     assert_eq!(
@@ -216,7 +219,8 @@ fn in_the_background_such_a_key_is_never_probed_either() {
     }
 }
 
-/// One more operation, with a key that is asked for: once that was done, the reconciler has been at work.
+/// Loses one more operation, with a key that can be probed. Once it was probed, the reconciler has
+/// run.
 fn lost_and_asked(gateway: &Gateway, upstream: &Upstream) {
     assert_eq!(Request::pay("plain", "{}").act("drop").send(gateway.port).status, 502);
     crate::harness::until("the upstream to be asked", || upstream.payments_and_questions().1 == 1);
@@ -245,7 +249,7 @@ fn one_key_is_an_operation_of_its_own_on_each_path_where_the_path_is_part_of_the
         let again = pay(target);
         assert!(again.replayed() && again.body == answer.body, "{target}");
     }
-    // Another spelling of a path is the same operation, and as a request another one: nothing runs.
+    // Another spelling of a path is the same operation but another request, so nothing runs.
     for same in ["/by-path/%37/pay", "/by-path/7/pay/"] {
         assert_eq!(pay(same).problem(), "key-reused", "{same}");
     }

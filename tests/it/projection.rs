@@ -1,4 +1,4 @@
-//! The read model kept by a process of its own, how old it is told to be, and built anew.
+//! The read model: kept by a separate projector process, its reported age, and its rebuild.
 
 use std::process::{Child, Command, Output, Stdio};
 
@@ -12,14 +12,14 @@ fn onceward(words: &[&str]) -> Command {
     command
 }
 
-/// Runs the program to its end: its exit code, and what it said.
-fn said(words: &[&str]) -> (i32, String) {
+/// Runs the program to its end. Returns its exit code and its output.
+fn run(words: &[&str]) -> (i32, String) {
     let Output { status, stdout, stderr } = onceward(words).output().unwrap();
     (status.code().unwrap(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
 }
 
 fn by_cli(gateway: &Gateway, words: &[&str]) -> (i32, String) {
-    said(&[&["projection"], words, &["--admin", &format!("127.0.0.1:{}", gateway.admin)]].concat())
+    run(&[&["projection"], words, &["--admin", &format!("127.0.0.1:{}", gateway.admin)]].concat())
 }
 
 /// A projector process; killed when dropped.
@@ -33,10 +33,10 @@ impl Projector {
         )
     }
 
-    /// Tells it to end, and returns how it did.
+    /// Sends SIGTERM and returns the exit status.
     fn end(mut self) -> Option<i32> {
-        let told = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
-        assert!(told.success());
+        let sent = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
+        assert!(sent.success());
         self.0.wait().unwrap().code()
     }
 }
@@ -56,7 +56,7 @@ fn known(gateway: &Gateway) -> usize {
 }
 
 #[test]
-fn a_projector_of_its_own_keeps_the_file_and_the_gateway_tells_how_old_it_is() {
+fn a_separate_projector_keeps_the_file_and_the_gateway_reports_its_age() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.sqlite");
@@ -80,11 +80,11 @@ fn a_projector_of_its_own_keeps_the_file_and_the_gateway_tells_how_old_it_is() {
     let ended = gateway.ask("GET", "/v1/projection").json()["as_of"].as_str().unwrap().to_owned();
     assert_eq!(Request::pay("b", "{}").send(gateway.port).status, 201);
     until("the lag to grow again", || lag() > 2.0);
-    let told = gateway.ask("GET", "/v1/operations?route=payments").json();
+    let answer = gateway.ask("GET", "/v1/operations?route=payments").json();
     assert!(
-        told["lag_ms"].as_u64().unwrap() > 1000
-            && told["operations"].as_array().unwrap().len() == 1,
-        "{told}"
+        answer["lag_ms"].as_u64().unwrap() > 1000
+            && answer["operations"].as_array().unwrap().len() == 1,
+        "{answer}"
     );
 
     let _projector = Projector::start(&gateway, &redis);
@@ -101,7 +101,7 @@ fn a_projector_of_its_own_keeps_the_file_and_the_gateway_tells_how_old_it_is() {
 }
 
 #[test]
-fn a_read_model_that_is_built_anew_says_what_it_said_before() {
+fn a_rebuilt_read_model_gives_the_same_answers() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, LOG, ROUTES);
     for n in 0..20 {
@@ -115,20 +115,20 @@ fn a_read_model_that_is_built_anew_says_what_it_said_before() {
     let listed =
         || gateway.ask("GET", "/v1/operations?route=payments").json()["operations"].clone();
     until("all to be known", || known(&gateway) == 20 && hour() == [20, 20]);
-    let (before, told) = (listed(), gateway.ask("GET", "/v1/projection").json());
-    assert_eq!(told["entries"], 40);
+    let (before, status) = (listed(), gateway.ask("GET", "/v1/projection").json());
+    assert_eq!(status["entries"], 40);
 
     let (code, text) = by_cli(&gateway, &["rebuild"]);
     assert!(code == 0 && text.starts_with("Rebuilt from 40 entries"), "{text}");
     assert_eq!((listed(), hour()), (before, [20, 20]));
     gateway.logged("read model emptied by an operator");
     let (code, text) = by_cli(&gateway, &["status", "--json"]);
-    let told: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((code, &told["entries"]), (0, &40.into()));
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &status["entries"]), (0, &40.into()));
 }
 
 #[test]
-fn who_may_only_read_can_not_empty_it_and_where_there_is_none_it_is_said() {
+fn a_reader_cannot_rebuild_it_and_a_missing_read_model_is_reported() {
     let upstream = Upstream::start();
     let tokens =
         "[admin_auth]\ntokens = [{ name = \"a\", role = \"read\", env = \"READ_TOKEN\" }]\n";
@@ -152,12 +152,12 @@ fn who_may_only_read_can_not_empty_it_and_where_there_is_none_it_is_said() {
 }
 
 #[test]
-fn a_projector_that_could_not_be_of_use_says_why_and_ends() {
+fn a_projector_that_could_not_work_reports_why_and_ends() {
     let folder = tempfile::tempdir().unwrap();
     let of = |settings: &str| {
         let file = folder.path().join("onceward.toml");
         std::fs::write(&file, settings).unwrap();
-        said(&["projector", "--config", &file.display().to_string()])
+        run(&["projector", "--config", &file.display().to_string()])
     };
     for (settings, why) in [
         ("[store]\nurl = \"redis://127.0.0.1:1\"", "the event log is off"),

@@ -1,4 +1,4 @@
-//! What clients read about the policy at `/.well-known/idempotency`.
+//! The policy that clients read at `/.well-known/idempotency`.
 
 use serde_json::json;
 
@@ -6,7 +6,8 @@ use crate::harness::{Connection, Gateway, Request, Upstream};
 
 const PATH: &str = "/.well-known/idempotency";
 
-/// Routes of which the second is watched only, and the last covers nothing that clients could rely on.
+/// Three routes. The second is in shadow mode, and the last covers nothing that clients could rely
+/// on.
 const MANY: &str = r#"
 [[routes]]
 name = "secret-name"
@@ -79,7 +80,7 @@ fn clients_read_what_is_protected_and_what_duplicates_get() {
             },
         })
     );
-    // It hides what it covers from the route behind it, so clients have to know.
+    // This route hides the paths that it covers from the route after it, so it must be published.
     assert_eq!(
         (&routes[1]["paths"][0], &routes[1]["protected"]),
         (&json!("/v1/watched"), &json!(false))
@@ -125,18 +126,18 @@ fn what_is_published_is_what_is_answered() {
         ("uncertain", Request::pay("lost", "{}").act("drop")),
     ];
     for (case, request) in asked {
-        let (said, got) = (&published["duplicates"][case], request.send(gateway.port));
+        let (policy, got) = (&published["duplicates"][case], request.send(gateway.port));
         assert_eq!(
-            (&said["status"], &said["type"]),
+            (&policy["status"], &policy["type"]),
             (&json!(got.status), &got.json()["type"]),
             "{case}"
         );
-        assert_eq!(said["may_retry"], got.json()["retryable"], "{case}");
+        assert_eq!(policy["may_retry"], got.json()["retryable"], "{case}");
     }
 }
 
 #[test]
-fn who_has_read_it_is_told_that_it_is_still_the_same() {
+fn a_client_that_has_read_it_gets_304_while_it_is_unchanged() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let first = get(PATH).send(gateway.port);
@@ -173,7 +174,7 @@ fn who_has_read_it_is_told_that_it_is_still_the_same() {
 }
 
 #[test]
-fn the_upstream_keeps_the_path_where_the_operator_says_so() {
+fn the_upstream_keeps_the_path_where_the_operator_configures_it() {
     let upstream = Upstream::start();
     let routes = "[[routes]]\npath = \"/v1/payments\"\n";
     let own = format!(
@@ -187,7 +188,7 @@ fn the_upstream_keeps_the_path_where_the_operator_says_so() {
         assert!(get(PATH).send(gateway.port).get("etag").is_none());
         assert_eq!(upstream.executed(), seen);
     }
-    // Other methods are the upstream's in any case, and so is what only looks like the path.
+    // The upstream gets other methods in any case, and also paths that only look similar.
     let usual = Gateway::start(upstream.port);
     Request::new("POST", PATH).send(usual.port);
     get(&format!("{PATH}/more")).send(usual.port);

@@ -1,4 +1,4 @@
-//! A tenant who floods keys is bounded, and others are not touched.
+//! A tenant that floods keys is limited, and other tenants are not affected.
 
 use crate::harness::{Gateway, RedisServer, Request, Upstream, until};
 
@@ -17,7 +17,7 @@ fn pay(account: &str, key: &str) -> Request {
 fn a_scope_begins_so_many_operations_and_its_duplicates_are_answered_all_the_same() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "[limits]\nrecords_per_scope = 3\n", ROUTE);
-    // What the upstream says it did not do leaves no record, and counts for nothing.
+    // A release status leaves no record and does not count against the quota.
     for _ in 0..5 {
         assert_eq!(pay("alice", "limited").act("status 429").send(gateway.port).status, 429);
     }
@@ -66,7 +66,7 @@ fn a_flood_by_one_scope_leaves_others_and_the_store_untouched() {
     }
     let executed: usize = flooders.into_iter().map(|flooder| flooder.join().unwrap()).sum();
     assert_eq!((executed, upstream.executed()), (20, 40));
-    // Claims that were given up because others took the last room leave markers, which are small and short-lived.
+    // Claims that lost the last free place leave released markers, which are small and short-lived.
     let completed = gateway.ask("GET", "/v1/operations?state=completed&limit=1000").json();
     assert_eq!(completed["operations"].as_array().unwrap().len(), 40);
 }

@@ -1,4 +1,4 @@
-//! Members of results that are kept from the store, and from everybody.
+//! Members of results that are redacted in the store and for every reader.
 
 use crate::admin::cli;
 use crate::harness::{Gateway, RedisServer, Request, Upstream, until};
@@ -12,7 +12,7 @@ fn gateway(upstream: &Upstream, redis: &RedisServer, more: &str) -> Gateway {
     Gateway::on(upstream.port, &redis.url(), "", &routes)
 }
 
-/// All that lies in the store.
+/// Returns everything that is stored in Redis.
 fn stored(redis: &RedisServer) -> String {
     let keys = redis.cli(&["--scan", "--pattern", "onceward:*:r:*"]);
     assert!(!keys.is_empty(), "there is nothing");
@@ -20,7 +20,7 @@ fn stored(redis: &RedisServer) -> String {
 }
 
 #[test]
-fn what_is_redacted_lies_nowhere_and_the_first_answer_is_the_replay() {
+fn redacted_members_are_stored_nowhere_and_the_first_answer_is_the_replay() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = gateway(&upstream, &redis, "");
     let pay = Request::pay("k", "{}")
@@ -38,7 +38,7 @@ fn what_is_redacted_lies_nowhere_and_the_first_answer_is_the_replay() {
 }
 
 #[test]
-fn what_can_not_be_looked_into_is_relayed_once_and_lies_nowhere() {
+fn a_result_that_cannot_be_redacted_is_relayed_once_and_stored_nowhere() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = gateway(&upstream, &redis, "");
     for (key, script) in [
@@ -56,7 +56,7 @@ fn what_can_not_be_looked_into_is_relayed_once_and_lies_nowhere() {
 }
 
 #[test]
-fn what_a_probe_finds_and_what_an_operator_says_is_redacted_too() {
+fn results_of_probes_and_operators_are_redacted_too() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let probing =
         "on_uncertain = \"probe\"\nprobe = { path = \"/v1/payments/{key}\", absent = [\"404\"] }";
@@ -76,11 +76,11 @@ fn what_a_probe_finds_and_what_an_operator_says_is_redacted_too() {
     let operation = lost.send(held.port).json()["operation"].as_str().unwrap().to_owned();
     let body = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(body.path(), r#"{"card":{"number":"4242-canary"}}"#).unwrap();
-    let (code, said) = cli(
+    let (code, output) = cli(
         &held,
         &["resolve", &operation, "--status", "201", "--body", body.path().to_str().unwrap()],
     );
-    assert_eq!(code, 0, "{said}");
+    assert_eq!(code, 0, "{output}");
     until("the decision to be replayed", || lost.send(held.port).replayed());
     assert_eq!(lost.send(held.port).text(), r#"{"card":{"number":"[redacted]"}}"#);
     assert!(!stored(&redis).contains(CANARY));

@@ -1,4 +1,4 @@
-//! Two gateways on one Redis, which fails in the middle.
+//! Two gateways on one Redis server that fails during requests.
 
 use std::time::Duration;
 
@@ -105,7 +105,8 @@ fn a_store_that_does_not_answer_fails_closed_in_time_and_comes_back() {
     assert_eq!(gateway.ask("GET", "/readyz").status, 503);
     assert_eq!(upstream.executed(), 1);
     redis.signal("CONT");
-    // The claim that was given up may have arrived meanwhile; it ends released, not uncertain.
+    // The claim that was given up may have reached the store; its record ends released, not
+    // uncertain.
     until("the key to run", || Request::pay("k", "{}").send(gateway.port).status == 201);
     assert_eq!(gateway.metric("onceward_uncertain_outcomes_total"), 0.0);
     assert_eq!(upstream.executed(), 2);
@@ -120,9 +121,9 @@ fn a_store_lost_after_the_upstream_answered_costs_the_answer_or_keeps_it_but_nev
     upstream.reached(1);
     redis.signal("STOP");
     upstream.release();
-    let told = first.join().unwrap();
+    let answer = first.join().unwrap();
     assert_eq!(
-        (told.status, told.problem().as_str()),
+        (answer.status, answer.problem().as_str()),
         (502, "outcome-uncertain"),
         "after min(lease, 10 s)"
     );
@@ -132,7 +133,7 @@ fn a_store_lost_after_the_upstream_answered_costs_the_answer_or_keeps_it_but_nev
 }
 
 #[test]
-fn fail_open_forwards_unprotected_and_says_so() {
+fn fail_open_forwards_unprotected_and_reports_it() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let open = format!("{ROUTES}on_failure = \"fail_open\"\n");
     let gateway = Gateway::on(upstream.port, &redis.url(), "", &open);
@@ -153,7 +154,7 @@ fn fail_open_forwards_unprotected_and_says_so() {
 fn a_server_that_takes_calls_and_does_not_answer_costs_a_few_their_timeout_and_the_others_nothing()
 {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
-    // Long, so that waiting for it can be told from failing at once on a busy machine.
+    // A long timeout, so that waiting for it differs from an immediate failure on a busy machine.
     let slow = "[store]\ntimeout = \"3s\"\n";
     let routes = "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\n\
                   [[routes]]\npath = \"/v1/refunds\"\non_failure = \"fail_open\"\n";
@@ -177,7 +178,8 @@ fn a_server_that_takes_calls_and_does_not_answer_costs_a_few_their_timeout_and_t
             .send(gateway.port);
         (answer.status, began.elapsed() < Duration::from_secs(1))
     };
-    // One at a time is let through and waits; of two that follow each other at most one.
+    // One request at a time is let through and waits. Of two consecutive requests at most one
+    // waits.
     let spared = [quick(10, "/v1/payments"), quick(11, "/v1/payments"), quick(12, "/v1/payments")];
     assert!(
         spared.iter().all(|(status, _)| *status == 503) && spared.iter().any(|(_, quick)| *quick),
@@ -219,7 +221,7 @@ fn scripts_that_redis_forgot_are_sent_again() {
 #[test]
 fn a_record_that_can_not_be_read_is_neither_replayed_nor_run_again() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
-    // Not even where the route does without a store.
+    // This holds even where the route works without a store.
     let open = format!("{ROUTES}on_failure = \"fail_open\"\n");
     let gateway = Gateway::on(upstream.port, &redis.url(), "", &open);
     let pay = Request::pay("k", "{}");
@@ -288,11 +290,13 @@ fn a_store_that_restarts_empty_gets_back_what_the_gateways_hold() {
     assert_eq!(redis.cli(&["exists", "onceward:{p0}:epoch", "onceward:{p255}:epoch"]), "2");
 }
 
-/// Settings under which a server may serve where nothing may be lost; its file is, as all of it, lost in these stories.
+/// Settings under which a server may be used where nothing may be lost. These tests lose its file
+/// as well.
 const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
-/// A request runs at a slow upstream; the server hangs while duplicates come to these gateways; then it is killed and comes
-/// back without anything. The request gets its answer, and a retry at any gateway gets the same.
+/// Runs a request at a slow upstream. The server hangs while duplicates reach `gateways`, is then
+/// killed, and restarts empty. The request gets its answer, and a retry at any gateway gets the
+/// same answer.
 fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(
     durability: &str,
     settings: &[&str],
@@ -314,7 +318,7 @@ fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(
         assert_eq!(duplicate.join().unwrap().problem(), "store-unavailable");
     }
     for gateway in &gateways {
-        // Only a claim that may have been carried out is given up.
+        // Only a claim that the store may have carried out is given up.
         until("a duplicate's claim to be given up", || {
             gateway.metric("onceward_unsettled_in_background") >= 1.0
         });
@@ -322,10 +326,10 @@ fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(
     redis.kill();
     redis.restart_empty(settings);
     for gateway in &gateways {
-        until("duplicates to be told that it runs", || {
-            let told = pay.send(gateway.port);
-            assert!(told.status != 201, "it was executed again: {told:?}");
-            told.problem() == "in-flight"
+        until("duplicates to be refused as in flight", || {
+            let answer = pay.send(gateway.port);
+            assert!(answer.status != 201, "it was executed again: {answer:?}");
+            answer.problem() == "in-flight"
         });
     }
     let given_up = |gateway: &Gateway| gateway.metric("onceward_unsettled_in_background") == 0.0;

@@ -1,4 +1,5 @@
-//! The configuration is read again while requests are answered: what is under way ends as it began.
+//! Configuration reloads during requests: a request ends under the configuration with which it
+//! began.
 
 use crate::harness::{
     Connection, Gateway, ROUTES, RedisServer, Request, Upstream, free_port, until,
@@ -14,7 +15,7 @@ fn reloads(gateway: &Gateway, result: &str) -> f64 {
     gateway.metric(&format!("onceward_config_reloads_total{{result=\"{result}\"}}"))
 }
 
-/// Writes another file and tells the process.
+/// Writes another file and signals the process.
 #[track_caller]
 fn reload(gateway: &Gateway, config: &str, result: &str) {
     let before = reloads(gateway, result);
@@ -23,7 +24,7 @@ fn reload(gateway: &Gateway, config: &str, result: &str) {
     until(&format!("the configuration to be {result}"), || reloads(gateway, result) > before);
 }
 
-/// A faulty file, read again: nothing changes, and the log says why.
+/// Checks that reloading a faulty file changes nothing, and that the log contains the reasons.
 #[track_caller]
 fn is_refused(gateway: &Gateway, config: &str, why: &[&str]) {
     let before = gateway.logs().len();
@@ -99,8 +100,8 @@ fn what_a_running_process_cannot_change_is_refused_by_name() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let settings = "[store]\nnamespace = \"other\"\ntimeout = \"400ms\"\nack = \"replicas:1\"\n[limits]\nconnections = 9\nin_flight = 9\n";
-    let told = "store.namespace, store.timeout, store.ack, limits.connections can't be changed without a restart";
-    is_refused(&gateway, &format!("{settings}{ROUTES}{REFUNDS}"), &[told]);
+    let refused = "store.namespace, store.timeout, store.ack, limits.connections can't be changed without a restart";
+    is_refused(&gateway, &format!("{settings}{ROUTES}{REFUNDS}"), &[refused]);
     assert!(
         !refund("r").send(gateway.port).replayed() && !refund("r").send(gateway.port).replayed()
     );
@@ -117,7 +118,7 @@ fn a_reload_that_would_change_identities_is_refused_unless_the_start_accepted_it
     let renamed = ROUTES.replace("payments\"", "payouts\"").replace("/v1/payouts", "/v1/payments");
     is_refused(&gateway, &renamed, &["route \"payments\" is not configured any more"]);
     assert!(pay.send(gateway.port).replayed());
-    // A route that was added is one whose name has to stay.
+    // An added route must keep its name.
     reload(&gateway, &format!("{ROUTES}{REFUNDS}"), "applied");
     is_refused(
         &gateway,
@@ -125,7 +126,7 @@ fn a_reload_that_would_change_identities_is_refused_unless_the_start_accepted_it
         &["route \"payouts\" covers POST /v1/payments in its place"],
     );
     assert_eq!(gateway.metric("onceward_vanished_routes"), 0.0);
-    // One that goes again is told.
+    // Removing it again is reported.
     reload(&gateway, ROUTES, "applied");
     assert_eq!(gateway.metric("onceward_vanished_routes"), 1.0);
     until("the warning", || {
@@ -158,7 +159,7 @@ fn a_wait_goes_on_under_what_it_began_with_and_counts_under_what_follows() {
     until("the duplicate to wait", || gateway.metric("onceward_waiters") == 1.0);
 
     reload(&gateway, &format!("[limits]\nin_flight = 1\n{ROUTES}"), "applied");
-    // The one that runs takes the only place, so that the next begins with a refusal either way.
+    // The running request takes the only place, so the next one begins with a refusal either way.
     assert_eq!(Request::pay("other", "{}").send(gateway.port).problem(), "overloaded");
     reload(&gateway, &format!("[limits]\nin_flight = 4\n{ROUTES}"), "applied");
     assert_eq!(
@@ -168,7 +169,7 @@ fn a_wait_goes_on_under_what_it_began_with_and_counts_under_what_follows() {
     );
     assert!(!waiting.is_finished() && !first.is_finished());
 
-    // The end waits for those who began before the reload.
+    // The shutdown waits for requests that began before the reload.
     gateway.signal("TERM");
     until("the end to begin", || gateway.logs().contains("stopping"));
     assert!(gateway.has_ended().is_none());
@@ -215,7 +216,7 @@ fn before_the_store_has_agreed_to_the_first_configuration_no_other_is_taken() {
     let (upstream, port) = (Upstream::start(), free_port());
     let gateway = Gateway::spawn(upstream.port, &format!("redis://127.0.0.1:{port}"), "", ROUTES);
     until("the admin port", || std::net::TcpStream::connect(("127.0.0.1", gateway.admin)).is_ok());
-    is_refused(&gateway, &format!("{ROUTES}{REFUNDS}"), &["not told yet"]);
+    is_refused(&gateway, &format!("{ROUTES}{REFUNDS}"), &["not compared yet"]);
     let _redis = RedisServer::with(port, &[]);
     until("the gateway to be ready", || gateway.is_ready());
     assert!(

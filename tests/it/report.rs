@@ -1,4 +1,4 @@
-//! What a shadow route's requests would have met, told before anything is enforced.
+//! The report on shadow routes: the answers that requests would get if the policy were enforced.
 
 use std::process::Command;
 
@@ -30,20 +30,20 @@ fn report(gateway: &Gateway, words: &[&str]) -> (i32, String) {
     )
 }
 
-fn told(gateway: &Gateway) -> Value {
+fn answer(gateway: &Gateway) -> Value {
     let (code, text) = report(gateway, &["--since", "90m", "--json"]);
     assert_eq!(code, 0, "{text}");
     serde_json::from_str(&text).unwrap()
 }
 
 #[test]
-fn a_report_tells_by_client_what_enforcing_would_have_replayed_and_refused() {
+fn a_report_shows_by_client_what_enforcing_would_have_replayed_and_refused() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, LOG, WATCHED);
-    let (code, said) = report(&gateway, &[]);
+    let (code, output) = report(&gateway, &[]);
     assert!(
-        code == 0 && said.contains(": nothing.") && said.contains("In shadow mode: payments."),
-        "{said}"
+        code == 0 && output.contains(": nothing.") && output.contains("In shadow mode: payments."),
+        "{output}"
     );
 
     let pay = |tenant: &str, body: &str| {
@@ -64,25 +64,25 @@ fn a_report_tells_by_client_what_enforcing_would_have_replayed_and_refused() {
     }
     assert_eq!(upstream.executed(), 8, "watching refuses nothing");
 
-    until("all duplicates to be told", || {
-        told(&gateway)["would_refuse"] == 2 && told(&gateway)["would_replay"] == 4
+    until("all duplicates to be counted", || {
+        answer(&gateway)["would_refuse"] == 2 && answer(&gateway)["would_replay"] == 4
     });
-    let told = told(&gateway);
-    let rows = told["rows"].as_array().unwrap();
+    let counted = answer(&gateway);
+    let rows = counted["rows"].as_array().unwrap();
     let scopes: Vec<&str> = rows.iter().map(|row| row["scope"].as_str().unwrap()).collect();
     let row = |scope: &str, would: &str, requests: u64| json!({"route": "payments", "scope": scope, "would": would, "requests": requests});
     let mut refused = row(scopes[1], "refuse", 2);
     refused["problem"] = "key-reused".into();
     assert_eq!(
-        told["rows"],
+        counted["rows"],
         json!([row(scopes[0], "replay", 3), refused, row(scopes[1], "replay", 1)]),
-        "{told}"
+        "{counted}"
     );
     assert_ne!(scopes[0], scopes[1]);
-    assert_eq!((&told["cut"], &told["shadow_routes"]), (&false.into(), &json!(["payments"])));
+    assert_eq!((&counted["cut"], &counted["shadow_routes"]), (&false.into(), &json!(["payments"])));
     assert!(
-        told["lag_ms"].is_u64() && told["since"].as_str().unwrap().ends_with(":00:00.000Z"),
-        "{told}"
+        counted["lag_ms"].is_u64() && counted["since"].as_str().unwrap().ends_with(":00:00.000Z"),
+        "{counted}"
     );
 
     let (code, text) = report(&gateway, &["--since", "90m"]);
@@ -100,10 +100,13 @@ fn a_report_tells_by_client_what_enforcing_would_have_replayed_and_refused() {
         ),
         "{text}"
     );
-    assert!(!text.contains("alice") && !text.contains("bob"), "clients are told by a hash: {text}");
+    assert!(
+        !text.contains("alice") && !text.contains("bob"),
+        "clients are identified by a hash: {text}"
+    );
     assert_eq!(report(&gateway, &["--since", "yesterday"]).0, 2);
     assert_eq!(gateway.ask("GET", "/v1/report?since=yesterday").problem(), "request-invalid");
-    // A mark that somebody asks about is told of who it may be.
+    // With an explanation, the report names the possible callers of a tenant mark.
     let asked = Request::new("POST", "/v1/scope")
         .host("127.0.0.1")
         .json(r#"{"route":"payments","scope":{"x-tenant":"bob"}}"#);
@@ -113,18 +116,19 @@ fn a_report_tells_by_client_what_enforcing_would_have_replayed_and_refused() {
 }
 
 #[test]
-fn where_nothing_can_be_reported_it_is_said_why() {
+fn where_nothing_can_be_reported_the_reason_is_given() {
     let upstream = Upstream::start();
-    let (told, silent) = (Gateway::with(upstream.port, LOG, ROUTES), Gateway::start(upstream.port));
-    let (code, said) = report(&told, &[]);
-    assert!(code == 0 && said.contains("No route is in shadow mode"), "{said}");
-    let (code, said) = report(&silent, &[]);
-    assert!(code == 1 && said.contains("set enabled = true under [log]"), "{said}");
+    let (logging, silent) =
+        (Gateway::with(upstream.port, LOG, ROUTES), Gateway::start(upstream.port));
+    let (code, output) = report(&logging, &[]);
+    assert!(code == 0 && output.contains("No route is in shadow mode"), "{output}");
+    let (code, output) = report(&silent, &[]);
+    assert!(code == 1 && output.contains("set enabled = true under [log]"), "{output}");
     assert_eq!(silent.ask("GET", "/v1/report").problem(), "read-model-off");
 }
 
 #[test]
-fn clients_of_a_route_without_a_scope_are_told_apart_by_what_they_send() {
+fn clients_of_a_route_without_a_scope_are_distinguished_by_what_they_send() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(
         upstream.port,
@@ -140,7 +144,7 @@ fn clients_of_a_route_without_a_scope_are_told_apart_by_what_they_send() {
     assert_eq!(pay("alice"), 201);
     until("the first request to be watched", || watched("execute") == 1.0);
     assert_eq!([pay("alice"), pay("bob")], [201, 201]);
-    until("both to be told", || told(&gateway)["rows"].as_array().unwrap().len() == 2);
-    let told = told(&gateway);
-    assert_ne!(told["rows"][0]["scope"], told["rows"][1]["scope"], "{told}");
+    until("both to be counted", || answer(&gateway)["rows"].as_array().unwrap().len() == 2);
+    let counted = answer(&gateway);
+    assert_ne!(counted["rows"][0]["scope"], counted["rows"][1]["scope"], "{counted}");
 }

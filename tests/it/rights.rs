@@ -1,11 +1,11 @@
-//! Users of a Redis server that its access control list (ACL) lets do only so much.
+//! Redis users with limited rights by an access control list (ACL).
 
 use std::process::Command;
 
 use crate::admin::cli;
 use crate::harness::{Cluster, Gateway, ROUTES, RedisServer, Request, Upstream, until};
 
-/// A server with a user `limited`, whose password is `pw`, with these rights.
+/// Starts a server with a user `limited`, password `pw`, and these rights.
 fn server_with_user(rights: &[&str]) -> (RedisServer, String) {
     let redis = RedisServer::with(
         crate::harness::free_port(),
@@ -47,15 +47,15 @@ fn a_user_without_rights_to_channels_stores_every_outcome_at_the_first_attempt()
     assert_eq!(waiter.join().unwrap().body, first.join().unwrap().body);
     assert!(began.elapsed().as_millis() < 1000, "{:?}", began.elapsed());
     assert!(pay.send(gateway.port).replayed() && upstream.executed() == 1);
-    // An operator's decision is told as it is.
+    // An operator's decision is reported as stored.
     let lost = Request::pay("lost", "{}").act("drop");
     let operation = lost.send(gateway.port).json()["operation"].as_str().unwrap().to_owned();
     until("the lost request to be over", || {
-        let (code, said) = cli(
+        let (code, output) = cli(
             &gateway,
             &["resolve", &operation, "--status", "200", "--reason", "seen in the ledger"],
         );
-        assert!(code == 0 || said.contains("too early"), "{code}: {said}");
+        assert!(code == 0 || output.contains("too early"), "{code}: {output}");
         code == 0
     });
     assert!(lost.send(gateway.port).replayed());
@@ -84,8 +84,8 @@ fn the_doctor_and_the_start_name_each_missing_right() {
         "-acl",
     ];
     let (_redis, url) = server_with_user(&rights);
-    let (code, said) = doctor(&url, "");
-    assert_eq!(code, 1, "{said}");
+    let (code, output) = doctor(&url, "");
+    assert_eq!(code, 1, "{output}");
     for right in [
         "(+zadd)",
         "(+zrange)",
@@ -94,7 +94,7 @@ fn the_doctor_and_the_start_name_each_missing_right() {
         "(~onceward:{p*}:due)",
         "(~onceward:ping)",
     ] {
-        assert_eq!(said.matches(right).count(), 1, "{right} in {said}");
+        assert_eq!(output.matches(right).count(), 1, "{right} in {output}");
     }
     for granted in [
         "(+get)",
@@ -104,7 +104,7 @@ fn the_doctor_and_the_start_name_each_missing_right() {
         "(~onceward:*)",
         "(+xadd)",
     ] {
-        assert!(!said.contains(granted), "{granted} in {said}");
+        assert!(!output.contains(granted), "{granted} in {output}");
     }
     assert!(
         doctor(&url, "[log]\nenabled = true\n").1.contains("(~onceward:{p*}:events)"),
@@ -128,8 +128,8 @@ fn the_smallest_list_of_the_documents_is_enough_for_everything() {
     let rights: Vec<&str> = listed.split_whitespace().collect();
     let (redis, url) = server_with_user(&rights);
     let settings = "[log]\nenabled = true\n[store]\nlocal_cache = \"1MiB\"\n";
-    let (code, said) = doctor(&url, settings);
-    assert_eq!(code, 0, "{said}");
+    let (code, output) = doctor(&url, settings);
+    assert_eq!(code, 0, "{output}");
     let upstream = Upstream::start();
     let gateway = Gateway::on(upstream.port, &url, settings, ROUTES);
     for n in 0..3 {
@@ -137,22 +137,22 @@ fn the_smallest_list_of_the_documents_is_enough_for_everything() {
     }
     assert_eq!(cli(&gateway, &["list"]).0, 0);
     assert!(!gateway.logs().contains("NOPERM"), "{}", gateway.logs());
-    // None of it can be left out.
+    // Each of these rights is necessary.
     for right in rights.iter().filter(|right| right.starts_with('+') && !right.starts_with("+@")) {
         let fewer = right.replacen('+', "-", 1);
         assert_eq!(redis.cli(&["acl", "setuser", "limited", &fewer]), "OK");
-        let (_, said) = doctor(&url, settings);
-        assert!(said.split([' ', '(', ')']).any(|word| word == *right), "{right}: {said}");
+        let (_, output) = doctor(&url, settings);
+        assert!(output.split([' ', '(', ')']).any(|word| word == *right), "{right}: {output}");
         assert_eq!(redis.cli(&["acl", "setuser", "limited", right]), "OK");
     }
 }
 
 #[test]
-fn a_cluster_is_looked_at_server_by_server_and_without_a_map_the_doctor_says_why() {
+fn a_cluster_is_checked_server_by_server_and_without_a_map_the_doctor_gives_the_reason() {
     let cluster = Cluster::start();
-    let (_, said) = doctor(&cluster.url(), "");
+    let (_, output) = doctor(&cluster.url(), "");
     let servers = cluster.primaries().len();
-    assert_eq!((said.matches("it is a master").count(), servers), (servers, 3), "{said}");
+    assert_eq!((output.matches("it is a master").count(), servers), (servers, 3), "{output}");
     let user = |rights: &[&str]| {
         let words =
             [&["acl", "setuser", "limited", "reset", "on", ">pw", "~*", "&*"], rights].concat();
@@ -160,16 +160,16 @@ fn a_cluster_is_looked_at_server_by_server_and_without_a_map_the_doctor_says_why
     };
     let url = cluster.url().replacen("://", "://limited:pw@", 1);
     user(&["+@all", "-asking", "-zcount"]);
-    let (code, said) = doctor(&url, "");
+    let (code, output) = doctor(&url, "");
     assert_eq!(
-        (code, said.matches("(+asking)").count(), said.matches("(+zcount)").count()),
+        (code, output.matches("(+asking)").count(), output.matches("(+zcount)").count()),
         (1, servers, servers),
-        "{said}"
+        "{output}"
     );
     user(&["+@all", "-cluster"]);
-    let (code, said) = doctor(&url, "");
+    let (code, output) = doctor(&url, "");
     assert!(
-        code == 1 && said.contains("map is not known") && said.contains("NOPERM to CLUSTER"),
-        "{said}"
+        code == 1 && output.contains("map is not known") && output.contains("NOPERM to CLUSTER"),
+        "{output}"
     );
 }

@@ -56,10 +56,10 @@ fn no_card_number_lies_in_the_store_and_keys_can_be_rotated() {
 }
 
 #[test]
-fn a_key_that_is_none_is_told_before_anything_starts() {
+fn an_invalid_key_is_reported_before_anything_starts() {
     let upstream = Upstream::start();
     let url = format!("http://127.0.0.1:{}", upstream.port);
-    for (value, told) in [
+    for (value, reason) in [
         (None, "KEY_OLD is not set"),
         (Some("c2hvcnQ="), "32 bytes in base64"),
         (Some("!"), "32 bytes in base64"),
@@ -69,6 +69,6 @@ fn a_key_that_is_none_is_told_before_anything_starts() {
             value.into_iter().for_each(|value| _ = command.env("KEY_OLD", value));
         });
         assert_eq!(refused.wait().code(), Some(2));
-        until("the reason", || refused.logs().contains(told));
+        until("the reason", || refused.logs().contains(reason));
     }
 }

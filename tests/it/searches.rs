@@ -1,12 +1,12 @@
-//! What the admin API tells by the read model, and what it says of itself.
+//! Answers of the admin API from the read model, and its description of itself.
 
 use crate::admin::{cli, lose};
 use crate::harness::{Answer, Gateway, ROUTES, Request, Upstream, until};
 
 const LOG: &str = "[log]\nenabled = true";
 
-/// What the API answers, once it has told of so many operations.
-fn told(gateway: &Gateway, target: &str, operations: usize) -> serde_json::Value {
+/// Requests `target` until the answer has this number of operations.
+fn answer(gateway: &Gateway, target: &str, operations: usize) -> serde_json::Value {
     let ask = || gateway.ask("GET", target).json();
     until("the read model to know them", || {
         ask()["operations"].as_array().is_some_and(|all| all.len() >= operations)
@@ -15,14 +15,14 @@ fn told(gateway: &Gateway, target: &str, operations: usize) -> serde_json::Value
 }
 
 #[test]
-fn operations_are_found_newest_first_a_page_at_a_time_and_told_from_their_beginning() {
+fn operations_are_found_newest_first_a_page_at_a_time_with_their_whole_timeline() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, LOG, ROUTES);
     for key in ["a", "b", "c"] {
         assert_eq!(Request::pay(key, "{}").send(gateway.port).status, 201);
     }
     let lost = lose(&gateway, "k");
-    let all = told(&gateway, "/v1/operations?route=payments", 4);
+    let all = answer(&gateway, "/v1/operations?route=payments", 4);
     assert_eq!(
         (&all["source"], &all["operations"][0]["operation"]),
         (&"read_model".into(), &lost.as_str().into())
@@ -64,7 +64,7 @@ fn operations_are_found_newest_first_a_page_at_a_time_and_told_from_their_beginn
 
     assert_eq!(cli(&gateway, &["resolve", &lost, "--status", "201", "--reason", "seen"]).0, 0);
     let timeline = || gateway.ask("GET", &format!("/v1/operations/{lost}/timeline")).json();
-    until("the decision to be told", || timeline()["moments"].as_array().unwrap().len() == 3);
+    until("the decision to be shown", || timeline()["moments"].as_array().unwrap().len() == 3);
     let timeline = timeline();
     let kinds: Vec<_> = timeline["moments"]
         .as_array()
@@ -116,7 +116,7 @@ fn operations_are_found_newest_first_a_page_at_a_time_and_told_from_their_beginn
     }
 }
 
-/// Routes that know their clients by two fields of a scope, and by what they send alone.
+/// Routes that identify clients by two scope fields, or only by a field that they send.
 const TENANTS: &str = r#"
 [hashing]
 secrets = [{ env = "HASHING_SECRET" }]
@@ -146,7 +146,7 @@ fn a_clients_operations_are_found_by_what_it_is_known_by_which_is_in_no_log() {
         .field("Idempotency-Key", "k")
         .field("Authorization", "canary-key");
     assert_eq!(order.send(gateway.port).status, 201);
-    let all = told(&gateway, "/v1/operations?source=read_model", 3);
+    let all = answer(&gateway, "/v1/operations?source=read_model", 3);
     let of = |body: &str| {
         Request::new("POST", "/v1/scope").host("127.0.0.1").json(body).send(gateway.admin)
     };
@@ -187,15 +187,15 @@ fn a_clients_operations_are_found_by_what_it_is_known_by_which_is_in_no_log() {
     let (code, listed) = list("X-Shop: canary-shop\n\nX-Till: 7\n");
     assert_eq!((code, listed.lines().count()), (0, 1), "{listed}");
     assert!(listed.contains(payments[0]["operation"].as_str().unwrap()), "{listed}");
-    let (code, said) = list("canary-shop");
-    assert!(code == 2 && said.contains("line 1 of") && !said.contains("canary"), "{said}");
+    let (code, output) = list("canary-shop");
+    assert!(code == 2 && output.contains("line 1 of") && !output.contains("canary"), "{output}");
     let mark = payments[0]["scope"].as_str().unwrap();
     assert_eq!(cli(&gateway, &["list", "--scope", mark]), (0, listed));
     assert!(!gateway.logs().contains("canary"));
 }
 
 #[test]
-fn duplicates_are_counted_and_told_with_where_they_differed_and_never_with_what_stood_there() {
+fn duplicates_are_counted_and_shown_with_the_places_that_differed_and_never_with_the_values() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, LOG, &format!("{ROUTES}explain = true\n"));
     let pay = |body: &str| Request::pay("k", body).send(gateway.port);
@@ -205,23 +205,23 @@ fn duplicates_are_counted_and_told_with_where_they_differed_and_never_with_what_
     }
     assert_eq!(pay(r#"{"amount":9900,"card":"canary-2"}"#).status, 422);
     let operation =
-        told(&gateway, "/v1/operations?route=payments", 1)["operations"][0]["operation"]
+        answer(&gateway, "/v1/operations?route=payments", 1)["operations"][0]["operation"]
             .as_str()
             .unwrap()
             .to_owned();
     let timeline = || gateway.ask("GET", &format!("/v1/operations/{operation}/timeline")).json();
-    // Those that were answered alike within a moment are told as one.
-    let times = |told: &serde_json::Value| {
-        told["moments"]
+    // Duplicates that got the same answer within a short time become one moment.
+    let times = |timeline: &serde_json::Value| {
+        timeline["moments"]
             .as_array()
             .unwrap()
             .iter()
             .map(|moment| moment["times"].as_u64().unwrap_or(1))
             .sum::<u64>()
     };
-    until("the duplicates to be told", || times(&timeline()) == 6);
-    let told = timeline();
-    let refused = told["moments"]
+    until("the duplicates to be shown", || times(&timeline()) == 6);
+    let timeline = timeline();
+    let refused = timeline["moments"]
         .as_array()
         .unwrap()
         .iter()
@@ -235,7 +235,7 @@ fn duplicates_are_counted_and_told_with_where_they_differed_and_never_with_what_
         .map(|one| one["pointer"].as_str().unwrap())
         .collect();
     assert_eq!(pointers, ["/amount", "/card"], "{refused}");
-    assert!(!told.to_string().contains("canary"), "{told}");
+    assert!(!timeline.to_string().contains("canary"), "{timeline}");
     let overview = gateway.ask("GET", "/v1/overview").json();
     assert_eq!(
         (&overview["hour"]["duplicates_prevented"], &overview["hour"]["conflicts"]),
@@ -252,7 +252,7 @@ fn duplicates_are_counted_and_told_with_where_they_differed_and_never_with_what_
 }
 
 #[test]
-fn without_the_log_the_store_is_listed_and_the_rest_says_what_to_turn_on() {
+fn without_the_log_the_store_is_listed_and_other_answers_name_the_setting_to_turn_on() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let lost = lose(&gateway, "k");
@@ -274,7 +274,7 @@ fn without_the_log_the_store_is_listed_and_the_rest_says_what_to_turn_on() {
 }
 
 #[test]
-fn the_openapi_document_tells_the_methods_that_paths_take() {
+fn the_openapi_document_lists_the_methods_that_paths_take() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let document = gateway.ask("GET", "/v1/openapi.json").json();

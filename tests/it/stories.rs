@@ -58,7 +58,7 @@ fn another_caller_never_gets_a_replay() {
 }
 
 #[test]
-fn a_duplicate_of_a_running_request_is_told_to_come_back() {
+fn a_duplicate_of_a_running_request_is_asked_to_retry_later() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let pay = Request::pay("k", "{}").act("hold");
@@ -107,7 +107,7 @@ fn waiting_duplicates_get_the_answer_of_the_first() {
 fn exactly_one_waiter_takes_over_when_the_first_is_released() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "", WAITING);
-    // The upstream says that it did nothing: whoever comes next runs.
+    // The upstream answers a release status, so exactly one waiter runs next.
     let refused = Request::pay("k", "{}").act("hold, status 429");
     let first = refused.send_aside(gateway.port);
     upstream.reached(1);

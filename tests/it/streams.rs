@@ -1,4 +1,4 @@
-//! Clients that speak HTTP/2 with prior knowledge, many requests on one connection.
+//! Clients that use HTTP/2 with prior knowledge, with many requests on one connection.
 
 use crate::harness::{Gateway, Pending, Request, Streams, Upstream, until};
 

@@ -1,4 +1,4 @@
-//! What a service manager is told: by a socket of the test's own, as systemd has one.
+//! Notifications to a service manager, through a test socket in the place of systemd's.
 
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::harness::{Gateway, RedisServer, Request, Upstream, free_port, until};
 
-/// A manager that listens.
+/// A service manager that listens on a socket.
 struct Manager(UnixDatagram);
 
 impl Manager {
@@ -22,8 +22,8 @@ impl Manager {
         Manager(socket)
     }
 
-    /// What is told next, if anything is yet.
-    fn heard(&self) -> Option<String> {
+    /// Returns the next notification, if one has arrived.
+    fn received(&self) -> Option<String> {
         let mut buffer = [0; 1024];
         match self.0.recv(&mut buffer) {
             Ok(length) => Some(String::from_utf8(buffer[..length].to_vec()).unwrap()),
@@ -34,14 +34,14 @@ impl Manager {
         }
     }
 
-    /// Waits until this is told, and returns all that was told before it.
+    /// Waits for this line, and returns all earlier notifications.
     #[track_caller]
-    fn hears(&self, word: &str) -> Vec<String> {
+    fn waits_for(&self, word: &str) -> Vec<String> {
         let mut before = Vec::new();
-        until(word, || match self.heard() {
-            Some(told) if told.lines().any(|line| line == word) => true,
-            told => {
-                before.extend(told);
+        until(word, || match self.received() {
+            Some(text) if text.lines().any(|line| line == word) => true,
+            other => {
+                before.extend(other);
                 false
             }
         });
@@ -60,7 +60,7 @@ fn launch(upstream: &Upstream, store: &str, adjust: impl FnOnce(&mut Command)) -
 }
 
 #[test]
-fn it_is_told_when_requests_are_served_and_when_the_end_begins() {
+fn it_is_notified_when_requests_are_served_and_when_the_end_begins() {
     let upstream = Upstream::start();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
@@ -68,28 +68,28 @@ fn it_is_told_when_requests_are_served_and_when_the_end_begins() {
     let mut gateway = launch(&upstream, "memory:", |command| {
         command.env("NOTIFY_SOCKET", &path).env_remove("WATCHDOG_USEC");
     });
-    manager.hears("READY=1");
-    assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201, "no waiting: it said so");
+    manager.waits_for("READY=1");
+    assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201, "no waiting: it is ready");
 
     gateway.signal("HUP");
-    until("the reload to be told", || {
-        manager.heard().is_some_and(|told| told.starts_with("RELOADING=1\nMONOTONIC_USEC="))
+    until("the reload to be notified", || {
+        manager.received().is_some_and(|text| text.starts_with("RELOADING=1\nMONOTONIC_USEC="))
     });
-    manager.hears("READY=1");
+    manager.waits_for("READY=1");
 
     let running = Request::pay("held", "{}").act("hold").send_aside(gateway.port);
     upstream.reached(2);
     gateway.signal("TERM");
-    manager.hears("STOPPING=1");
+    manager.waits_for("STOPPING=1");
     assert!(gateway.has_ended().is_none(), "what is under way is waited for");
     upstream.release();
     assert_eq!(running.join().unwrap().status, 201);
     assert!(gateway.wait().success());
-    assert_eq!(manager.heard(), None, "nobody asked for signs of life");
+    assert_eq!(manager.received(), None, "nobody asked for signs of life");
 }
 
 #[test]
-fn it_is_not_told_that_a_gateway_serves_whose_store_has_not_agreed() {
+fn a_gateway_is_not_reported_ready_before_its_store_has_agreed() {
     let upstream = Upstream::start();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
@@ -99,10 +99,10 @@ fn it_is_not_told_that_a_gateway_serves_whose_store_has_not_agreed() {
         command.env("NOTIFY_SOCKET", &path);
     });
     until("the gateway to listen", || gateway.logs().contains("serving"));
-    until("a word", || manager.heard().is_some_and(|told| told.starts_with("STATUS=")));
-    assert_eq!(manager.heard(), None);
+    until("a word", || manager.received().is_some_and(|text| text.starts_with("STATUS=")));
+    assert_eq!(manager.received(), None);
     let _redis = RedisServer::with(port, &[]);
-    manager.hears("READY=1");
+    manager.waits_for("READY=1");
     assert!(gateway.is_ready());
 }
 
@@ -115,19 +115,19 @@ fn it_sees_signs_of_life_only_while_there_is_life() {
     let gateway = launch(&upstream, "memory:", |command| {
         command.env("NOTIFY_SOCKET", format!("@{name}")).env("WATCHDOG_USEC", "100000");
     });
-    manager.hears("READY=1");
-    manager.hears("WATCHDOG=1");
+    manager.waits_for("READY=1");
+    manager.waits_for("WATCHDOG=1");
     gateway.signal("STOP");
-    until("silence", || manager.heard().is_none());
+    until("silence", || manager.received().is_none());
     gateway.signal("CONT");
-    manager.hears("WATCHDOG=1");
+    manager.waits_for("WATCHDOG=1");
 }
 
 #[test]
 fn a_manager_that_is_not_there_keeps_nobody_from_serving() {
     let upstream = Upstream::start();
     let gateway = launch(&upstream, "memory:", |command| {
-        // Signs of life are asked of another process.
+        // Watchdog notifications are requested for another process.
         command
             .env("NOTIFY_SOCKET", "/nowhere/at/all")
             .env("WATCHDOG_USEC", "100000")

@@ -1,4 +1,5 @@
-//! TLS on both sides: upstreams behind it (HTTP/1.1, and HTTP/2 where it is negotiated), and clients that come by it.
+//! TLS on both sides: upstreams behind TLS (HTTP/1.1, or HTTP/2 where negotiated), and clients that
+//! connect by TLS.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,14 +15,14 @@ use crate::harness::{
 
 const HERE: &str = "127.0.0.1";
 
-/// A gateway that trusts an authority.
+/// Starts a gateway that trusts an authority.
 fn gateway(authority: &Authority, port: u16, settings: &str) -> Gateway {
     let settings =
         format!("[upstream]\nca_file = \"{}\"\n{settings}", authority.ca_file().display());
     Gateway::to(&format!("https://{HERE}:{port}"), &settings)
 }
 
-/// An HTTP/2 upstream and a gateway in front of it.
+/// Starts an HTTP/2 upstream and a gateway in front of it.
 fn origin() -> (Authority, Origin, Gateway) {
     let authority = Authority::new();
     let origin = Origin::start(authority.server(HERE, &["h2"]));
@@ -218,7 +219,7 @@ fn requests_beyond_what_a_connection_carries_get_another_one_and_do_not_wait_for
     );
 }
 
-/// Says a request by TLS and reads to the end of the connection.
+/// Sends a request by TLS and reads to the end of the connection.
 fn by_tls(port: u16, client: &Arc<ClientConfig>, request: &Request) -> std::io::Result<String> {
     let name = ServerName::try_from(HERE).unwrap();
     let stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -240,7 +241,7 @@ fn listening_by_tls(upstream: &Upstream, dir: &Path, more: &str) -> Gateway {
 }
 
 #[test]
-fn clients_come_by_tls_and_the_upstream_is_told() {
+fn clients_connect_by_tls_and_the_upstream_is_informed() {
     let (authority, upstream, dir) =
         (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
     authority.write(HERE, dir.path());
@@ -354,7 +355,7 @@ fn the_subject_of_a_clients_certificate_is_scope_and_caller_over_both_protocols(
     );
     let routes = "[[routes]]\npath = \"/v1/payments\"\nscope = { client_cert = \"subject\" }";
     let gateway = Gateway::with(upstream.port, &settings, routes);
-    // A new certificate each time: what stays is the name.
+    // Each client gets a new certificate; the subject stays the same.
     let client = |name: Option<&str>, protocol: &str| {
         let own = tempfile::tempdir().unwrap();
         clients.write_client(name, own.path());
@@ -395,7 +396,7 @@ fn the_subject_of_a_clients_certificate_is_scope_and_caller_over_both_protocols(
 }
 
 #[test]
-fn who_says_nothing_in_a_handshake_is_let_go() {
+fn a_client_that_is_silent_in_a_handshake_is_disconnected() {
     let (authority, upstream, dir) =
         (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
     authority.write(HERE, dir.path());

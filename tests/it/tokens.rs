@@ -1,4 +1,4 @@
-//! Scopes that are in tokens: whose signature verifies, he gets his own answers, and nobody else does.
+//! Scopes from tokens: only a token with a valid signature gets its subject's answers.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ fn gateway(upstream: &Upstream, jwks: &str, more: &str) -> Gateway {
     Gateway::with(upstream.port, "", &routes)
 }
 
-/// An issuer whose keys are in a file, and a gateway that believes it.
+/// Starts an issuer with its keys in a file, and a gateway that trusts it.
 fn believing(upstream: &Upstream, more: &str) -> (Issuer, tempfile::TempDir, Gateway) {
     let (issuer, dir) = (Issuer::new("a"), tempfile::tempdir().unwrap());
     let file = publish(dir.path(), &Issuer::jwks(&[&issuer]));
@@ -55,7 +55,7 @@ fn another_token_of_the_same_subject_gets_the_replay_and_another_subject_never()
 }
 
 #[test]
-fn the_operations_of_a_subject_are_found_by_what_its_tokens_say() {
+fn the_operations_of_a_subject_are_found_by_the_claims_of_its_tokens() {
     let upstream = Upstream::start();
     let (issuer, dir) = (Issuer::new("a"), tempfile::tempdir().unwrap());
     let jwks = publish(dir.path(), &Issuer::jwks(&[&issuer]));
@@ -72,7 +72,7 @@ fn the_operations_of_a_subject_are_found_by_what_its_tokens_say() {
             .unwrap()
             .clone()
     };
-    until("both to be told", || listed("route=payments").len() == 2);
+    until("both to be listed", || listed("route=payments").len() == 2);
     let of = |scope: &str| {
         let body = format!(r#"{{"route":"payments","scope":{scope}}}"#);
         Request::new("POST", "/v1/scope").host("127.0.0.1").json(&body).send(gateway.admin)
@@ -102,16 +102,16 @@ fn what_does_not_verify_reaches_nobody_and_gets_no_replay() {
         ("under an unknown key", Issuer::new("b").token("shop-1", 60)),
         ("without a signature", format!("{}.", unsigned(&header("none"), &claims))),
         ("with the public key as a secret", by_secret),
-        ("of another algorithm", issuer.says(header("ES384"), claims.clone())),
+        ("of another algorithm", issuer.sign(header("ES384"), claims.clone())),
         (
             "for later",
-            issuer.says(
+            issuer.sign(
                 header("ES256"),
                 json!({ "sub": "shop-1", "exp": in_seconds(600), "nbf": in_seconds(300) }),
             ),
         ),
-        ("without an end", issuer.says(header("ES256"), json!({ "sub": "shop-1" }))),
-        ("without a subject", issuer.says(header("ES256"), json!({ "exp": in_seconds(60) }))),
+        ("without an end", issuer.sign(header("ES256"), json!({ "sub": "shop-1" }))),
+        ("without a subject", issuer.sign(header("ES256"), json!({ "exp": in_seconds(60) }))),
         ("for another's claims", {
             let (_, signature) = good.rsplit_once('.').unwrap();
             format!(
@@ -167,7 +167,7 @@ fn issuer_and_audience_are_asked_for_where_they_are_configured() {
     let (issuer, _dir, gateway) = believing(&upstream, more);
     let token = |iss: &str, aud: &str| {
         let claims = json!({ "tenant": 7, "exp": in_seconds(60), "iss": iss, "aud": [aud] });
-        issuer.says(json!({ "alg": "ES256", "kid": "a" }), claims)
+        issuer.sign(json!({ "alg": "ES256", "kid": "a" }), claims)
     };
     let send = |token: &str| Request::pay("k", "{}").field("X-Jwt", token).send(gateway.port);
     assert_eq!(send(&token("https://id.example", "payments")).status, 201);
@@ -257,10 +257,10 @@ fn keys_come_by_tls_from_whom_the_authority_vouches_for() {
 }
 
 #[test]
-fn a_file_that_says_nothing_of_use_ends_the_start() {
+fn a_file_without_usable_keys_ends_the_start() {
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
     let empty = publish(dir.path(), "{\"keys\":[]}");
-    for (file, told) in [
+    for (file, reason) in [
         ("/nowhere/jwks.json", "can't read /nowhere/jwks.json"),
         (empty.as_str(), "no key that can verify tokens"),
     ] {
@@ -269,7 +269,7 @@ fn a_file_that_says_nothing_of_use_ends_the_start() {
         );
         let mut refused = Gateway::spawn(upstream.port, "memory:", "", &routes);
         assert!(!refused.wait().success());
-        until("the reason", || refused.logs().contains(told));
+        until("the reason", || refused.logs().contains(reason));
     }
 }
 

@@ -1,4 +1,5 @@
-//! Spans that a collector gets: a tree for each request, and a link from a replay to what it replays.
+//! Spans that a collector receives: a tree for each request, and a link from a replay to the
+//! original trace.
 
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ fn settings(collector: u16, more: &str) -> String {
     format!("[tracing]\notlp_endpoint = \"http://127.0.0.1:{collector}/otlp\"\n{more}\n")
 }
 
-/// All spans that a collector got.
+/// Returns all spans that a collector received.
 fn spans(collector: &Upstream) -> Vec<Value> {
     let mut spans = Vec::new();
     for message in collector.seen() {
@@ -32,7 +33,7 @@ fn attribute<'s>(span: &'s Value, name: &str) -> &'s str {
     value["stringValue"].as_str().or(value["intValue"].as_str()).unwrap()
 }
 
-/// The server span with this outcome.
+/// Returns the server span with this outcome.
 #[track_caller]
 fn server_span(collector: &Upstream, outcome: &str) -> Value {
     let find = || {
@@ -87,7 +88,7 @@ fn a_request_is_a_tree_of_spans_in_the_clients_trace_and_its_replay_has_a_link_t
         "the upstream's parent"
     );
 
-    // The retry comes in a trace of its own.
+    // The retry has a trace of its own.
     let other = TRACE.replace("0af7", "1bf7");
     assert!(pay(&other).send(gateway.port).replayed());
     let replayed = server_span(&collector, "replayed");
@@ -138,21 +139,21 @@ fn traces_begin_here_where_clients_begin_none_and_are_exported_as_far_as_they_ar
     assert!(sent.contains(begun["traceId"].as_str().unwrap()) && sent.ends_with("-01"), "{sent}");
     server_span(&collector, "key_invalid");
 
-    // What is answered last is told before the process ends.
+    // The last answers are exported before the process ends.
     let last = Request::pay("c", "{}").act("status 503").send_aside(gateway.port);
     upstream.reached(3);
     gateway.signal("TERM");
     assert_eq!(last.join().unwrap().status, 503);
     assert!(gateway.wait().success());
-    let told = spans(&collector);
-    let failed: Vec<_> = told.iter().filter(|span| span["status"]["code"] == 2).collect();
+    let exported = spans(&collector);
+    let failed: Vec<_> = exported.iter().filter(|span| span["status"]["code"] == 2).collect();
     assert!(
         failed
             .iter()
             .any(|span| span["kind"] == 2 && attribute(span, "onceward.outcome") == "uncertain"),
-        "{told:?}"
+        "{exported:?}"
     );
-    assert!(told.iter().all(|span| span["traceId"] != TRACE), "{told:?}");
+    assert!(exported.iter().all(|span| span["traceId"] != TRACE), "{exported:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Answers that were cut: none of them is taken for a whole one.
+//! Truncated answers: none of them is taken for a complete one.
 
 use crate::harness::frame_origin::STATUS_200;
 use crate::harness::frames::{
@@ -60,7 +60,7 @@ fn an_answer_that_ends_with_its_tls_connection_is_whole_only_with_a_close_notify
         );
     }
     assert_eq!(upstream.by_key().values().max(), Some(&1));
-    // An answer that passes through breaks off.
+    // A passed-through answer breaks off.
     let unprotected = |script: &str| {
         let mut connection = Connection::open(gateway.port);
         connection.write(&Request::new("GET", "/others").act(script).bytes());
@@ -74,7 +74,7 @@ fn an_answer_that_ends_with_its_tls_connection_is_whole_only_with_a_close_notify
 }
 
 #[test]
-fn an_answer_that_ends_with_its_plain_connection_is_in_doubt_where_it_claims_json_and_is_none() {
+fn an_answer_that_ends_with_its_plain_connection_is_in_doubt_where_it_claims_json_and_is_not() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let stored = [
@@ -103,9 +103,9 @@ fn an_answer_that_ends_with_its_plain_connection_is_in_doubt_where_it_claims_jso
             &Request::pay(&format!("cut{n}"), "{}").act(&format!("{body}, to_close")),
         );
     }
-    // What has a length may be no JSON.
+    // An answer with a length may have a body that is not JSON.
     is_stored(&gateway, &Request::pay("counted", "{}").act("body {\"id\":"));
-    // A status that says that nothing was done says so whatever follows.
+    // A release status counts whatever follows it.
     let released =
         Request::pay("released", "{}").act("status 429, body {, to_close").send(gateway.port);
     assert_eq!((released.status, released.text().as_str()), (429, "{"));
@@ -117,7 +117,8 @@ fn an_answer_that_ends_with_its_plain_connection_is_in_doubt_where_it_claims_jso
 fn an_answer_in_a_transfer_coding_that_was_not_asked_for_is_in_doubt() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    // Nothing here undoes the coding, and the field that names it is not forwarded: clients would get what they can't read.
+    // Nothing here decodes the coding, and its field is not forwarded, so clients would get
+    // unreadable bytes.
     let coded = [
         "type text/plain, field Transfer-Encoding=gzip, body paid, to_close",
         "field Transfer-Encoding=gzip, body {}, to_close",
@@ -127,7 +128,8 @@ fn an_answer_in_a_transfer_coding_that_was_not_asked_for_is_in_doubt() {
     for (n, script) in coded.iter().enumerate() {
         is_in_doubt(&gateway, &Request::pay(&format!("coded{n}"), "{}").act(script));
     }
-    // A content coding is the client's to undo, and is stored with its field where the length shows that the answer is whole.
+    // A content coding is decoded by the client. It is stored with its field where the length shows
+    // that the answer is complete.
     let stored = is_stored(
         &gateway,
         &Request::pay("k", "{}").act("field Content-Encoding=br, hex 0b028065"),
@@ -136,7 +138,7 @@ fn an_answer_in_a_transfer_coding_that_was_not_asked_for_is_in_doubt() {
         (stored.get("content-encoding"), &stored.body[..]),
         (Some("br"), &[0x0b, 0x02, 0x80, 0x65][..])
     );
-    // One that is cut before its length is reached is in doubt.
+    // An answer that is cut before its length is in doubt.
     is_in_doubt(
         &gateway,
         &Request::pay("cut", "{}").act("field Content-Encoding=br, hex 0b028065, cut"),

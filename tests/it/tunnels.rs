@@ -1,4 +1,5 @@
-//! Tunnels: connections that were upgraded to another protocol. They count, and they end.
+//! Tunnels: connections that were upgraded to another protocol. Limits count them, and they can
+//! end.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Connection, Gateway, ROUTES, Request, until};
 
-/// An origin that switches protocols and sends back what it gets; `/talk` sends unasked as well,
-/// and `/slow` answers late and doesn't switch.
+/// Starts an origin that switches protocols and echoes bytes. `/talk` also sends unprompted;
+/// `/slow` answers late and does not switch.
 fn origin() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -44,7 +45,7 @@ fn upgrade(path: &str) -> Request {
     Request::new("GET", path).field("Connection", "upgrade").field("Upgrade", "websocket")
 }
 
-/// An open tunnel, through which something went.
+/// Opens a tunnel and sends some bytes through it.
 fn tunnel(gateway: &Gateway) -> Connection {
     let mut connection = Connection::open(gateway.port);
     assert_eq!(connection.exchange(&upgrade("/echo")).status, 101);
@@ -88,7 +89,7 @@ fn a_tunnel_in_which_nothing_moves_ends_and_one_that_is_used_does_not() {
     let began = Instant::now();
     assert!(silent.is_closed());
     assert!(began.elapsed() >= Duration::from_millis(600), "{:?}", began.elapsed());
-    // The origin alone keeps the other one open.
+    // Here only the origin's bytes keep the tunnel open.
     while began.elapsed() < Duration::from_millis(2100) {
         assert!(!talking.is_closed());
     }

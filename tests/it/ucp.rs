@@ -1,6 +1,7 @@
-//! The profile `ucp`, sentence by sentence: "Idempotency Key Requirements" and "Payload Matching" of the Universal Commerce
-//! Protocol's message signatures, and the headers and errors of its REST binding, on the file that is shipped as its example.
-//! docs/PROFILES.md has the sentences.
+//! The profile `ucp`, sentence by sentence, with the shipped example file. The sentences are from
+//! "Idempotency Key Requirements" and "Payload Matching" of the Universal Commerce Protocol's
+//! message signatures, and from the headers and errors of its REST binding. docs/PROFILES.md quotes
+//! them.
 
 use crate::harness::{Answer, Connection, Gateway, PATIENCE, Request, Upstream, free_port, until};
 
@@ -18,7 +19,7 @@ fn send(method: &str, path: &str, key: &str, body: &str) -> Request {
     Request::new(method, path).field("UCP-Agent", PLATFORM).field("Idempotency-Key", key).json(body)
 }
 
-/// Status and code of a refusal, whose other member is the content.
+/// Returns status and code of a refusal, after checking that its other member is the content.
 #[track_caller]
 fn refused(answer: &Answer) -> (u16, String) {
     let body = answer.json();
@@ -86,7 +87,7 @@ fn uniqueness_a_key_belongs_to_one_client_and_one_operation_type() {
         }
         assert_eq!(upstream.executed(), 2 * (n + 1));
     }
-    // The same type on another session is the same key for another request.
+    // The same operation type on another session is another request under the same key.
     let another = send("POST", "/checkout-sessions/chk_2/complete", KEY, BODY).send(gateway.port);
     assert_eq!(refused(&another), is(409, "idempotency_conflict"));
     let unnamed =
@@ -140,7 +141,7 @@ fn on_a_duplicate_with_a_mismatched_payload_it_is_409_and_the_raw_bytes_count() 
             (None, Some("false"))
         );
     }
-    // Signatures are made anew for each retry, and are no payload.
+    // Each retry has a new signature; signatures are not part of the payload.
     let signed = send("POST", CREATE, KEY, r#"{"a":1,"b":2}"#)
         .field("Signature", "sig1=:AAAA:")
         .field("Request-Id", "2");
@@ -162,7 +163,7 @@ fn a_request_in_flight_is_409_with_retry_after_and_another_code() {
 }
 
 #[test]
-fn on_storage_failure_it_fails_closed_with_503_whatever_the_store_says() {
+fn on_storage_failure_it_fails_closed_with_503_whatever_the_store_settings_are() {
     let upstream = Upstream::start();
     let redis = format!("redis://127.0.0.1:{}", free_port());
     let gateway =

@@ -1,4 +1,5 @@
-//! What upstreams get and give: lengths of empty bodies, answers before the end of an upload, large heads, addresses.
+//! Requests to upstreams and their answers: lengths of empty bodies, early answers, large heads,
+//! addresses.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -16,7 +17,7 @@ const HERE: &str = "127.0.0.1";
 const THREE: &str =
     "[[routes]]\nname = \"p\"\npath = \"/v1/payments\"\nmethods = [\"POST\", \"PUT\", \"PATCH\"]\n";
 
-/// A gateway in front of an upstream that speaks HTTP/2 behind TLS.
+/// Starts a gateway in front of an upstream with HTTP/2 over TLS.
 fn before_http2(port: u16, authority: &Authority, routes: &str) -> Gateway {
     let settings = format!("[upstream]\nca_file = \"{}\"", authority.ca_file().display());
     Gateway::to_routes(&format!("https://{HERE}:{port}"), &settings, routes)
@@ -30,8 +31,8 @@ fn an_empty_body_is_announced_to_the_upstream() {
         [Gateway::with(plain.port, "", THREE), before_http2(http2.port, &authority, THREE)];
     for (version, gateway) in gateways.iter().enumerate() {
         let seen = || if version == 0 { plain.seen() } else { http2.seen() };
-        // What the client says of its body, and whether the upstream hears of a length.
-        for (method, says, announced) in [
+        // The method, whether the client sends a length, and whether the upstream gets one.
+        for (method, sized, announced) in [
             ("POST", true, true),
             ("POST", false, true),
             ("PUT", true, true),
@@ -41,11 +42,11 @@ fn an_empty_body_is_announced_to_the_upstream() {
             ("GET", false, false),
             ("OPTIONS", false, false),
         ] {
-            for key in [None, Some(format!("{method}-{says}"))] {
+            for key in [None, Some(format!("{method}-{sized}"))] {
                 let name = key
                     .as_deref()
                     .map_or(String::new(), |key| format!("Idempotency-Key: {key}\r\n"));
-                let length = if says { "Content-Length: 0\r\n" } else { "" };
+                let length = if sized { "Content-Length: 0\r\n" } else { "" };
                 let mut client = Connection::open(gateway.port);
                 client.write(
                     format!("{method} /v1/payments HTTP/1.1\r\nHost: a\r\n{name}{length}\r\n")
@@ -57,17 +58,17 @@ fn an_empty_body_is_announced_to_the_upstream() {
                 assert_eq!(
                     seen.all("content-length"),
                     expected,
-                    "version {version}: {method} {says} {key:?}"
+                    "version {version}: {method} {sized} {key:?}"
                 );
             }
         }
     }
-    // A retry on the connection that stands is framed as before.
+    // A retry on the existing connection has the same framing.
     assert_eq!(Request::pay("next", "{}").send(gateways[0].port).status, 201);
     assert_eq!(plain.seen().pop().unwrap().all("content-length"), ["2"]);
 }
 
-/// What an upstream answers, `|` for the end of a line, and no more.
+/// Starts an upstream that sends this answer and nothing else; `|` is the end of a line.
 fn answers(text: String) -> u16 {
     let listener = TcpListener::bind((HERE, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -87,7 +88,7 @@ fn answers(text: String) -> u16 {
     port
 }
 
-/// Fields that an answer has beside others, of so many bytes in all.
+/// Returns this number of extra fields with this total size in bytes.
 fn fields(count: usize, bytes: usize) -> Vec<(String, String)> {
     (0..count)
         .map(|n| (format!("x-{n:04}"), "v".repeat((bytes / count).saturating_sub(8).max(1))))
@@ -99,7 +100,7 @@ fn http1(fields: &[(String, String)]) -> String {
     format!("HTTP/1.1 201 X|Content-Length: 2|{fields}|ok")
 }
 
-/// The cause that an operator reads of an uncertain payment, from the log.
+/// Checks the cause that the log gives an operator for an uncertain payment.
 #[track_caller]
 fn is_in_doubt(gateway: &Gateway, cause: &str) {
     let first = Request::pay("k", "{}").send(gateway.port);
@@ -134,7 +135,7 @@ const MALFORMED: &str =
 
 #[test]
 fn many_fields_of_an_answer_pass_and_what_is_too_much_is_named() {
-    // Content-Length is one of them.
+    // Content-Length counts as one of them.
     let gateway = |text: String| Gateway::start(answers(text));
     for fields in [fields(255, 0), fields(100, 60_000)] {
         is_stored(&gateway(http1(&fields)), &fields);
@@ -201,19 +202,19 @@ fn an_answer_that_names_the_upstream_names_the_clients_address_where_that_is_wan
         at(&own),
         "off by default"
     );
-    // Stored as first answered, whatever address a duplicate uses.
+    // A replay has the address of the first answer, whatever address the duplicate used.
     let pay = Request::pay("k", "{}").act(&act(201));
     assert_eq!(named(&pay.send(rewriting.port)), at("http://pay.example"));
     let second = pay.clone().host("other.example:8443").send(rewriting.port);
     assert!(second.replayed() && named(&second) == at("http://pay.example"), "{second:?}");
-    // Released, and passed through.
+    // This also applies to a released answer and to one that passes through.
     let released = Request::pay("released", "{}").host("other.example:8443").act(&act(307));
     for _ in 0..2 {
         assert_eq!(named(&released.send(rewriting.port)), at("http://other.example:8443"));
     }
     let passed = Request::new("GET", "/others").act(&act(301));
     assert_eq!(named(&passed.send(rewriting.port)), at("http://pay.example"));
-    // A trusted proxy knows what its client used.
+    // A trusted proxy sends the address that its client used.
     let behind =
         passed.field("X-Forwarded-Proto", "https").field("X-Forwarded-Host", "shop.example");
     assert_eq!(named(&behind.send(rewriting.port)), at("http://pay.example"));
@@ -234,7 +235,7 @@ fn connections_that_are_too_old_are_replaced_however_busy_they_are() {
         upstream.connections() == 3
     });
     assert!(sent > 5 && upstream.executed() == sent, "{sent} requests");
-    // What is under way on an old connection is answered on it.
+    // Active requests on an old connection are answered on it.
     let slow = Request::pay("slow", "{}").act("wait 1500").send(gateway.port);
     assert!(slow.status == 201 && !slow.replayed(), "{slow:?}");
 }
@@ -258,7 +259,7 @@ fn an_upstream_that_asks_for_a_certificate_gets_the_configured_one_and_a_reload_
     );
     let routes =
         format!("{ROUTES}[[routes]]\nname = \"n\"\npath = \"/named\"\nupstream = \"named\"\n");
-    // Another authority's certificate opens no door.
+    // A certificate of another authority is refused.
     other.write("gateway.example", dir.path());
     let gateway =
         Gateway::to_routes(&format!("https://{HERE}:{}", default.port), &settings, &routes);
@@ -281,7 +282,7 @@ fn an_upstream_that_asks_for_a_certificate_gets_the_configured_one_and_a_reload_
     until("the new certificate", || reloads("applied") == 1.0);
     assert!(pay("known") == 201 && named_pay("known") == 201);
 
-    // Half a renewal changes nothing: neither a reload nor new connections take it.
+    // A half-finished renewal changes nothing: neither a reload nor new connections use it.
     std::fs::write(dir.path().join("key.pem"), "no key").unwrap();
     gateway.signal("HUP");
     until("the reload to be refused", || reloads("refused") == 1.0);

@@ -1,10 +1,10 @@
-//! Refusals in the shape of the vendors whose clients are there.
+//! Refusals in the vendors' error formats, as their clients expect them.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Gateway, Request, Upstream, free_port, until};
 
-/// A route for each vendor whose error shape is spoken.
+/// One route for each vendor error format.
 const ROUTES: &str = r#"
 [[routes]]
 path = "/stripe"
@@ -39,7 +39,7 @@ profile = "stripe"
 errors = "problem"
 "#;
 
-/// A payment of this amount, with the key where the vendor has it.
+/// Builds a payment of this amount, with the key where the vendor expects it.
 fn pay(vendor: &str, key: &str, amount: u32) -> Request {
     let request = Request::new("POST", &format!("/{vendor}"));
     let body = json!({ "amount": amount });
@@ -50,8 +50,9 @@ fn pay(vendor: &str, key: &str, amount: u32) -> Request {
     }
 }
 
-/// What a library makes its error class of, besides the status: `[type, code]`, `[category, code, field]`,
-/// `[name, issue, field]` or `[code]`. The protocols' errors have these members and the text, and no others.
+/// Returns the members from which a library chooses its error class, besides the status: `[type,
+/// code]`, `[category, code, field]`, `[name, issue, field]` or `[code]`. Checks that errors of the
+/// protocols have these members and the text, and no others.
 fn words(vendor: &str, answer: &Answer) -> Vec<String> {
     assert_eq!(answer.get("content-type"), Some("application/json"), "{answer:?}");
     let body = answer.json();
@@ -67,10 +68,10 @@ fn words(vendor: &str, answer: &Answer) -> Vec<String> {
     }
     let message =
         ["/error/message", "/errors/0/detail", "/details/0/description", "/message", "/content"];
-    let is_told = |pointer: &&str| {
+    let explains = |pointer: &&str| {
         body.pointer(pointer).and_then(Value::as_str).is_some_and(|text| text.len() > 20)
     };
-    assert!(message.iter().any(is_told), "{body}");
+    assert!(message.iter().any(explains), "{body}");
     pointers
         .iter()
         .filter_map(|pointer| body.pointer(pointer))
@@ -78,7 +79,7 @@ fn words(vendor: &str, answer: &Answer) -> Vec<String> {
         .collect()
 }
 
-/// Whether the refusal invites to try again: the field that every SDK that asks at all asks first.
+/// Whether the refusal invites a retry: the field that SDKs check first.
 fn invites(answer: &Answer) -> Option<bool> {
     assert_eq!(
         answer.get("retry-after").is_some(),

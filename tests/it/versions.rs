@@ -1,12 +1,12 @@
-//! One request, by both versions of HTTP, before two origins: what one version refuses the other
-//! refuses too, and no origin sees it.
+//! One request, by both HTTP versions, in front of two origins. A request that one version refuses
+//! is refused by the other too, and no origin receives it.
 
 use crate::harness::frames::{DATA, END_STREAM, GOAWAY, HEADERS, RST_STREAM, frame};
 use crate::harness::{
     Connection, Frames, Gateway, Nginx, ROUTES, Request, Streams, Upstream, until,
 };
 
-/// Read whole under a key, and streamed through.
+/// One route that is read whole under a key, and one that is streamed.
 const PATHS: [&str; 2] = ["/v1/payments", "/elsewhere"];
 
 /// The indexed field `:status: 400` (RFC 7541, appendix A).
@@ -15,9 +15,9 @@ const STATUS_400: u8 = 0x80 | 12;
 #[derive(Debug, Clone, Copy)]
 struct Case {
     method: &'static str,
-    /// In HTTP/1.1 the scheme of a URI that is the target; nothing makes the target a path.
+    /// In HTTP/1.1 this is the scheme of an absolute-form target; the target is then not a path.
     scheme: &'static str,
-    /// `~` is the path.
+    /// `~` is replaced by the path.
     target: &'static str,
     fields: &'static [(&'static str, &'static str)],
     trailers: &'static [(&'static str, &'static str)],
@@ -41,7 +41,7 @@ const fn trailers(trailers: &'static [(&'static str, &'static str)]) -> Case {
     Case { trailers, ..GOOD }
 }
 
-/// What both versions pass.
+/// Requests that both versions accept.
 const PASSED: [Case; 7] = [
     GOOD,
     Case { scheme: "http", ..GOOD },
@@ -52,7 +52,7 @@ const PASSED: [Case; 7] = [
     fields(&[("te", "trailers")]),
 ];
 
-/// What both versions refuse.
+/// Requests that both versions refuse.
 const REFUSED: &[Case] = &[
     method("post"),
     method("Post"),
@@ -94,7 +94,7 @@ const REFUSED: &[Case] = &[
     trailers(&[("x", "1"), ("x y", "1")]),
 ];
 
-/// What HTTP/1.1 can't say, or reads without it.
+/// Requests that HTTP/1.1 cannot express, or reads without that part.
 const REFUSED_BY_HTTP2: &[Case] = &[
     fields(&[("x-tenant", " alice")]),
     fields(&[("x-tenant", "alice\t")]),
@@ -140,8 +140,8 @@ impl Case {
         })
     }
 
-    /// Whether HTTP/2 refuses it, with the status 400 or by ending the stream or the connection.
-    /// `named`: whether the host is in the target, and not in a Host field.
+    /// Whether HTTP/2 refuses it, with status 400 or by ending the stream or the connection.
+    /// `named` puts the host in the target and not in a Host field.
     fn by_http2(&self, port: u16, path: &str, key: &str, named: bool) -> bool {
         let (scheme, path) =
             (if self.scheme.is_empty() { "http" } else { self.scheme }, self.path(path));
@@ -174,7 +174,8 @@ fn what_one_version_refuses_the_other_refuses_too_and_no_origin_sees_it() {
         let mut keys = (0..).map(|n| format!("key-{n}"));
         let mut key = || keys.next().unwrap();
         for path in PATHS {
-            // nginx answers before it has read a body: only the counting origin waits for trailers that stream.
+            // nginx answers before it has read a body, so only the counting origin waits for
+            // trailers that stream.
             let answers_early = |case: &&Case| {
                 origin == nginx.port && path != PATHS[0] && !case.trailers.is_empty()
             };
@@ -210,7 +211,7 @@ fn what_one_version_refuses_the_other_refuses_too_and_no_origin_sees_it() {
         if origin == upstream.port {
             assert_eq!(upstream.executed(), passed, "{:?}", upstream.seen());
         } else {
-            // Whatever came before the last good ones would be logged before them.
+            // A request before the last good ones would be logged before them.
             let seen = || {
                 nginx
                     .seen()
@@ -253,7 +254,7 @@ fn a_faulty_stream_leaves_the_others_of_its_connection_alone() {
     };
     connection.headers(1, END_STREAM, &head("/v1/payments#x"));
     assert_eq!(connection.until(&[HEADERS]).unwrap().payload[0], STATUS_400);
-    // The next block is read with the same table, and its stream with the same connection.
+    // The next block is read with the same header table, and its stream uses the same connection.
     connection.headers(3, 0, &head("/v1/payments"));
     connection.headers(3, END_STREAM, &[(":path", "/late")]);
     assert_eq!(connection.until(&[HEADERS]).unwrap().payload[0], STATUS_400);

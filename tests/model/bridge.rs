@@ -1,4 +1,4 @@
-//! Between the model's small states and the product's records.
+//! Converts between the model's small states and the product's records.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::state::{
     AGE_MAX, Answer, Entry, FOREVER, Held, Next, Outcome, Stand, Ticks, Version, Who,
 };
 
-/// How long a tick is: so long that the engine's shortest marker (60 s) is a few of them.
+/// The length of a tick. The engine's shortest marker (60 s) is a few ticks.
 pub const TICK: Duration = Duration::from_secs(30);
 
-/// The store's time, in every state: ages lie before it, deadlines after.
+/// The store's time in every state: ages are before it, deadlines after it.
 const NOW_MS: u64 = 1_000_000_000;
 
-/// Durations from here on are for ever: longer than any story of the model.
+/// Durations from here on never end: they are longer than any path of the model.
 const FOREVER_MIN: Duration = Duration::from_secs(24 * 3600);
 
-/// What every reply's body begins with, followed by the answer's number. The number is what makes it a copy of its own.
+/// The prefix of every reply's body, before the answer's number. The number makes each copy unique.
 const BODIES: [&[u8]; 5] = [b"0", b"1", b"2", b"3", b"4"];
 const ANSWERS: [Answer; 5] = [
     Answer::Upstream(0),
@@ -36,7 +36,7 @@ const ANSWERS: [Answer; 5] = [
     Answer::Probe,
 ];
 
-/// Callers and replies, made once.
+/// Callers and replies, created once.
 pub struct Bridge {
     callers: [Caller; 2],
     fingerprint: Fingerprint,
@@ -139,7 +139,7 @@ impl Bridge {
                 who,
                 stand,
             },
-            // Only leases have an end that a rule asks for.
+            // Rules use the end of leases only.
             due: if in_flight { lifetime.due.map_or(0, ticks) } else { 0 },
             keep: ticks(lifetime.keep),
         }
@@ -150,7 +150,7 @@ pub fn small_version(version: record::Version) -> Version {
     Version::try_from(version.0).unwrap()
 }
 
-/// A duration of the engine's, in ticks.
+/// Converts a duration of the engine into ticks.
 pub fn ticks(duration: Duration) -> Ticks {
     if duration >= FOREVER_MIN {
         FOREVER
@@ -180,8 +180,8 @@ fn reply(status: StatusCode, body: &'static [u8]) -> Arc<Reply> {
     })
 }
 
-/// The documented defaults, with the model's durations. Results are kept for ever: after its retention a key is new,
-/// which is no story of this model.
+/// The documented defaults, with the model's durations. Results never expire: after its retention a
+/// key is new, and the model does not cover that.
 pub fn policy() -> Policy {
     let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
     Policy {
@@ -205,7 +205,7 @@ pub fn policy() -> Policy {
         scope: ScopeRule::Shared,
         caller: CallerRule::Headers(vec![http::header::AUTHORIZATION]),
         fingerprint: FingerprintRule::Json(vec![]),
-        // A waiter does all that a refused duplicate does, and more.
+        // A waiter's steps include those of a refused duplicate.
         on_in_flight: OnInFlight::Wait,
         wait_timeout: TICK,
         on_mismatch: OnMismatch::Reject,

@@ -1,4 +1,4 @@
-//! Running the checker, and telling what it found.
+//! Runs the model checker and reports its findings.
 
 use stateright::{Checker, HasDiscoveries, Model};
 
@@ -15,7 +15,8 @@ pub const THREE: &[Who] = &[Alice, Alice, Alice];
 /// Two requests of one caller, and another caller with the same key.
 pub const TWO_AND_STRANGER: &[Who] = &[Alice, Alice, Stranger];
 
-/// Explores all of the right protocol within the bounds: nothing is broken, and what must be possible is.
+/// Explores every state of the correct protocol within the bounds. Nothing may be broken, and every
+/// state that must be possible must occur.
 pub fn holds(bounds: Bounds) {
     let protocol = Protocol { rules: Rules::new(None), bounds, story: &[] };
     let checker =
@@ -26,12 +27,13 @@ pub fn holds(bounds: Bounds) {
     assert!(checker.is_done(), "explored to the end");
 }
 
-/// Finds the shortest way in which a protocol with this flaw breaks `property`.
+/// Finds the shortest path on which a protocol with this flaw breaks `property`.
 pub fn breaks(flaw: Flaw, bounds: Bounds, property: &'static str) {
     breaks_after(&[], flaw, bounds, property);
 }
 
-/// The same, after what has happened already; and that the right protocol does not break after it.
+/// Finds the same after some steps that have happened already, and checks that the correct protocol
+/// does not break after them.
 pub fn breaks_after(story: &'static [Action], flaw: Flaw, bounds: Bounds, property: &'static str) {
     const STEPS_MAX: usize = 30;
     let shortest =
@@ -48,8 +50,9 @@ pub fn breaks_after(story: &'static [Action], flaw: Flaw, bounds: Bounds, proper
     );
 }
 
-/// A way of so many steps, or fewer. The checker finds its discoveries in blocks of states, not in order, so the
-/// shortest one is what the smallest number of steps finds.
+/// Finds a path of at most this number of steps. The checker finds its discoveries in blocks of
+/// states and not in order, so the smallest number of steps that finds a path gives the shortest
+/// one.
 fn counterexample(
     story: &'static [Action],
     flaw: Flaw,
@@ -59,7 +62,7 @@ fn counterexample(
 ) -> Option<Vec<Action>> {
     let finish = HasDiscoveries::AnyOf([property].into());
     let protocol = Protocol { rules: Rules::new(Some(flaw)), bounds, story };
-    // A depth of one is the first state, and the deepest states are not looked at.
+    // Depth one is the first state. The deepest states are not checked.
     let checker =
         protocol.checker().target_max_depth(steps + 2).finish_when(finish).spawn_bfs().join();
     Some(checker.discovery(property)?.into_actions())

@@ -1,5 +1,5 @@
-//! Each rule, taken out: the checker finds what then goes wrong. That it does shows that the rule is needed, and that
-//! the model can see what it guards against.
+//! Removes one rule at a time, and checks that the checker finds the violation. This shows that the
+//! rule is needed and that the model can find the error that the rule prevents.
 
 use crate::explore::{THREE, TWO, TWO_AND_STRANGER, WITH_STRANGER, breaks, breaks_after};
 use crate::properties::{NO_STRANGER, ONCE, ONE_ANSWER, STAYS, UNSENT_IS_FREE};
@@ -8,7 +8,7 @@ use crate::protocol::{Action, Bounds};
 use crate::rules::{Flaw, OnUncertain};
 use crate::state::{Budget, Who};
 
-/// No faults but slowness.
+/// No faults except slowness.
 fn of(callers: &'static [Who]) -> Bounds {
     let budget = Budget { late: 0, crashes: 0, operator: 0 };
     Bounds { callers, on_uncertain: OnUncertain::Hold, budget, renews: false, declines: false }
@@ -70,7 +70,7 @@ fn without_uncertain_after_the_lost_request_runs_beside_the_next() {
 }
 
 #[test]
-fn a_probe_sent_too_early_says_nothing_however_late_its_answer() {
+fn a_probe_sent_too_early_proves_nothing_however_late_its_answer() {
     breaks(Flaw::EarlyProbeBelieved, of(TWO).on(OnUncertain::Probe), ONCE);
 }
 
@@ -131,9 +131,10 @@ fn a_marker_replaced_without_its_version_lets_an_unsent_claim_end_uncertain() {
 
 #[test]
 fn a_marker_written_twice_with_one_version_lets_a_late_one_replace_a_result() {
-    // The first gives up its claim. Its marker is written, but that gets no answer; the second request takes over from
-    // it, can't reach the upstream and leaves a marker of its own. The first tries again, over that, and again gets no
-    // answer; then the marker's time is over.
+    // The first request gives up its claim. Its marker is written, but the command gets no answer.
+    // The second request takes over from it, can't reach the upstream and leaves a marker of its
+    // own. The first tries again over that marker, and again gets no answer. Then the marker
+    // expires.
     const STORY: &[Action] = &[
         Action::Claim(0, Late),
         Action::GiveUp(0),

@@ -1,18 +1,19 @@
-//! The right protocol, explored to the end.
+//! Explores the correct protocol completely.
 
 use crate::explore::{THREE, TWO, TWO_AND_STRANGER, WITH_STRANGER, holds};
 use crate::protocol::Bounds;
 use crate::rules::OnUncertain::{self, Forward, Hold, Probe};
 use crate::state::{Budget, Who};
 
-/// Everything that the model has: a crash, an operator's decision, renewals, release statuses, slowness without end, and
-/// so many store commands without an answer.
+/// All events of the model: a crash, an operator's decision, renewals, release statuses, unlimited
+/// slowness, and this number of store commands without an answer.
 fn all(callers: &'static [Who], on_uncertain: OnUncertain, late: u8) -> Bounds {
     let budget = Budget { late, crashes: 1, operator: 1 };
     Bounds { callers, on_uncertain, budget, renews: true, declines: true }
 }
 
-/// How many store commands of three requests go without an answer: none, or as the environment says.
+/// The number of store commands without an answer with three requests: 0, or the value from the
+/// environment.
 fn late_of_three() -> u8 {
     let asked = std::env::var("ONCEWARD_MODEL_LATE").ok();
     asked.map_or(0, |late| late.parse().expect("ONCEWARD_MODEL_LATE is a number"))

@@ -1,4 +1,5 @@
-//! What must always hold, and what must be able to happen, or the rest would hold of nothing.
+//! Properties that must always hold, and states that must be reachable, because otherwise the
+//! properties would be empty.
 
 use stateright::Property;
 
@@ -7,21 +8,21 @@ use crate::state::{OPERATOR, Stage, Stand, State, Wire};
 
 /// The upstream acts at most once.
 pub const ONCE: &str = "at most one execution";
-/// Whoever gets an answer, gets the same.
+/// All clients that get an answer get the same answer.
 pub const ONE_ANSWER: &str = "all answers are equal";
-/// An answer that a client has seen is stored, and stays.
+/// An answer that a client has received is stored, and stays stored.
 pub const STAYS: &str = "what was answered stays answered";
-/// No answer leaves to another caller.
+/// No answer is given to another caller.
 pub const NO_STRANGER: &str = "no stranger gets an answer";
-/// While its gateway lives, a claim that sent nothing leaves nothing that is owed.
+/// While its gateway lives, a claim that sent nothing leaves no unsettled record.
 pub const UNSENT_IS_FREE: &str = "a claim that was never sent does not end uncertain";
 
 pub fn all() -> Vec<Property<Protocol>> {
     vec![
         Property::always(ONCE, |_, state: &State| state.executions() <= 1),
-        Property::always(ONE_ANSWER, |_, state: &State| !state.seen.two_answers),
+        Property::always(ONE_ANSWER, |_, state: &State| !state.violations.two_answers),
         Property::always(STAYS, |_, state: &State| what_was_answered_is_stored(state)),
-        Property::always(NO_STRANGER, |_, state: &State| !state.seen.stranger_answered),
+        Property::always(NO_STRANGER, |_, state: &State| !state.violations.stranger_answered),
         Property::always(UNSENT_IS_FREE, |_, state: &State| !unsent_is_owed(state)),
         Property::sometimes("a client is answered", |_, state: &State| state.answered.is_some()),
         Property::sometimes("a second request is sent", |_, state: &State| sent(state) > 1),
@@ -49,8 +50,8 @@ fn what_was_answered_is_stored(state: &State) -> bool {
     state.answered.is_none_or(|answer| stand(state) == Some(Stand::Completed(answer)))
 }
 
-/// Whether an unsettled record is the fault of a request that sent nothing, lives, and is at its end. What began from
-/// uncertain stays it.
+/// Whether an unsettled record is the fault of a finished request that sent nothing and lives. A
+/// record that an attempt took over as uncertain stays uncertain.
 fn unsent_is_owed(state: &State) -> bool {
     let Some(held) = &state.slot else { return false };
     let owed = matches!(held.entry.stand, Stand::InFlight(None) | Stand::Uncertain(None));

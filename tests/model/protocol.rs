@@ -1,8 +1,8 @@
-//! What can happen next: gateways, the store's network, the upstream, operators, time.
+//! The possible steps: gateways, the store's network, the upstream, operators, time.
 //!
-//! Every process may be as slow as it likes at any step, so a process that is stopped, or whose command or answer is slow
-//! on its way, needs no step of its own. Steps that only one process sees are taken together with the next that others
-//! see.
+//! Every process may be as slow as it likes at any step. A stopped process, or a slow command or
+//! answer, therefore needs no step of its own. Steps that only one process can observe are combined
+//! with the next observable step.
 
 use stateright::{Model, Property};
 
@@ -13,10 +13,11 @@ use crate::state::{
     State, UNREAD, Version, Who, Wire,
 };
 
-/// What is explored: how much there is of everything.
+/// The bounds of the exploration.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Who sends the requests, one each. Those of one caller are interchangeable, and begin in their order.
+    /// The callers of the requests, one each. Requests of one caller are interchangeable, and begin
+    /// in their order.
     pub callers: &'static [Who],
     pub on_uncertain: OnUncertain,
     pub budget: Budget,
@@ -30,20 +31,20 @@ pub struct Bounds {
 pub struct Protocol {
     pub rules: Rules,
     pub bounds: Bounds,
-    /// What has happened already, where the whole way is too long to be searched for.
+    /// Steps that have happened already, where the whole path is too long to search.
     pub story: &'static [Action],
 }
 
-/// How a store command ends.
+/// The end of a store command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// It is carried out, and who sent it learns the result.
+    /// The store carries it out, and its sender gets the result.
     Now,
-    /// It gets no answer, and is carried out at some later time or never.
+    /// It gets no answer; the store carries it out later or never.
     Late,
 }
 
-/// One step of somebody.
+/// One step of one participant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Claim(Id, Way),
@@ -52,15 +53,16 @@ pub enum Action {
     GiveUp(Id),
     Wake(Id),
     WaitTimeout(Id),
-    /// The claim's answer is read: a step of its own only where the send rule counts from it.
+    /// The gateway reads the claim's answer: a separate step only where the send rule counts from
+    /// it.
     ReadAnswer(Id),
     StoreFound(Id, Way),
     Renew(Id, Way),
-    /// The upstream can't be reached, or the send rule does not hold any more.
+    /// The upstream can't be reached, or the send rule no longer holds.
     NotSent(Id),
     WriteFirst(Id),
     WriteRest(Id),
-    /// Timed out, broken, reset.
+    /// The exchange with the upstream timed out, broke or was reset.
     Lose(Id),
     TakeAnswer(Id),
     Settle(Id, Way),
@@ -72,11 +74,11 @@ pub enum Action {
     Resolve(Way),
     Release(Way),
     Crash(usize),
-    /// A tick passes; the gateway named here was stopped meanwhile.
+    /// One tick passes; this gateway was stopped during it.
     Tick(Option<usize>),
 }
 
-/// What a settlement came to.
+/// The result of a settlement.
 enum Settled {
     Written,
     Stale,
@@ -86,7 +88,7 @@ enum Settled {
 const WAYS: [Way; 2] = [Way::Now, Way::Late];
 const GATEWAYS: usize = 2;
 
-/// The gateway that a request came to.
+/// The gateway of a request.
 fn gateway(id: Id) -> usize {
     id % GATEWAYS
 }
@@ -123,7 +125,7 @@ impl Model for Protocol {
             actions.extend((0..GATEWAYS).map(Action::Crash));
         }
         actions.push(Action::Tick(None));
-        // A clock that runs on makes a stopped process a slow one.
+        // With a running clock, a stopped process is the same as a slow one.
         if self.rules.has(Flaw::ClockStops) {
             actions.extend((0..GATEWAYS).map(|stopped| Action::Tick(Some(stopped))));
         }
@@ -188,7 +190,7 @@ impl Protocol {
         }
     }
 
-    /// Takes a step; `None` where it can't be taken.
+    /// Takes a step. Returns `None` if the step is not possible.
     fn step(&self, state: &mut State, action: Action) -> Option<()> {
         match action {
             Action::Claim(id, way) => self.claim(state, id, way),
@@ -234,7 +236,8 @@ impl Protocol {
             Action::Release(way) => {
                 let held = state.slot?;
                 state.budget.operator = state.budget.operator.checked_sub(1)?;
-                // Who releases what was executed has been told otherwise by the upstream.
+                // An operator does not release an executed operation: the upstream's books show the
+                // execution.
                 (state.executions() == 0).then_some(())?;
                 self.store(state, held, self.rules.release(&held, OPERATOR)?, way)
             }
@@ -282,7 +285,7 @@ impl Protocol {
 
     fn stands(&self, state: &mut State, id: Id, claimed: Stage) -> Option<()> {
         let request = &mut state.requests[id];
-        // What this request still had under way can't land any more: the record is past it.
+        // This request's remaining commands can't succeed any more: the record has a later version.
         *request = Request { stage: claimed, waited: false, owes: false, ..*request };
         Some(())
     }
@@ -294,7 +297,8 @@ impl Protocol {
             return self.stands(state, id, Stage::Claimed { version, doubt, rule });
         }
         state.requests[id].owes = true;
-        // What it claimed over still stands: the claim may yet arrive there, with a lease that begins who knows when.
+        // The claim may still arrive over the unchanged record, with a lease that begins at an
+        // unknown time.
         let may_arrive = match may {
             May::Run | May::Claim(_) => true,
             May::Doubt(_) => state.slot.is_some_and(|held| held.entry.version + 1 == version),
@@ -310,7 +314,7 @@ impl Protocol {
         self.look(state, id)
     }
 
-    /// A request meets the record, and does what it may.
+    /// A request reads the record and acts on it.
     fn look(&self, state: &mut State, id: Id) -> Option<()> {
         let may = self.rules.admit(state.slot.as_ref(), id as u8, self.who(id));
         let stage = match may {
@@ -337,7 +341,8 @@ impl Protocol {
                     self.rules.absent_is_believed(age) || self.rules.has(Flaw::EarlyProbeBelieved);
                 match self.bounds.on_uncertain {
                     OnUncertain::Forward => run,
-                    // The upstream looks as early as it can, and its answer is as slow as it likes.
+                    // The upstream checks as early as possible, and its answer may be as slow as it
+                    // likes.
                     OnUncertain::Probe if state.executed[self.who(id) as usize] > 0 => {
                         Stage::Found { version }
                     }
@@ -376,7 +381,7 @@ impl Protocol {
     fn set_rule(&self, state: &mut State, id: Id, span: u8) -> Option<()> {
         let request = &mut state.requests[id];
         let Stage::Claimed { rule, .. } = &mut request.stage else { return None };
-        // Once all is written nothing asks for it.
+        // Once everything is written, the send rule is not checked again.
         *rule = if matches!(request.wire, Wire::Unsent | Wire::Partial) { span } else { 0 };
         Some(())
     }
@@ -393,19 +398,20 @@ impl Protocol {
         self.set_rule(state, id, rule)
     }
 
-    /// An attempt comes to its end, as its gateway sees it.
+    /// Ends an attempt, as its gateway observes it.
     fn end(&self, state: &mut State, id: Id, outcome: Outcome) -> Option<()> {
         let known = Some(self.claim_entry(&state.requests[id], id)?);
         let request = &mut state.requests[id];
         request.stage = Stage::Settling { outcome, known };
-        // A request that is wholly written may still be executed, whoever listens; what is partly written is reset.
+        // The upstream may still execute a complete request that no gateway waits for. A partly
+        // written request is reset.
         if matches!(request.wire, Wire::Partial | Wire::Executed | Wire::Declined) {
             request.wire = Wire::Gone;
         }
         Some(())
     }
 
-    /// The record as this request claimed it.
+    /// Returns the record as this request claimed it.
     fn claim_entry(&self, request: &Request, id: Id) -> Option<Entry> {
         let Stage::Claimed { version, doubt, .. } = request.stage else { return None };
         Some(Entry {
@@ -433,7 +439,7 @@ impl Protocol {
         self.finish(state, id)
     }
 
-    /// A stale attempt's client gets what any duplicate would get.
+    /// A stale attempt's client gets the same answer as any duplicate.
     fn answer_as_duplicate(&self, state: &mut State, id: Id, outcome: Outcome) {
         let Some(held) = state.slot else { return };
         match (held.entry.stand, self.rules.flaw) {
@@ -468,8 +474,8 @@ impl Protocol {
         Some(())
     }
 
-    /// The loop that writes an outcome over whatever stands. Tries that meet another record change nothing, so they are
-    /// one step with the try that decides.
+    /// Writes an outcome over the current record, in a loop. Tries that meet another record change
+    /// nothing, so they are one step with the deciding try.
     fn settle_until_done(
         &self,
         state: &mut State,
@@ -509,12 +515,12 @@ impl Protocol {
                     Becomes::Done => Settled::Written,
                     Becomes::Stale => Settled::Stale,
                 };
-            // Nothing was left to be sent, and so nothing to be late.
+            // Nothing was left to send, so nothing could be late.
             return (way == Way::Now).then_some(settled);
         }
     }
 
-    /// A write over a record that was just read.
+    /// Writes over a record that was just read.
     fn store(&self, state: &mut State, held: Held, next: Next, way: Way) -> Option<()> {
         let expected = Some(held.entry.version);
         match way {
@@ -526,7 +532,7 @@ impl Protocol {
     fn arrive(&self, state: &mut State, place: usize) -> Option<()> {
         let late = state.late[place].take()?;
         state.late.sort_unstable();
-        // Whatever comes of it, nobody hears of it.
+        // No process reads the result of this command.
         match late.command {
             Command::Swap { expected, next } => {
                 let _ = state.swap(expected, next, self.rules.has(Flaw::MarkerWithoutVersion));
@@ -552,7 +558,7 @@ impl Protocol {
         self.reach_client(state, id, Wire::Executed)
     }
 
-    /// The upstream answers, if the attempt still listens.
+    /// The upstream answers, if the attempt still waits.
     fn reach_client(&self, state: &mut State, id: Id, wire: Wire) -> Option<()> {
         let request = &mut state.requests[id];
         request.wire =
@@ -580,12 +586,12 @@ impl Protocol {
     }
 
     fn answer(&self, state: &mut State, id: Id, answer: Answer, owner: Who) {
-        state.seen.two_answers |= state.answered.is_some_and(|first| first != answer);
-        state.seen.stranger_answered |= owner != self.who(id);
+        state.violations.two_answers |= state.answered.is_some_and(|first| first != answer);
+        state.violations.stranger_answered |= owner != self.who(id);
         state.answered = state.answered.or(Some(answer));
     }
 
-    /// The client has its answer, or a refusal.
+    /// The client gets its answer, or a refusal.
     fn finish(&self, state: &mut State, id: Id) -> Option<()> {
         let request = &mut state.requests[id];
         let giving_up = if request.owes { Some(None) } else { request.giving_up };
@@ -600,17 +606,17 @@ fn own_copy(id: Id) -> Answer {
     Answer::Upstream(id as u8)
 }
 
-/// What a version over nothing is drawn for. A request claims a second time over nothing only where the first try was
-/// unconfirmed and what it made of the slot was released and is gone again.
+/// The purpose of a version that is written over nothing. A request claims a second time over
+/// nothing only if its first try was unconfirmed, and the slot was released and became empty again.
 #[derive(Clone, Copy)]
 enum Fresh {
     Claim,
     SecondClaim,
-    /// A marker, after so many tries without an answer.
+    /// A marker, after this number of tries without an answer.
     Marker(u8),
 }
 
-/// A version that no other draw comes near, in place of a random one.
+/// Returns a version far from all others, in place of a random one.
 fn fresh(id: Id, of: Fresh) -> Version {
     const APART: Version = 100;
     const DRAWS: usize = 8;

@@ -1,5 +1,5 @@
-//! The rules that the model obeys. They are the product's own, called with real records: `admit`, `claim`, `settle`,
-//! `expire` and `decide`. The flaws stand beside them: each takes one rule out.
+//! The rules of the model: the product's own `admit`, `claim`, `settle`, `expire` and `decide`,
+//! called with real records. Each flaw beside them removes one rule.
 
 use std::time::Duration;
 
@@ -11,70 +11,74 @@ use onceward::record::{self, Fence};
 use crate::bridge::{Bridge, TICK, ago, policy, small_version, ticks};
 use crate::state::{Answer, Entry, Held, Next, Outcome, Stand, Ticks, Version, Who};
 
-/// A lease. Three, because a third is what the send rule asks for.
+/// A lease. Three ticks, because the send rule needs a third of it.
 pub const LEASE: Ticks = 3;
-/// How long a claim may be used to send: a third of the lease must remain.
+/// The time in which a claim may be used to send: a third of the lease must remain.
 pub const SEND_SPAN: Ticks = LEASE / 3 * 2;
-/// How long an uncertain operation rests.
+/// The time before an uncertain operation may be released.
 pub const UNCERTAIN_AFTER: Ticks = 1;
-/// How long a request may sit in the upstream's queue. A longer time breaks the first promise, and the docs say so.
+/// The time that a request may wait in the upstream's queue. A longer time breaks the first
+/// promise, as documented.
 pub const QUEUE: Ticks = UNCERTAIN_AFTER;
-/// How long a store command may be under way: as long as a marker stands, which is what the engine allows at most.
+/// The time that a store command may take: as long as a marker lives, the longest time that the
+/// engine allows.
 pub const COMMAND: Ticks = 2;
-/// How long unsettled records live under [`Flaw::UnsettledExpiresEarly`].
+/// The lifetime of unsettled records under [`Flaw::UnsettledExpiresEarly`].
 const EARLY: Ticks = LEASE + 1;
 
-/// A rule taken out. Each must break what the contract promises.
+/// A removed rule. Each must break a promise of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     /// A write does not compare the fence.
     NoFence,
-    /// A claim is a permission to send for ever.
+    /// A claim permits sending for ever.
     NoSendRule,
     /// The send rule's clock stops with the process.
     ClockStops,
     /// The send rule counts from the claim's answer rather than from before its command.
     CountsFromTheAnswer,
-    /// The send rule is asked only before the first byte.
+    /// The send rule is checked only before the first byte.
     LaterBytesUnchecked,
-    /// A claim without an answer is taken for one that stands.
+    /// A claim without an answer counts as successful.
     NoReadBack,
     /// An uncertain operation may be released at once.
     NoUncertainAfter,
-    /// Whether `uncertain_after` is over is asked when a probe's answer is used, not when the probe is sent.
+    /// `uncertain_after` is checked when a probe's answer is used, not when the probe is sent.
     EarlyProbeBelieved,
-    /// An attempt from uncertain that did nothing leaves a marker, as any other would.
+    /// An attempt from uncertain that the upstream did not execute leaves a marker, like any other
+    /// attempt.
     AttemptLeavesLess,
-    /// A lease that ends frees the key.
+    /// The end of a lease frees the key.
     LeaseEndIsAbsent,
-    /// Unsettled records disappear while they matter.
+    /// Unsettled records expire while they are needed.
     UnsettledExpiresEarly,
     /// A stale completion answers its own copy.
     StaleAnswersOwnCopy,
-    /// A stale completion answers what is stored, whoever it was stored for.
+    /// A stale completion answers the stored result, also to a caller that does not own it.
     StaleIgnoresCaller,
     /// The client gets the answer before it is stored.
     AnswersBeforeStoring,
-    /// A claim replaces another's marker whatever its version.
+    /// A claim replaces another's marker of any version.
     MarkerWithoutVersion,
-    /// An attempt from uncertain that was sent and lost keeps the time of the older doubt.
+    /// An attempt from uncertain that was sent and lost keeps the time of the earlier uncertainty.
     LostAttemptKeepsOldTime,
-    /// A claim without an answer is tried again, and the send rule counted from the later try.
+    /// A claim without an answer is tried again, and the send rule counts from the later try.
     RetryCountsAnew,
-    /// All tries to write a marker over nothing use one version, whatever the slot held in between.
+    /// All tries to write a marker over nothing use one version, even if the slot changed in
+    /// between.
     MarkerVersionRepeats,
-    /// A lease that has ended is renewed, between a sweeper's look and its mark.
+    /// An expired lease is renewed between a sweeper's read and its write.
     RenewsEndedLease,
     /// A claim is given up beside a second claim of the same request, under the same fence.
     GivesUpBesideNewClaim,
 }
 
-/// What a duplicate of an uncertain operation does. The engine is asked what holding it would mean; here it is decided
-/// when the upstream looks and when its answer arrives.
+/// The policy for a duplicate of an uncertain operation. The engine evaluates it as a hold; the
+/// model decides the rest when the upstream checks and when its answer arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnUncertain {
     Hold,
-    /// Asks the upstream whether it acted, and runs if not.
+    /// Asks the upstream whether it executed the operation, and runs it if not.
     Probe,
     /// Runs again, as an upstream that deduplicates allows.
     Forward,
@@ -88,12 +92,12 @@ pub enum May {
     Replay(Answer),
     Wait,
     MarkUncertain,
-    /// The outcome is unknown: since so many ticks.
+    /// The outcome is unknown, since this number of ticks.
     Doubt(Ticks),
     Nothing,
 }
 
-/// What becomes of the record.
+/// The change to the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Becomes {
     Write(Next),
@@ -101,7 +105,7 @@ pub enum Becomes {
     Stale,
 }
 
-/// The rules, and what they are asked with.
+/// The rules, with their inputs.
 pub struct Rules {
     pub flaw: Option<Flaw>,
     policy: Policy,
@@ -125,7 +129,7 @@ impl Rules {
         self.flaw == Some(flaw)
     }
 
-    /// `admit`, with the doubt that `on_uncertain` decides on.
+    /// `admit`, with the uncertainty that `on_uncertain` decides about.
     pub fn admit(&self, held: Option<&Held>, fence: u8, who: Who) -> May {
         let asked = self.bridge.asked(fence, who);
         let current = held.map(|held| self.bridge.held(held));
@@ -195,12 +199,12 @@ impl Rules {
         };
         let claim = Entry { stand, ..claim };
         let record = current.map(|entry| self.bridge.record(&entry));
-        let told = self.bridge.outcome(outcome, claim.fence);
+        let settled = self.bridge.outcome(outcome, claim.fence);
         let claim = Claim { fence: Fence(u64::from(fence)), record: self.bridge.record(&claim) };
         match engine::settle(
             record.as_ref(),
             &claim,
-            &told,
+            &settled,
             &self.policy,
             record::Version(u64::from(fresh)),
         ) {
@@ -228,22 +232,24 @@ impl Rules {
         Some(next)
     }
 
-    /// `decide`: what an operator may make of an uncertain operation, and what a probe that found it makes of it.
+    /// `decide`: an operator's resolution of an uncertain operation, or that of a probe that found
+    /// it.
     pub fn resolve(&self, held: &Held, fence: u8, answer: Answer) -> Option<Next> {
         self.decide(held, Decision::Resolve(self.bridge.reply(answer)), fence)
     }
 
-    /// `decide`: for an operator who sees that the upstream did not act.
+    /// `decide`: for an operator who knows that the upstream did not execute the operation.
     pub fn release(&self, held: &Held, fence: u8) -> Option<Next> {
         self.decide(held, Decision::Release, fence)
     }
 
-    /// Whether an `absent` may be believed that was asked for so long after the outcome became uncertain.
+    /// Whether an `absent` is valid, if the probe was sent this long after the outcome became
+    /// uncertain.
     pub fn absent_is_believed(&self, uncertain_for: Ticks) -> bool {
         TICK * u32::from(uncertain_for) >= self.policy.uncertain_after
     }
 
-    /// How long an unsettled record lives.
+    /// The lifetime of an unsettled record.
     pub fn unsettled_keep(&self) -> Ticks {
         ticks(self.policy.unsettled_retention)
     }

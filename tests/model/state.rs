@@ -1,66 +1,70 @@
-//! Everything that can be the case: the record, requests, store commands under way, the upstream.
+//! The state of the model: the record, requests, active store commands, the upstream.
 //!
-//! Time is relative. What has a deadline keeps the ticks that are left, what has an age keeps the ticks since then, so
-//! that two states which differ only in the date are one, and a model without a last day is finite.
+//! Time is relative: a deadline is the number of ticks left, and an age is the number of ticks
+//! since then. States that differ only in the date are therefore equal, and the model is finite
+//! without a last day.
 
-/// Ticks that are left, or that have passed.
+/// Ticks left, or ticks that have passed.
 pub type Ticks = u8;
 
-/// Stands for ever. Not counted down.
+/// Never ends. Not counted down.
 pub const FOREVER: Ticks = Ticks::MAX;
 
-/// A claim's answer was not read yet, and the send rule not counted ([`Flaw::CountsFromTheAnswer`](crate::rules::Flaw)).
+/// The claim's answer was not read yet, and the send rule does not count
+/// ([`Flaw::CountsFromTheAnswer`](crate::rules::Flaw)).
 pub const UNREAD: Ticks = Ticks::MAX;
 
-/// The most requests that a model has, under one key.
+/// The largest number of requests in a model, under one key.
 pub const REQUESTS_MAX: usize = 3;
 
-/// The most store commands that can be under way unnoticed at one time.
+/// The largest number of store commands that can be active unnoticed at one time.
 pub const LATE_MAX: usize = 2;
 
 /// Counts a record's changes.
 pub type Version = u16;
 
-/// Names a request. Also its fence: a request keeps one through all its tries.
+/// Identifies a request. Also its fence: a request keeps one fence through all its tries.
 pub type Id = usize;
 
 /// The fence of operators' decisions.
 pub const OPERATOR: u8 = 9;
 
-/// Who asks.
+/// The caller of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Who {
-    /// The key's first user, as a rule.
+    /// Usually the first user of the key.
     Alice,
     /// Another caller with the same key.
     Stranger,
 }
 
-/// A response. No two are alike: the `Date` alone would tell an attempt's own copy from what was stored.
+/// A response. No two are equal: the `Date` alone would distinguish an attempt's own copy from the
+/// stored one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Answer {
-    /// What the upstream answered to this request.
+    /// The upstream's answer to this request.
     Upstream(u8),
-    /// What an operator settled by hand.
+    /// An operator's manual outcome.
     Operator,
-    /// What a probe found.
+    /// A probe's outcome.
     Probe,
 }
 
-/// Where an operation stands: [`State`](onceward::record::State) without what no rule reads.
+/// The state of an operation: [`State`](onceward::record::State) without the parts that no rule
+/// reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stand {
-    /// An attempt is under way; one that began from uncertain carries since when.
+    /// An attempt is active. One that began from uncertain keeps the time since then.
     InFlight(Option<Ticks>),
-    /// Nobody knows; `None`: since it was written.
+    /// The outcome is uncertain. `None`: since the record was written.
     Uncertain(Option<Ticks>),
-    /// Duplicates get this.
+    /// Duplicates get this response.
     Completed(Answer),
-    /// A marker.
+    /// A released marker.
     Released,
 }
 
-/// A record as one write leaves it.
+/// A record as written by one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Entry {
     pub version: Version,
@@ -69,11 +73,11 @@ pub struct Entry {
     pub stand: Stand,
 }
 
-/// A write, with the life of what it writes.
+/// A write, with the lifetime of the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Next {
     pub entry: Entry,
-    /// The lease; 0 where none.
+    /// The lease; 0 without one.
     pub due: Ticks,
     pub keep: Ticks,
 }
@@ -84,7 +88,7 @@ pub struct Held {
     pub entry: Entry,
     pub due: Ticks,
     pub keep: Ticks,
-    /// Since it was written; counted only where a rule asks for it.
+    /// Ticks since it was written; counted only where a rule needs it.
     pub age: Ticks,
 }
 
@@ -95,40 +99,40 @@ pub enum Command {
     Renew { fence: u8 },
 }
 
-/// A command that nobody hears of any more: it is carried out later, or never.
+/// A command without an answer: it is carried out later, or never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Late {
     pub left: Ticks,
     pub command: Command,
 }
 
-/// What was settled about an attempt.
+/// The settled outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The upstream's result.
     Answered,
-    /// The upstream's release status: it did nothing.
+    /// The upstream's release status: it did not execute the request.
     Declined,
     NeverSent,
     InDoubt,
 }
 
-/// Where a request stands.
+/// The stage of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// Its client has not sent it yet.
     Idle,
-    /// About to claim, over this version; over an uncertain record with the time of that.
+    /// About to claim over this version. Over an uncertain record, with the time since then.
     Ready { over: Option<Version>, doubt: Option<Ticks> },
-    /// The claim's result is unknown. The version is the one that it would write.
+    /// The claim's result is unknown. The version is the one that the claim would write.
     Unknown { version: Version, doubt: Option<Ticks>, rule: Ticks },
-    /// Held until the record says something else.
+    /// Held until the record changes.
     Waiting,
     /// A probe found that the operation was executed.
     Found { version: Version },
-    /// The claim stands; `rule` is how long the send rule holds.
+    /// The claim is stored; `rule` is the time that the send rule still holds.
     Claimed { version: Version, doubt: Option<Ticks>, rule: Ticks },
-    /// Writing down how it ended, over the record last known.
+    /// Writes its outcome over the last known record.
     Settling { outcome: Outcome, known: Option<Entry> },
     /// Its client has an answer, or a refusal.
     Done,
@@ -136,37 +140,39 @@ pub enum Stage {
     Dead,
 }
 
-/// A request and what its gateway still does for it.
+/// A request, and the tasks that its gateway still runs for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Request {
     pub stage: Stage,
-    /// It was held: what it waited for may be gone altogether, and then it does not run.
+    /// The request was held. If the record that it waited for is gone, it does not run.
     pub waited: bool,
-    /// An unconfirmed claim has to be given up when the request ends otherwise than by running.
+    /// An unconfirmed claim must be given up when the request ends without running.
     pub owes: bool,
-    /// The task that gives up a claim, with the record that it last saw.
+    /// The task that gives up a claim, with the last record that it read.
     pub giving_up: Option<Option<Entry>>,
-    /// How many tries to write its marker over nothing got no answer.
+    /// The number of tries to write its marker over nothing that got no answer.
     pub markers: u8,
-    /// Its claim over an uncertain record: the version that it writes, and how old the doubt is.
+    /// Its claim over an uncertain record: the version that it writes, and the age of the
+    /// uncertainty.
     pub again: Option<(Version, Ticks)>,
     pub wire: Wire,
 }
 
-/// What the upstream has of a request.
+/// The upstream's progress with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Wire {
     /// No byte.
     Unsent,
-    /// Some bytes; it acts only on all of them.
+    /// Some bytes arrived; the upstream acts only on a complete request.
     Partial,
-    /// All of it, in a queue; what is not begun after so many ticks is dropped.
+    /// The whole request waits in a queue. It is dropped if it does not begin within this number of
+    /// ticks.
     Queued(Ticks),
     /// It answered that it acted.
     Executed,
-    /// It answered that it did nothing.
+    /// It answered that it did not act.
     Declined,
-    /// Nothing more will come of it.
+    /// The upstream does nothing more with it.
     Gone,
 }
 
@@ -178,9 +184,9 @@ pub struct Budget {
     pub operator: u8,
 }
 
-/// What happened that must not: seen in a step, not in a state.
+/// Violations that are visible in a step but not in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Seen {
+pub struct StepViolations {
     pub two_answers: bool,
     pub stranger_answered: bool,
 }
@@ -190,14 +196,14 @@ pub struct Seen {
 pub struct State {
     pub slot: Option<Held>,
     pub requests: [Request; REQUESTS_MAX],
-    /// In order, so that equal sets are equal.
+    /// Sorted, so that equal sets are equal.
     pub late: [Option<Late>; LATE_MAX],
-    /// How often the upstream acted, for each caller.
+    /// The number of executions for each caller.
     pub executed: [u8; 2],
-    /// What the first client got.
+    /// The first client's answer.
     pub answered: Option<Answer>,
     pub budget: Budget,
-    pub seen: Seen,
+    pub violations: StepViolations,
 }
 
 impl Request {
@@ -211,7 +217,7 @@ impl Request {
         wire: Wire::Unsent,
     };
 
-    /// Whether a claim of its own is unconfirmed, and known to be.
+    /// Whether a claim of its own is unconfirmed, and the gateway knows it.
     pub fn is_giving_up(&self) -> bool {
         self.owes || self.giving_up.is_some()
     }
@@ -242,7 +248,7 @@ impl Request {
 }
 
 impl Held {
-    /// Since when its outcome is uncertain.
+    /// The time since its outcome became uncertain.
     pub fn uncertain_for(&self) -> Ticks {
         match self.entry.stand {
             Stand::Uncertain(since) => since.unwrap_or(self.age),
@@ -252,7 +258,7 @@ impl Held {
 }
 
 impl Entry {
-    /// Whether both were written by the same call, as the store sees it.
+    /// Whether the same call wrote both, from the store's view.
     pub fn is_same_write(&self, other: &Entry) -> bool {
         let stand = |entry: &Entry| std::mem::discriminant(&entry.stand);
         (self.version, self.fence, stand(self)) == (other.version, other.fence, stand(other))
@@ -266,7 +272,7 @@ impl Entry {
     }
 }
 
-/// Ages are counted as far as a rule can tell them apart: up to `uncertain_after`.
+/// Counts an age up to `uncertain_after`: no rule distinguishes longer ones.
 pub const AGE_MAX: Ticks = crate::rules::UNCERTAIN_AFTER;
 
 fn older(since: &mut Option<Ticks>) {
@@ -276,7 +282,7 @@ fn older(since: &mut Option<Ticks>) {
 }
 
 impl State {
-    /// Before anything happened.
+    /// The state before the first step.
     pub fn new(budget: Budget) -> State {
         State {
             slot: None,
@@ -285,16 +291,16 @@ impl State {
             executed: [0; 2],
             answered: None,
             budget,
-            seen: Seen::default(),
+            violations: StepViolations::default(),
         }
     }
 
-    /// How often the upstream acted.
+    /// Returns the number of executions.
     pub fn executions(&self) -> u8 {
         self.executed.iter().sum()
     }
 
-    /// Time passes. The clocks of the requests for which `stopped` holds stand still.
+    /// Advances time by a tick. The clocks of the requests for which `stopped` is true stand still.
     pub fn tick(&mut self, stopped: impl Fn(Id) -> bool) {
         if let Some(held) = &mut self.slot {
             held.entry.tick();
@@ -325,7 +331,7 @@ impl State {
         self.late.sort_unstable();
     }
 
-    /// A command gets under way that nobody hears of any more. `None` where no more may.
+    /// Starts a command without an answer. Returns `None` at the limit of such commands.
     pub fn send_late(&mut self, command: Command, left: Ticks) -> Option<()> {
         let place = self.late.iter_mut().find(|place| place.is_none())?;
         self.budget.late = self.budget.late.checked_sub(1)?;
@@ -334,7 +340,7 @@ impl State {
         Some(())
     }
 
-    /// The store's one write verb. `Err` carries what stands.
+    /// The store's only write command. `Err` has the current record.
     pub fn swap(
         &mut self,
         expected: Option<Version>,
@@ -359,8 +365,9 @@ impl State {
         Ok(())
     }
 
-    /// Extends the lease of the attempt under way. EventSource whether it is this one. A lease that is over stays over: a renewal
-    /// changes no version, so whoever has seen the end may still mark it.
+    /// Extends the lease of the current attempt. Returns whether this is the current attempt. An
+    /// expired lease stays expired: a renewal changes no version, so a process that has read the
+    /// expired lease may still mark it.
     pub fn renew(&mut self, fence: u8, due: Ticks, keep: Ticks, ended_too: bool) -> bool {
         match &mut self.slot {
             Some(held)

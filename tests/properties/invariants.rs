@@ -1,5 +1,6 @@
-//! What holds for whatever bytes come: one function for each parser that a stranger's bytes reach. The property tests
-//! beside this file call them with bytes that look right, the fuzz targets in `tests/fuzz` with any.
+//! Invariants for arbitrary bytes: one function for each parser that reads bytes from outside. The
+//! property tests beside this file call them with plausible bytes, and the fuzz targets in
+//! `tests/fuzz` with any bytes.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +16,8 @@ use onceward::key::{
 use onceward::proxy::{Peer, Scan, Scanner, from_upstream, to_upstream};
 use onceward::record::{HEAD_BYTES, decode, encode};
 
-/// An accepted key is printable, not empty and within its limit; quoted it is the same key, under every syntax.
+/// An accepted key is printable, not empty and within its limit. Quoted, it is the same key under
+/// every syntax.
 pub fn key(value: &[u8]) {
     const MAX: usize = 20;
     let syntaxes = [
@@ -48,8 +50,8 @@ pub fn key(value: &[u8]) {
     }
 }
 
-/// White space between the parts of a JSON document changes nothing, and every byte of what is none changes it; a member
-/// that is put in is found again, and nothing else moves.
+/// White space between the parts of a JSON document changes nothing, and a change of any other byte
+/// changes the fingerprint. A member that is inserted is found again, and nothing else moves.
 pub fn body(body: &[u8]) {
     let json = |body: &[u8]| json_fingerprint(body);
     match Document::parse(body) {
@@ -77,7 +79,7 @@ pub fn body(body: &[u8]) {
             "a member is cut out as it stands"
         );
     }
-    // Nothing is asked of forms but that they have a fingerprint.
+    // Forms only need a fingerprint.
     let form = BodyHash::Form { boundary: "b" };
     assert_eq!(
         fingerprint("POST", "/", None, &whole, form),
@@ -95,7 +97,7 @@ fn json_fingerprint(body: &[u8]) -> Fingerprint {
     )
 }
 
-/// The same document with a space behind every structural character.
+/// Returns the same document with a space after every structural character.
 fn spaced(document: &[u8]) -> Vec<u8> {
     let (mut out, mut in_text, mut escaped) = (Vec::new(), false, false);
     for byte in document {
@@ -111,7 +113,8 @@ fn spaced(document: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Bytes from the store are a record or an error; a record that is written again is the same one.
+/// Bytes from the store are a record or an error. A record that is written again is the same
+/// record.
 pub fn record(bytes: &[u8]) {
     let Some((head, payload)) = bytes.split_first_chunk::<HEAD_BYTES>() else { return };
     let Ok(record) = decode(head, Bytes::copy_from_slice(payload)) else { return };
@@ -120,7 +123,8 @@ pub fn record(bytes: &[u8]) {
     assert_eq!(decode(&again.head, again.payload).as_ref(), Ok(&record));
 }
 
-/// Any text is a configuration or a list of faults, which can be printed; what is accepted is accepted again, as the same.
+/// Any text is a configuration or a list of faults, and the faults can be printed. An accepted
+/// configuration is accepted again, with the same result.
 pub fn config(text: &[u8]) {
     let Ok(text) = std::str::from_utf8(text) else { return };
     let load = || Config::load(Some(("any.toml", text)), Overrides::default());
@@ -130,8 +134,8 @@ pub fn config(text: &[u8]) {
     }
 }
 
-/// Nothing that belongs to one connection passes, in either direction; all else passes as it was, but for what the gateway
-/// sets itself. Lines are `name: value`.
+/// Fields of one connection are not forwarded, in either direction. All other fields pass
+/// unchanged, except those that the gateway itself sets. Lines are `name: value`.
 pub fn headers(lines: &[u8]) {
     let mut given = HeaderMap::new();
     for line in lines.split(|byte| *byte == b'\n').take(100) {
@@ -161,7 +165,7 @@ pub fn headers(lines: &[u8]) {
     assert!(
         !ABOUT_CLIENTS.iter().chain([&"content-length"]).any(|name| forwarded.contains_key(*name))
     );
-    // The gateway speaks for itself: that it takes trailers, where the client does.
+    // The gateway announces trailers itself, if the client accepts them.
     let taken = |name: &str| forwarded.get_all(name).iter().cloned().collect::<Vec<_>>();
     assert!(matches!((&*taken("te"), &*taken("connection")), ([], []) | ([_], [_])));
     assert!(
@@ -227,15 +231,16 @@ fn passes_only_end_to_end(given: &HeaderMap, passed: &HeaderMap, set: &[&str]) {
     assert_eq!(lines(given), lines(passed), "what is end-to-end passes as it was");
 }
 
-/// How the guard judges bytes does not depend on how they are cut; and the first head that it lets pass reads one way: it
-/// parses, and has one length at most. (Its host is judged behind the parser.)
+/// The guard's verdict does not depend on how the bytes are split. The first head that it accepts
+/// has one interpretation: it parses, and has at most one length. (The host is checked after the
+/// parser.)
 pub fn guard(bytes: &[u8]) {
     let whole = scan(bytes, usize::MAX);
     for piece in [1, 7, 64] {
         assert_eq!(scan(bytes, piece), whole, "in pieces of {piece}");
     }
     assert!(whole.safe <= bytes.len());
-    // Behind it, bytes of a body may follow, which are nothing to a parser of heads.
+    // Bytes of a body may follow the head; they mean nothing to a parser of heads.
     let mut fields = [httparse::EMPTY_HEADER; 200];
     let mut request = httparse::Request::new(&mut fields);
     if whole.safe == 0 {
@@ -243,7 +248,7 @@ pub fn guard(bytes: &[u8]) {
     }
     match request.parse(&bytes[..whole.safe]) {
         Ok(httparse::Status::Complete(_)) => {}
-        // An empty line before a request may pass alone.
+        // An empty line before a request may pass without a head.
         Ok(httparse::Status::Partial) => {
             return assert!(bytes[..whole.safe].iter().all(|byte| b"\r\n".contains(byte)));
         }

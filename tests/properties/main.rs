@@ -1,5 +1,6 @@
-//! The invariants of every parser that a stranger's bytes reach, on bytes that look right and bytes that don't. `tests/fuzz`
-//! has the same invariants for a fuzzer, which finds what no generator was told of.
+//! The invariants of every parser that reads bytes from outside, on plausible bytes and on damaged
+//! ones. `tests/fuzz` runs the same invariants in a fuzzer, which finds cases that no generator
+//! covers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,7 +8,7 @@ mod invariants;
 
 use proptest::prelude::*;
 
-/// Texts of these pieces, with some bytes of any kind in between.
+/// Generates texts of these pieces, with some arbitrary bytes in between.
 fn made_of(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         12 => proptest::sample::select(pieces).prop_map(|piece| piece.as_bytes().to_vec()),
@@ -160,10 +161,11 @@ proptest! {
     }
 }
 
-/// Places of a seed at which a byte is changed.
+/// The number of positions in a seed at which a byte is changed.
 const PLACES_MAX: usize = 150;
 
-/// The fuzzer's seeds are good and bad examples of each; damaged in any one byte, too.
+/// The fuzzer's seeds have good and bad examples for each parser. This test also damages any one
+/// byte of them.
 #[test]
 fn the_fuzzers_seeds_hold_and_so_do_they_with_any_byte_changed() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/seeds");
@@ -185,7 +187,7 @@ fn the_fuzzers_seeds_hold_and_so_do_they_with_any_byte_changed() {
         for seed in seeds {
             let mut bytes = std::fs::read(&seed).unwrap();
             holds(&bytes);
-            // All places of a short one, and some of a long one.
+            // Changes every position of a short seed, and some positions of a long one.
             for at in (0..bytes.len()).step_by(1 + bytes.len() / PLACES_MAX) {
                 for change in [1, 0x20, 0x80] {
                     bytes[at] ^= change;

@@ -1,9 +1,10 @@
-//! What the gate relies on, made wrong: the simulation finds what then breaks. That it does shows that it can.
+//! Breaks one assumption of the gate at a time, and checks that the simulation finds a violation.
+//! This shows that it can find one.
 
 use crate::simulation::checks::{NO_STRANGER, ONCE, ONE_ANSWER, SENT_ONCE, STAYS, UNSENT_IS_FREE};
 use crate::simulation::{Flaw, search};
 
-/// Seeds within which a flaw must show.
+/// The number of seeds within which a flaw must show.
 const SEEDS: u64 = 2000;
 
 fn breaks(flaw: Flaw, invariants: &[&str]) {
@@ -36,7 +37,7 @@ fn a_store_that_forgets_released_markers_lets_late_claims_stand() {
 
 #[test]
 fn a_store_that_denies_what_it_may_have_written_leaves_claims_to_nobody() {
-    breaks(Flaw::SaysNotApplied, &[UNSENT_IS_FREE]);
+    breaks(Flaw::ReportsNotApplied, &[UNSENT_IS_FREE]);
 }
 
 #[test]

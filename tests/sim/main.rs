@@ -1,4 +1,4 @@
-//! Seeded simulations of the whole: thousands of stories, each of which a number tells again.
+//! Seeded simulations of the whole gateway: thousands of runs, each reproducible from its seed.
 //!
 //! `cargo run --profile dist --example simulate -- --seeds 1000000` runs more of them, and `--seed N`
 //! prints one.
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use simulation::{search, simulate};
 
-/// As many as two cores do in a minute or two without optimisation.
+/// The number of seeds that two cores run in a minute or two without optimisation.
 const STORIES: u64 = 10_000;
 
 #[test]
@@ -25,7 +25,7 @@ fn ten_thousand_stories_keep_the_promises() {
 }
 
 #[test]
-fn a_seed_tells_the_same_story_every_time_and_another_tells_another() {
+fn a_seed_gives_the_same_run_every_time_and_another_seed_gives_another() {
     let digests: Vec<u64> = (0..40).map(|seed| simulate(seed, None).digest()).collect();
     let again: Vec<u64> = (0..40).map(|seed| simulate(seed, None).digest()).collect();
     assert_eq!(digests, again);

@@ -1,4 +1,4 @@
-//! `GET /v1/log`: the event log, piece by piece and as it grows.
+//! `GET /v1/log`: reads the event log page by page, and waits for new events.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,41 +19,43 @@ use crate::store::StoreError;
 use crate::store::log::reader::{LogPage, LogReader, position_before};
 use crate::store::log::{LogEntry, Position};
 
-/// Events of one answer, where nothing is asked for, and at most: an answer of a megabyte.
+/// Events of one page: the default, and the most that a request may ask for, about a megabyte.
 const EVENTS: usize = 100;
 const EVENTS_MAX: usize = 1000;
 
-/// Longest wait for an event, in seconds: about half of what clients and proxies give an answer.
+/// Longest wait for an event, in seconds: about half of the usual timeout of clients and proxies.
 const WAIT_S_MAX: u64 = 5;
 
-/// Between two looks at a log that had nothing new. Who reads along does not notice it, and a look is one command to each server.
+/// Pause between two reads of a log without new entries. A reader does not notice it, and a read is
+/// one command to each server.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Requests that look again while they wait: together a small share of what the store does in a second. More of them look once at
-/// the beginning of their wait.
+/// Requests that may read repeatedly while they wait: together a small share of the store's work.
+/// Further requests read once, at the beginning of their wait.
 const WATCHING_MAX: usize = 16;
 
-/// Longest cursor, in bytes: twice what the last entries of all partitions make.
+/// Longest cursor, in bytes: twice the positions of all partitions.
 const CURSOR_BYTES_MAX: usize = 16 << 10;
 
 static WATCHING: Semaphore = Semaphore::const_new(WATCHING_MAX);
 
-/// From one look to the next, of all requests together: as often as those who may watch look while nothing happens. Who follows
-/// asks again as soon as there is an answer, and on a busy log there is one at once; each look is a reading of every partition.
-const PACE: Duration = Duration::from_millis(16);
+/// Shortest time between two reads of all requests together, because each read visits every
+/// partition. A client that follows a busy log gets each page at once and asks for the next one, so
+/// it would read without a pause.
+const READ_INTERVAL: Duration = Duration::from_millis(16);
 
-static LOOKS: Turns = Turns(Mutex::new(None));
+static READ_TURNS: ReadTurns = ReadTurns(Mutex::new(None));
 
-/// Lets one after the other pass, in the order in which they came, [`PACE`] apart.
-struct Turns(Mutex<Option<Instant>>);
+/// Spaces reads [`READ_INTERVAL`] apart, in the order of their requests.
+struct ReadTurns(Mutex<Option<Instant>>);
 
-impl Turns {
-    async fn mine(&self) {
+impl ReadTurns {
+    async fn wait(&self) {
         let turn = {
             let (mut next, now) =
                 (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
             let turn = next.map_or(now, |next| next.max(now));
-            *next = Some(turn + PACE);
+            *next = Some(turn + READ_INTERVAL);
             turn
         };
         sleep_until(turn).await;
@@ -68,41 +70,41 @@ pub(super) struct TailQuery {
     wait: Option<u64>,
 }
 
-/// A piece of the event log: what was written behind a cursor, since a time, or from now on.
+/// Returns a page of the event log: the events after a cursor, since a time, or from now on.
 #[utoipa::path(
     get, path = "/v1/log", tag = "event log",
     params(
-        ("after" = Option<String>, Query, description = "The `cursor` of the piece before; without it and `since`, from now on"),
-        ("since" = Option<String>, Query, description = "Instead: from this time on, by the store's clock (RFC 3339)"),
-        ("limit" = Option<usize>, Query, description = "At most so many events: 1 to 1000, otherwise 100"),
-        ("wait" = Option<u64>, Query, description = "Seconds to wait for an event if there is none yet: 0 to 5, otherwise 0"),
+        ("after" = Option<String>, Query, description = "The `cursor` of the previous page; without it and `since`, from now on"),
+        ("since" = Option<String>, Query, description = "Instead of `after`: events from this time on, by the store's clock (RFC 3339)"),
+        ("limit" = Option<usize>, Query, description = "Most events of the page: 1 to 1000, by default 100"),
+        ("wait" = Option<u64>, Query, description = "Seconds to wait for a first event: 0 to 5, by default 0"),
     ),
-    responses((status = 200, body = LoggedView, description = "The events: the end is reached where there are none, also with fewer than `limit` there may be more"), super::refusals::TailRefusals),
+    responses((status = 200, body = LoggedView, description = "The events. A page without events is the end of the log; a page with fewer than `limit` may not be"), super::refusals::TailRefusals),
 )]
 pub(super) async fn tail(
     State(admin): State<Arc<Admin>>,
-    Query(asked): Query<TailQuery>,
+    Query(query): Query<TailQuery>,
 ) -> Result<Json<LoggedView>, AdminRefusal> {
     if !admin.gate.event_log_enabled() {
         return Err(AdminRefusal::LogOff);
     }
     let reader = LogReader::new(admin.gate.store().log.clone());
-    let from = match (asked.after, asked.since) {
+    let from = match (query.after, query.since) {
         (Some(cursor), None) => read_cursor(&cursor)?,
         (None, Some(since)) => position_before(moment(&since)?),
         (None, None) => reader.end().await?,
         (Some(_), Some(_)) => {
             return Err(AdminRefusal::Invalid(
-                "after says where to go on: leave since away".to_owned(),
+                "`after` and `since` exclude each other: leave out one of them".to_owned(),
             ));
         }
     };
-    let limit = asked.limit.unwrap_or(EVENTS).clamp(1, EVENTS_MAX);
-    let wait = Duration::from_secs(asked.wait.unwrap_or(0).min(WAIT_S_MAX));
-    LOOKS.mine().await;
+    let limit = query.limit.unwrap_or(EVENTS).clamp(1, EVENTS_MAX);
+    let wait = Duration::from_secs(query.wait.unwrap_or(0).min(WAIT_S_MAX));
+    READ_TURNS.wait().await;
     let mut page = reader.page(&from, reader.in_order(&from, limit).await?).await?;
     if page.entries.is_empty() && !page.trimmed && !wait.is_zero() {
-        // The wait may end at any point: entries that were read and not answered are read again from the cursor.
+        // If the timeout drops a read, the next request reads its entries again from the cursor.
         if let Ok(entries) = tokio::time::timeout(wait, watch(&reader, &from, limit)).await {
             page = reader.page(&from, entries?).await?;
         }
@@ -110,7 +112,7 @@ pub(super) async fn tail(
     Ok(Json(view(&page)))
 }
 
-/// Reads again and again until there are entries.
+/// Reads repeatedly until there are entries.
 async fn watch(
     reader: &LogReader,
     from: &Position,
@@ -119,7 +121,7 @@ async fn watch(
     let Ok(_watching) = WATCHING.acquire().await else { return std::future::pending().await };
     loop {
         tokio::time::sleep(PERIOD).await;
-        LOOKS.mine().await;
+        READ_TURNS.wait().await;
         let entries = reader.in_order(from, limit).await?;
         if !entries.is_empty() {
             return Ok(entries);
@@ -240,13 +242,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_trimmed_behind_a_cursor_is_said_once() {
+    async fn a_gap_behind_a_cursor_is_reported_once() {
         let clock = Arc::new(AtomicU64::new(1000));
         let stores = clock.clone();
         let store = Arc::new(Memory::new(Arc::new(move || stores.load(Ordering::SeqCst))));
         let reader = LogReader::new(store.clone());
         let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
-        let tell = async |n, ms| {
+        let append = async |n, ms| {
             clock.store(ms, Ordering::SeqCst);
             store
                 .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| {
@@ -261,31 +263,31 @@ mod tests {
             (piece.events.len(), piece.trimmed, read_cursor(&piece.cursor).unwrap())
         };
         for (n, ms) in [(1, 1000), (2, 2000), (3, 3000), (4, 9000)] {
-            tell(n, ms).await;
+            append(n, ms).await;
         }
         let (_, _, first) = piece(&position_before(0)).await;
         let (_, _, third) = piece(&piece(&first).await.2).await;
         assert_eq!(store.trim(Duration::from_secs(5)).await.unwrap().entries, 3);
         let (events, trimmed, last) = piece(&first).await;
         assert_eq!((events, trimmed), (1, true), "the second and the third are gone");
-        assert_eq!(piece(&last).await, (0, false, last.clone()), "it was said");
+        assert_eq!(piece(&last).await, (0, false, last.clone()), "it was reported");
         assert_eq!(piece(&third).await, (1, false, last.clone()), "all that is gone had been read");
-        tell(5, 10_000).await;
+        append(5, 10_000).await;
         clock.store(20_000, Ordering::SeqCst);
         store.trim(Duration::from_secs(5)).await.unwrap();
         let (events, trimmed, end) = piece(&last).await;
         assert_eq!((events, trimmed), (0, true), "nothing is left");
-        assert_eq!(piece(&end).await, (0, false, end.clone()), "it was said");
+        assert_eq!(piece(&end).await, (0, false, end.clone()), "it was reported");
     }
 
     #[test]
-    fn an_entry_is_told_by_its_own_place_whatever_stands_in_it() {
+    fn the_view_of_an_entry_takes_its_operation_and_time_from_the_log() {
         let slot = Slot::from_hash(Space::Enforced, [7; SLOT_BYTES]);
-        let told = |event: &'static [u8]| {
+        let view_of = |event: &'static [u8]| {
             let id = EntryId { ms: 1000, seq: 2 };
             EventView::from(&LogEntry { partition: 9, id, slot, event: event.into(), link: None })
         };
-        let event = told(br#"{"kind":"of a later version","operation":"op_another","at":"never","route":"r","card":"canary"}"#);
+        let event = view_of(br#"{"kind":"of a later version","operation":"op_another","at":"never","route":"r","card":"canary"}"#);
         assert_eq!((event.operation, event.entry.as_str()), (slot.to_string(), "9:1000-2"));
         assert_eq!(
             (event.moment.kind.as_str(), event.moment.at.as_str()),
@@ -301,7 +303,7 @@ mod tests {
         });
         assert_eq!(event.moment.at, "9999-12-31T23:59:59.999Z");
         for unreadable in [&b"\xff"[..], b"", b"[]"] {
-            assert_eq!(told(unreadable).moment.kind, "unreadable");
+            assert_eq!(view_of(unreadable).moment.kind, "unreadable");
         }
     }
 }

@@ -10,9 +10,9 @@ pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// The pauses of one series of attempts.
 #[derive(Default)]
-pub(super) struct Backoff(u32);
+pub(super) struct ReconnectBackoff(u32);
 
-impl Backoff {
+impl ReconnectBackoff {
     /// Waits for the next pause.
     pub(super) async fn wait(&mut self) {
         let longest = BACKOFF_MIN.saturating_mul(1 << self.0.min(5)).min(BACKOFF_MAX);

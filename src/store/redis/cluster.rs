@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::{UNREADABLE, unexpected};
-use super::backoff::{BACKOFF_MAX, Backoff};
+use super::backoff::{BACKOFF_MAX, ReconnectBackoff};
 use super::connect::{ClusterMembers, Connector};
 use super::connection::{CallError, Commands, ServerConnection};
 use super::fault;
@@ -317,7 +317,7 @@ const FORMER_MEMBERS_MAX: usize = 64;
 
 /// Reads the map again and again: soon after it seems wrong, and otherwise once an interval.
 async fn keep_map(state: Arc<ClusterState>) {
-    let mut backoff = Backoff::default();
+    let mut backoff = ReconnectBackoff::default();
     let mut failing = false;
     loop {
         let discovered = state.discover().await;
@@ -341,7 +341,7 @@ async fn keep_map(state: Arc<ClusterState>) {
         let begun = Instant::now();
         let is_stale = timeout(REFRESH_INTERVAL, state.stale.notified()).await.is_ok();
         if begun.elapsed() >= BACKOFF_MAX {
-            backoff = Backoff::default();
+            backoff = ReconnectBackoff::default();
         }
         if is_stale {
             // A failover takes seconds, and every call notices it.

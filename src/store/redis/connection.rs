@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::backoff::{BACKOFF_MAX, Backoff};
+use super::backoff::{BACKOFF_MAX, ReconnectBackoff};
 use super::breaker::Breaker;
 use super::connect::Connector;
 use super::fault;
@@ -261,7 +261,7 @@ impl From<CallError> for StoreError {
 }
 
 async fn keep_connected(connector: Connector, status: watch::Sender<ConnectionStatus>) {
-    let mut backoff = Backoff::default();
+    let mut backoff = ReconnectBackoff::default();
     let mut last = LastLineage::default();
     loop {
         let suspicion = Arc::new(Suspicion::default());
@@ -293,7 +293,7 @@ async fn keep_connected(connector: Connector, status: watch::Sender<ConnectionSt
                 tracing::warn!("the connection to the store is lost, connecting again");
                 // After a connection that lasted, connect at once; otherwise spare the server.
                 if opened_at.elapsed() >= BACKOFF_MAX {
-                    backoff = Backoff::default();
+                    backoff = ReconnectBackoff::default();
                     continue;
                 }
             }

@@ -17,7 +17,7 @@ use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::backoff::{BACKOFF_MAX, Backoff};
+use super::backoff::{BACKOFF_MAX, ReconnectBackoff};
 use super::connect::Connector;
 use super::fault;
 use super::layout::KeyNames;
@@ -33,13 +33,13 @@ const CHANNELS_PER_COMMAND: usize = 512;
 pub(super) async fn run(connector: Connector, hub: Hub) {
     // The hub lists the watched slots once there is a connection.
     hub.any_watched().await;
-    let mut backoff = Backoff::default();
+    let mut backoff = ReconnectBackoff::default();
     loop {
         let ended = Arc::new(Notify::new());
         match connector.connect(listener(connector.names.clone(), hub.clone(), ended.clone())).await
         {
             Ok(NewConnection { connection, driver: _driver, .. }) => {
-                let born = Instant::now();
+                let connected_at = Instant::now();
                 let mut session = SubscriberSession {
                     connector: &connector,
                     hub: &hub,
@@ -52,12 +52,12 @@ pub(super) async fn run(connector: Connector, hub: Hub) {
                         tracing::debug!(error, "a subscription failed");
                     }
                     () = ended.notified() => {
-                        tracing::debug!("the subscriptions' connection is lost, connecting again");
+                        tracing::debug!("the subscription connection is lost, connecting again");
                     }
                 }
                 hub.lost();
-                if born.elapsed() >= BACKOFF_MAX {
-                    backoff = Backoff::default();
+                if connected_at.elapsed() >= BACKOFF_MAX {
+                    backoff = ReconnectBackoff::default();
                 }
             }
             Err(reason) => tracing::debug!(reason, "no connection for subscriptions"),

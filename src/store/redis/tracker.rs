@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::UNREADABLE;
-use super::backoff::{BACKOFF_MAX, Backoff};
+use super::backoff::{BACKOFF_MAX, ReconnectBackoff};
 use super::connect::Connector;
 use super::fault;
 use super::layout::KeyNames;
@@ -53,7 +53,7 @@ pub fn track(
 }
 
 async fn run(connector: Connector, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<Slot>) {
-    let mut backoff = Backoff::default();
+    let mut backoff = ReconnectBackoff::default();
     let mut is_logged = false;
     loop {
         let ended = Arc::new(Notify::new());
@@ -63,7 +63,7 @@ async fn run(connector: Connector, cache: Arc<LocalCache>, mut wanted: mpsc::Rec
         {
             Ok(NewConnection { connection, driver: _driver, address }) => {
                 connector.confirmation.detect_disk_ack(&connection, connector.timeout).await;
-                let born = Instant::now();
+                let connected_at = Instant::now();
                 let mut session = TrackerSession {
                     connector: &connector,
                     cache: &cache,
@@ -78,8 +78,8 @@ async fn run(connector: Connector, cache: Arc<LocalCache>, mut wanted: mpsc::Rec
                     }
                 };
                 cache.lost();
-                if born.elapsed() >= BACKOFF_MAX {
-                    (backoff, is_logged) = (Backoff::default(), false);
+                if connected_at.elapsed() >= BACKOFF_MAX {
+                    (backoff, is_logged) = (ReconnectBackoff::default(), false);
                 }
                 reason
             }

@@ -1,11 +1,12 @@
-//! Histories made by hand: a good one passes, and each kind of fault in it is reported, and only that.
+//! Handmade histories: a correct one passes, and each kind of violation in it is reported, and
+//! nothing else.
 
 use super::*;
 
 const S: Duration = Duration::from_secs(1);
 
-fn told(execution: u64) -> Told {
-    Told {
+fn final_answer(execution: u64) -> FinalAnswer {
+    FinalAnswer {
         status: 201,
         fields: vec![("date".into(), "Tue, 24 Nov 2026 00:19:15 GMT".into())],
         body: format!("{{\"payment\":{execution},\"key\":\"k\"}}").into_bytes(),
@@ -17,7 +18,7 @@ fn tried(key: usize, gateway: usize, at: u32, saw: Saw) -> Try {
 }
 
 fn answer(execution: u64, replayed: bool) -> Saw {
-    Saw::Final { told: told(execution), replayed }
+    Saw::Final { answer: final_answer(execution), replayed }
 }
 
 /// Two keys: one paid at once, one after a gateway was killed.
@@ -37,10 +38,10 @@ fn good() -> History {
         written: HashMap::from([(0, S / 10), (1, S * 5)]),
         outages: vec![Outage { gateway: 0, from: S / 2, to: S, lack: Lack::Life }],
         replays: vec![
-            (0, 0, Some(told(1))),
-            (0, 1, Some(told(1))),
-            (1, 0, Some(told(2))),
-            (1, 1, Some(told(2))),
+            (0, 0, Some(final_answer(1))),
+            (0, 1, Some(final_answer(1))),
+            (1, 0, Some(final_answer(2))),
+            (1, 1, Some(final_answer(2))),
         ],
         unsettled: 1,
     }
@@ -66,7 +67,7 @@ fn a_second_execution_is_reported() {
 }
 
 #[test]
-fn a_second_execution_that_nobody_was_told_of_is_reported() {
+fn a_second_execution_without_any_answer_is_reported() {
     reports(Violation::ExecutedAgain { key: 2, executions: 2 }, |history| {
         history.executed.insert(2, vec![8, 9]);
     });
@@ -74,15 +75,15 @@ fn a_second_execution_that_nobody_was_told_of_is_reported() {
 
 #[test]
 fn an_answer_that_differs_in_status_fields_or_body_is_reported() {
-    let changes: [fn(&mut Told); 3] = [
-        |told| told.status = 200,
-        |told| told.fields.push(("x".into(), "1".into())),
-        |told| told.body.push(b' '),
+    let changes: [fn(&mut FinalAnswer); 3] = [
+        |answer| answer.status = 200,
+        |answer| answer.fields.push(("x".into(), "1".into())),
+        |answer| answer.body.push(b' '),
     ];
     for change in changes {
         reports(Violation::AnswersDiffer { key: 0 }, |history| {
-            let Saw::Final { told, .. } = &mut history.tries[1].saw else { unreachable!() };
-            change(told);
+            let Saw::Final { answer, .. } = &mut history.tries[1].saw else { unreachable!() };
+            change(answer);
         });
     }
 }
@@ -103,14 +104,16 @@ fn a_replay_that_passes_for_the_first_answer_is_reported() {
 #[test]
 fn an_answer_that_one_gateway_has_lost_or_changed_is_reported() {
     reports(Violation::Lost { key: 0, gateway: 1 }, |history| history.replays[1].2 = None);
-    reports(Violation::Lost { key: 0, gateway: 1 }, |history| history.replays[1].2 = Some(told(9)));
+    reports(Violation::Lost { key: 0, gateway: 1 }, |history| {
+        history.replays[1].2 = Some(final_answer(9))
+    });
     reports(Violation::Lost { key: 1, gateway: 0 }, |history| history.replays.truncate(2));
 }
 
 #[test]
 fn doubt_without_a_reason_is_reported() {
     reports(Violation::NeedlesslyUncertain { key: 1 }, |history| history.outages.clear());
-    // Another gateway's failure is no reason, and neither is one that came later, or was over before.
+    // Another gateway's failure is no reason, nor is a failure that came later or was over before.
     reports(Violation::NeedlesslyUncertain { key: 1 }, |history| history.outages[0].gateway = 1);
     reports(Violation::NeedlesslyUncertain { key: 1 }, |history| {
         (history.outages[0].from, history.outages[0].to) = (S * 4, S * 5);
@@ -118,7 +121,7 @@ fn doubt_without_a_reason_is_reported() {
     reports(Violation::NeedlesslyUncertain { key: 1 }, |history| {
         history.tries[2].from = S * 3 / 2;
     });
-    // A store that is back for long enough is none either.
+    // Nor is a store failure that ended long enough before.
     reports(Violation::NeedlesslyUncertain { key: 1 }, |history| {
         history.outages[0].lack = Lack::Store;
         (history.tries[3].from, history.tries[3].to) = (S * 6, S * 7);
@@ -135,7 +138,7 @@ fn doubt_about_what_was_written_is_right() {
 }
 
 #[test]
-fn a_client_who_is_told_to_give_up_is_reported() {
+fn a_refusal_without_a_retry_is_reported() {
     reports(Violation::Refused { key: 2, why: "key-reused".into() }, |history| {
         history.tries[5].saw = Saw::Refused("key-reused".into());
     });

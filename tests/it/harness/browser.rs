@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use super::client::Connection;
 use super::{Request, free_port, until, within_patience};
 
-/// The member under which WebDriver names an element.
+/// The member in which WebDriver returns the id of an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// A browser starts in seconds; on a machine that builds beside it, in many.
+/// Time to start a browser: usually seconds, far more on a machine that builds at the same time.
 const START: Duration = Duration::from_secs(90);
 
 /// Keys without a character (W3C WebDriver, section 17.4.2).
 pub const TAB: &str = "\u{E004}";
 pub const ENTER: &str = "\u{E007}";
 
-/// How a browser looks at a page.
+/// Options of a browser.
 #[derive(Clone, Copy)]
 pub struct View {
     pub width: u32,
@@ -42,7 +42,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// A browser that looks at the admin port of a gateway.
+    /// Opens a browser for the admin port of a gateway.
     pub fn start(admin: u16) -> Browser {
         Browser::with(admin, View::default())
     }
@@ -93,7 +93,7 @@ impl Browser {
         self.command("POST", "/url", &json!({ "url": format!("{}{path}", self.site) }));
     }
 
-    /// The path and query that it is at.
+    /// Returns the path and query of the current page.
     pub fn path(&self) -> String {
         let url = self.command("GET", "/url", &Value::Null);
         url.as_str()
@@ -103,15 +103,15 @@ impl Browser {
             .to_owned()
     }
 
-    /// The text that the first element shows, or of none.
+    /// Returns the text of the first matching element, or an empty text without one.
     pub fn text(&self, css: &str) -> String {
         let Some(element) = self.find(css) else { return String::new() };
-        // Between the two the page may have fetched that piece anew.
+        // The page may have replaced the element between the two requests.
         let text = self.try_command("GET", &format!("/element/{element}/text"), &Value::Null);
         text.ok().and_then(|text| text.as_str().map(str::to_owned)).unwrap_or_default()
     }
 
-    /// Waits until the first element shows a text.
+    /// Waits until the first matching element shows a text.
     #[track_caller]
     pub fn shows(&self, css: &str, text: &str) {
         let mut seen = String::new();
@@ -145,7 +145,8 @@ impl Browser {
         });
     }
 
-    /// Does something with the first element, which the page may fetch anew between finding it and that: then with the next.
+    /// Acts on the first matching element. If the page replaces it in between, the next match is
+    /// tried.
     #[track_caller]
     fn act_on(&self, css: &str, act: impl Fn(&str) -> Result<Value, Value>) {
         let mut why = Value::Null;
@@ -182,7 +183,7 @@ impl Browser {
         self.press(&keys.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
-    /// Presses Tab until the focus is on an element; fails where it never gets there.
+    /// Presses Tab until an element has the focus; fails if it never gets it.
     #[track_caller]
     pub fn tab_to(&self, css: &str) {
         const STOPS_MAX: usize = 60;
@@ -198,13 +199,13 @@ impl Browser {
         panic!("{STOPS_MAX} times Tab do not lead to {css}");
     }
 
-    /// What a script returns.
+    /// Runs a script and returns its result.
     pub fn script(&self, script: &str) -> Value {
         self.command("POST", "/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// What the console said since it was asked last: errors of scripts, files that are missing, and what the page's policy
-    /// has kept away.
+    /// Returns the console messages since the last call: script errors, missing files, and requests
+    /// blocked by the page's policy.
     pub fn complaints(&self) -> Vec<String> {
         let entries = self.command("POST", "/se/log", &json!({ "type": "browser" }));
         entries.as_array().unwrap().iter().map(|entry| entry["message"].to_string()).collect()
@@ -249,7 +250,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver ends the browser; killed before, it would leave it behind.
+        // The driver ends the browser; if it is killed first, the browser stays behind.
         let end = Request::new("DELETE", &format!("/session/{}", self.session)).host("127.0.0.1");
         if let Some(mut connection) = Connection::try_open(self.port, START)
             && connection.try_write(&end.bytes())

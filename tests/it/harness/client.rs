@@ -1,4 +1,4 @@
-//! A client that writes bytes and reads answers: what it sends is exactly what it says.
+//! A client that writes bytes and reads answers, so that a test controls each byte.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -20,7 +20,7 @@ pub struct Request {
     body: Vec<u8>,
 }
 
-/// An answer, as it came.
+/// A received answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     pub status: u16,
@@ -54,7 +54,7 @@ impl Request {
         self
     }
 
-    /// What the upstream is to do with it; see `upstream.rs`.
+    /// Sets the upstream's script; see `upstream.rs`.
     pub fn act(self, script: &str) -> Request {
         self.field("X-Act", script)
     }
@@ -87,12 +87,12 @@ impl Request {
         out
     }
 
-    /// Sends it on a connection of its own.
+    /// Sends the request on a new connection.
     pub fn send(&self, port: u16) -> Answer {
         Connection::open(port).exchange(self)
     }
 
-    /// Sends it in a thread of its own.
+    /// Sends the request on a new thread.
     pub fn send_aside(&self, port: u16) -> std::thread::JoinHandle<Answer> {
         let request = self.clone();
         std::thread::spawn(move || request.send(port))
@@ -100,7 +100,7 @@ impl Request {
 }
 
 impl Answer {
-    /// An answer that a library has parsed.
+    /// Converts an answer that a library has parsed.
     pub async fn read<B: Body>(response: Response<B>) -> Result<Answer, B::Error> {
         let (parts, body) = response.into_parts();
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -128,7 +128,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
     }
 
-    /// The end of a problem's type.
+    /// Returns the last part of a problem's type.
     pub fn problem(&self) -> String {
         assert_eq!(self.get("content-type"), Some("application/problem+json"), "{self:?}");
         self.json()["type"].as_str().unwrap().rsplit(':').next().unwrap().to_owned()
@@ -164,7 +164,7 @@ impl Connection {
         Connection::try_open(port, PATIENCE).unwrap()
     }
 
-    /// An answer is waited for at most this long, each time that some of it is read. `None` where nobody listens.
+    /// Opens a connection with a timeout for each read. `None` if nobody listens.
     pub fn try_open(port: u16, patience: Duration) -> Option<Connection> {
         let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_read_timeout(Some(patience)).unwrap();
@@ -172,7 +172,7 @@ impl Connection {
         Some(Connection { reader: BufReader::new(stream) })
     }
 
-    /// From one of this machine's own addresses, such as 127.0.0.2.
+    /// Opens a connection from one of this machine's own addresses, such as 127.0.0.2.
     #[allow(
         dead_code,
         reason = "only some of the test binaries that share this file connect from other addresses"
@@ -187,7 +187,7 @@ impl Connection {
         self.reader.get_mut().write_all(bytes).unwrap();
     }
 
-    /// Writes what the other side still takes.
+    /// Writes the bytes; returns `false` if the connection failed.
     pub fn try_write(&mut self, bytes: &[u8]) -> bool {
         self.reader.get_mut().write_all(bytes).is_ok()
     }
@@ -205,12 +205,13 @@ impl Connection {
         self.read_for("POST")
     }
 
-    /// Whether the other side has closed, with nothing more to say.
+    /// Whether the peer has closed the connection and sent nothing more.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.reader.read(&mut [0; 1]), Ok(0) | Err(_))
     }
 
-    /// Whether the other side closes within the patience that it was opened with, whatever it says before.
+    /// Whether the peer closes within the connection's timeout; bytes that it sends before are
+    /// dropped.
     #[allow(
         dead_code,
         reason = "only some of the test binaries that share this file wait for that"
@@ -223,7 +224,7 @@ impl Connection {
         self.try_read(method).unwrap_or_else(|| panic!("the connection ended without an answer"))
     }
 
-    /// The answer; `None` where the connection ended first, or in the middle of it.
+    /// Reads the answer; `None` if the connection ended before it was complete.
     pub fn try_read(&mut self, method: &str) -> Option<Answer> {
         let (status, fields) = loop {
             let line = self.line()?;

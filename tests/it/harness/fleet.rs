@@ -1,4 +1,4 @@
-//! Several Redis servers that stand in for each other: a cluster, and a primary with replicas and sentinels.
+//! Redis deployments of several servers: a cluster, and a primary with replicas and sentinels.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// What every node is started with.
+    /// Arguments with which every node is started.
     pub const SETTINGS: [&str; 6] = [
         "--cluster-enabled",
         "yes",
@@ -42,7 +42,7 @@ impl Cluster {
         cluster
     }
 
-    /// Naming one node only: the others are found.
+    /// A URL that names one node; the gateway discovers the others.
     pub fn url(&self) -> String {
         format!("redis+cluster://127.0.0.1:{}", self.servers[0].port)
     }
@@ -51,13 +51,13 @@ impl Cluster {
         self.servers.iter().filter(|server| server.is_primary()).collect()
     }
 
-    /// Whether every primary's replica has all that it has.
+    /// Whether every primary's replica has all of its writes.
     pub fn is_copied(&self) -> bool {
         self.primaries().iter().all(|primary| primary.is_copied_to(1))
     }
 }
 
-/// A port whose cluster bus, 10000 above it, has a place too.
+/// Returns a free port; its cluster bus port, 10000 higher, is free too.
 fn port_with_bus() -> u16 {
     loop {
         let port = free_port();
@@ -115,13 +115,13 @@ impl Watched {
         format!("redis+sentinel://{}/{}", hosts.join(","), Watched::NAME)
     }
 
-    /// Where the sentinels say that the primary is.
+    /// Returns the primary's port according to the sentinels.
     pub fn primary(&self) -> u16 {
-        let told = self.sentinels[0].cli(&["sentinel", "get-master-addr-by-name", Watched::NAME]);
-        told.lines().nth(1).unwrap().parse().unwrap()
+        let answer = self.sentinels[0].cli(&["sentinel", "get-master-addr-by-name", Watched::NAME]);
+        answer.lines().nth(1).unwrap().parse().unwrap()
     }
 
-    /// Has another server made the primary, and waits until it is.
+    /// Makes the sentinels promote another server, and waits until they have.
     pub fn fail_over(&self) {
         let before = self.primary();
         until("the failover to begin", || {

@@ -1,5 +1,5 @@
-//! An HTTP/2 upstream, behind TLS or plain, that reads and writes frames by hand: it decides when its SETTINGS come, what they
-//! allow, when it opens windows and whether it reads, and it sees each frame that reaches it.
+//! An HTTP/2 upstream, behind TLS or plain, that reads and writes frames by hand. It controls its
+//! SETTINGS, its windows and its reads, and records each frame that reaches it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,28 +24,28 @@ pub const INITIAL_WINDOW_SIZE: u16 = 4;
 /// A header block of an answer: `:status: 200` from the static table (RFC 7541, appendix A).
 pub const STATUS_200: &[u8] = &[0x80 | 8];
 
-/// A request, as far as it has arrived.
+/// The received part of a request.
 #[derive(Debug, Clone)]
 pub struct Arrival {
     pub connection: usize,
     pub stream: u32,
     pub body: Vec<u8>,
-    /// Its end has arrived.
+    /// END_STREAM has arrived.
     pub complete: bool,
     /// The client has reset it.
     pub reset: bool,
     answered: bool,
 }
 
-/// Makes the frames of an answer on a stream.
+/// Builds the frames of an answer on a stream.
 type Script = Box<dyn Fn(u32) -> Vec<u8> + Send>;
 
 struct Shared {
     script: Mutex<Option<Script>>,
     arrivals: Mutex<Vec<Arrival>>,
-    /// Writes frames to each connection, by its number.
+    /// Senders of bytes to each connection, indexed by its number.
     writers: Mutex<Vec<mpsc::UnboundedSender<Vec<u8>>>>,
-    /// SETTINGS that new connections begin with; none where `silent`.
+    /// SETTINGS of new connections; not sent if `silent`.
     settings: Mutex<Vec<(u16, u32)>>,
     silent: AtomicBool,
     accepting: AtomicBool,
@@ -53,7 +53,7 @@ struct Shared {
     holding: AtomicBool,
     acknowledged: AtomicUsize,
     ended: AtomicUsize,
-    /// The most requests that were open at once on one connection.
+    /// The highest number of requests open at once on one connection.
     most_open: AtomicUsize,
 }
 
@@ -65,12 +65,12 @@ pub struct FrameOrigin {
 }
 
 impl FrameOrigin {
-    /// Its connections begin with these settings.
+    /// Starts an upstream that sends these settings on each connection.
     pub fn start(identity: Arc<ServerConfig>, settings: &[(u16, u32)]) -> FrameOrigin {
         FrameOrigin::listen(Some(TlsAcceptor::from(identity)), settings)
     }
 
-    /// The same without TLS.
+    /// Does the same without TLS.
     pub fn plain(settings: &[(u16, u32)]) -> FrameOrigin {
         FrameOrigin::listen(None, settings)
     }
@@ -104,7 +104,7 @@ impl FrameOrigin {
         self.shared.arrivals.lock().unwrap().clone()
     }
 
-    /// How many whole requests have arrived.
+    /// Returns the number of complete requests so far.
     pub fn executed(&self) -> usize {
         self.arrivals().iter().filter(|arrival| arrival.complete).count()
     }
@@ -114,12 +114,12 @@ impl FrameOrigin {
         until(&format!("{executed} executions"), || self.executed() >= executed);
     }
 
-    /// Connections so far.
+    /// Returns the number of connections so far.
     pub fn connections(&self) -> usize {
         self.shared.writers.lock().unwrap().len()
     }
 
-    /// Connections that ended.
+    /// Returns the number of connections that ended.
     pub fn ended(&self) -> usize {
         self.shared.ended.load(Ordering::SeqCst)
     }
@@ -133,17 +133,17 @@ impl FrameOrigin {
         self.shared.silent.store(silent, Ordering::SeqCst);
     }
 
-    /// Closes new connections at once, or takes them again.
+    /// Closes new connections at once, or accepts them again.
     pub fn take_connections(&self, accepting: bool) {
         self.shared.accepting.store(accepting, Ordering::SeqCst);
     }
 
-    /// Stops to read from the connections, or goes on.
+    /// Stops or resumes reading from the connections.
     pub fn read(&self, reading: bool) {
         self.shared.reading.send_replace(reading);
     }
 
-    /// Answers with these frames, from now on.
+    /// Answers with these frames from now on.
     pub fn answer_by(&self, script: impl Fn(u32) -> Vec<u8> + Send + 'static) {
         *self.shared.script.lock().unwrap() = Some(Box::new(script));
     }
@@ -153,35 +153,36 @@ impl FrameOrigin {
         self.shared.holding.store(true, Ordering::SeqCst);
     }
 
-    /// Answers all whole requests, and those to come.
+    /// Answers all complete requests, and later ones.
     pub fn release(&self) {
         self.shared.holding.store(false, Ordering::SeqCst);
         answer(&self.shared);
     }
 
-    /// Ends each connection behind what was said on it.
+    /// Ends each connection after the bytes that are already queued.
     pub fn end_connections(&self) {
-        self.say(&[]);
+        self.write_to_all(&[]);
     }
 
-    /// Writes the same bytes to each connection; none end it.
-    pub fn say(&self, bytes: &[u8]) {
+    /// Writes the same bytes to each connection; empty bytes end it.
+    pub fn write_to_all(&self, bytes: &[u8]) {
         for writer in &*self.shared.writers.lock().unwrap() {
             // The connection may have ended.
             let _ = writer.send(bytes.to_vec());
         }
     }
 
-    /// New connections begin with these settings.
+    /// Sets the settings of new connections.
     pub fn begin_with(&self, settings: &[(u16, u32)]) {
         *self.shared.settings.lock().unwrap() = settings.to_vec();
     }
 
-    /// Sends SETTINGS to the connections, and waits until the last one has acknowledged them. New ones begin with them.
+    /// Sends SETTINGS to all connections and waits until each has acknowledged them. New
+    /// connections get them too.
     pub fn announce(&self, settings: &[(u16, u32)]) {
         self.begin_with(settings);
         let before = self.shared.acknowledged.load(Ordering::SeqCst);
-        self.say(&settings_frame(settings));
+        self.write_to_all(&settings_frame(settings));
         until("the settings to be acknowledged", || {
             self.shared.acknowledged.load(Ordering::SeqCst) > before
         });
@@ -224,18 +225,18 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Ar
                 },
             };
             let (reader, writer) = split(stream);
-            let (say, said) = mpsc::unbounded_channel();
+            let (sender, receiver) = mpsc::unbounded_channel();
             let connection = {
                 let mut writers = shared.writers.lock().unwrap();
-                writers.push(say.clone());
+                writers.push(sender.clone());
                 writers.len() - 1
             };
             if !shared.silent.load(Ordering::SeqCst) {
-                say.send(settings_frame(&shared.settings.lock().unwrap())).unwrap();
+                sender.send(settings_frame(&shared.settings.lock().unwrap())).unwrap();
             }
-            tokio::spawn(write(writer, said));
+            tokio::spawn(write(writer, receiver));
             // Ends with the connection.
-            let _ = read(reader, connection, &say, &shared).await;
+            let _ = read(reader, connection, &sender, &shared).await;
             shared.ended.fetch_add(1, Ordering::SeqCst);
         });
     }
@@ -243,9 +244,9 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Ar
 
 async fn write(
     mut writer: WriteHalf<Box<dyn Io>>,
-    mut said: mpsc::UnboundedReceiver<Vec<u8>>,
+    mut receiver: mpsc::UnboundedReceiver<Vec<u8>>,
 ) -> std::io::Result<()> {
-    while let Some(bytes) = said.recv().await {
+    while let Some(bytes) = receiver.recv().await {
         if bytes.is_empty() {
             return writer.shutdown().await;
         }
@@ -258,7 +259,7 @@ async fn write(
 async fn read(
     mut reader: ReadHalf<Box<dyn Io>>,
     connection: usize,
-    say: &mpsc::UnboundedSender<Vec<u8>>,
+    sender: &mpsc::UnboundedSender<Vec<u8>>,
     shared: &Shared,
 ) -> std::io::Result<()> {
     let mut reading = shared.reading.subscribe();
@@ -276,8 +277,8 @@ async fn read(
             SETTINGS if flags & ACK != 0 => {
                 shared.acknowledged.fetch_add(1, Ordering::SeqCst);
             }
-            SETTINGS => drop(say.send(frame(SETTINGS, ACK, 0, &[]))),
-            PING if flags & ACK == 0 => drop(say.send(frame(PING, ACK, 0, &payload))),
+            SETTINGS => drop(sender.send(frame(SETTINGS, ACK, 0, &[]))),
+            PING if flags & ACK == 0 => drop(sender.send(frame(PING, ACK, 0, &payload))),
             HEADERS | DATA | RST_STREAM => take((kind, flags, payload), connection, stream, shared),
             WINDOW_UPDATE | GOAWAY | PING => {}
             other => panic!("an unexpected frame of type {other}"),
@@ -323,7 +324,7 @@ fn take(
     }
 }
 
-/// Answers all whole requests that have no answer: by the script, or with status 200 and a body that no other answer has.
+/// Answers all unanswered complete requests: by the script, or with status 200 and a unique body.
 fn answer(shared: &Shared) {
     let mut arrivals = shared.arrivals.lock().unwrap();
     let writers = shared.writers.lock().unwrap();

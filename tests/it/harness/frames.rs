@@ -1,4 +1,4 @@
-//! An HTTP/2 client that writes frames by hand: what it sends is exactly what it says.
+//! An HTTP/2 client that writes frames by hand, so that a test controls each byte.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ pub const END_STREAM: u8 = 1;
 pub const ACK: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-/// A frame, as it came.
+/// A received frame.
 #[derive(Debug)]
 pub struct Frame {
     pub kind: u8,
@@ -41,13 +41,14 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A header block: literal fields that nobody remembers (RFC 7541, section 6.2.2).
+/// A header block of literal fields without indexing (RFC 7541, section 6.2.2).
 pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in fields {
         bytes.push(0);
         for text in [name, value] {
-            // An integer of seven bits, and where they don't suffice of seven more in each byte (RFC 7541, section 5.1).
+            // An integer with a prefix of seven bits, continued in seven bits per byte (RFC 7541,
+            // section 5.1).
             match text.len().checked_sub(127) {
                 None => bytes.push(u8::try_from(text.len()).unwrap()),
                 Some(mut rest) => {
@@ -65,7 +66,7 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-/// The fields of a request, and more of them behind.
+/// The header block of a request, with more fields after its usual ones.
 pub fn request<'a>(
     method: &'a str,
     path: &'a str,
@@ -78,12 +79,12 @@ pub fn request<'a>(
 }
 
 impl Frames {
-    /// Connects, with settings: pairs of identifier and value.
+    /// Connects and sends settings: pairs of identifier and value.
     pub fn open(port: u16, settings: &[(u16, u32)]) -> Frames {
         Frames::over(TcpStream::connect(("127.0.0.1", port)).unwrap(), settings)
     }
 
-    /// The same on a connection that is open.
+    /// Does the same on an open connection.
     pub fn over(stream: TcpStream, settings: &[(u16, u32)]) -> Frames {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -98,7 +99,7 @@ impl Frames {
         connection
     }
 
-    /// Writes what the other side still takes.
+    /// Writes the bytes; returns `false` if the connection failed.
     pub fn write(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
@@ -107,7 +108,7 @@ impl Frames {
         self.write(&frame(HEADERS, flags | END_HEADERS, stream, &block(fields)))
     }
 
-    /// The next frame; `None` where the connection ended.
+    /// Reads the next frame; `None` if the connection ended.
     pub fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head).ok()?;
@@ -117,7 +118,7 @@ impl Frames {
         Some(Frame { kind: head[3], flags: head[4], payload })
     }
 
-    /// The next frame of one of these types; `None` where the connection ended first.
+    /// Reads up to the next frame of one of these types; `None` if the connection ended first.
     pub fn until(&mut self, kinds: &[u8]) -> Option<Frame> {
         loop {
             let frame = self.next()?;
@@ -127,7 +128,8 @@ impl Frames {
         }
     }
 
-    /// What ends the connection: the error of its GOAWAY, or `None` where it is just closed. Waits for that.
+    /// Waits for the end of the connection. Returns the error code of its GOAWAY, or `None` without
+    /// one.
     pub fn ending(&mut self) -> Option<u32> {
         let frame = self.until(&[GOAWAY])?;
         Some(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()))

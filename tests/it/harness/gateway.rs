@@ -28,12 +28,12 @@ uncertain_after = "1s"
 "#;
 
 impl Gateway {
-    /// In front of an upstream, on an embedded store of its own, with the usual route.
+    /// Starts a gateway in front of an upstream, on its own embedded store, with the usual route.
     pub fn start(upstream: u16) -> Gateway {
         Gateway::with(upstream, "", ROUTES)
     }
 
-    /// With settings before the routes, and routes.
+    /// Does the same with settings before the routes, and other routes.
     pub fn with(upstream: u16, settings: &str, routes: &str) -> Gateway {
         let dir = tempfile::tempdir().unwrap();
         let store = format!("file:{}", dir.path().join("data").display());
@@ -42,12 +42,12 @@ impl Gateway {
         gateway
     }
 
-    /// In front of an upstream with a URL, with settings before the usual route.
+    /// Starts a gateway in front of an upstream's URL, with settings before the usual route.
     pub fn to(url: &str, settings: &str) -> Gateway {
         Gateway::to_routes(url, settings, ROUTES)
     }
 
-    /// In front of an upstream with a URL, with settings before the routes, and routes.
+    /// Starts a gateway in front of an upstream's URL, with settings before the routes, and routes.
     pub fn to_routes(url: &str, settings: &str, routes: &str) -> Gateway {
         let dir = tempfile::tempdir().unwrap();
         let store = format!("file:{}", dir.path().join("data").display());
@@ -57,19 +57,19 @@ impl Gateway {
         gateway
     }
 
-    /// On a given store.
+    /// Starts a gateway on a given store.
     pub fn on(upstream: u16, store: &str, settings: &str, routes: &str) -> Gateway {
         let gateway = Gateway::spawn(upstream, store, settings, routes);
         until("the gateway to be ready", || gateway.is_ready());
         gateway
     }
 
-    /// Without waiting until it is ready.
+    /// Starts a gateway without waiting until it is ready.
     pub fn spawn(upstream: u16, store: &str, settings: &str, routes: &str) -> Gateway {
         Gateway::launch(&format!("http://127.0.0.1:{upstream}"), store, settings, routes, |_| {})
     }
 
-    /// Without waiting, with whatever the command still needs.
+    /// Starts a gateway without waiting; `adjust` may change its command.
     pub fn launch(
         url: &str,
         store: &str,
@@ -103,7 +103,7 @@ impl Gateway {
 
     fn begin(command: &mut Command, logs: &Arc<Mutex<String>>) -> Child {
         let mut child = command.spawn().unwrap();
-        // A story may have put a pipe of its own in its place.
+        // A story may have replaced stderr by its own pipe.
         let Some(mut stderr) = child.stderr.take() else { return child };
         let sink = logs.clone();
         std::thread::spawn(move || {
@@ -115,7 +115,7 @@ impl Gateway {
         child
     }
 
-    /// Starts it again, after it has ended: the same command, and whatever its configuration file says now.
+    /// Starts an ended gateway again, with the same command and its current configuration file.
     #[allow(
         dead_code,
         reason = "only some of the test binaries that share this file start gateways again"
@@ -130,7 +130,7 @@ impl Gateway {
             && self.ask("GET", "/readyz").status == 200
     }
 
-    /// A request to the admin port.
+    /// Sends a request to the admin port.
     pub fn ask(&self, method: &str, target: &str) -> Answer {
         Request::new(method, target).host("127.0.0.1").send(self.admin)
     }
@@ -145,14 +145,14 @@ impl Gateway {
         self.logs.lock().unwrap().clone()
     }
 
-    /// Waits until the log says so: a line is written after the answer that it is about.
+    /// Waits until the log contains a text: a line may be written after the answer to its request.
     #[track_caller]
     #[allow(
         dead_code,
         reason = "only some of the test binaries that share this file look into logs"
     )]
     pub fn logged(&self, text: &str) {
-        until(&format!("the log to say {text:?}"), || self.logs().contains(text));
+        until(&format!("the log to contain {text:?}"), || self.logs().contains(text));
     }
 
     pub fn signal(&self, name: &str) {
@@ -163,17 +163,17 @@ impl Gateway {
         assert!(done.success());
     }
 
-    /// Its configuration file.
+    /// Returns the path of its configuration file.
     pub fn config(&self) -> &Path {
         self.config.path()
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn process(&self) -> u32 {
         self.child.id()
     }
 
-    /// What the process holds in memory.
+    /// Returns its resident memory in bytes.
     #[allow(dead_code, reason = "only some of the test binaries that share this file look at that")]
     pub fn resident_bytes(&self) -> usize {
         resident_bytes(self.process())
@@ -193,7 +193,7 @@ impl Gateway {
     }
 }
 
-/// What a process holds in memory, in bytes; 0 where it has ended.
+/// Returns the resident memory of a process in bytes; 0 after it has ended.
 #[allow(dead_code, reason = "only some of the test binaries that share this file look at that")]
 pub fn resident_bytes(process: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! What the stories need: a gateway process, a scripted upstream that counts, Redis, and a plain HTTP client.
+//! Shared tools of the stories: gateway processes, scripted upstreams that count, Redis, and
+//! clients.
 
 pub mod browser;
 mod client;
@@ -28,20 +29,21 @@ pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
 pub use streams::{Pending, Streams};
 pub use tls::Authority;
-pub use upstream::{Seen, Upstream};
+pub use upstream::{ReceivedRequest, Upstream};
 
-/// Longest that a story waits for something that should happen soon.
+/// The longest time that a story waits for a condition.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Ports that tests give away: below those that the system gives to clients, one of whom would now and then take a port
-/// between here and its server. A cluster's node also uses the port 10,000 above its own.
+/// Ports for tests. They are below the system's ephemeral ports: a client could otherwise take a
+/// port between its choice here and its server's start. A cluster's node also uses the port 10,000
+/// higher.
 const PORTS: std::ops::Range<u16> = 11_000..20_000;
 
-/// A port that nobody listened on a moment ago, and that is given away once.
+/// Returns a port without a listener; each port is returned once.
 pub fn free_port() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     let count = u32::from(PORTS.end - PORTS.start);
-    // Other test processes begin elsewhere.
+    // Other test processes begin with another port.
     let start = std::process::id().wrapping_mul(997);
     loop {
         let at = start.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % count;
@@ -53,18 +55,18 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Waits until a condition holds.
+/// Waits until a condition holds; fails the test if it never does.
 #[track_caller]
 pub fn until(what: &str, holds: impl FnMut() -> bool) {
     assert!(within_patience(holds), "waited {PATIENCE:?} for: {what}");
 }
 
-/// Waits for a condition; `false` where it never held.
+/// Waits for a condition; returns `false` if it never held.
 pub fn within_patience(mut holds: impl FnMut() -> bool) -> bool {
     #[allow(clippy::disallowed_methods)]
     let end = Instant::now() + PATIENCE;
     while !holds() {
-        // Asked once more after a stop of the whole machine, in which time passes and nothing happens.
+        // Checked once more, since the whole machine may have been suspended.
         #[allow(clippy::disallowed_methods)]
         let over = Instant::now() >= end;
         if over {

@@ -1,11 +1,11 @@
-//! An nginx process as origin: it answers 201 to everything, and logs what it took for a request.
+//! An nginx process as origin. It answers 201 to everything and logs each request that it parsed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::{Request, free_port, until};
 
-/// Where distributions put it; not on everybody's path.
+/// The path where distributions install nginx; it is not on every user's `PATH`.
 const PROGRAM: &str = "/usr/sbin/nginx";
 
 /// A running nginx; killed when dropped.
@@ -36,7 +36,8 @@ impl Nginx {
         nginx
     }
 
-    /// What it took for requests: their `traceparent` (`-` without one) and request line.
+    /// Returns the requests that nginx parsed: their `traceparent` (`-` without one) and request
+    /// line.
     pub fn seen(&self) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(&self.log).unwrap();
         text.lines()
@@ -46,7 +47,8 @@ impl Nginx {
     }
 }
 
-/// One process, which needs no rights and leaves nothing outside its directory.
+/// Configuration for a single process, which needs no rights and writes nothing outside its
+/// directory.
 fn configuration(port: u16, dir: &Path) -> String {
     let dir = dir.display();
     let mut paths = String::new();

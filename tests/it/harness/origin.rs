@@ -1,8 +1,9 @@
-//! An upstream that speaks HTTP/2 behind TLS, and misbehaves on request.
+//! An upstream that serves HTTP/2 behind TLS, and misbehaves on request.
 //!
-//! Of a request's `X-Act` field it knows `hold` (until released), `refuse` (REFUSED_STREAM) and `cut` (the connection
-//! ends without an answer), and of gRPC `grpc STATUS` (a message, then the status in trailers), `grpc-head STATUS` (the status in
-//! the head of an answer without a body) and `grpc-cut` (a message without a status). Whole connections misbehave by their [`Manner`].
+//! Values of a request's `X-Act` field: `hold` (until released), `refuse` (REFUSED_STREAM) and
+//! `cut` (the connection ends without an answer). For gRPC: `grpc STATUS` (a message, then the
+//! status in trailers), `grpc-head STATUS` (the status in the head of an answer without a body) and
+//! `grpc-cut` (a message without a status). A [`Manner`] makes whole connections misbehave.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -28,26 +29,26 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::until;
-use super::upstream::Seen;
+use super::upstream::ReceivedRequest;
 
-/// What becomes of a connection.
+/// How a connection is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     /// Its requests are answered.
     Serve,
-    /// Its first request is read, and a GOAWAY says that it was not processed.
+    /// Its first request is read; a GOAWAY marks it as not processed.
     GoAwayBefore,
-    /// Its first request is read, a GOAWAY says that it may have been processed, and the connection ends.
+    /// Its first request is read; a GOAWAY marks it as possibly processed, and the connection ends.
     GoAwayAfter,
 }
 
 struct Shared {
     manner: Mutex<Manner>,
-    seen: Mutex<Vec<Seen>>,
+    seen: Mutex<Vec<ReceivedRequest>>,
     connections: AtomicUsize,
     faults: AtomicUsize,
     released: watch::Sender<bool>,
-    /// Ends the connections that stand, in an orderly way.
+    /// Ends open connections gracefully.
     retire: Mutex<CancellationToken>,
 }
 
@@ -79,13 +80,13 @@ impl Origin {
         Origin { port, shared, runtime: Some(runtime) }
     }
 
-    /// How those who connect from now on are treated.
+    /// Sets how new connections are treated.
     pub fn behave(&self, manner: Manner) {
         *self.shared.manner.lock().unwrap() = manner;
     }
 
     /// The requests that were executed.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<ReceivedRequest> {
         self.shared.seen.lock().unwrap().clone()
     }
 
@@ -93,28 +94,28 @@ impl Origin {
         self.shared.seen.lock().unwrap().len()
     }
 
-    /// Waits until so many requests have arrived.
+    /// Waits until this many requests have arrived.
     #[track_caller]
     pub fn reached(&self, executed: usize) {
         until(&format!("{executed} executions"), || self.executed() >= executed);
     }
 
-    /// Connections so far, those whose handshake failed aside.
+    /// Returns the number of connections so far, without failed handshakes.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Requests and connections that it misbehaved to.
+    /// Returns the number of requests and connections that it treated badly.
     pub fn faults(&self) -> usize {
         self.shared.faults.load(Ordering::SeqCst)
     }
 
-    /// Lets go of all that `hold`.
+    /// Releases all requests with `hold`.
     pub fn release(&self) {
         self.shared.released.send_replace(true);
     }
 
-    /// Says GOAWAY on all connections, and ends them when what is under way is answered.
+    /// Sends GOAWAY on all connections, and closes them when their active requests are answered.
     pub fn retire_connections(&self) {
         std::mem::take(&mut *self.shared.retire.lock().unwrap()).cancel();
     }
@@ -139,7 +140,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared
             if manner == Manner::Serve {
                 return serve(stream, shared).await;
             }
-            // The other side may be gone before all is said.
+            // The client may be gone before everything is sent.
             let _ = misbehave(stream, manner, &shared.faults).await;
         });
     }
@@ -191,7 +192,11 @@ async fn execute(
     let fields = std::iter::once(authority).chain(others).chain(trailers).collect();
     let n = {
         let mut seen = shared.seen.lock().unwrap();
-        seen.push(Seen { line: format!("{} {}", parts.method, parts.uri.path()), fields, body });
+        seen.push(ReceivedRequest {
+            line: format!("{} {}", parts.method, parts.uri.path()),
+            fields,
+            body,
+        });
         seen.len()
     };
     match script.as_str() {
@@ -213,10 +218,10 @@ async fn execute(
         .body(Full::new(format!("{{\"payment\":{n}}}").into()).with_trailers(ready(None)))?)
 }
 
-/// A body, and perhaps trailers.
+/// A body, with optional trailers.
 type Trailed = WithTrailers<Full<Bytes>, Ready<Option<Result<HeaderMap, Infallible>>>>;
 
-/// The answer of a gRPC server, whose message no other answer has.
+/// Builds the answer of a gRPC server, with a message that is unique to it.
 fn grpc(form: &str, status: &str, n: usize) -> Response<Trailed> {
     let message = if form == "-head" {
         Bytes::new()
@@ -243,7 +248,7 @@ fn grpc(form: &str, status: &str, n: usize) -> Response<Trailed> {
     response
 }
 
-/// Frames by hand: what a well-behaved server never says.
+/// Writes frames by hand that a correct server never sends.
 async fn misbehave(
     mut stream: TlsStream<TcpStream>,
     manner: Manner,
@@ -261,7 +266,7 @@ async fn misbehave(
     stream.flush().await?;
     faults.fetch_add(1, Ordering::SeqCst);
     if manner == Manner::GoAwayBefore {
-        // The client ends the connection, which it has no use for.
+        // The client closes the connection, because it is unusable.
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
     }
     stream.shutdown().await
@@ -273,7 +278,7 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, 0, 0, 0, 0, 0], payload].concat()
 }
 
-/// Reads up to the end of the first request; its stream.
+/// Reads to the end of the first request, and returns its stream.
 async fn read_request(stream: &mut TlsStream<TcpStream>) -> std::io::Result<u32> {
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;

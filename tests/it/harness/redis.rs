@@ -16,7 +16,7 @@ impl RedisServer {
         RedisServer::with(free_port(), &[])
     }
 
-    /// With settings of its own.
+    /// Starts a server with more settings.
     pub fn with(port: u16, settings: &[&str]) -> RedisServer {
         let dir = tempfile::tempdir().unwrap();
         let server = RedisServer { port, child: RedisServer::spawn(port, &dir, settings), dir };
@@ -24,7 +24,7 @@ impl RedisServer {
         server
     }
 
-    /// Starts it anew after it was killed, in its directory and with these settings.
+    /// Restarts it after it was killed, in its directory and with these settings.
     #[allow(
         dead_code,
         reason = "only some of the test binaries that share this file restart servers"
@@ -34,7 +34,7 @@ impl RedisServer {
         until("Redis to answer again", || self.cli(&["ping"]) == "PONG");
     }
 
-    /// Starts it anew after it was killed, without anything that it had written to its directory.
+    /// Restarts it after it was killed, with an empty directory.
     #[allow(
         dead_code,
         reason = "only some of the test binaries that share this file restart servers"
@@ -82,7 +82,7 @@ impl RedisServer {
         self.cli(&["role"]).starts_with("master")
     }
 
-    /// Whether all that this primary wrote has arrived at so many replicas.
+    /// Whether this many replicas have all writes of this primary.
     pub fn is_copied_to(&self, replicas: usize) -> bool {
         let info = self.cli(&["info", "replication"]);
         let field = |name: &str| {

@@ -1,4 +1,4 @@
-//! A client that speaks HTTP/2 with prior knowledge, on one connection.
+//! A client for one HTTP/2 connection, with prior knowledge or by TLS.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct Streams {
     runtime: Runtime,
 }
 
-/// An answer that is still to come.
+/// A pending answer.
 pub struct Pending<'a> {
     task: JoinHandle<hyper::Result<Answer>>,
     runtime: &'a Runtime,
@@ -34,7 +34,7 @@ impl Streams {
         Streams::over(async move { connect(port).await })
     }
 
-    /// By TLS.
+    /// Connects by TLS.
     pub fn open_by_tls(port: u16, client: Arc<ClientConfig>) -> Streams {
         let name = ServerName::try_from("127.0.0.1").unwrap();
         Streams::over(async move {
@@ -61,7 +61,7 @@ impl Streams {
         Streams { sender, runtime }
     }
 
-    /// A payment with a key; other fields may be added.
+    /// Builds a payment with a key and more fields.
     pub fn pay(key: &str, body: &str, fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
         let mut request = Request::post("http://pay.example/v1/payments")
             .header("idempotency-key", key)
@@ -72,7 +72,7 @@ impl Streams {
         request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).unwrap()
     }
 
-    /// Sends on a stream of its own, and doesn't wait.
+    /// Sends a request on a new stream without waiting for its answer.
     pub fn begin(&self, request: Request<Full<Bytes>>) -> Pending<'_> {
         let answer = self.sender.clone().send_request(request);
         let task = self.runtime.spawn(async move { Answer::read(answer.await?).await });
@@ -100,7 +100,7 @@ impl Pending<'_> {
     /// Resets the stream.
     pub fn reset(self) {
         self.task.abort();
-        // The stream is reset when the task is gone.
+        // Dropping the task resets the stream.
         assert!(self.runtime.block_on(self.task).unwrap_err().is_cancelled());
     }
 }

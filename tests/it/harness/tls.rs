@@ -1,4 +1,5 @@
-//! Certificates: an authority of the test's own, and servers that it vouches for.
+//! Certificates: the test's own authority, and the certificates that it issues to servers and
+//! clients.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVeri
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// An authority, with its certificate in a file.
+/// A certificate authority, with its certificate in a file.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     ca_file: PathBuf,
@@ -29,7 +30,7 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), ca_file, _dir: dir }
     }
 
-    /// Its certificate, in PEM.
+    /// Returns its certificate in PEM.
     pub fn ca_file(&self) -> &Path {
         &self.ca_file
     }
@@ -45,7 +46,8 @@ impl Authority {
         std::fs::write(dir.join("cert.pem"), certificate.pem()).unwrap();
     }
 
-    /// The same for a client that is known by its subject alone: a common name, or none.
+    /// Does the same for a client that is identified by its subject alone: a common name, or an
+    /// empty subject.
     pub fn write_client(&self, name: Option<&str>, dir: &Path) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["client.example".to_owned()]).unwrap();
@@ -56,7 +58,8 @@ impl Authority {
             .unwrap();
     }
 
-    /// A client that trusts this authority, and shows the certificate in a directory if there is one.
+    /// Builds a client that trusts this authority, and presents the certificate in a directory if
+    /// one is given.
     pub fn client(&self, protocols: &[&str], own: Option<&Path>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.ca_file).unwrap()).unwrap();
@@ -78,12 +81,12 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// What a server at a name needs that speaks these protocols.
+    /// Builds the configuration of a server for a name, with these protocols (ALPN).
     pub fn server(&self, name: &str, protocols: &[&str]) -> Arc<ServerConfig> {
         self.server_of(name, protocols, |builder| builder.with_no_client_auth())
     }
 
-    /// The same where clients have to show a certificate of this authority.
+    /// Does the same for a server that requires a client certificate of this authority.
     #[allow(
         dead_code,
         reason = "only some of the test binaries that share this file ask clients for certificates"

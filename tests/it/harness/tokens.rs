@@ -7,7 +7,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 
-/// Who signs tokens (ES256) under a key's name.
+/// Signs tokens (ES256) under the id of a key.
 pub struct Issuer {
     pair: EcdsaKeyPair,
     key_id: String,
@@ -24,7 +24,7 @@ impl Issuer {
         Issuer { pair, key_id: key_id.into() }
     }
 
-    /// The public keys of some issuers.
+    /// Returns the public keys of some issuers as a JWK set.
     pub fn jwks(issuers: &[&Issuer]) -> String {
         json!({ "keys": issuers.iter().map(|issuer| issuer.jwk()).collect::<Vec<_>>() }).to_string()
     }
@@ -34,33 +34,33 @@ impl Issuer {
         json!({ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.key_id, "x": encode(x), "y": encode(y) })
     }
 
-    /// The public key, without what says how it is written.
+    /// Returns the public key's point, without the byte that names its encoding.
     pub fn point(&self) -> &[u8] {
         &self.pair.public_key().as_ref()[1..]
     }
 
-    /// A token for a subject that ends in so many seconds; no two are the same.
+    /// Returns a new token for a subject. It expires after this many seconds; each token is unique.
     pub fn token(&self, subject: &str, seconds: i64) -> String {
-        self.says(
+        self.sign(
             json!({ "alg": "ES256", "kid": self.key_id }),
             json!({ "sub": subject, "exp": in_seconds(seconds) }),
         )
     }
 
-    /// A token that says this.
-    pub fn says(&self, header: Value, claims: Value) -> String {
+    /// Returns a signed token with this header and these claims.
+    pub fn sign(&self, header: Value, claims: Value) -> String {
         let signed = unsigned(&header, &claims);
         let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
         format!("{signed}.{}", encode(signature.as_ref()))
     }
 }
 
-/// Now and so many seconds.
+/// Returns the Unix time this many seconds from now.
 pub fn in_seconds(seconds: i64) -> i64 {
     i64::try_from(Clock::system().unix_ms()).unwrap() / 1000 + seconds
 }
 
-/// What a token's signature covers.
+/// Returns the part of a token that its signature covers.
 pub fn unsigned(header: &Value, claims: &Value) -> String {
     format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()))
 }

@@ -1,10 +1,13 @@
-//! The upstream: does what a request's `X-Act` field says, and counts what it executed.
+//! An upstream that runs the script in a request's `X-Act` field, and counts the requests that it
+//! executed.
 //!
-//! Steps, one after the other: `wait MS`, `hold` (until released), `status CODE`, `field NAME=VALUE`, `body TEXT`,
-//! `hex DIGITS` (a body of any bytes), `large BYTES`, and as the last one `drop` (close without an answer), `cut` (close in the middle of the body),
-//! `rubbish` (answer with no HTTP), `events` (an event stream), `to_close` (an answer without a length that ends with its
-//! connection; with TLS after a close_notify), `torn` (the same without close_notify), `chunked TEXT` (these bytes as the body
-//! of a chunked answer, `|` for the end of a line). `type TEXT` sets the content type. Without a script: 201 with a body that no other answer has.
+//! Steps of a script, in order: `wait MS`, `hold` (until released), `status CODE`, `field
+//! NAME=VALUE`, `type TEXT` (the content type), `body TEXT`, `hex DIGITS` (a body of any bytes),
+//! `large BYTES`. The last step may be `drop` (close without an answer), `cut` (close in the middle
+//! of the body), `rubbish` (an answer that is not HTTP), `events` (an event stream), `to_close` (an
+//! answer without a length that ends with its connection; with TLS after a close_notify), `torn`
+//! (the same without close_notify) or `chunked TEXT` (these bytes as the body of a chunked answer,
+//! `|` for the end of a line). Without a script it answers 201 with a unique body.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,20 +20,20 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::until;
 
-/// A request as it arrived.
+/// A received request.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ReceivedRequest {
     pub line: String,
     pub fields: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Seen {
+impl ReceivedRequest {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// The values of all lines of a field.
+    /// Returns the values of all lines of a field.
     #[allow(
         dead_code,
         reason = "only some of the test binaries that share this file look at all lines"
@@ -42,12 +45,12 @@ impl Seen {
 
 #[derive(Default)]
 struct Shared {
-    seen: Mutex<Vec<Seen>>,
+    seen: Mutex<Vec<ReceivedRequest>>,
     answers: AtomicU64,
     connections: AtomicU64,
-    /// With TLS: who it says it is.
+    /// Its TLS identity; without one it serves plain HTTP.
     identity: Mutex<Option<Arc<ServerConfig>>>,
-    /// What a GET without a script does.
+    /// The script of a GET without its own script.
     questions: Mutex<String>,
     released: Mutex<bool>,
     release: Condvar,
@@ -65,7 +68,7 @@ impl Upstream {
         Upstream::listen(None)
     }
 
-    /// Behind TLS.
+    /// Starts an upstream behind TLS.
     pub fn with_tls(identity: Arc<ServerConfig>) -> Upstream {
         Upstream::listen(Some(identity))
     }
@@ -95,29 +98,29 @@ impl Upstream {
         Upstream { port, shared }
     }
 
-    /// Shows another certificate to those who connect from now on.
+    /// Presents another certificate on new connections.
     pub fn identify_as(&self, identity: Arc<ServerConfig>) {
         *self.shared.identity.lock().unwrap() = Some(identity);
     }
 
-    /// How many requests were executed.
+    /// Returns the number of executed requests.
     pub fn executed(&self) -> usize {
         self.shared.seen.lock().unwrap().len()
     }
 
-    /// What a GET is answered, from now on.
+    /// Sets the script with which each GET is answered from now on.
     pub fn answer_questions(&self, script: &str) {
         *self.shared.questions.lock().unwrap() = script.to_owned();
     }
 
-    /// How many payments and how many questions have arrived.
+    /// Returns the number of payments and of questions (GETs) that have arrived.
     pub fn payments_and_questions(&self) -> (usize, usize) {
         let seen = self.seen();
         let questions = seen.iter().filter(|seen| seen.line.starts_with("GET ")).count();
         (seen.len() - questions, questions)
     }
 
-    /// How often each key was executed.
+    /// Returns the number of executions of each key.
     pub fn by_key(&self) -> HashMap<String, usize> {
         let mut counts = HashMap::new();
         for seen in self.seen() {
@@ -126,11 +129,11 @@ impl Upstream {
         counts
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<ReceivedRequest> {
         self.shared.seen.lock().unwrap().clone()
     }
 
-    /// Waits until so many requests have arrived.
+    /// Waits until this many requests have arrived.
     #[track_caller]
     pub fn reached(&self, executed: usize) {
         until(&format!("{executed} executions"), || self.executed() >= executed);
@@ -140,7 +143,7 @@ impl Upstream {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Lets go of all that `hold`.
+    /// Releases all requests with `hold`.
     pub fn release(&self) {
         *self.shared.released.lock().unwrap() = true;
         self.shared.release.notify_all();
@@ -155,15 +158,15 @@ impl Drop for Upstream {
     }
 }
 
-/// A connection that can say that it ends.
+/// A connection that can be closed gracefully.
 trait Close: Read + Write {
-    fn say_the_end(&mut self) {}
+    fn close_gracefully(&mut self) {}
 }
 
 impl Close for TcpStream {}
 
 impl Close for StreamOwned<ServerConnection, TcpStream> {
-    fn say_the_end(&mut self) {
+    fn close_gracefully(&mut self) {
         self.conn.send_close_notify();
         let _ = self.flush();
     }
@@ -188,7 +191,7 @@ fn serve(shared: &Shared, stream: impl Close) {
     }
 }
 
-fn read(reader: &mut impl BufRead) -> Option<Seen> {
+fn read(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
     let mut text = || {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|n| *n > 0).map(|_| line.trim_end().to_owned())
@@ -203,7 +206,7 @@ fn read(reader: &mut impl BufRead) -> Option<Seen> {
         let (name, value) = line.split_once(':').unwrap();
         fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let mut seen = Seen { line, fields, body: vec![] };
+    let mut seen = ReceivedRequest { line, fields, body: vec![] };
     if seen.get("transfer-encoding") == Some("chunked") {
         loop {
             let mut line = String::new();
@@ -222,7 +225,7 @@ fn read(reader: &mut impl BufRead) -> Option<Seen> {
     Some(seen)
 }
 
-/// Carries a script out; `false` where the connection ends with it.
+/// Runs a script; returns `false` if the connection ends with it.
 fn answer(shared: &Shared, writer: &mut impl Close, script: &str, head: bool) -> bool {
     let n = shared.answers.fetch_add(1, Ordering::SeqCst);
     let (mut status, mut fields) = (201, String::from("Content-Type: application/json\r\n"));
@@ -260,7 +263,7 @@ fn answer(shared: &Shared, writer: &mut impl Close, script: &str, head: bool) ->
                 );
                 let _ = writer.write_all(&body).and_then(|()| writer.flush());
                 if verb == "to_close" {
-                    writer.say_the_end();
+                    writer.close_gracefully();
                 }
                 return false;
             }

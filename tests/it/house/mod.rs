@@ -1,13 +1,15 @@
-//! The house's rules, read off the source: who may know whom, and what no file may have. docs/ARCHITECTURE.md says why.
+//! The project's rules for source files: which module may use which, and what no file may contain.
+//! docs/ARCHITECTURE.md has the reasons.
 
 mod source;
+mod words;
 
 use std::collections::BTreeSet;
 
-use source::{Source, all_sources, blank, repository, rooms_known_by};
+use source::{Source, all_sources, blank, modules_used_by, repository};
 
-/// A room, and the rooms that it may know. One that isn't here has no place in the house yet.
-const MAY_KNOW: &[(&str, &[&str])] = &[
+/// Each top module, and the modules that it may use. A module that is missing here fails the test.
+const MAY_USE: &[(&str, &[&str])] = &[
     ("hex", &[]),
     ("key", &["hex"]),
     ("clock", &[]),
@@ -117,34 +119,34 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "demo",
         ],
     ),
-    // The binary, which knows the library by its name.
+    // The binary, which uses the library by its name.
     ("main", &["cli"]),
-    // The map: it declares the rooms and uses none.
+    // Declares the modules and uses no other.
     ("lib", &[]),
 ];
 
 /// Longest file of the source, in lines; tests may be longer.
 const LINES_MAX: usize = 600;
 
-/// What a file knows and may not, one sentence each.
+/// Returns the modules that a file uses and may not use, one sentence each.
 fn trespasses(source: &Source) -> Vec<String> {
-    let room = source.room();
-    let Some((_, allowed)) = MAY_KNOW.iter().find(|(name, _)| *name == room) else {
-        return vec![format!("{}: the room {room} is not in the table", source.path)];
+    let module = source.module();
+    let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
+        return vec![format!("{}: the module {module} is not in the table", source.path)];
     };
-    rooms_known_by(source)
+    modules_used_by(source)
         .into_iter()
-        .filter(|known| *known != room && !allowed.contains(&known.as_str()))
-        .map(|known| format!("{}: {room} may not know {known}", source.path))
+        .filter(|used| *used != module && !allowed.contains(&used.as_str()))
+        .map(|used| format!("{}: {module} may not use {used}", source.path))
         .collect()
 }
 
-/// The product's own files: no test of theirs.
+/// Returns the product's own files, without their tests.
 fn product() -> Vec<Source> {
     all_sources().into_iter().filter(|source| !source.is_test).collect()
 }
 
-/// The files and lines in which a word stands, comments, texts and inline tests aside.
+/// Returns the files and lines with a word, without comments, string literals and inline tests.
 fn lines_with(sources: &[Source], word: &str) -> Vec<String> {
     let found = |source: &Source| {
         let lines = source.code.lines().enumerate().filter(|(_, line)| line.contains(word));
@@ -154,22 +156,22 @@ fn lines_with(sources: &[Source], word: &str) -> Vec<String> {
 }
 
 #[test]
-fn no_room_knows_a_room_that_it_may_not() {
+fn no_module_uses_a_module_that_it_may_not() {
     let trespasses: Vec<String> = product().iter().flat_map(trespasses).collect();
     assert!(trespasses.is_empty(), "\n{}", trespasses.join("\n"));
 }
 
 #[test]
-fn the_house_is_read_and_not_an_empty_place() {
-    let rooms: BTreeSet<String> = product().iter().map(Source::room).collect();
+fn the_sources_are_found() {
+    let modules: BTreeSet<String> = product().iter().map(Source::module).collect();
     assert!(product().len() > 20, "only {} files were read", product().len());
-    // The demo is the one room that may be left out.
-    let missing: Vec<_> = MAY_KNOW
+    // Only the demo may be missing.
+    let missing: Vec<_> = MAY_USE
         .iter()
         .map(|(room, _)| *room)
-        .filter(|room| !rooms.contains(*room) && *room != "demo")
+        .filter(|room| !modules.contains(*room) && *room != "demo")
         .collect();
-    assert!(missing.is_empty(), "rooms of the table that are not there: {missing:?}");
+    assert!(missing.is_empty(), "modules of the table that do not exist: {missing:?}");
 }
 
 #[test]
@@ -188,12 +190,12 @@ fn a_planted_trespass_is_caught_in_every_form() {
         "#[cfg(test)]\nmod tests { fn f() { let brace = \"}\"; } }\nuse crate::store::Store;",
     ] {
         let found = trespasses(&Source::new("src/engine/planted.rs", planted));
-        assert_eq!(found, ["src/engine/planted.rs: engine may not know store"], "{planted}");
+        assert_eq!(found, ["src/engine/planted.rs: engine may not use store"], "{planted}");
     }
 }
 
 #[test]
-fn what_only_looks_like_a_trespass_is_none() {
+fn an_innocent_line_is_not_a_trespass() {
     for innocent in [
         "use crate::key::Key;",
         "use crate::engine::Policy;",
@@ -214,7 +216,7 @@ fn what_only_looks_like_a_trespass_is_none() {
 }
 
 #[test]
-fn nothing_gives_up_where_an_error_could_be_returned() {
+fn no_code_panics_where_an_error_could_be_returned() {
     let words = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!"];
     let found: Vec<String> = words.iter().flat_map(|word| lines_with(&product(), word)).collect();
     assert!(found.is_empty(), "\n{}", found.join("\n"));
@@ -228,19 +230,19 @@ fn no_file_is_too_long_to_read() {
 }
 
 #[test]
-fn the_rules_know_neither_clock_nor_network() {
+fn the_rules_use_neither_clock_nor_network() {
     let engine: Vec<Source> =
-        product().into_iter().filter(|source| source.room() == "engine").collect();
+        product().into_iter().filter(|source| source.module() == "engine").collect();
     let words = ["tokio", "hyper", "SystemTime", "Instant", "async "];
     let found: Vec<String> = words.iter().flat_map(|word| lines_with(&engine, word)).collect();
     assert!(!engine.is_empty() && found.is_empty(), "\n{}", found.join("\n"));
 }
 
 #[test]
-fn the_gate_casts_no_lots_between_what_is_ready() {
-    // What tokio draws is under no seed, and a simulation has to tell the same story twice.
+fn every_select_in_the_gate_is_biased() {
+    // The random order of an unbiased select has no seed, and a simulation must be repeatable.
     let gate: Vec<Source> =
-        product().into_iter().filter(|source| source.room() == "gate").collect();
+        product().into_iter().filter(|source| source.module() == "gate").collect();
     let selects: Vec<&str> =
         gate.iter().flat_map(|source| source.code.split("select! {").skip(1)).collect();
     assert!(!selects.is_empty(), "none was read");
@@ -251,7 +253,7 @@ fn the_gate_casts_no_lots_between_what_is_ready() {
 }
 
 #[test]
-fn every_file_opens_with_what_it_is() {
+fn every_file_opens_with_a_definition() {
     let silent = |source: &Source| !source.text.starts_with("//!");
     let found: Vec<String> =
         all_sources().into_iter().filter(silent).map(|source| source.path).collect();

@@ -1,5 +1,5 @@
-//! Source files as the house's rules see them: without comments, texts and tests. Not a parser, but it knows where
-//! code ends and where it begins again; the planted trespasses are its test.
+//! Source files without comments, string literals and tests. This is not a parser: it only finds
+//! where code ends and begins again. The planted trespasses test it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ impl Source {
         Source { path: path.to_owned(), text: text.to_owned(), code, is_test: false }
     }
 
-    /// The room it is in: the top module.
-    pub fn room(&self) -> String {
+    /// Returns the top module of the file.
+    pub fn module(&self) -> String {
         let inside = self.path.trim_start_matches("src/");
         inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs").to_owned()
     }
@@ -95,10 +95,11 @@ pub fn all_sources() -> Vec<Source> {
     sources
 }
 
-/// The rooms that a file's code names: after `crate::` or the crate's own name, or after as many `super::` as lead there.
-pub fn rooms_known_by(source: &Source) -> BTreeSet<String> {
+/// Returns the top modules that a file's code names: after `crate::`, after the crate's own name, or
+/// after enough `super::`.
+pub fn modules_used_by(source: &Source) -> BTreeSet<String> {
     let words = words(&source.code);
-    let mut rooms = BTreeSet::new();
+    let mut modules = BTreeSet::new();
     let mut at = 0;
     while at < words.len() {
         let starts = at == 0 || words[at - 1] != "::";
@@ -109,24 +110,24 @@ pub fn rooms_known_by(source: &Source) -> BTreeSet<String> {
         };
         if supers > 0 {
             if supers >= source.depth() {
-                heads(&words[at + 2 * supers..], &mut rooms);
+                heads(&words[at + 2 * supers..], &mut modules);
             }
             at += 2 * supers;
         } else if starts
             && matches!(words[at].as_str(), "crate" | "onceward")
             && words.get(at + 1).is_some_and(|next| next == "::")
         {
-            heads(&words[at + 2..], &mut rooms);
+            heads(&words[at + 2..], &mut modules);
             at += 2;
         } else {
             at += 1;
         }
     }
-    rooms
+    modules
 }
 
 /// The first segments of a path, or of each path of a group in braces.
-fn heads(words: &[String], rooms: &mut BTreeSet<String>) {
+fn heads(words: &[String], modules: &mut BTreeSet<String>) {
     match words.first().map(String::as_str) {
         Some("{") => {
             let (mut depth, mut is_head) = (0, false);
@@ -135,7 +136,7 @@ fn heads(words: &[String], rooms: &mut BTreeSet<String>) {
                     "{" => depth += 1,
                     "}" => depth -= 1,
                     name if is_head && depth == 1 => {
-                        rooms.insert(name.to_owned());
+                        modules.insert(name.to_owned());
                     }
                     _ => {}
                 }
@@ -146,7 +147,7 @@ fn heads(words: &[String], rooms: &mut BTreeSet<String>) {
             }
         }
         Some(name) => {
-            rooms.insert(name.to_owned());
+            modules.insert(name.to_owned());
         }
         None => {}
     }

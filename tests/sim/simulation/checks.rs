@@ -1,4 +1,4 @@
-//! What must hold, and what is remembered of each key to see whether it does.
+//! The invariants, and the state of each key that they need.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use onceward::gate::IDEMPOTENT_REPLAYED;
 use onceward::record::{Fence, Held, Record, State};
 use onceward::store::{Listing, Records};
 
-use super::history::What;
+use super::history::Occurrence;
 use super::process::{Process, Stand};
 use super::world::{ASKERS, World};
 
@@ -34,45 +34,47 @@ pub struct Violation {
     pub text: String,
 }
 
-/// What is remembered of a key.
+/// The state of a key.
 #[derive(Default)]
 pub struct Operation {
-    /// Requests of which at least a byte was written to the upstream.
+    /// Requests that wrote at least one byte to the upstream.
     pub orders: Vec<Order>,
-    /// Requests that are on their way to a connection, or were when they were given up: nobody knows of those.
+    /// Requests on their way to a connection, including those that were given up on the way: their
+    /// fate is unknown.
     pub on_their_way: usize,
-    /// Since the key was last free a byte was written, or an attempt took over what was uncertain: if that does nothing,
-    /// the operation is as uncertain as before, whatever the first attempt still finds out.
+    /// Since the key was last free a byte was written, or an attempt took over from uncertain. If
+    /// such an attempt is not executed, the operation is as uncertain as before, whatever the first
+    /// attempt finds out.
     sent: bool,
-    /// How often the upstream acted.
+    /// The number of executions.
     pub charges: usize,
-    /// What it knows of each of the askers' operations.
+    /// The upstream's state of each asker's operation.
     pub known: [Known; ASKERS.len()],
-    /// The result, as it was first seen.
-    answered: Option<Seen>,
-    /// Whom it was told.
-    pub told: BTreeSet<usize>,
+    /// The first result that a client got.
+    answered: Option<ResultCopy>,
+    /// The askers that got a result, or the answer that it was not kept.
+    pub informed: BTreeSet<usize>,
     /// The status of a result that was too large to be kept.
     not_stored: Option<StatusCode>,
-    /// Somebody decided that it may run again.
+    /// An operator or a probe decided that it may run again.
     pub decided: bool,
-    /// Who claimed it, or tried to.
+    /// The processes that claimed it, or tried to.
     claimants: Vec<Arc<Process>>,
-    /// When a claim was sent last, by the store's clock, and its fence.
+    /// The time of the last claim, by the store's clock, and its fence.
     pub last_claim: Option<(u64, Fence)>,
-    /// What its slot had before its last change.
+    /// The slot's record before its last change.
     pub before: Option<Held>,
-    /// The writes whose gateway knows that they were made.
+    /// The writes that a gateway knows to be stored.
     pub acknowledged: Vec<Record>,
 }
 
 pub struct Order {
     pub number: u64,
-    /// The upstream did nothing, and its gateway knows.
+    /// The upstream did not execute it, and its gateway knows.
     pub was_not_executed: bool,
 }
 
-/// What the upstream knows of an operation.
+/// The upstream's state of an operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Known {
     #[default]
@@ -81,9 +83,9 @@ pub enum Known {
     Acted(u16),
 }
 
-/// A result as a client sees it.
+/// A result as a client gets it.
 #[derive(Debug, PartialEq)]
-struct Seen {
+struct ResultCopy {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
@@ -101,7 +103,7 @@ impl World {
         }
     }
 
-    /// A request gets on its way to the upstream, or comes back unsent.
+    /// A request starts towards the upstream, or returns unsent.
     pub fn on_its_way(&self, key: usize, is_it: bool) {
         let on_their_way = &mut self.book().operations[key].on_their_way;
         *on_their_way = if is_it { *on_their_way + 1 } else { *on_their_way - 1 };
@@ -110,7 +112,7 @@ impl World {
     /// The first byte of a request reaches the upstream. Returns its number.
     pub fn sends(&self, key: usize, process: &Process) -> u64 {
         let number = self.number();
-        self.note(Some(process.gateway), Some(key), What::Sent { order: number });
+        self.note(Some(process.gateway), Some(key), Occurrence::Sent { order: number });
         let again = {
             let operation = &mut self.book().operations[key];
             let again =
@@ -126,9 +128,9 @@ impl World {
         number
     }
 
-    /// The upstream acts.
+    /// The upstream executes the operation.
     pub fn charges(&self, key: usize, order: u64, asker: usize) {
-        self.note(None, Some(key), What::Charged { order, who: ASKERS[asker].name });
+        self.note(None, Some(key), Occurrence::Charged { order, who: ASKERS[asker].name });
         let charges = {
             let operation = &mut self.book().operations[key];
             operation.charges += 1;
@@ -149,14 +151,14 @@ impl World {
         self.book().operations[key].sent = true;
     }
 
-    /// The upstream did nothing, and its gateway knows.
+    /// The upstream did not execute the request, and its gateway knows.
     pub fn was_not_executed(&self, key: usize, order: u64) {
         for one in self.book().operations[key].orders.iter_mut().filter(|one| one.number == order) {
             one.was_not_executed = true;
         }
     }
 
-    /// A client sees a result. `body` is `None` where it was too large to be kept.
+    /// A client gets a result. `body` is `None` where it was too large to be kept.
     pub fn sees(
         &self,
         key: usize,
@@ -187,7 +189,7 @@ impl World {
         }
         let found = {
             let operation = &mut self.book().operations[key];
-            operation.told.insert(asker);
+            operation.informed.insert(asker);
             match (body, operation.not_stored) {
                 (None, other) => {
                     let again =
@@ -199,7 +201,7 @@ impl World {
                     Some(format!("{status} came after {other} with a large body"))
                 }
                 (Some(body), None) => {
-                    let seen = Seen { status, headers, body };
+                    let seen = ResultCopy { status, headers, body };
                     match &operation.answered {
                         None => {
                             operation.answered = Some(seen);
@@ -216,11 +218,11 @@ impl World {
         }
     }
 
-    /// A client is told that a result was not kept.
+    /// A client gets the answer that a result was not kept.
     pub fn sees_not_stored(&self, key: usize, asker: usize, status: u16) {
         let (answered, not_stored) = {
             let operation = &mut self.book().operations[key];
-            operation.told.insert(asker);
+            operation.informed.insert(asker);
             (operation.answered.is_some(), operation.not_stored)
         };
         if answered || not_stored.is_some_and(|first| first.as_u16() != status) {
@@ -232,12 +234,13 @@ impl World {
         }
     }
 
-    /// Whether a result, or that it was not kept, has been told to somebody.
-    pub fn told(&self, key: usize) -> BTreeSet<usize> {
-        self.book().operations[key].told.clone()
+    /// Returns the askers that got a result, or the answer that it was not kept.
+    pub fn informed(&self, key: usize) -> BTreeSet<usize> {
+        self.book().operations[key].informed.clone()
     }
 
-    /// Long after the last fault: nothing is in flight, and what is uncertain has been sent.
+    /// Checks the state long after the last fault: nothing is in flight, and every uncertain
+    /// operation was sent.
     pub async fn check_records(&self) {
         let page = self.store.list(Listing::Unsettled, None, 100).await.unwrap();
         for (slot, held) in page.records {

@@ -1,4 +1,4 @@
-//! Clients: they ask, leave, ask again at another gateway, and look at what they get.
+//! Clients: they send requests, leave, retry at other gateways, and check their answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use onceward::telemetry::Answer;
 use tokio::time::{Instant, sleep};
 
 use super::checks::{ENDS, IN_TIME, NO_STRANGER};
-use super::history::What;
+use super::history::Occurrence;
 use super::plan::ANSWER_MAX;
 use super::upstream::Pieces;
 use super::world::{ASKERS, Gateway, World, head};
 
-/// How a request went, as far as its client cares.
+/// The result of a request, as far as its client needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum ClientResult {
     Result,
     NotStored,
-    /// Not now, or nobody knows.
+    /// A refusal: the outcome is unknown, or the request can't run now.
     Refused(&'static str),
-    /// Somebody else's key.
+    /// The key belongs to another caller or request.
     KeyReused,
     /// The client left, or lost its gateway.
     Nothing,
@@ -45,7 +45,7 @@ impl World {
             true => 1 + self.dice.below(2),
             false => 0,
         };
-        // Many come at once: retries of impatient clients, and those of other gateways.
+        // Several clients come at once, as impatient clients retry, also at other gateways.
         sleep(if number.is_multiple_of(3) {
             self.dice.span(0, 8000)
         } else {
@@ -59,29 +59,29 @@ impl World {
             } else {
                 None
             };
-            let told = self.ask(&gateway, key, asker, leaves).await;
-            let pause = match told {
-                Told::KeyReused if self.dice.chance(700) => return,
-                Told::Result | Told::NotStored if self.dice.chance(500) => return,
-                Told::Nothing => self.dice.span(1, 500),
+            let result = self.ask(&gateway, key, asker, leaves).await;
+            let pause = match result {
+                ClientResult::KeyReused if self.dice.chance(700) => return,
+                ClientResult::Result | ClientResult::NotStored if self.dice.chance(500) => return,
+                ClientResult::Nothing => self.dice.span(1, 500),
                 _ => self.dice.span(50, 9000),
             };
             sleep(pause).await;
         }
     }
 
-    /// One request, checked.
+    /// Sends one request and checks its answer.
     pub async fn ask(
         self: &Arc<World>,
         gateway: &Gateway,
         key: usize,
         asker: usize,
         leaves: Option<Duration>,
-    ) -> Told {
+    ) -> ClientResult {
         let request = self.number();
         let process = &gateway.process;
         let at = Some(process.gateway);
-        self.note(at, Some(key), What::Asked { request, who: ASKERS[asker].name });
+        self.note(at, Some(key), Occurrence::Asked { request, who: ASKERS[asker].name });
         let begin = (Instant::now(), process.stopped_for(), self.stalled_for());
         let hold = gateway.gate.budget().hold();
         let body = Bytes::from_static(ASKERS[asker].body);
@@ -93,16 +93,16 @@ impl World {
         let handled = process.within(async {
             tokio::select! {
                 biased;
-                told = handled => Some(told),
+                answer = handled => Some(answer),
                 () = sleep(leaves.unwrap_or(Duration::MAX)), if leaves.is_some() => None,
             }
         });
-        let told = match handled.await {
+        let answer = match handled.await {
             None => Err("its gateway dies"),
             Some(None) => Err("it leaves"),
-            Some(Some(told)) => Ok(told),
+            Some(Some(answer)) => Ok(answer),
         };
-        // What the world itself held up is not the gate's.
+        // Delays by the simulation itself do not count against the gate.
         let held_up = (process.stopped_for() - begin.1) + (self.stalled_for() - begin.2);
         let took = begin.0.elapsed().saturating_sub(held_up);
         if took > self.plan.answer_max() {
@@ -112,15 +112,15 @@ impl World {
                 format!("request {request} took {} ms", took.as_millis()),
             );
         }
-        match told {
+        match answer {
             Err(why) => {
                 self.count(if why == "it leaves" {
                     "client: leaves"
                 } else {
                     "client: loses its gateway"
                 });
-                self.note(at, Some(key), What::Left { request, why });
-                Told::Nothing
+                self.note(at, Some(key), Occurrence::Left { request, why });
+                ClientResult::Nothing
             }
             Ok(Err(problem)) => self.refused(at, key, asker, request, &problem),
             Ok(Ok(answered)) => self.answered(at, key, asker, request, answered).await,
@@ -134,37 +134,39 @@ impl World {
         asker: usize,
         request: u64,
         problem: &Refusal,
-    ) -> Told {
-        let (why, told) = match problem {
-            Refusal::InFlight { .. } => ("answer: in-flight", Told::Refused("in-flight")),
+    ) -> ClientResult {
+        let (why, result) = match problem {
+            Refusal::InFlight { .. } => ("answer: in-flight", ClientResult::Refused("in-flight")),
             Refusal::OutcomeUncertain { .. } => {
-                ("answer: outcome-uncertain", Told::Refused("outcome-uncertain"))
+                ("answer: outcome-uncertain", ClientResult::Refused("outcome-uncertain"))
             }
-            Refusal::KeyReused { .. } => ("answer: key-reused", Told::KeyReused),
-            Refusal::ResponseNotStored { .. } => ("answer: response-not-stored", Told::NotStored),
-            Refusal::NotSent { .. } => ("answer: not-sent", Told::Refused("not-sent")),
+            Refusal::KeyReused { .. } => ("answer: key-reused", ClientResult::KeyReused),
+            Refusal::ResponseNotStored { .. } => {
+                ("answer: response-not-stored", ClientResult::NotStored)
+            }
+            Refusal::NotSent { .. } => ("answer: not-sent", ClientResult::Refused("not-sent")),
             Refusal::UpstreamUnreachable { .. } => {
-                ("answer: upstream-unreachable", Told::Refused("upstream-unreachable"))
+                ("answer: upstream-unreachable", ClientResult::Refused("upstream-unreachable"))
             }
             Refusal::StoreUnavailable { .. } => {
-                ("answer: store-unavailable", Told::Refused("store-unavailable"))
+                ("answer: store-unavailable", ClientResult::Refused("store-unavailable"))
             }
-            Refusal::Overloaded => ("answer: overloaded", Told::Refused("overloaded")),
-            _ => ("answer: something else", Told::Refused("something else")),
+            Refusal::Overloaded => ("answer: overloaded", ClientResult::Refused("overloaded")),
+            _ => ("answer: something else", ClientResult::Refused("something else")),
         };
         self.count(why);
-        self.note(at, Some(key), What::Refused { request, why });
+        self.note(at, Some(key), Occurrence::Refused { request, why });
         if let Refusal::ResponseNotStored { status, .. } = problem {
             self.sees_not_stored(key, asker, *status);
         }
-        if told == Told::Refused("something else") {
+        if result == ClientResult::Refused("something else") {
             self.violated(
                 ENDS,
                 Some(key),
                 format!("request {request} was refused in an unexpected way: {problem}"),
             );
         }
-        told
+        result
     }
 
     async fn answered(
@@ -174,16 +176,16 @@ impl World {
         asker: usize,
         request: u64,
         answered: Answered<Pieces>,
-    ) -> Told {
+    ) -> ClientResult {
         let Answered { response, answer } = answered;
         let (head, body) = response.into_parts();
-        // A copy: the gateway counts its own bytes for as long as anybody has them.
+        // A copy, because the gateway counts its own bytes as used while a reference exists.
         let body = body.collect().await.map(|body| Bytes::copy_from_slice(&body.to_bytes())).ok();
         let kept = body.filter(|body| body.len() <= ANSWER_MAX);
         let status = head.status.as_u16();
         let copy = head.headers.get("x-copy").and_then(|copy| copy.to_str().ok()?.parse().ok());
         let how = answer.name();
-        self.note(at, Some(key), What::Result { request, how, status, copy });
+        self.note(at, Some(key), Occurrence::Result { request, how, status, copy });
         match answer {
             Answer::Executed | Answer::Replayed => {
                 self.count(if answer == Answer::Executed {
@@ -192,11 +194,11 @@ impl World {
                     "answer: replayed"
                 });
                 self.sees(key, asker, answer == Answer::Replayed, head.status, head.headers, kept);
-                Told::Result
+                ClientResult::Result
             }
             Answer::Released => {
                 self.count("answer: released");
-                Told::Refused("released")
+                ClientResult::Refused("released")
             }
             other => {
                 self.violated(
@@ -204,7 +206,7 @@ impl World {
                     Some(key),
                     format!("request {request} went through as {}", other.name()),
                 );
-                Told::Refused("unprotected")
+                ClientResult::Refused("unprotected")
             }
         }
     }

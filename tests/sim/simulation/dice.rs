@@ -1,10 +1,11 @@
-//! Chance, all of it from one seed.
+//! Randomness from one seed.
 
 use std::time::Duration;
 
 use onceward::entropy::Entropy;
 
-/// Draws from one seed. Everybody in a simulation draws from the same dice, so the order of draws is part of the story.
+/// Draws from one seed. All parts of a simulation share the dice, so the order of draws is part of
+/// the run.
 pub struct Dice(Entropy);
 
 impl Dice {
@@ -21,7 +22,7 @@ impl Dice {
         (self.0.next() % end as u64) as usize
     }
 
-    /// Whether something happens that does so this often in a thousand.
+    /// Returns true this often in a thousand.
     pub fn chance(&self, permille: usize) -> bool {
         permille > 0 && self.below(1000) < permille
     }

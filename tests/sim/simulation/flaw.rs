@@ -1,9 +1,9 @@
-//! Wrong variants of what the gate relies on. A simulation that finds nothing wrong with them could find nothing at all.
+//! Wrong variants of the gate's dependencies. A simulation that misses them would miss any error.
 
-/// What is wrong.
+/// The flaw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
-    /// The store writes whatever version is there.
+    /// The store writes over any version.
     IgnoresVersion,
     /// The store drops in-flight records when their lease ends.
     LeaseEndIsAbsent,
@@ -11,19 +11,20 @@ pub enum Flaw {
     ForgetsResults,
     /// The store drops released markers at once.
     ForgetsMarkers,
-    /// The store says that nothing was written where it doesn't know.
-    SaysNotApplied,
-    /// The clock that the send rule asks stops with its process.
+    /// The store reports that nothing was written where it doesn't know.
+    ReportsNotApplied,
+    /// The send rule's clock stops with its process.
     ClockStops,
-    /// Operations are released and run again without having rested.
+    /// Operations are released and run again without the required rest.
     NoRest,
-    /// The upstream begins later than operations rest. Not the gateway's fault, and the documents say so.
+    /// The upstream begins later than operations rest. This is not the gateway's fault, and the
+    /// documentation mentions it.
     UpstreamActsLater,
-    /// Everybody is the same caller.
+    /// All callers are the same.
     OneCallerForAll,
-    /// A gateway keeps claims without an answer for writing them again, in the place of those that run.
+    /// A gateway keeps claims without an answer, in the place of running ones, to write them again.
     HoldsUnanswered,
-    /// After a loss, a released marker in the slot counts as a later state of the operation that was lost.
+    /// After a loss, a released marker in the slot counts as a later state of the lost operation.
     MarkersPrevail,
 }
 
@@ -33,7 +34,7 @@ impl Flaw {
         Flaw::LeaseEndIsAbsent,
         Flaw::ForgetsResults,
         Flaw::ForgetsMarkers,
-        Flaw::SaysNotApplied,
+        Flaw::ReportsNotApplied,
         Flaw::ClockStops,
         Flaw::NoRest,
         Flaw::UpstreamActsLater,
@@ -42,7 +43,7 @@ impl Flaw {
         Flaw::MarkersPrevail,
     ];
 
-    /// By its name, as `--flaw` takes it.
+    /// Parses the name that `--flaw` takes.
     pub fn named(name: &str) -> Option<Flaw> {
         Flaw::ALL.into_iter().find(|flaw| format!("{flaw:?}") == name)
     }

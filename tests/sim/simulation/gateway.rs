@@ -92,12 +92,12 @@ impl World {
         Clock::given(boot_ms, Arc::new(move || world.wall_ms(&own)))
     }
 
-    /// The gateway at a place, as it runs now.
+    /// Returns the running gateway at a place.
     pub fn gateway(&self, gateway: usize) -> Gateway {
         self.book().gateways[gateway].clone()
     }
 
-    /// Starts those that are dead.
+    /// Starts the dead gateways again.
     pub fn restart(self: &Arc<World>) {
         for place in 0..self.plan.gateways {
             let process = self.gateway(place).process;

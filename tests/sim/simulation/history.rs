@@ -1,29 +1,29 @@
-//! What happened, in order.
+//! The events, in order.
 
 use std::fmt;
 
 use onceward::record::{Fence, Version};
 
-/// An event, of one key or of all.
+/// An event of one key or of all keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub at_ms: u64,
-    /// The gateway, where there is one.
+    /// The gateway, if there is one.
     pub gateway: Option<usize>,
-    /// The key, where it is about one.
+    /// The key, if the event is about one.
     pub key: Option<usize>,
-    pub what: What,
+    pub what: Occurrence,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum What {
+pub enum Occurrence {
     /// A client sends a request.
     Asked { request: u64, who: &'static str },
-    /// It gets a result.
+    /// The client gets a result.
     Result { request: u64, how: &'static str, status: u16, copy: Option<u64> },
-    /// It gets a refusal.
+    /// The client gets a refusal.
     Refused { request: u64, why: &'static str },
-    /// It leaves, or its gateway dies under it.
+    /// The client leaves, or its gateway dies during the request.
     Left { request: u64, why: &'static str },
     /// A gateway sends a write to the store.
     Command {
@@ -34,21 +34,21 @@ pub enum What {
         fence: Fence,
         fate: &'static str,
     },
-    /// The store carries one out.
+    /// The store carries out a write.
     CarriedOut { state: &'static str, version: Version, fence: Fence, stored: bool },
     /// The first bytes of a request are written to the upstream.
     Sent { order: u64 },
-    /// The upstream has all of it.
+    /// The upstream has the whole request.
     Received { order: u64, fate: &'static str },
-    /// It acts.
+    /// The upstream executes the request.
     Charged { order: u64, who: &'static str },
-    /// It answers, or breaks off.
+    /// The upstream answers, or breaks off.
     Served { order: u64, status: u16, copy: Option<u64> },
-    /// It is asked what became of an operation, and finds so much of it.
+    /// A probe asks the upstream about an operation.
     Probed { found: bool },
     /// An operator decides.
     Decided { what: &'static str, done: bool },
-    /// To a gateway or the store.
+    /// A fault of a gateway or of the store.
     Trouble { what: &'static str, for_ms: u64 },
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// FNV-1a over what is written.
+/// FNV-1a over the written text.
 pub struct Digest(pub u64);
 
 impl Digest {

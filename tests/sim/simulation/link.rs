@@ -1,4 +1,5 @@
-//! The way between a gateway and the store, on which commands and answers are slow, late, doubled or lost.
+//! The connection between a gateway and the store, with slow, late, doubled or lost commands and
+//! answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,32 +13,32 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::flaw::Flaw;
-use super::history::What;
+use super::history::Occurrence;
 use super::plan::COMMAND_MAX;
 use super::process::Process;
 use super::recent::{Change, Recent};
 use super::world::World;
 
-/// A gateway's store: the common one, over a network.
+/// A gateway's store: the shared one, over a network.
 pub struct Link {
     pub world: Arc<World>,
     pub process: Arc<Process>,
-    /// What it remembers where the store may lose its last writes.
+    /// The recent writes, where the store may lose its last ones.
     pub recent: Recent,
 }
 
-/// What becomes of a command.
+/// The fate of a command.
 struct Fate {
     name: &'static str,
-    /// When it is carried out; `None`: never.
+    /// The time when it is carried out. `None`: never.
     there: Option<Duration>,
-    /// When, after that, it is carried out again.
+    /// The delay after that, after which it is carried out again.
     again: Option<Duration>,
-    /// When, after that, its answer arrives; `None`: never.
+    /// The delay after that, after which its answer arrives. `None`: never.
     back: Option<Duration>,
-    /// When its sender is told that nobody knows; `None`: it waits.
+    /// The time when its sender gets an unknown result. `None`: the sender waits.
     gives_up: Option<Duration>,
-    /// Whether its sender is told that nothing was written.
+    /// Whether its sender gets the result that nothing was written.
     refused: bool,
 }
 
@@ -46,7 +47,7 @@ fn unknown() -> StoreError {
 }
 
 impl Link {
-    /// The fate of a command to a store that is well, or stalls.
+    /// The fate of a command to a store that works, or stalls.
     fn usual(&self) -> Fate {
         let (world, now) = (&self.world, Instant::now());
         let (there, back) = (world.dice.span(0, 3), world.dice.span(0, 3));
@@ -79,7 +80,8 @@ impl Link {
             let after = until - now + there;
             return match dice.below(3) {
                 0 => Fate { name: "refused", refused: true, ..normal },
-                // What was sent arrives when the way is free again, unless its connection has ended by then.
+                // A sent command arrives when the partition ends, unless its connection has ended
+                // by then.
                 1 if after < COMMAND_MAX => Fate {
                     name: "cut off",
                     there: Some(after),
@@ -120,7 +122,7 @@ impl Link {
         }
     }
 
-    /// Sends a command of the gateway itself, which nothing happens to but that the store may stall.
+    /// Sends a command of the gateway itself. The store may stall, and there are no other faults.
     pub async fn reach<T: Send + 'static>(
         &self,
         carry_out: impl Fn(&World) -> Result<T, StoreError> + Send + 'static,
@@ -134,7 +136,7 @@ impl Link {
         let fate = self.fate();
         let (state, version, fence) =
             (change.next.state.name(), change.next.version, change.next.fence);
-        let what = What::Command {
+        let what = Occurrence::Command {
             verb: "swap",
             state,
             over: change.expected,
@@ -186,12 +188,12 @@ impl Link {
             self.process.runs().await;
             return Err(StoreError::NotApplied("no connection".into()));
         }
-        let (tell, told) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         if let Some(there) = fate.there {
             let world = self.world.clone();
             let history = world.history();
             world.under_way(sent + there + fate.again.unwrap_or_default());
-            // On its own: whoever sent it may be gone by then.
+            // A separate task, because the sender may be gone by then.
             tokio::spawn(async move {
                 sleep_until(sent + there).await;
                 if world.history() != history {
@@ -200,7 +202,7 @@ impl Link {
                 let result = carry_out(&world);
                 if let Some(back) = fate.back {
                     sleep(back).await;
-                    let _ = tell.send(result);
+                    let _ = reply.send(result);
                 }
                 if let Some(again) = fate.again {
                     sleep_until(sent + there + again).await;
@@ -210,10 +212,10 @@ impl Link {
                 }
             });
         }
-        let told = match fate.gives_up {
-            None => told.await.unwrap_or(Err(unknown())),
-            Some(gives_up) => match timeout_at(sent + gives_up, told).await {
-                Ok(Ok(told)) => told,
+        let result = match fate.gives_up {
+            None => answer.await.unwrap_or(Err(unknown())),
+            Some(gives_up) => match timeout_at(sent + gives_up, answer).await {
+                Ok(Ok(result)) => result,
                 Ok(Err(_)) => {
                     sleep_until(sent + gives_up).await;
                     Err(unknown())
@@ -222,16 +224,17 @@ impl Link {
             },
         };
         self.process.runs().await;
-        match told {
-            Err(StoreError::MaybeApplied(why)) if self.world.has(Flaw::SaysNotApplied) => {
+        match result {
+            Err(StoreError::MaybeApplied(why)) if self.world.has(Flaw::ReportsNotApplied) => {
                 Err(StoreError::NotApplied(why))
             }
-            told => told,
+            result => result,
         }
     }
 }
 
-/// A fate in which the sender learns nothing: after its patience, or where it has none, when the connection breaks.
+/// A fate without an answer: the sender gives up at its timeout or, without one, when the
+/// connection breaks.
 fn failing(fate: Fate, breaks: Duration) -> Fate {
     let gives_up = fate.gives_up.or(Some(breaks));
     Fate { back: None, gives_up, ..fate }
@@ -275,10 +278,10 @@ impl World {
         self.note(
             None,
             self.key_of(slot),
-            What::CarriedOut { state, version: next.version, fence: next.fence, stored },
+            Occurrence::CarriedOut { state, version: next.version, fence: next.fence, stored },
         );
         if stored {
-            // After a loss, the marker of a duplicate says nothing of the attempt that runs.
+            // After a loss, a duplicate's marker does not describe the running attempt.
             let own = |before: &Held| {
                 before.record.fence == next.fence && before.record.state != State::Released
             };
@@ -289,13 +292,13 @@ impl World {
                 (State::InFlight { doubt_since_ms: Some(_) }, Some(key)) => self.is_taken_over(key),
                 _ => {}
             }
-            self.tell_watchers(slot);
+            self.notify_watchers(slot);
         }
         Ok(swapped)
     }
 
-    /// Messages to watchers get lost as well.
-    fn tell_watchers(&self, slot: &Slot) {
+    /// Messages to watchers are lost too.
+    fn notify_watchers(&self, slot: &Slot) {
         let processes: Vec<_> =
             self.book().gateways.iter().map(|gateway| gateway.process.clone()).collect();
         for process in processes {
@@ -308,7 +311,7 @@ impl World {
 
 #[async_trait]
 impl Records for Link {
-    /// What is told to the log is not simulated.
+    /// Events of the log are not simulated.
     async fn write(
         &self,
         slot: &Slot,
@@ -321,17 +324,17 @@ impl Records for Link {
         let (key, in_flight) =
             (self.world.key_of(slot), matches!(next.state, State::InFlight { .. }));
         let change = Change { slot: *slot, expected, next: next.clone(), lifetime };
-        let told = match (self.world.plan.loses, in_flight) {
+        let result = match (self.world.plan.loses, in_flight) {
             (false, _) => self.command(&change).await,
             (true, true) => self.claim(change).await,
             (true, false) => self.change(change).await,
         };
         self.world.strike(&self.process, key);
-        if in_flight && matches!(told, Ok(Swap::Stored)) {
+        if in_flight && matches!(result, Ok(Swap::Stored)) {
             self.world.strike_claimant(&self.process, key);
         }
         self.process.runs().await;
-        told
+        result
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

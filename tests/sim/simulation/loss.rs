@@ -1,4 +1,5 @@
-//! A store that is replaced by one that lacks its last writes: a restart without its file, or a replica that lags behind.
+//! A store that is replaced by one without its last writes: a restart without its file, or a
+//! replica that lags behind.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use onceward::store::redis::RECENT_WRITE_TTL;
 use super::link::at_once;
 use super::world::World;
 
-/// How much earlier than the hang a write may have been made whose gateway can write it again: less than gateways keep it.
+/// The time before the hang within which a gateway can repeat a write: less than gateways keep it.
 const LOST_MS: u64 = RECENT_WRITE_TTL.as_millis() as u64 - 100;
 
 impl World {
@@ -19,22 +20,22 @@ impl World {
         self.book().history_of_store
     }
 
-    /// Remembers what a slot had before a change.
+    /// Records a slot's content before a change.
     pub fn remember(&self, slot: &Slot, before: Option<Held>) {
         if let Some(key) = self.key_of(slot) {
             self.book().operations[key].before = before;
         }
     }
 
-    /// A gateway knows that this was written.
+    /// A gateway knows that this record is stored.
     pub fn is_acknowledged(&self, slot: &Slot, record: &Record) {
         if let Some(key) = self.key_of(slot) {
             self.book().operations[key].acknowledged.push(record.clone());
         }
     }
 
-    /// The store, which hung since then, is replaced. Of each operation all is lost that a gateway can write again; some go
-    /// back to the state before that.
+    /// Replaces the store, which hung since then. Each operation loses all writes that a gateway
+    /// can repeat; some return to the state before those.
     pub fn lose(&self, hung_since_ms: u64) {
         self.book().history_of_store += 1;
         self.trouble(None, "the store goes on without its last writes", Duration::ZERO);
@@ -62,7 +63,7 @@ impl World {
         }
     }
 
-    /// A slot has the state again that it had before its last change.
+    /// Restores a slot's state before its last change.
     fn go_back(&self, slot: &Slot, before: &Held, now_ms: u64) {
         let policy = &self.plan.policy;
         let keep = match before.record.state {
@@ -82,16 +83,16 @@ impl World {
         self.count("store: goes back to an earlier state");
     }
 
-    /// Ends a record at once.
+    /// Expires a record at once.
     fn forget(&self, slot: &Slot, record: &Record) {
         let lifetime = Lifetime { keep: Duration::ZERO, due: None, tombstone: None };
         let last = Record { version: record.version.next(), ..record.clone() };
         at_once(self.store.swap(slot, Some(record.version), &last, lifetime)).unwrap();
     }
 
-    /// Whether a gateway can write it again: the claim of an attempt whose lease ran when the store began to hang, or a write of
-    /// the last seconds before that. What no gateway knows to be written is gone with the store, and only a claim over
-    /// nothing is of no use to anybody then.
+    /// Whether a gateway can repeat it: the claim of an attempt with a valid lease when the store
+    /// began to hang, or a write of the last seconds before that. A write without an acknowledgement
+    /// is lost with the store, which is harmless only for a claim over nothing.
     fn can_be_written_again(&self, key: usize, held: &Held, hung_since_ms: u64) -> bool {
         let known = self.book().operations[key]
             .acknowledged

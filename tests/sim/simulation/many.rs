@@ -1,4 +1,4 @@
-//! Many seeds, on all processors.
+//! Runs many seeds, on all processors.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,14 +9,14 @@ use std::thread;
 use super::flaw::Flaw;
 use super::{Report, simulate};
 
-/// What many seeds came to.
+/// The result of many seeds.
 #[derive(Default)]
 pub struct Found {
-    /// The lowest seed that was found to break something. Those above it may not have run.
+    /// The lowest seed with a violation. Seeds above it may not have run.
     pub broken: Option<Report>,
-    /// How many seeds ran.
+    /// The number of seeds that ran.
     pub seeds: u64,
-    /// How often each thing happened in them.
+    /// The number of times that each thing happened in them.
     pub tally: BTreeMap<&'static str, u64>,
 }
 
@@ -33,7 +33,7 @@ impl Found {
     }
 }
 
-/// Runs seeds until one breaks something. `progress` is told after each how many ran.
+/// Runs seeds until one has a violation. `progress` gets the number of finished seeds after each.
 pub fn search(seeds: Range<u64>, flaw: Option<Flaw>, progress: impl Fn(u64) + Sync) -> Found {
     let (next, end) = (AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
     let found = Mutex::new(Found::default());

@@ -1,10 +1,12 @@
-//! A simulation from one seed: gateways, a store, an upstream, clients, an operator and the weather, in simulated time.
+//! A simulation from one seed: gateways, a store, an upstream, clients, an operator and the weather,
+//! in simulated time.
 //!
-//! The gate, the engine, the sweeper, the reconciler and the store in memory (sealed now and then) are the product's own, and
-//! in some seeds a store that loses its last writes is met with what the Redis store keeps for that (`recent.rs`).
-//! Around them, everything that takes time or chance comes from here: the way to the store (`link.rs`), the way to the
-//! upstream (`wire.rs`) and the upstream itself, processes that stop and die, clocks, clients. One thread runs one seed,
-//! under tokio's paused time, so that the same seed is the same story.
+//! The gate, the engine, the sweeper, the reconciler and the store in memory (sealed in some seeds)
+//! are the product's own. Some seeds have a store that loses its last writes, with the Redis
+//! store's protection against that (`recent.rs`). All other sources of time and chance are
+//! simulated: the way to the store (`link.rs`), the way to the upstream (`wire.rs`) and the
+//! upstream itself, processes that stop and die, clocks, clients. One thread runs one seed under
+//! tokio's paused time, so the same seed gives the same run.
 
 pub mod checks;
 mod client;
@@ -33,18 +35,18 @@ use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use checks::{ENDS, IN_TIME, STAYS, Violation};
-use client::Told;
+use client::ClientResult;
 pub use flaw::Flaw;
-use history::{Digest, Event, What};
+use history::{Digest, Event, Occurrence};
 pub use many::search;
 use plan::Plan;
 use world::World;
 
-/// How a seed went.
+/// The result of a seed.
 pub struct Report {
     pub seed: u64,
     pub violation: Option<Violation>,
-    /// How often each thing happened.
+    /// The number of times that each thing happened.
     pub tally: BTreeMap<&'static str, u64>,
     history: Vec<Event>,
     plan: Plan,
@@ -58,10 +60,10 @@ pub fn simulate(seed: u64, flaw: Option<Flaw>) -> Report {
         world.live().await;
         world
     });
-    // What died left tasks that never end. They go with the runtime.
+    // Dead processes left tasks that never end. They are dropped with the runtime.
     drop(runtime);
     let mut book = world.book();
-    // The gateways know the world: together they would never be freed.
+    // The gateways refer to the world, so this cycle must be broken to free them.
     book.gateways.clear();
     let violation = book.violations.first().cloned();
     let (tally, history) = (std::mem::take(&mut book.tally), std::mem::take(&mut book.history));
@@ -85,7 +87,8 @@ impl World {
         if let Some(operator) = operator {
             let _ = operator.await;
         }
-        // Until the last attempt is over and the last late command carried out, its lease has ended, and a sweeper has seen it.
+        // Waits until the last attempt is over, the last late command was carried out, its lease
+        // has ended, and a sweeper has seen it.
         const SETTLED: Duration = Duration::from_secs(3);
         const SWEPT: Duration = Duration::from_secs(3);
         let attempts = Instant::now() + self.plan.response_timeout + SETTLED;
@@ -110,24 +113,25 @@ impl World {
         }
     }
 
-    /// Everybody who had a result gets it again, at every gateway; all others get an answer as well.
+    /// Checks that every asker with a result gets it again at every gateway, and that all others
+    /// get an answer.
     async fn check_answers(self: &Arc<World>) {
         for key in 0..self.plan.keys {
-            for asker in self.told(key) {
+            for asker in self.informed(key) {
                 for place in 0..self.plan.gateways {
-                    let told = self.ask(&self.gateway(place), key, asker, None).await;
-                    if !matches!(told, Told::Result | Told::NotStored) {
-                        self.violated(STAYS, Some(key), format!("in the end: {told:?}"));
+                    let result = self.ask(&self.gateway(place), key, asker, None).await;
+                    if !matches!(result, ClientResult::Result | ClientResult::NotStored) {
+                        self.violated(STAYS, Some(key), format!("in the end: {result:?}"));
                     }
                 }
             }
-            if self.told(key).is_empty() {
+            if self.informed(key).is_empty() {
                 self.ask(&self.gateway(0), key, 0, None).await;
             }
         }
     }
 
-    /// Gateways drain, and hold nothing.
+    /// Drains the gateways, and checks that they hold nothing.
     async fn check_ends(&self) {
         const DRAIN: Duration = Duration::from_secs(60);
         for place in 0..self.plan.gateways {
@@ -143,7 +147,8 @@ impl World {
                 &meter.unsettled_in_background,
             ];
             let held = || gauges.map(|gauge| gauge.get());
-            // A question that the gateway asks by itself may still be under way: what was read of its answer is held until then.
+            // The gateway's own probe may still be in progress, and holds the bytes that it has
+            // read until it ends.
             let asking = self.plan.answer_max();
             let _ = timeout(asking, async {
                 while held() != [0; 4] {
@@ -164,19 +169,19 @@ impl World {
 }
 
 impl Report {
-    /// A number for the whole story: two stories that differ have different ones.
+    /// Returns a digest of the whole run: different runs have different digests.
     pub fn digest(&self) -> u64 {
         Digest::of(&self.history)
     }
 
-    /// What went wrong, and everything that happened to that key.
+    /// Describes the violation, and every event of its key.
     pub fn story(&self) -> String {
         let mut text = String::new();
-        // Writing into a text can't fail.
+        // Writing into a string can't fail.
         let _ = writeln!(text, "seed {}: {}", self.seed, self.plan);
         let key = self.violation.as_ref().and_then(|violation| violation.key);
         let concerns = |event: &&Event| {
-            let is_trouble = matches!(event.what, What::Trouble { .. });
+            let is_trouble = matches!(event.what, Occurrence::Trouble { .. });
             is_trouble || event.key.is_none() || key.is_none() || event.key == key
         };
         for event in self.history.iter().filter(concerns) {

@@ -1,4 +1,4 @@
-//! An operator who looks at uncertain operations, asks the upstream, and decides.
+//! An operator who reads uncertain operations, asks the upstream, and decides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use onceward::event::Context;
 use onceward::record::State;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::history::What;
+use super::history::Occurrence;
 use super::world::World;
 
 impl World {
-    /// Decides now and then, as long as there are faults.
+    /// Decides at random times, as long as there are faults.
     pub async fn operator(self: Arc<World>) {
         while !self.is_calm() {
             sleep(self.dice.span(500, 6000)).await;
@@ -35,12 +35,12 @@ impl World {
         let rests =
             Duration::from_millis(held.now_ms.saturating_sub(since_ms.unwrap_or(held.written_ms)));
         let rested = rests >= policy.uncertain_after;
-        // Looked up after the rest: before, the request may still be in a queue.
+        // Looked up after the rest: before, the request may still be in the upstream's queue.
         let executed = self.known(key, None).is_some();
         let (what, decision) = match self.dice.below(3) {
             0 => ("resolve", self.resolve(owner)),
             _ if executed => ("resolve as executed", self.resolve(owner)),
-            // Too early: the gate says so.
+            // The gate refuses: it is too early.
             1 if !rested => ("release too early", Decision::Release),
             _ if !rested => return,
             1 => ("release", Decision::Release),
@@ -56,7 +56,8 @@ impl World {
             _ => "operator: is too early",
         });
         let seen = Some(held.record.version);
-        // A person takes a while; when it is too early, that must be noticed at once or it isn't any more.
+        // A person takes a while. A decision that is too early must be refused at once, or it no
+        // longer is.
         if rested {
             sleep(self.dice.span(0, 3000)).await;
         }
@@ -67,15 +68,15 @@ impl World {
         } else {
             tokio::select! {
                 biased;
-                // What was looked up before the rest was over must not be decided behind it.
+                // A lookup from before the end of the rest must not support a later decision.
                 () = sleep_until(asked + (policy.uncertain_after - rests)) => return,
                 decided = deciding => decided,
             }
         };
-        self.note(Some(place), Some(key), What::Decided { what, done: decided.is_ok() });
+        self.note(Some(place), Some(key), Occurrence::Decided { what, done: decided.is_ok() });
     }
 
-    /// A result by hand.
+    /// Enters a result by hand.
     fn resolve(&self, owner: usize) -> Decision {
         let copy = self.number();
         Decision::Resolve(

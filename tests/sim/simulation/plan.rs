@@ -1,7 +1,7 @@
-//! What a seed decides beforehand: the policy, who is there, and which faults there are at all.
+//! The decisions of a seed before its run: the policy, the participants, and the possible faults.
 //!
-//! Each seed has only some kinds of faults, at rates of its own: where everything fails all the time, hardly anything
-//! gets far enough to be wrong.
+//! Each seed has only some kinds of faults, with its own rates. If everything failed all the time,
+//! few requests would get far enough to show an error.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use onceward::key::KeySyntax;
 use super::dice::Dice;
 use super::flaw::Flaw;
 
-/// The longest way of a store command: less than the 60 s for which a released marker stands at least, and more than the
-/// 20 s after which a Redis connection with unacknowledged bytes ends.
+/// The longest delay of a store command: less than the 60 s for which a released marker lives at
+/// least, and more than the 20 s after which a Redis connection with unacknowledged bytes ends.
 pub const COMMAND_MAX: Duration = Duration::from_secs(55);
 
 /// The largest answer that is kept, in bytes.
@@ -27,18 +27,18 @@ pub const ANSWER_MAX: usize = 256;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How often in a thousand something goes wrong where it can.
+/// Probabilities of faults, in a thousand.
 #[derive(Debug, Clone, Copy)]
 pub struct Rates {
-    /// A store command has a fate of its own.
+    /// A store command is slow, late, doubled or lost.
     pub store: usize,
-    /// A gateway stops at the very point where it is, for a while.
+    /// A gateway stops at its current step, for a while.
     pub stop: usize,
-    /// It dies there.
+    /// A gateway dies at its current step.
     pub die: usize,
-    /// The upstream does something else than to act and answer.
+    /// The upstream does something other than execute and answer.
     pub upstream: usize,
-    /// A client leaves before it has its answer.
+    /// A client leaves before its answer.
     pub leave: usize,
     /// A request is another caller's, or another request under the same key.
     pub stranger: usize,
@@ -49,27 +49,28 @@ pub struct Plan {
     pub gateways: usize,
     pub keys: usize,
     pub clients: usize,
-    /// How often a client asks at most.
+    /// The maximum number of requests of a client.
     pub tries: usize,
     pub policy: Policy,
     pub response_timeout: Duration,
-    /// How long a gateway waits for its store; `None`: as long as that takes, as for a disk.
+    /// A gateway's timeout for its store. `None`: it waits without limit, as for a disk.
     pub patience: Option<Duration>,
     /// Whether results are sealed.
     pub sealed: bool,
     pub rates: Rates,
-    /// Whether somebody looks at uncertain operations and decides.
+    /// Whether an operator reads uncertain operations and decides.
     pub operator: bool,
-    /// Whether gateways are cut off and the store stalls, also when nobody uses it just then.
+    /// Whether gateways are cut off and the store stalls, also while it is not used.
     pub weather: bool,
-    /// Whether the store hangs now and then and comes back without its last writes. Gateways then neither stop nor die, and are
-    /// cut off from nothing: what none of them can write again is gone, and the documents say so.
+    /// Whether the store hangs at times and comes back without its last writes. Gateways then
+    /// neither stop nor die, and are not cut off: writes that no gateway can repeat are lost, as
+    /// documented.
     pub loses: bool,
-    /// When all faults are over.
+    /// The time of the last fault.
     pub calm: Duration,
-    /// How many ms in a thousand s the store's clock gains.
+    /// The number of ms that the store's clock gains in a thousand seconds.
     pub drift: i64,
-    /// How long a request may sit in the upstream's queue.
+    /// The time that a request may wait in the upstream's queue.
     pub queue: Duration,
 }
 
@@ -88,7 +89,8 @@ impl Plan {
             leave: dice.pick(&[0, 50, 300]),
             stranger: dice.pick(&[0, 0, 150, 400]),
         };
-        // What the documents promise nothing about begins where the rest ends. Clocks differ a little.
+        // The documentation promises nothing for longer queues than the rest. Clocks differ a
+        // little.
         let rest = match flaw {
             Some(Flaw::NoRest) => response_timeout,
             Some(Flaw::UpstreamActsLater) => policy.uncertain_after * 4,
@@ -113,8 +115,9 @@ impl Plan {
         }
     }
 
-    /// The longest that a request may take while its gateway runs and the store answers: it waits, asks the upstream or
-    /// runs (twice, where the first thing it meets moves), and has its outcome stored.
+    /// The longest time of a request while its gateway runs and the store answers. It waits, asks
+    /// the upstream or runs (twice, if the first record that it meets changes), and its outcome is
+    /// stored.
     pub fn answer_max(&self) -> Duration {
         const STORING: Duration = Duration::from_secs(10);
         const STORE_CALLS: u32 = 20;

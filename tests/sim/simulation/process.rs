@@ -1,9 +1,10 @@
 //! A gateway's process: it runs, is stopped for a while, or is dead.
 //!
-//! A stopped process is one for which nothing goes out and nothing comes in: its store commands are not sent, answers
-//! reach it only when it runs again, its requests, sweeper and reconciler are not polled. Its clock runs on. The tasks that
-//! the gate itself spawns can't be held from here: their timers ring on time, and what they then do waits at the first thing
-//! that would leave the process, as in one of which only some threads are stopped.
+//! A stopped process sends and receives nothing: its store commands are not sent, answers reach it
+//! only when it runs again, and its requests, sweeper and reconciler are not polled. Its clock
+//! continues. The simulation can't stop the tasks that the gate itself spawns. Their timers fire on
+//! time, and the tasks then wait at the first step that would leave the process, as in a process
+//! with only some threads stopped.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -25,18 +26,19 @@ pub enum Stand {
 
 pub struct Process {
     pub gateway: usize,
-    /// How often this gateway has been started.
+    /// The number of starts of this gateway.
     pub life: usize,
-    /// Who waits in this process for which record. A hub for each: those that share one are woken in no order of ours.
+    /// The waiters of this process for each record. Each has a hub of its own, because the wake
+    /// order of a shared hub is not under the simulation's control.
     watched: Mutex<Vec<(Slot, Hub)>>,
-    /// How far the wall clock is off, in ms.
+    /// The error of the wall clock, in ms.
     pub wall_off_ms: AtomicI64,
     state: Mutex<State>,
 }
 
 struct State {
     stand: Stand,
-    /// Since when it is stopped, and until when.
+    /// The beginning and end of the current stop.
     stopped: Option<(Instant, Instant)>,
     stopped_before: Duration,
     cut_off_until: Option<Instant>,
@@ -88,7 +90,7 @@ impl Process {
         true
     }
 
-    /// Lets it run, where it is stopped.
+    /// Resumes it if it is stopped.
     pub fn go_on(&self) {
         let mut state = self.state.lock().unwrap();
         if state.stand == Stand::Stopped {
@@ -100,14 +102,14 @@ impl Process {
         }
     }
 
-    /// Ends it, for ever.
+    /// Kills it for good.
     pub fn die(&self) {
         let mut state = self.state.lock().unwrap();
         state.stand = Stand::Dead;
         state.wakers.drain(..).for_each(Waker::wake);
     }
 
-    /// How long it was stopped altogether.
+    /// Returns the total time for which it was stopped.
     pub fn stopped_for(&self) -> Duration {
         let state = self.state.lock().unwrap();
         state.stopped_before + state.stopped.map_or(Duration::ZERO, |(since, _)| since.elapsed())
@@ -121,7 +123,7 @@ impl Process {
         watch
     }
 
-    /// Wakes those who watch a record.
+    /// Wakes the waiters for a record.
     pub fn notify(&self, slot: &Slot) {
         let mut watched = self.watched.lock().unwrap();
         watched.retain(|(slot, hub)| hub.is_watched(slot));
@@ -136,7 +138,7 @@ impl Process {
         self.state.lock().unwrap().cut_off_until = None;
     }
 
-    /// Until when nothing passes between it and the store.
+    /// The end of the time without a connection between it and the store.
     pub fn cut_off_until(&self) -> Option<Instant> {
         self.state.lock().unwrap().cut_off_until.filter(|until| *until > Instant::now())
     }
@@ -160,7 +162,7 @@ impl Process {
             .await;
     }
 
-    /// Something that this process does. `None`: it died before that was done.
+    /// Runs something in this process. Returns `None` if the process died first.
     pub async fn within<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         poll_fn(|cx| match self.look(cx) {

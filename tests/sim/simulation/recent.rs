@@ -1,8 +1,9 @@
-//! A gateway on a store that may lose its last writes: what it does about that, as the Redis store does it.
+//! A gateway on a store that may lose its last writes, with the protection of the Redis store.
 //!
-//! What is kept, and what prevails over what after a loss, is the product's own ([`RecentWrites`]). The protocol around it is
-//! that of `src/store/redis/recovery.rs` and `write.rs`, with the number of a history in the place of epochs and run ids. A
-//! command that was sent to one history is never carried out in the next: it ended with its server.
+//! The product's [`RecentWrites`] decides which writes are kept, and which state prevails after a
+//! loss. The protocol around it follows `src/store/redis/recovery.rs` and `write.rs`, with the
+//! number of a history in the place of epochs and run ids. A command that was sent to one history
+//! is never carried out in the next: it ended with its server.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -17,20 +18,20 @@ use tokio::time::{Instant, sleep, timeout};
 use super::flaw::Flaw;
 use super::link::Link;
 
-/// How often a gateway looks whether the store still has its history, and how soon it tries again.
+/// The interval of checks that the store still has its history, and the delay before a retry.
 const PERIOD: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// What a gateway remembers.
+/// The recent writes of a gateway.
 #[derive(Default)]
 pub struct Recent {
     writes: RecentWrites,
     standing: Mutex<Standing>,
-    /// One finds out, and the others wait.
+    /// One task determines the history, and the others wait.
     finds_out: tokio::sync::Mutex<()>,
 }
 
-/// Which history claims go by. `current` is `None` while that is being found out.
+/// The history for claims. `current` is `None` while it is being determined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Standing {
     current: Option<Known>,
@@ -43,7 +44,7 @@ struct Known {
     quiet_until: Option<Instant>,
 }
 
-/// A write on its way.
+/// A write in progress.
 #[derive(Clone)]
 pub struct Change {
     pub slot: Slot,
@@ -67,7 +68,7 @@ fn not_yet() -> StoreError {
 }
 
 impl Link {
-    /// Finds out what claims go by, for as long as the process lives.
+    /// Determines the history for claims, as long as the process lives.
     pub async fn keep_watch(&self) {
         loop {
             let begun = Instant::now();
@@ -83,7 +84,7 @@ impl Link {
                 sleep(AGAIN).await;
                 continue;
             }
-            // Gateways notice it one after the other.
+            // Gateways notice it at different times.
             sleep(PERIOD.mul_f64(self.world.dice.span(500, 1500).as_secs_f64())).await;
         }
     }
@@ -119,7 +120,7 @@ impl Link {
         if self.world.history() != history {
             return Err(not_yet());
         }
-        // One gateway alone needs no time for others to notice.
+        // A single gateway needs no time for others to notice.
         let waits = met_before && self.world.plan.gateways > 1;
         let known = Known { history, quiet_until: waits.then(|| Instant::now() + LOSS_PAUSE) };
         *self.recent.standing.lock().unwrap() = Standing { current: Some(known), met_before: true };
@@ -171,7 +172,7 @@ impl Link {
         }
     }
 
-    /// A claim: only under the history that is known, and not while new operations are refused.
+    /// Writes a claim: only under the known history, and not while new operations are refused.
     pub async fn claim(&self, change: Change) -> Result<Swap, StoreError> {
         loop {
             let known = self.standing().await?;
@@ -200,7 +201,8 @@ impl Link {
         }
     }
 
-    /// A write that is no claim. Where the record that it names was lost with others, that is written again first.
+    /// Writes anything except a claim. If the record that it names was lost with others, that
+    /// record is written again first.
     pub async fn change(&self, change: Change) -> Result<Swap, StoreError> {
         loop {
             let is_own = |holding: &RecentWrite| {
@@ -211,7 +213,7 @@ impl Link {
                 if change.expected.is_none() || self.recent.writes.holds(&change.slot, is_own) {
                     self.recent.current()
                 } else {
-                    // Decided on what was read, which may be an earlier state of what was lost.
+                    // The decision used a record that may be an earlier state of the lost one.
                     let known = self.standing().await?;
                     if known.quiet_until.is_some_and(|until| Instant::now() < until) {
                         return Err(not_yet());

@@ -1,6 +1,8 @@
-//! The upstream: it acts, declines, is slow, breaks off, answers late, or acts when nobody listens any more.
+//! The upstream: it executes, declines, is slow, breaks off, answers late, or executes when no
+//! gateway waits any more.
 //!
-//! Under `forward` it deduplicates by itself, as that policy requires; otherwise it executes whatever comes.
+//! Under `forward` it deduplicates by itself, as that policy requires; otherwise it executes every
+//! request.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -17,18 +19,18 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::checks::Known;
-use super::history::What;
+use super::history::Occurrence;
 use super::plan::ANSWER_MAX;
 use super::world::World;
 
-/// A request that arrived whole.
+/// A request that arrived completely.
 pub struct Order {
     pub number: u64,
     pub key: usize,
     pub asker: usize,
 }
 
-/// What the upstream answers, piece by piece.
+/// The upstream's answer, in pieces.
 pub struct Served {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -58,15 +60,15 @@ impl Body for Pieces {
     }
 }
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Normal,
-    /// Slower than anybody waits, perhaps.
+    /// Possibly slower than any gateway waits.
     Slow,
-    /// It sits in a queue, then all is well.
+    /// It waits in a queue, and then succeeds.
     Queued,
-    /// Its connection breaks, and it sits in the queue all the same.
+    /// Its connection breaks, and it still waits in the queue.
     QueuedAndBroken,
     /// It is executed, and the connection breaks before the answer, or in it.
     Broken,
@@ -74,15 +76,15 @@ enum Fate {
     Silent,
     /// It is lost.
     Dropped,
-    /// It is executed, or not, and the answer does not say which.
+    /// It is executed, or not, and the answer does not show which.
     Unavailable,
     UnavailableWithoutActing,
-    /// Nothing was done, and a retry may run.
+    /// It was not executed, and a retry may run.
     TooMany,
     /// Results without an execution.
     Declined,
     Conflict,
-    /// A result that says that something is wrong.
+    /// A result with an error status.
     Failed,
     /// A result that is too large to be kept.
     Large,
@@ -113,7 +115,7 @@ impl World {
         self.dice.pick(&TROUBLES)
     }
 
-    /// A copy of an answer. No two are alike.
+    /// Makes a copy of an answer. No two are equal.
     fn serve(&self, order: &Order, status: u16, size: usize) -> (Served, u64) {
         let copy = self.number();
         let mut body = format!("{} copy {copy} ", order.asker).into_bytes();
@@ -133,12 +135,13 @@ impl World {
         (Served { status, headers, body: Pieces { pieces, pause } }, copy)
     }
 
-    /// Takes a request, acts or not, and answers or not. What happens to who waits for the answer changes nothing here.
-    pub async fn take(self: Arc<Self>, order: Order, tell: oneshot::Sender<Served>) {
+    /// Takes a request, executes it or not, and answers or not. The gateway's fate changes nothing
+    /// here.
+    pub async fn take(self: Arc<Self>, order: Order, reply: oneshot::Sender<Served>) {
         let (fate, name) = self.fate_of_order();
         self.count(name);
-        self.note(None, Some(order.key), What::Received { order: order.number, fate: name });
-        let mut tell = Some(tell);
+        self.note(None, Some(order.key), Occurrence::Received { order: order.number, fate: name });
+        let mut reply = Some(reply);
         let limit = self.plan.response_timeout.as_millis() as u64;
         let work = match fate {
             Fate::Slow => self.dice.span(limit / 2, limit * 3 / 2),
@@ -146,7 +149,7 @@ impl World {
         };
         match fate {
             Fate::Dropped => return sleep(work).await,
-            Fate::QueuedAndBroken => tell = None,
+            Fate::QueuedAndBroken => reply = None,
             _ => {}
         }
         if matches!(fate, Fate::Queued | Fate::QueuedAndBroken) {
@@ -158,10 +161,10 @@ impl World {
         if matches!(fate, Fate::Broken | Fate::QueuedAndBroken) {
             return;
         }
-        let Some(tell) = tell else { return };
+        let Some(reply) = reply else { return };
         if fate == Fate::Silent {
-            // The connection stays open, and nothing comes.
-            let _open = tell;
+            // The connection stays open without an answer.
+            let _open = reply;
             return std::future::pending().await;
         }
         let (mut served, copy) = self.serve(&order, status, size);
@@ -172,12 +175,12 @@ impl World {
         self.note(
             None,
             Some(order.key),
-            What::Served { order: order.number, status, copy: Some(copy) },
+            Occurrence::Served { order: order.number, status, copy: Some(copy) },
         );
-        let _ = tell.send(served);
+        let _ = reply.send(served);
     }
 
-    /// Does what is asked, or not. Returns the status of the answer, and how large that is at least.
+    /// Executes the request, or not. Returns the status of the answer and its minimum size.
     async fn act(&self, order: &Order, fate: Fate, work: Duration) -> (u16, usize) {
         let deduplicates = matches!(self.plan.policy.on_uncertain, OnUncertain::Forward);
         let known = self.book().operations[order.key].known[order.asker];
@@ -204,14 +207,14 @@ impl World {
         remember(Known::Acts);
         self.charges(order.key, order.number, order.asker);
         sleep(work).await;
-        // A status is what it remembers of an operation: not that it could not tell at the time.
+        // It remembers a definite status, not that it was unavailable at the time.
         let result = if fate == Fate::Failed { 500 } else { 201 };
         remember(Known::Acted(result));
         let size = if fate == Fate::Large { ANSWER_MAX + 1 } else { 0 };
         (if fate == Fate::Unavailable { 503 } else { result }, size)
     }
 
-    /// Says what it knows of an operation.
+    /// Answers a probe about an operation.
     pub async fn look_up(&self, key: usize, asker: Option<usize>) -> Option<Served> {
         let troubled = !self.is_calm() && self.dice.chance(self.plan.rates.upstream);
         let slow = self.plan.response_timeout.as_millis() as u64;
@@ -220,8 +223,8 @@ impl World {
             sleep(self.dice.span(1, slow)).await;
         }
         let found = self.known(key, asker);
-        self.note(None, Some(key), What::Probed { found: found.is_some() });
-        // It looked, and its answer takes its time.
+        self.note(None, Some(key), Occurrence::Probed { found: found.is_some() });
+        // The lookup is done, and the answer takes time.
         sleep(if fate == 1 { self.dice.span(1, slow * 3 / 2) } else { self.dice.span(1, 20) })
             .await;
         let order = |asker| Order { number: 0, key, asker };
@@ -233,7 +236,8 @@ impl World {
         }
     }
 
-    /// Whose operation under this key it has executed, or begun to, of all or of one of the askers.
+    /// Returns the asker with an operation under this key that the upstream has executed or begun.
+    /// `asker` limits it to one of them.
     pub fn known(&self, key: usize, asker: Option<usize>) -> Option<usize> {
         let known = self.book().operations[key].known;
         (0..known.len())

@@ -1,19 +1,19 @@
-//! What happens to gateways and the store whatever they are doing: they are stopped, die, are cut off, stall.
+//! Random faults of gateways and the store: stops, deaths, partitions, stalls.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::history::What;
+use super::history::Occurrence;
 use super::process::Stand;
 use super::world::World;
 
-/// Longest stall of the store: as long as a connection to it lives without an answer.
+/// Longest stall of the store: the time for which a connection lives without an answer.
 const STALL_MAX_MS: u64 = 20_000;
 
 impl World {
-    /// Faults, until it is calm. The dead are started again.
+    /// Causes faults until the calm, and starts dead gateways again.
     pub async fn weather(self: Arc<World>) {
         let calm = Instant::now() + self.plan.calm;
         while Instant::now() < calm && !self.is_quiet() {
@@ -28,7 +28,7 @@ impl World {
         self.clear_up();
     }
 
-    /// Nobody has come for a while: not much can go wrong any more.
+    /// No client has come for a while, so little can still go wrong.
     fn is_quiet(&self) -> bool {
         const QUIET: Duration = Duration::from_secs(10);
         self.book().quiet_since.is_some_and(|since| since.elapsed() > QUIET)
@@ -64,7 +64,8 @@ impl World {
         }
     }
 
-    /// The store hangs for a while, then it either goes on, or is replaced by one that lacks its last writes.
+    /// Hangs the store for a while. It then either continues, or is replaced by one that lacks its
+    /// last writes.
     async fn hang_and_lose(&self) {
         let begun_ms = self.store_ms();
         let span = if self.dice.chance(300) {
@@ -74,7 +75,7 @@ impl World {
         };
         let loses = self.dice.chance(700);
         self.stall(span);
-        // Before what waits for the end of the stall is carried out.
+        // Before the commands that wait for the end of the stall are carried out.
         sleep(span.saturating_sub(Duration::from_millis(1))).await;
         if loses {
             self.lose(begun_ms);
@@ -96,10 +97,10 @@ impl World {
     }
 
     pub fn trouble(&self, gateway: Option<usize>, what: &'static str, span: Duration) {
-        self.note(gateway, None, What::Trouble { what, for_ms: span.as_millis() as u64 });
+        self.note(gateway, None, Occurrence::Trouble { what, for_ms: span.as_millis() as u64 });
     }
 
-    /// Faults are over. What is under way already goes its way.
+    /// Ends all faults. Commands and requests in progress keep their fate.
     fn clear_up(self: &Arc<World>) {
         {
             let mut book = self.book();

@@ -1,4 +1,4 @@
-//! The way between a gateway and the upstream.
+//! The connection between a gateway and the upstream.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,7 +18,8 @@ use super::process::Process;
 use super::upstream::{Order, Pieces};
 use super::world::{ASKERS, World};
 
-/// What is laid under the gate: writes requests as the proxy does, asking the send rule before each write.
+/// The gate's forwarder: writes requests as the proxy does, and checks the send rule before each
+/// write.
 #[derive(Clone)]
 pub struct Wire {
     pub world: Arc<World>,
@@ -74,7 +75,7 @@ impl Wire {
         let troubled =
             |permille: usize| !world.is_calm() && plan.rates.upstream > 0 && dice.chance(permille);
         let lease = plan.policy.lease.as_millis() as u64;
-        // A connection takes its time, sometimes so long that the claim grows too old.
+        // A connection takes time, sometimes so long that the claim grows too old.
         sleep(if troubled(50) { dice.span(1, lease) } else { dice.span(0, 2) }).await;
         if troubled(50) {
             world.count("upstream: can't be reached");
@@ -90,7 +91,7 @@ impl Wire {
         let number = world.sends(key, process);
         world.strike(process, Some(key));
         let caller = request.headers()[AUTHORIZATION].to_str().unwrap().to_owned();
-        // The body is written later than the head.
+        // The body is written after the head.
         sleep(if troubled(30) { dice.span(1, lease) } else { dice.span(0, 1) }).await;
         process.runs().await;
         let Ok(body) = request.into_body().collect().await else {
@@ -100,10 +101,10 @@ impl Wire {
         let body = body.to_bytes();
         let asker =
             ASKERS.iter().position(|asker| asker.caller == caller && asker.body == body).unwrap();
-        let (tell, told) = oneshot::channel();
-        tokio::spawn(world.clone().take(Order { number, key, asker }, tell));
+        let (reply, answer) = oneshot::channel();
+        tokio::spawn(world.clone().take(Order { number, key, asker }, reply));
         world.strike(process, Some(key));
-        let Ok(served) = told.await else {
+        let Ok(served) = answer.await else {
             sleep(dice.span(0, 5)).await;
             return Err(broken());
         };
@@ -118,7 +119,7 @@ impl Wire {
         Ok(response)
     }
 
-    /// A question of the gate's own. The reconciler has no caller, and asks about whoever used the key.
+    /// A probe by the gate. The reconciler has no caller, and probes for any user of the key.
     async fn ask(
         &self,
         request: Request<Payload<Full<Bytes>>>,
@@ -126,7 +127,7 @@ impl Wire {
         self.process.runs().await;
         let key = key_of(request.uri().path().rsplit('/').next().unwrap());
         let caller = request.headers().get(AUTHORIZATION).map(|caller| caller.to_str().unwrap());
-        // Credentials don't tell two requests of one caller apart.
+        // Credentials do not distinguish two requests of one caller.
         let asker = caller.and_then(|caller| {
             match ASKERS.iter().filter(|asker| asker.caller == caller).count() {
                 1 => ASKERS.iter().position(|asker| asker.caller == caller),

@@ -1,4 +1,5 @@
-//! Everything that the gateways share: time, chance, the store, the upstream's books, and what happened.
+//! The state that all gateways share: time, chance, the store, the upstream's books, and the
+//! history.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use super::checks::{Operation, Violation};
 use super::dice::Dice;
 use super::flaw::Flaw;
-use super::history::{Event, What};
+use super::history::{Event, Occurrence};
 use super::plan::Plan;
 use super::process::Process;
 use super::wire::Wire;
@@ -25,7 +26,8 @@ use super::wire::Wire;
 /// 2026, in ms: wall clocks and the store's clock begin about here.
 const BEGIN_UNIX_MS: u64 = 1_780_000_000_000;
 
-/// Who asks, for what: the first caller, another with the same request, and the first caller with another request.
+/// The askers: the first caller, another caller with the same request, and the first caller with
+/// another request.
 pub const ASKERS: [Asker; 3] = [
     Asker { name: "alice", caller: "alice", body: br#"{"amount": 1}"# },
     Asker { name: "mallory", caller: "mallory", body: br#"{"amount": 1}"# },
@@ -38,7 +40,7 @@ pub struct Asker {
     pub body: &'static [u8],
 }
 
-/// A gateway as it runs now.
+/// A running gateway.
 #[derive(Clone)]
 pub struct Gateway {
     pub process: Arc<Process>,
@@ -53,14 +55,14 @@ pub struct World {
     pub dice: Dice,
     pub store: Arc<Memory>,
     pub slots: Vec<Slot>,
-    /// By which records know each of [`ASKERS`].
+    /// The caller and fingerprint of each of [`ASKERS`], as records have them.
     pub marks: Vec<(Caller, Fingerprint)>,
     begin: Instant,
     clock: StoreClock,
     book: Mutex<Book>,
 }
 
-/// What changes.
+/// The mutable state.
 #[derive(Default)]
 pub struct Book {
     pub gateways: Vec<Gateway>,
@@ -68,22 +70,23 @@ pub struct Book {
     pub history: Vec<Event>,
     pub tally: BTreeMap<&'static str, u64>,
     pub violations: Vec<Violation>,
-    /// Until when the store stalls, and how long it has altogether.
+    /// The end of the store's current stall, and the total time of all stalls.
     pub stalled_until: Option<Instant>,
     pub stalled_for: Duration,
     /// Faults are over.
     pub calm: bool,
-    /// When the last of what is under way by itself will have happened: store commands, requests at the upstream.
+    /// The time of the last event that is already scheduled: store commands, requests at the
+    /// upstream.
     pub last: Option<Instant>,
-    /// Clients that have not had enough, and since when there is none.
+    /// The number of clients that still send requests, and the time since which it is 0.
     pub clients: usize,
     pub quiet_since: Option<Instant>,
     numbers: u64,
-    /// The store's history of writes: another after each loss.
+    /// The number of the store's history of writes: it changes with each loss.
     pub history_of_store: u64,
 }
 
-/// A request to the gateway, but for its body.
+/// A request to the gateway, without its body.
 pub fn head(asker: usize, key: usize) -> Box<Parts> {
     let request = Request::post("/payments")
         .header("idempotency-key", format!("k{key}"))
@@ -133,22 +136,22 @@ impl World {
         self.book.lock().unwrap()
     }
 
-    /// Ms since the beginning.
+    /// Milliseconds since the beginning.
     pub fn now_ms(&self) -> u64 {
         self.begin.elapsed().as_millis() as u64
     }
 
-    /// What the store's clock shows.
+    /// The time of the store's clock.
     pub fn store_ms(&self) -> u64 {
         (self.clock)()
     }
 
-    /// What a gateway's wall clock shows.
+    /// The time of a gateway's wall clock.
     pub fn wall_ms(&self, process: &Process) -> u64 {
         (BEGIN_UNIX_MS + self.now_ms()).saturating_add_signed(process.wall_off_ms())
     }
 
-    /// What a gateway's other clock shows, which runs on while it is stopped.
+    /// The time of a gateway's monotonic clock, which continues while the process is stopped.
     pub fn boot_ms(&self, process: &Process) -> u64 {
         const BOOTED_MS: u64 = 1_000_000;
         let stopped = if self.flaw == Some(Flaw::ClockStops) {
@@ -168,7 +171,7 @@ impl World {
         self.book().calm
     }
 
-    /// A number that nobody else has.
+    /// Returns a unique number.
     pub fn number(&self) -> u64 {
         let mut book = self.book();
         book.numbers += 1;
@@ -179,7 +182,7 @@ impl World {
         self.slots.iter().position(|one| one == slot)
     }
 
-    /// Whose record it is: which of [`ASKERS`].
+    /// Returns the position in [`ASKERS`] of a record's owner.
     pub fn asker_of(
         &self,
         caller: Option<Caller>,
@@ -198,7 +201,7 @@ impl World {
         *self.book().tally.entry(what).or_default() += 1;
     }
 
-    /// Something under way happens at this time, whatever becomes of who sent it.
+    /// Registers an event at this time, which happens even if its sender is gone.
     pub fn under_way(&self, until: Instant) {
         let mut book = self.book();
         book.last = book.last.max(Some(until));
@@ -209,12 +212,12 @@ impl World {
         self.book().violations.push(Violation { at_ms, invariant, key, text });
     }
 
-    /// How long the store has stalled altogether.
+    /// Returns the total time of the store's stalls.
     pub fn stalled_for(&self) -> Duration {
         self.book().stalled_for
     }
 
-    /// Something may happen to a process at the point where it is: it stops, or dies.
+    /// May stop or kill a process at its current step.
     pub fn strike(&self, process: &Arc<Process>, key: Option<usize>) {
         if self.is_calm() {
             return;
@@ -229,12 +232,12 @@ impl World {
 
     pub fn kill(&self, process: &Arc<Process>, key: Option<usize>) {
         process.die();
-        self.note(Some(process.gateway), key, What::Trouble { what: "it dies", for_ms: 0 });
+        self.note(Some(process.gateway), key, Occurrence::Trouble { what: "it dies", for_ms: 0 });
         self.count("gateway: dies");
     }
 
-    /// A process that has just got a claim may be stopped for so long that others have run the operation again when it
-    /// goes on: what the send rule is for.
+    /// May stop a process that has just got a claim, for so long that others have run the operation
+    /// again when it resumes. The send rule must prevent a second execution.
     pub fn strike_claimant(&self, process: &Arc<Process>, key: Option<usize>) {
         if !self.is_calm() && self.dice.chance(self.plan.rates.stop * 3) {
             let policy = &self.plan.policy;
@@ -258,7 +261,11 @@ impl World {
     fn stop_for(&self, process: &Arc<Process>, key: Option<usize>, span: Duration) {
         if process.stop(span) {
             let for_ms = span.as_millis() as u64;
-            self.note(Some(process.gateway), key, What::Trouble { what: "it is stopped", for_ms });
+            self.note(
+                Some(process.gateway),
+                key,
+                Occurrence::Trouble { what: "it is stopped", for_ms },
+            );
             self.count("gateway: is stopped");
         }
     }

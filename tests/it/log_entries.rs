@@ -1,4 +1,4 @@
-//! What the event log is told of requests: chosen fields, traces, times, and what became of duplicates.
+//! Event log entries about requests: chosen fields, traces, times, and the handling of duplicates.
 
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ fn found(gateway: &Gateway, field: &str, value: &str) -> Vec<Value> {
 }
 
 #[test]
-fn an_operation_is_found_by_its_order_and_told_with_trace_and_time() {
+fn an_operation_is_found_by_its_order_and_shown_with_trace_and_time() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, LOG, FIELDS);
     let body =
@@ -98,7 +98,7 @@ fn what_an_operator_states_is_found_by_its_fields_too() {
 }
 
 #[test]
-fn a_duplicate_that_waited_is_told_with_how_long() {
+fn a_duplicate_that_waited_is_recorded_with_its_wait_time() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, LOG, &format!("{FIELDS}on_in_flight = \"wait\"\n"));
     let first = Request::pay("k", "{}").act("hold").send_aside(gateway.port);
@@ -119,7 +119,7 @@ fn a_duplicate_that_waited_is_told_with_how_long() {
         let timeline = gateway.ask("GET", &format!("/v1/operations/{operation}/timeline")).json();
         timeline["moments"].as_array().unwrap().clone()
     };
-    until("both duplicates to be told", || moments().len() == 4);
+    until("both duplicates to be recorded", || moments().len() == 4);
     let of = |kind: &str| moments().into_iter().find(|moment| moment["kind"] == kind).unwrap();
     assert!(
         of("waited")["waited_ms"].is_u64() && of("waited")["trace"] == TRACE,
@@ -129,7 +129,7 @@ fn a_duplicate_that_waited_is_told_with_how_long() {
     assert!(of("replayed").get("waited_ms").is_none());
 }
 
-/// All observations that lie in a Redis server.
+/// Returns all observations that are stored in a Redis server.
 fn observations(redis: &RedisServer) -> Vec<Value> {
     let shown = redis.cli(&["xrange", "onceward:{p0}:observations", "-", "+"]);
     let batches = shown.lines().filter(|line| line.starts_with('['));
@@ -146,7 +146,7 @@ fn observations(redis: &RedisServer) -> Vec<Value> {
 }
 
 #[test]
-fn of_a_watched_route_it_is_told_what_enforcing_would_have_done_and_to_whom() {
+fn a_watched_route_records_what_enforcing_would_have_done_and_to_whom() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let route = "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nmode = \"shadow\"\nexplain = true\nkey = { required = true }\n";
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, route);
@@ -165,9 +165,9 @@ fn of_a_watched_route_it_is_told_what_enforcing_would_have_done_and_to_whom() {
         .field("Authorization", "alice")
         .json("{}")
         .send(gateway.port);
-    // The first one may have been under way still when the second came.
+    // The first request may still have been active when the second came.
     let refused = |seen: &Value| seen["kind"] == "would_refuse" && seen["problem"] != "in-flight";
-    until("all to be told", || {
+    until("all to be recorded", || {
         observations(&redis).iter().filter(|seen| refused(seen)).count() == 3
     });
 
@@ -201,7 +201,7 @@ fn of_a_watched_route_it_is_told_what_enforcing_would_have_done_and_to_whom() {
 }
 
 #[test]
-fn duplicates_of_the_last_moment_before_a_stop_are_told() {
+fn duplicates_of_the_last_moment_before_a_stop_are_recorded() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let mut gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
     let pay = || Request::pay("k", "{}").send(gateway.port);
