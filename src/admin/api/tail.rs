@@ -188,21 +188,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn looks_are_a_pace_apart_and_nobody_waits_for_those_that_nobody_took() {
-        let (looks, began) = (Turns(Mutex::new(None)), Instant::now());
+        let (looks, began) = (ReadTurns(Mutex::new(None)), Instant::now());
         for n in 0..3 {
-            looks.mine().await;
+            looks.wait().await;
             assert!(
-                (n * PACE..(n + 1) * PACE).contains(&began.elapsed()),
+                (n * READ_INTERVAL..(n + 1) * READ_INTERVAL).contains(&began.elapsed()),
                 "{n}: {:?}",
                 began.elapsed()
             );
         }
-        tokio::time::advance(10 * PACE).await;
+        tokio::time::advance(10 * READ_INTERVAL).await;
         let later = Instant::now();
-        looks.mine().await;
-        assert!(later.elapsed() < PACE);
-        looks.mine().await;
-        assert!(later.elapsed() >= PACE, "what was not taken is not saved");
+        looks.wait().await;
+        assert!(later.elapsed() < READ_INTERVAL);
+        looks.wait().await;
+        assert!(later.elapsed() >= READ_INTERVAL, "what was not taken is not saved");
     }
 
     #[tokio::test]

@@ -192,7 +192,7 @@ impl World {
         self.marks.iter().position(|mark| *mark == wanted)
     }
 
-    pub fn note(&self, gateway: Option<usize>, key: Option<usize>, what: What) {
+    pub fn note(&self, gateway: Option<usize>, key: Option<usize>, what: Occurrence) {
         let at_ms = self.now_ms();
         self.book().history.push(Event { at_ms, gateway, key, what });
     }
