@@ -314,13 +314,13 @@ fn drain(operations: u64) {
 
 fn record() -> Record {
     use onceward::config::{Config, Overrides};
-    use onceward::engine::{Asked, ClaimOver, claim};
+    use onceward::engine::{ClaimOver, ClaimRequest, claim};
     use onceward::key::{BodyHash, Caller, fingerprint};
     let overrides =
         Overrides { upstream: Some("http://localhost:9000".into()), ..Overrides::default() };
     let policy = Config::load(None, overrides).unwrap().routes.swap_remove(0).policy;
     let body = Bytes::from_static(b"{}");
-    let asked = Asked {
+    let asked = ClaimRequest {
         caller: Caller::of_field("authorization", b"Bearer secret"),
         fingerprint: fingerprint("POST", "/payments", None, &body, BodyHash::Raw),
         fence: Fence(1),

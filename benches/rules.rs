@@ -11,7 +11,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use onceward::config::{Config, Overrides};
 use onceward::engine::{
-    Admission, Asked, Claim, DuplicateRefusal, Outcome, Policy, Settlement, admit, claim, settle,
+    Admission, Claim, ClaimRequest, DuplicateRefusal, Outcome, Policy, Settlement, admit, claim,
+    settle,
 };
 use onceward::key::{BodyHash, Caller, fingerprint};
 use onceward::record::{Cause, Fence, Held, Record, Reply, ReplyBody, Version};
@@ -23,9 +24,9 @@ fn policy() -> Policy {
     Config::load(None, overrides).expect("defaults").routes.swap_remove(0).policy
 }
 
-fn asked(fence: u64) -> Asked {
+fn asked(fence: u64) -> ClaimRequest {
     let body = Bytes::from_static(br#"{"amount":100}"#);
-    Asked {
+    ClaimRequest {
         caller: Caller::of_field("authorization", b"Bearer secret"),
         fingerprint: fingerprint("POST", "/payments", None, &body, BodyHash::Raw),
         fence: Fence(fence),

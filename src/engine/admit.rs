@@ -10,7 +10,7 @@ use crate::record::{Fence, Held, Reply, ReplyBody, State, Version};
 
 /// The part of a request that the rules compare with a record.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked {
+pub struct ClaimRequest {
     /// Who sends the request.
     pub caller: Caller,
     /// The hash of the request's content.
@@ -108,7 +108,7 @@ pub enum DuplicateRefusal {
 /// Decides what a request may do. Pure and total: every state has an answer.
 ///
 /// The caller is compared first, so that another caller learns nothing about the record, not even its state.
-pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admission {
+pub fn admit(current: Option<&Held>, asked: &ClaimRequest, policy: &Policy) -> Admission {
     let Some(held) = current else { return Admission::Claim(ClaimOver::Nothing) };
     let record = &held.record;
     if record.caller.is_some_and(|caller| caller != asked.caller) {

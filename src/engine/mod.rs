@@ -18,7 +18,7 @@ mod standard;
 mod statuses;
 mod uncertain;
 
-pub use admit::{Admission, Asked, ClaimOver, DuplicateRefusal, admit};
+pub use admit::{Admission, ClaimOver, ClaimRequest, DuplicateRefusal, admit};
 pub use belief::{Belief, believe, believe_in_background};
 pub use chosen::{CHOSEN_BYTES_MAX, CHOSEN_MAX, ChosenField, Side, any_chosen, chosen};
 pub use grpc::{grpc_uncertainty, is_grpc};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::admit::{Asked, ClaimOver};
+use super::admit::{ClaimOver, ClaimRequest};
 use super::policy::Policy;
 use super::statuses::Verdict;
 use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, Settler, State, Version};
@@ -73,7 +73,7 @@ pub enum Settlement {
 
 /// Returns the record that claims an operation for one attempt. `fresh` is a random version for an empty slot.
 pub fn claim(
-    asked: &Asked,
+    asked: &ClaimRequest,
     over: ClaimOver,
     fresh: Version,
     now_unix_ms: u64,

@@ -82,8 +82,8 @@ fn alice() -> Caller {
     Caller::of_field("authorization", b"alice")
 }
 
-fn asked() -> Asked {
-    Asked { caller: alice(), fingerprint: print(b"a"), fence: OWN }
+fn asked() -> ClaimRequest {
+    ClaimRequest { caller: alice(), fingerprint: print(b"a"), fence: OWN }
 }
 
 fn reply(status: u16, body: ReplyBody) -> Arc<Reply> {
@@ -166,7 +166,7 @@ fn admit_has_one_answer_for_every_case() {
     ];
     let waiting = Policy { on_in_flight: OnInFlight::Wait, ..policy() };
     let replaying = Policy { on_mismatch: OnMismatch::Replay, ..policy() };
-    let other_body = Asked { fingerprint: print(b"b"), ..asked() };
+    let other_body = ClaimRequest { fingerprint: print(b"b"), ..asked() };
     for (state, fence, now, [same, wait, other, replay]) in rows {
         let held = held(record(state.clone(), fence), now);
         assert_eq!(
@@ -195,7 +195,7 @@ fn admit_has_one_answer_for_every_case() {
 
 #[test]
 fn a_stranger_learns_nothing_in_any_state_under_any_policy() {
-    let mallory = Asked { caller: Caller::of_field("authorization", b"mallory"), ..asked() };
+    let mallory = ClaimRequest { caller: Caller::of_field("authorization", b"mallory"), ..asked() };
     for state in [in_flight(), uncertain(), completed(), not_stored(), State::Expired] {
         for fence in [OWN, OTHER] {
             for now in [2000, 31_000] {

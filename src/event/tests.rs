@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::tests::policy;
 use crate::engine::{
-    Asked, Claim, ClaimOver, Decision, Next, Outcome, Policy, Settlement, claim, decide, expire,
-    settle,
+    Claim, ClaimOver, ClaimRequest, Decision, Next, Outcome, Policy, Settlement, claim, decide,
+    expire, settle,
 };
 use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
 use crate::record::{Cause, Fence, Held, Reply, Version};
@@ -93,7 +93,7 @@ impl Play {
                 _ => return,
             },
         };
-        let asked = Asked {
+        let asked = ClaimRequest {
             caller: Caller::of_field("authorization", b"alice"),
             fingerprint: Fingerprint::from_bytes([7; 32]),
             fence: Fence(self.number()),

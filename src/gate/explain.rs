@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::request::Parts;
 
-use crate::engine::{Asked, Policy};
+use crate::engine::{ClaimRequest, Policy};
 use crate::entropy::Entropy;
 use crate::gate::intake::fingerprint::body_hash;
 use crate::key::{LeafDigests, RequestParts, Slot};
@@ -43,7 +43,7 @@ pub(super) fn leaves(
 pub(super) fn key_reused(
     policy: &Policy,
     slot: Slot,
-    asked: &Asked,
+    asked: &ClaimRequest,
     held: Option<&Held>,
     request: ComparedRequest<'_>,
 ) -> Refusal {

@@ -8,8 +8,8 @@ use http::request::Parts;
 use tokio::sync::oneshot;
 
 use crate::engine::{
-    Admission, Asked, Claim, ClaimOver, DuplicateRefusal, OnUncertain, Outcome, Policy, admit,
-    claim,
+    Admission, Claim, ClaimOver, ClaimRequest, DuplicateRefusal, OnUncertain, Outcome, Policy,
+    admit, claim,
 };
 use crate::event::{Context, ObservationKind};
 use crate::gate::attempt::settle::SettleResult;
@@ -44,7 +44,7 @@ impl WatchedRequest {
 /// A watched request with an operation that was there before.
 struct Duplicate<'w> {
     slot: Slot,
-    asked: &'w Asked,
+    asked: &'w ClaimRequest,
     held: Option<&'w Held>,
     /// The request, where its refusal would be explained.
     request: Option<&'w WatchedRequest>,
@@ -84,7 +84,7 @@ impl Gate {
                 return watched.meter.count_shadow("unknown");
             };
             let RequestedOperation { slot, caller, fingerprint, .. } = operation;
-            let asked = Asked { caller, fingerprint, fence: Fence(gate.entropy.next()) };
+            let asked = ClaimRequest { caller, fingerprint, fence: Fence(gate.entropy.next()) };
             let mut next = claim(
                 &asked,
                 ClaimOver::Nothing,

@@ -248,9 +248,9 @@ impl Scene {
     }
 
     /// The request of [`Scene::pay`] as the engine sees it, under a fence of the test's own.
-    fn asked(&self, fence: Fence) -> crate::engine::Asked {
+    fn asked(&self, fence: Fence) -> crate::engine::ClaimRequest {
         let RequestedOperation { caller, fingerprint, .. } = self.operation();
-        crate::engine::Asked { caller, fingerprint, fence }
+        crate::engine::ClaimRequest { caller, fingerprint, fence }
     }
 
     /// Sends one request; the upstream counts it and answers 201.

@@ -22,7 +22,7 @@ pub struct Peer {
     pub address: HeaderValue,
     /// Whether it came by TLS.
     pub secure: bool,
-    /// Whether it is a proxy whose word about its own clients is believed.
+    /// Whether it is a trusted proxy: its statements about its clients are accepted.
     pub trusted: bool,
 }
 
@@ -54,7 +54,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
                 .iter()
                 .flat_map(|value| value.as_bytes().split(|b| *b == b','))
                 .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-                // Set by the gateway, whatever a client says of it.
+                // Set by the gateway; the client's own value is dropped.
                 .filter(|name| *name != TRACEPARENT)
                 .collect();
             for name in named {
@@ -118,15 +118,15 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// What a trusted proxy says of its client.
-struct Told {
+/// The statements of a trusted proxy about its client.
+struct ForwardedByProxy {
     /// Those who passed the request on, the proxy itself at the end.
     chain: Option<HeaderValue>,
     scheme: Option<HeaderValue>,
     host: Option<HeaderValue>,
 }
 
-fn told(headers: &HeaderMap, peer: &Peer) -> Told {
+fn forwarded(headers: &HeaderMap, peer: &Peer) -> ForwardedByProxy {
     let lines = headers
         .get_all(FORWARDED_FOR)
         .iter()
@@ -135,7 +135,7 @@ fn told(headers: &HeaderMap, peer: &Peer) -> Told {
     let chain = HeaderValue::from_bytes(&lines.collect::<Vec<_>>().join(&b", "[..])).ok();
     let scheme =
         headers.get(FORWARDED_PROTO).filter(|scheme| *scheme == "http" || *scheme == "https");
-    Told { chain, scheme: scheme.cloned(), host: headers.get(FORWARDED_HOST).cloned() }
+    ForwardedByProxy { chain, scheme: scheme.cloned(), host: headers.get(FORWARDED_HOST).cloned() }
 }
 
 /// The entry that a proxy adds to `Via`: the version that it received the message by (RFC 9110,
@@ -210,7 +210,7 @@ pub fn to_upstream(
     drop_continue(headers);
     headers.remove(CONTENT_LENGTH);
     let believed = peer.filter(|peer| peer.trusted);
-    let told = believed.map(|peer| told(headers, peer));
+    let forwarded = believed.map(|peer| forwarded(headers, peer));
     static FOREIGN: [HeaderName; 3] = [FORWARDED, REAL_IP, FORWARDED_HOST];
     if headers.keys().any(|name| FOREIGN.contains(name)) {
         for name in &FOREIGN {
@@ -228,9 +228,9 @@ pub fn to_upstream(
     if let Some(host) = original_host {
         headers.insert(FORWARDED_HOST, host);
     }
-    if let Some(Told { chain, scheme, host }) = told {
-        let said = [(FORWARDED_FOR, chain), (FORWARDED_PROTO, scheme), (FORWARDED_HOST, host)];
-        for (name, value) in said.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+    if let Some(ForwardedByProxy { chain, scheme, host }) = forwarded {
+        let fields = [(FORWARDED_FOR, chain), (FORWARDED_PROTO, scheme), (FORWARDED_HOST, host)];
+        for (name, value) in fields.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             headers.insert(name, value);
         }
     }
@@ -263,7 +263,7 @@ pub(super) fn is_coded(headers: &HeaderMap) -> bool {
 }
 
 /// Prepares a response's fields: what is left is end-to-end and may be stored. `bodiless`: a response to HEAD, or a 304,
-/// whose length field describes a body that isn't there. `received`: the version that the upstream sent it by, which
+/// with a length field for a body that is not there. `received`: the version that the upstream sent it by, which
 /// `Via` names in the answer and in every replay of it.
 pub fn from_upstream(headers: &mut HeaderMap, bodiless: bool, received: Version) {
     // A length beside a transfer coding is a lie about one of them (RFC 9112, section 6.3).

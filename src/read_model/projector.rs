@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
     use crate::engine::tests::policy;
-    use crate::engine::{Asked, ClaimOver, claim};
+    use crate::engine::{ClaimOver, ClaimRequest, claim};
     use crate::event::{Context, Event};
     use crate::key::PARTITIONS;
     use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
@@ -233,8 +233,11 @@ mod tests {
 
     async fn begin(store: &Memory, n: usize) {
         let caller = Caller::of_field("authorization", b"alice");
-        let asked =
-            Asked { caller, fingerprint: Fingerprint::from_bytes([7; 32]), fence: Fence(n as u64) };
+        let asked = ClaimRequest {
+            caller,
+            fingerprint: Fingerprint::from_bytes([7; 32]),
+            fence: Fence(n as u64),
+        };
         let next = claim(&asked, ClaimOver::Nothing, Version(n as u64), BEGAN_MS, &policy());
         let event = Event::of(&next.record, next.lifetime, Context::default()).encode();
         let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), &n.to_be_bytes(), b"");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 use onceward::engine::{
-    self, Asked, CallerRule, Dialect, FingerprintRule, KeyRule, KeySource, Mode, OnFailure,
+    self, CallerRule, ClaimRequest, Dialect, FingerprintRule, KeyRule, KeySource, Mode, OnFailure,
     OnInFlight, OnMismatch, OnUncertain, Policy, ScopeRule, StatusRules,
 };
 use onceward::key::{Caller, Fingerprint, KeySyntax};
@@ -57,8 +57,8 @@ impl Bridge {
         }
     }
 
-    pub fn asked(&self, fence: u8, who: Who) -> Asked {
-        Asked {
+    pub fn asked(&self, fence: u8, who: Who) -> ClaimRequest {
+        ClaimRequest {
             caller: self.callers[who as usize],
             fingerprint: self.fingerprint,
             fence: Fence(fence.into()),

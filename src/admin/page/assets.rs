@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_says_what_is_in_it() {
+    fn a_name_follows_from_the_content() {
         assert!(
             HTMX.path().starts_with("/assets/htmx.d6fdc75f204e6bde")
                 && HTMX.path().ends_with(".js"),

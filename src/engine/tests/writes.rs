@@ -40,7 +40,7 @@ impl History {
     fn claim_over(&self, index: usize) -> Option<Claim> {
         let over = ClaimOver::over_uncertain(&held(self.records.get(index)?.clone(), 99_000));
         let fence = Fence(100 + index as u64);
-        let record = claim(&Asked { fence, ..asked() }, over, BEGIN, 5, &policy()).record;
+        let record = claim(&ClaimRequest { fence, ..asked() }, over, BEGIN, 5, &policy()).record;
         Some(Claim { fence, record })
     }
 
@@ -114,9 +114,14 @@ impl History {
 #[test]
 fn no_write_is_taken_for_another_whatever_happened_before() {
     for outcome in outcomes() {
-        let first =
-            claim(&Asked { fence: FIRST, ..asked() }, ClaimOver::Nothing, BEGIN, 5, &policy())
-                .record;
+        let first = claim(
+            &ClaimRequest { fence: FIRST, ..asked() },
+            ClaimOver::Nothing,
+            BEGIN,
+            5,
+            &policy(),
+        )
+        .record;
         let mut history =
             History { records: vec![first], outcome, next_decision: DECISIONS, checked: 0 };
         history.explore();

@@ -20,7 +20,7 @@ use super::shared_permit::SharedPermit;
 use super::state::{Gate, ProtectedRoute};
 use super::upstream_service::UpstreamService;
 use crate::engine::{
-    Admission, Asked, Claim, Outcome, Policy, Verdict, admit, grpc_uncertainty, redacted,
+    Admission, Claim, ClaimRequest, Outcome, Policy, Verdict, admit, grpc_uncertainty, redacted,
 };
 use crate::event::Context;
 use crate::forwarding::ForwardError;
@@ -36,7 +36,7 @@ use settle::{SettleResult, UnsettledOutcome};
 /// A confirmed claim, with everything that its attempt needs.
 pub(super) struct Claimed {
     pub slot: Slot,
-    pub asked: Asked,
+    pub asked: ClaimRequest,
     pub claim: Claim,
     pub rule: Arc<SendRule>,
     pub permit: SharedPermit,

@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use super::probe::ProbeResult;
 use super::records::STORE_RETRY_AFTER;
 use super::{AdmitResult, ClaimDetails, IncomingRequest, PendingAdmission};
-use crate::engine::{Admission, Asked, ClaimOver, DuplicateRefusal, OnUncertain, Policy, admit};
+use crate::engine::{
+    Admission, ClaimOver, ClaimRequest, DuplicateRefusal, OnUncertain, Policy, admit,
+};
 use crate::gate::explain::{key_reused, leaves};
 use crate::gate::intake::RequestedOperation;
 use crate::gate::intake::upstream_key::key_for_upstream;
@@ -97,7 +99,7 @@ impl Gate {
             sender: request.sender,
             slot,
             tenant,
-            asked: Asked { caller, fingerprint, fence: Fence(self.entropy.next()) },
+            asked: ClaimRequest { caller, fingerprint, fence: Fence(self.entropy.next()) },
             details,
             permit: Some(permit),
             address: request.context.address_share.as_ref(),

@@ -23,7 +23,7 @@ use super::permits::Permit;
 use super::share::AddressShare;
 use super::state::{Gate, ProtectedRoute};
 use super::trace::trace_of;
-use crate::engine::Asked;
+use crate::engine::ClaimRequest;
 use crate::event::Context;
 use crate::key::{Slot, TenantId};
 use crate::record::{Extras, Held, Reply, SpanId};
@@ -89,7 +89,7 @@ struct PendingAdmission<'r> {
     sender: Sender,
     slot: Slot,
     tenant: TenantId,
-    asked: Asked,
+    asked: ClaimRequest,
     details: ClaimDetails<'r>,
     /// The permit to use the upstream; `None` while the request waits.
     permit: Option<Permit>,

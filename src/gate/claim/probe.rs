@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use super::IncomingRequest;
 use crate::engine::{
-    Admission, Asked, Belief, CallerRule, DuplicateRefusal, Finding, Next, OnUncertain, Policy,
-    Probe, ScopeRule, believe, is_grpc,
+    Admission, Belief, CallerRule, ClaimRequest, DuplicateRefusal, Finding, Next, OnUncertain,
+    Policy, Probe, ScopeRule, believe, is_grpc,
 };
 use crate::event::Context;
 use crate::gate::budget::Hold;
@@ -45,7 +45,7 @@ impl Gate {
         guarded: &ProtectedRoute,
         probe: &Probe,
         slot: &Slot,
-        asked: &Asked,
+        asked: &ClaimRequest,
         held: &Held,
         duplicate: &mut IncomingRequest<'_, S>,
     ) -> Result<ProbeResult, Refusal>

@@ -12,7 +12,7 @@ use futures_util::future::try_join_all;
 
 use super::unconfirmed::UnconfirmedClaim;
 use super::{AdmitResult, IncomingRequest};
-use crate::engine::{Admission, Asked, DuplicateRefusal, OnFailure, Policy, admit};
+use crate::engine::{Admission, ClaimRequest, DuplicateRefusal, OnFailure, Policy, admit};
 use crate::gate::attempt::Claimed;
 use crate::gate::intake::RequestedOperation;
 use crate::gate::permits::Permit;
@@ -107,7 +107,7 @@ impl Gate {
             return Ok(AdmitResult::Run(claimed));
         };
         let (slot, caller) = others[at];
-        match admit(Some(&held), &Asked { caller, ..claimed.asked }, policy) {
+        match admit(Some(&held), &ClaimRequest { caller, ..claimed.asked }, policy) {
             Admission::Replay(reply) => Ok(AdmitResult::Replay(slot, reply)),
             Admission::Refuse(refusal) => Err(Refusal::of_refusal(refusal, slot)),
             // The other claimant may have found this claim and given up as well. The client's retry

@@ -6,7 +6,7 @@ use std::time::Duration;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::engine::{Admission, Asked, DuplicateRefusal, Policy, admit};
+use crate::engine::{Admission, ClaimRequest, DuplicateRefusal, Policy, admit};
 use crate::gate::permits::Permit;
 use crate::gate::share::AddressShare;
 use crate::gate::state::Gate;
@@ -80,7 +80,7 @@ impl Gate {
         waiting: &mut WaitingDuplicate,
         policy: &Policy,
         slot: &Slot,
-        asked: &Asked,
+        asked: &ClaimRequest,
     ) -> Result<Option<Held>, Refusal> {
         while waiting.next(self).await {
             let held = self

@@ -74,7 +74,7 @@ fn a_report_has_the_hours_since_then_by_route_client_and_reason_and_sums_them_up
 }
 
 #[test]
-fn what_is_told_as_one_counts_as_many_as_it_was_and_takes_one_place() {
+fn a_merged_observation_counts_each_request_and_takes_one_place() {
     let model = ReadModel::in_memory().unwrap();
     let mut entries = TestLog::default();
     entries.append(1, T0, &event(EventKind::Claimed, T0));

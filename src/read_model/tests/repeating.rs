@@ -29,7 +29,7 @@ fn stands(model: &ReadModel) -> (OperationState, u64) {
 }
 
 #[test]
-fn what_is_told_again_counts_once_and_says_where_the_operation_stands() {
+fn a_repeated_event_counts_once_and_sets_the_state() {
     let (model, mut entries) = (ReadModel::in_memory().unwrap(), TestLog::default());
     entries.append(1, T0, &change(EventKind::Claimed, 1));
     entries.append(1, T0 + 50, &change(EventKind::Completed, 2));

@@ -65,7 +65,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn a_second_process_is_told_that_the_folder_is_in_use() {
+async fn a_second_process_learns_that_the_folder_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let refused = Embedded::open(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();

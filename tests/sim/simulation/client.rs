@@ -81,7 +81,7 @@ impl World {
         let request = self.number();
         let process = &gateway.process;
         let at = Some(process.gateway);
-        self.note(at, Some(key), Occurrence::Asked { request, who: ASKERS[asker].name });
+        self.note(at, Some(key), Occurrence::ClaimRequest { request, who: ASKERS[asker].name });
         let begin = (Instant::now(), process.stopped_for(), self.stalled_for());
         let hold = gateway.gate.budget().hold();
         let body = Bytes::from_static(ASKERS[asker].body);

@@ -18,7 +18,7 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Occurrence {
     /// A client sends a request.
-    Asked { request: u64, who: &'static str },
+    ClaimRequest { request: u64, who: &'static str },
     /// The client gets a result.
     Result { request: u64, how: &'static str, status: u16, copy: Option<u64> },
     /// The client gets a refusal.

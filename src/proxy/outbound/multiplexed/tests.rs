@@ -108,7 +108,7 @@ async fn a_request_that_is_given_up_in_the_librarys_queue_never_leaves() {
 }
 
 #[tokio::test]
-async fn a_request_whose_claim_became_too_old_in_the_librarys_queue_never_leaves() {
+async fn a_request_with_a_claim_that_became_too_old_in_the_librarys_queue_never_leaves() {
     let (mut peer, _answered, slot) = lowered().await;
     let sending = tokio::spawn(slot.send(request(), Some(rule(Duration::ZERO))));
     peer.answer(1).await;

@@ -301,7 +301,7 @@ fn a_cursor_is_a_place_or_none() {
 }
 
 #[test]
-fn faults_are_told_in_words() {
+fn faults_are_described_in_words() {
     assert!(ChainFault::Unlinked.describe().contains("doesn't follow"));
     assert!(ChainFault::CutOff.describe().contains("cut off"));
 }

@@ -137,7 +137,7 @@ fn a_push_promise_is_refused_before_a_byte_of_it_passes() {
 }
 
 #[test]
-fn trailers_whose_list_is_too_long_for_the_library_are_refused() {
+fn trailers_that_are_too_long_for_the_library_are_refused() {
     let now = Instant::now();
     let mut frames = opened(now);
     frames.scan(&frame(HEADERS, END_HEADERS, b"\x82"), || now);
