@@ -22,6 +22,7 @@ pub mod path;
 mod reading;
 mod spelling;
 mod syntax;
+mod tenant;
 
 use canonical::hash_json;
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, UnclearJson};
@@ -34,6 +35,7 @@ pub use multipart::{PARTS_MAX, form_boundary};
 pub use reading::Reading;
 pub use spelling::key_field_value;
 pub use syntax::KeySyntax;
+pub use tenant::TenantId;
 
 /// Number of partitions for records. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;
@@ -268,41 +270,6 @@ impl Caller {
     }
 }
 
-/// The tenant of an operation: the hash of its scope, or of its caller on a route without a scope.
-///
-/// Quotas count by it, and events and observations carry a mark of it ([`Hashing::tenant_mark`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TenantId([u8; 32]);
-
-impl TenantId {
-    /// Creates the id from a hash.
-    pub const fn from_bytes(hash: [u8; 32]) -> TenantId {
-        TenantId(hash)
-    }
-
-    /// Returns the hash.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// Returns the hash in hexadecimal.
-    pub fn hex(&self) -> String {
-        hex::encode(&self.0)
-    }
-}
-
-impl From<Scope> for TenantId {
-    fn from(scope: Scope) -> TenantId {
-        TenantId(scope.0)
-    }
-}
-
-impl From<Caller> for TenantId {
-    fn from(caller: Caller) -> TenantId {
-        TenantId(caller.0)
-    }
-}
-
 fn hash_fields<'a>(
     purpose: &str,
     fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
@@ -486,11 +453,6 @@ impl Slot {
     pub fn from_reference(text: &str) -> Result<Slot, ReferenceError> {
         let hash = text.strip_prefix("op_").and_then(hex::decode).ok_or(ReferenceError)?;
         Ok(Slot { space: Space::Enforced, hash })
-    }
-
-    /// Returns the hash in hexadecimal.
-    pub fn hex(&self) -> String {
-        hex::encode(&self.hash)
     }
 }
 

@@ -19,6 +19,7 @@
 //! - `embedded`: the store in a file, `store::embedded`.
 //! - `jemalloc` (default): the allocator of the command. Its build needs `make`.
 //! - `tls`: TLS to clients, upstreams and Redis, `tls`.
+//! - `test-suite`: the tests that every store must pass, `store::suite`.
 //!
 //! Without any of them the crate is the layer over memory.
 

@@ -128,7 +128,7 @@ async fn check_durability(opened: &OpenStore, durability: Durability) -> Result<
         Ok(remarks) => remarks.unwrap_or_default(),
         Err(error) if strict => {
             return Err(error)
-                .context("durability = \"strict\" needs a store whose settings can be asked");
+                .context("durability = \"strict\" needs a store with settings that can be read");
         }
         // Not fatal: the gateway starts not ready, and becomes ready when the store answers.
         Err(error) => {

@@ -262,7 +262,7 @@ impl<'a> Table<'a> {
         Some(Value { report: self.report, source: layer.source, span, inner: value.get_ref() })
     }
 
-    /// Returns an inner table with all its layers; empty if there is none.
+    /// Returns an inner table with all its layers; empty if no layer has it.
     pub fn table(&self, name: &'static str, expected: &str) -> Table<'a> {
         let layers =
             self.get_all(name).into_iter().filter_map(|value| value.layer(expected)).collect();

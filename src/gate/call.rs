@@ -50,7 +50,8 @@ pub enum InternalCaller<'n> {
     Saga(&'n str),
 }
 
-/// An operation of the gateway itself. Equal operations run once, whatever their requests are.
+/// An operation of the gateway itself. Calls with the same route, caller and key are one operation:
+/// it runs once, and a call with another request is refused.
 #[derive(Clone, Copy)]
 pub struct InternalOperation<'o> {
     /// The route: its policy decides how the operation is protected, and its name is part of the
@@ -104,7 +105,7 @@ pub enum CallOutcome {
         /// When to call again; `None` where an operator has to settle the operation first.
         retry_after: Option<Duration>,
     },
-    /// The operation was completed, and its answer has outlived the retention.
+    /// The operation was completed, and the retention of its answer has ended.
     Expired {
         /// The operation.
         operation: Slot,
@@ -127,8 +128,8 @@ impl Gate {
     /// needs to find the upstream.
     ///
     /// The attempt runs in a task of its own. A caller that is dropped cancels nothing, and gets
-    /// the outcome by calling again. Quotas do not count calls, and calls do not take permits from
-    /// clients.
+    /// the outcome by calling again. A call does not wait for an active attempt of its operation.
+    /// Quotas do not count calls, and calls do not take permits from clients.
     pub async fn call<S, B>(
         self: &Arc<Self>,
         operation: InternalOperation<'_>,
@@ -144,10 +145,11 @@ impl Gate {
             return CallOutcome::Draining;
         }
         let guarded = operation.guarded;
-        let slot = operation.identity(&self.settings.hashing, Caller::nobody()).0;
-        let (outcome, answer) = match self.call_identified(operation, request, service).await {
-            Ok(Some(settled)) => answered(settled),
-            Ok(None) => unavailable(STORE_RETRY_AFTER),
+        let identity = operation.identity(&self.settings.hashing);
+        let slot = identity.0;
+        let called = self.call_identified(operation, identity, request, service).await;
+        let (outcome, answer) = match called {
+            Ok(settled) => answered(settled),
             Err(refusal) => {
                 if matches!(refusal, Refusal::OutcomeUncertain { status: None, .. }) {
                     guarded.meter.count_held();
@@ -165,14 +167,14 @@ impl Gate {
         outcome
     }
 
-    /// Returns the settled answer; `None` where the store is unavailable and the route would let
-    /// clients pass unprotected.
+    /// Returns the settled answer.
     async fn call_identified<S, B>(
         self: &Arc<Self>,
         operation: InternalOperation<'_>,
+        identity: (Slot, Caller),
         request: Request<Bytes>,
         service: S,
-    ) -> Result<Option<SettledAnswer<S::ResponseBody>>, Refusal>
+    ) -> Result<SettledAnswer<S::ResponseBody>, Refusal>
     where
         S: UpstreamService<B>,
         B: Send + 'static,
@@ -190,7 +192,7 @@ impl Gate {
         }
         let key = put_key(policy, operation.key, &mut parts.headers)?;
         let content = Content::from(body.clone());
-        let requested = operation.requested(&self.settings.hashing, &parts, &body);
+        let requested = operation.requested(identity, &self.settings.hashing, &parts, &body);
         let upstream_key = UpstreamKeyPlacement::new(policy, &parts, &body, &key)?;
         let permit = self.permit_for(Sender::Gateway, None)?;
         let mut request = IdentifiedRequest {
@@ -207,13 +209,15 @@ impl Gate {
         };
         match Box::pin(self.admit_identified(guarded, requested, permit, &mut request)).await? {
             AdmitResult::Run(claimed) => {
-                Box::pin(self.run_claimed(guarded, claimed, request)).await.map(Some)
+                Box::pin(self.run_claimed(guarded, claimed, request)).await
             }
             AdmitResult::Replay(slot, reply) => {
-                Ok(Some(SettledAnswer::replayed(slot, reply, request.hold)))
+                Ok(SettledAnswer::replayed(slot, reply, request.hold))
             }
-            // A call must never run without protection.
-            AdmitResult::Unprotected => Ok(None),
+            // Never admitted so for the gateway's own calls: see `Sender::passes_without_store`.
+            AdmitResult::Unprotected => {
+                Err(Refusal::StoreUnavailable { retry_after: STORE_RETRY_AFTER })
+            }
         }
     }
 }
@@ -239,8 +243,8 @@ impl InternalCaller<'_> {
 
 impl InternalOperation<'_> {
     /// Returns the slot of the operation, and the caller as the record has it.
-    fn identity(&self, hashing: &Hashing, caller: Caller) -> (Slot, Caller) {
-        hashing.identity(&self.named(&self.caller.scope()), caller)
+    fn identity(&self, hashing: &Hashing) -> (Slot, Caller) {
+        hashing.identity(&self.named(&self.caller.scope()), self.caller.caller())
     }
 
     fn named<'n>(&'n self, scope: &'n Scope) -> OperationParts<'n> {
@@ -256,10 +260,15 @@ impl InternalOperation<'_> {
         }
     }
 
-    fn requested(&self, hashing: &Hashing, parts: &Parts, body: &Bytes) -> RequestedOperation {
+    fn requested(
+        &self,
+        (slot, hashed_caller): (Slot, Caller),
+        hashing: &Hashing,
+        parts: &Parts,
+        body: &Bytes,
+    ) -> RequestedOperation {
         let policy = &self.guarded.route.policy;
         let (scope, caller) = (self.caller.scope(), self.caller.caller());
-        let (slot, hashed_caller) = self.identity(hashing, caller);
         let reading = Reading::new(body);
         let fields = if any_chosen(&policy.fields, Side::Request) {
             let document = reading.document();

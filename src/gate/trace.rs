@@ -1,8 +1,8 @@
 //! The id of a request's trace, from its `traceparent` field.
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+use crate::http_message::TRACEPARENT;
 
 /// Hexadecimal digits of a trace id (Trace Context, section 3.2.2.3).
 pub(in crate::gate) const TRACE_DIGITS: usize = 32;

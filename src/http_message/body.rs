@@ -13,7 +13,7 @@ use crate::forwarding::BoxError;
 use crate::refusal::Refusal;
 
 /// Reads a request body of at most `limit` bytes, in at most `within`. `reserve` takes memory for
-/// as many further bytes, and returns `false` where there is none.
+/// as many further bytes, and returns `false` if no memory is left.
 ///
 /// # Errors
 /// The body is too large, too slow or broken, or there is no memory for it.

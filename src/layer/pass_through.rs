@@ -87,8 +87,8 @@ impl LayerState {
     }
 }
 
-/// Takes a permit among the requests in flight. Where there is none, the request's body is
-/// discarded, so that the client reads its refusal.
+/// Takes a permit among the requests in flight. If none is free, the request's body is discarded,
+/// so that the client reads its refusal.
 ///
 /// # Errors
 /// [`Refusal::Overloaded`].

@@ -52,7 +52,7 @@ pub struct Filter {
 pub struct OperationPage {
     /// The operations.
     pub operations: Vec<Operation>,
-    /// Where the next page begins; `None`: there is none.
+    /// The cursor of the next page; `None` on the last page.
     pub cursor: Option<String>,
 }
 

@@ -303,3 +303,6 @@ impl Refusal {
         explained.differing.as_deref().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

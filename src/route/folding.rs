@@ -29,7 +29,7 @@ pub(super) struct Pattern(Vec<PatternPart>);
 #[derive(Debug, Clone)]
 enum PatternPart {
     Literal(Vec<u8>),
-    /// `{name}` between two literals, each of which may be empty.
+    /// `{name}` between two literals. Both may be empty.
     Parameter {
         before: Vec<u8>,
         after: Vec<u8>,

@@ -68,6 +68,13 @@ fn a_released_operation_runs_again_but_not_before_the_lost_request_had_its_time(
     let (code, output) = cli(&gateway, &["release", &operation]);
     assert!(code == 1 && output.contains("too early"), "{output}");
     until("uncertain_after to pass", || cli(&gateway, &["release", &operation]).0 == 0);
+    // docs/OPERATING.md has operators search the log for this text.
+    until("the decision in the log", || {
+        gateway
+            .logs()
+            .lines()
+            .any(|line| line.contains("by an operator") && line.contains(&operation))
+    });
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
     assert_eq!(upstream.executed(), 2);
 }

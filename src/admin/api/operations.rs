@@ -34,19 +34,29 @@ type Sent<T> = Result<Json<T>, JsonRejection>;
 #[utoipa::path(
     get, path = "/v1/operations", tag = "operations",
     params(
-        ("state" = Option<String>, Query, description = "`in_flight`, `uncertain`, `completed`, `released`, `expired`; in the read model also `gone`"),
+        ("state" = Option<String>, Query,
+            description = "`in_flight`, `uncertain`, `completed`, `released`, `expired`; in the \
+                read model also `gone`"),
         ("route" = Option<String>, Query, description = "The route's name"),
         ("status" = Option<u16>, Query, description = "The status of the result"),
-        ("scope" = Option<String>, Query, description = "The scope's mark, as operations and `POST /v1/scope` show it; several separated by commas"),
-        ("field.NAME" = Option<String>, Query, description = "The value of the chosen field NAME; at most one such field"),
-        ("text" = Option<String>, Query, description = "A reference, a scope, or the value of any chosen field"),
+        ("scope" = Option<String>, Query,
+            description = "The scope's mark, as operations and `POST /v1/scope` show it; \
+                several separated by commas"),
+        ("field.NAME" = Option<String>, Query,
+            description = "The value of the chosen field NAME; at most one such field"),
+        ("text" = Option<String>, Query,
+            description = "A reference, a scope, or the value of any chosen field"),
         ("from" = Option<String>, Query, description = "Opened at this time or later (RFC 3339)"),
         ("until" = Option<String>, Query, description = "Opened before this time"),
-        ("limit" = Option<usize>, Query, description = "Operations per page: 1 to 1000, default 100. A page may have fewer; only the last page has no `cursor`"),
-        ("cursor" = Option<String>, Query, description = "The `cursor` of the previous page, with the same parameters"),
+        ("limit" = Option<usize>, Query,
+            description = "Operations per page: 1 to 1000, default 100. A page may have fewer; \
+                only the last page has no `cursor`"),
+        ("cursor" = Option<String>, Query,
+            description = "The `cursor` of the previous page, with the same parameters"),
         ("source" = Option<String>, Query, description = "`store` or `read_model`"),
     ),
-    responses((status = 200, body = OperationListView, description = "A page of operations"), ListRefusals),
+    responses((status = 200, body = OperationListView,
+        description = "A page of operations"), ListRefusals),
 )]
 pub(super) async fn list(
     State(admin): State<Arc<Admin>>,
@@ -92,7 +102,8 @@ pub(super) async fn list(
 /// Returns the current state of one operation, from the store.
 #[utoipa::path(
     get, path = "/v1/operations/{operation}", operation_id = "show_operation", tag = "operations",
-    params(("operation" = String, Path, description = "The reference, `op_` and 40 hexadecimal digits")),
+    params(("operation" = String, Path,
+        description = "The reference, `op_` and 40 hexadecimal digits")),
     responses(
         (
             status = 200, body = OperationView, description = "The operation",
@@ -113,7 +124,9 @@ pub(super) async fn show(
     post, path = "/v1/operations/{operation}/resolve", tag = "operations", request_body = ResolveRequest,
     params(
         ("operation" = String, Path, description = "The reference"),
-        ("If-Match" = String, Header, description = "The version that the decision is based on, from the operation's `ETag`"),
+        ("If-Match" = String, Header,
+            description = "The version that the decision is based on, from the operation's \
+                `ETag`"),
     ),
     responses(
         (
@@ -142,7 +155,9 @@ pub(super) async fn resolve(
     post, path = "/v1/operations/{operation}/retry", tag = "operations", request_body = DecisionRequest,
     params(
         ("operation" = String, Path, description = "The reference"),
-        ("If-Match" = String, Header, description = "The version that the decision is based on, from the operation's `ETag`"),
+        ("If-Match" = String, Header,
+            description = "The version that the decision is based on, from the operation's \
+                `ETag`"),
     ),
     responses(
         (
@@ -167,7 +182,9 @@ pub(super) async fn retry(
     post, path = "/v1/operations/{operation}/release", tag = "operations", request_body = DecisionRequest,
     params(
         ("operation" = String, Path, description = "The reference"),
-        ("If-Match" = String, Header, description = "The version that the decision is based on, from the operation's `ETag`"),
+        ("If-Match" = String, Header,
+            description = "The version that the decision is based on, from the operation's \
+                `ETag`"),
     ),
     responses(
         (
@@ -192,7 +209,9 @@ pub(super) async fn release(
     post, path = "/v1/operations/{operation}/expire", tag = "operations", request_body = DecisionRequest,
     params(
         ("operation" = String, Path, description = "The reference"),
-        ("If-Match" = String, Header, description = "The version that the decision is based on, from the operation's `ETag`"),
+        ("If-Match" = String, Header,
+            description = "The version that the decision is based on, from the operation's \
+                `ETag`"),
     ),
     responses(
         (

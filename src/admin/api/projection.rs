@@ -20,7 +20,8 @@ fn view(admin: &Admin, freshness: Freshness) -> Json<ProjectionView> {
 /// Returns the position of the read model.
 #[utoipa::path(
     get, path = "/v1/projection", operation_id = "show_projection", tag = "read model",
-    responses((status = 200, body = ProjectionView, description = "The position"), ProjectionRefusals),
+    responses((status = 200, body = ProjectionView,
+        description = "The position"), ProjectionRefusals),
 )]
 pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
@@ -34,7 +35,8 @@ pub(super) async fn show(
 /// entries that are not applied yet.
 #[utoipa::path(
     post, path = "/v1/projection/rebuild", tag = "read model",
-    responses((status = 202, body = ProjectionView, description = "The read model is empty and is being rebuilt"), RebuildRefusals),
+    responses((status = 202, body = ProjectionView,
+        description = "The read model is empty and is being rebuilt"), RebuildRefusals),
 )]
 pub(super) async fn rebuild(
     State(admin): State<Arc<Admin>>,

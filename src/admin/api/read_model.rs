@@ -23,8 +23,10 @@ const HOUR_MS: u64 = 60 * 60 * 1000;
 /// Returns an operation's timeline, from its first event to now.
 #[utoipa::path(
     get, path = "/v1/operations/{operation}/timeline", tag = "read model",
-    params(("operation" = String, Path, description = "The reference, `op_` and 40 hexadecimal digits")),
-    responses((status = 200, body = TimelineView, description = "The operation and its events"), TimelineRefusals),
+    params(("operation" = String, Path,
+        description = "The reference, `op_` and 40 hexadecimal digits")),
+    responses((status = 200, body = TimelineView,
+        description = "The operation and its events"), TimelineRefusals),
 )]
 pub(super) async fn timeline(
     State(admin): State<Arc<Admin>>,
@@ -45,8 +47,11 @@ pub(super) struct StatisticsQuery {
 #[utoipa::path(
     get, path = "/v1/statistics", tag = "read model",
     params(
-        ("from" = Option<String>, Query, description = "Starts at the hour of this time (RFC 3339); default: 24 h before the end"),
-        ("until" = Option<String>, Query, description = "Ends at the hour of this time; default: now. At most 92 days"),
+        ("from" = Option<String>, Query,
+            description = "Starts at the hour of this time (RFC 3339); default: 24 h before the \
+                end"),
+        ("until" = Option<String>, Query,
+            description = "Ends at the hour of this time; default: now. At most 92 days"),
     ),
     responses((status = 200, body = StatisticsView, description = "The hours"), ReadModelRefusals),
 )]
@@ -92,7 +97,8 @@ pub(super) struct ReportQuery {
 /// Returns what enforcing would have done on shadow routes, by route, client and reason.
 #[utoipa::path(
     get, path = "/v1/report", tag = "read model",
-    params(("since" = Option<String>, Query, description = "Starts at the hour of this time (RFC 3339); default: 24 h ago")),
+    params(("since" = Option<String>, Query,
+        description = "Starts at the hour of this time (RFC 3339); default: 24 h ago")),
     responses((status = 200, body = ReportView, description = "The report"), ReadModelRefusals),
 )]
 pub(super) async fn report(

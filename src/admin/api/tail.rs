@@ -74,12 +74,20 @@ pub(super) struct TailQuery {
 #[utoipa::path(
     get, path = "/v1/log", tag = "event log",
     params(
-        ("after" = Option<String>, Query, description = "The `cursor` of the previous page; without it and `since`, from now on"),
-        ("since" = Option<String>, Query, description = "Instead of `after`: events from this time on, by the store's clock (RFC 3339)"),
-        ("limit" = Option<usize>, Query, description = "Most events of the page: 1 to 1000, by default 100"),
-        ("wait" = Option<u64>, Query, description = "Seconds to wait for a first event: 0 to 5, by default 0"),
+        ("after" = Option<String>, Query,
+            description = "The `cursor` of the previous page; without it and `since`, from now \
+                on"),
+        ("since" = Option<String>, Query,
+            description = "Instead of `after`: events from this time on, by the store's clock \
+                (RFC 3339)"),
+        ("limit" = Option<usize>, Query,
+            description = "Most events of the page: 1 to 1000, by default 100"),
+        ("wait" = Option<u64>, Query,
+            description = "Seconds to wait for a first event: 0 to 5, by default 0"),
     ),
-    responses((status = 200, body = LoggedView, description = "The events. A page without events is the end of the log; a page with fewer than `limit` may not be"), super::refusals::TailRefusals),
+    responses((status = 200, body = LoggedView,
+        description = "The events. A page without events is the end of the log; a page with \
+            fewer than `limit` may not be"), super::refusals::TailRefusals),
 )]
 pub(super) async fn tail(
     State(admin): State<Arc<Admin>>,
@@ -142,17 +150,17 @@ fn write_cursor(position: &Position) -> String {
 }
 
 fn read_cursor(cursor: &str) -> Result<Position, AdminRefusal> {
-    let none =
-        || AdminRefusal::Invalid("after is the cursor that the piece before came with".to_owned());
+    let invalid =
+        || AdminRefusal::Invalid("`after` must be the `cursor` of a previous page".to_owned());
     if cursor.len() > CURSOR_BYTES_MAX {
-        return Err(none());
+        return Err(invalid());
     }
     let text = URL_SAFE_NO_PAD
         .decode(cursor)
         .ok()
         .and_then(|bytes| String::from_utf8(bytes).ok())
-        .ok_or_else(none)?;
-    text.parse().map_err(|_| none())
+        .ok_or_else(invalid)?;
+    text.parse().map_err(|_| invalid())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::probe::ProbeResult;
 use super::records::STORE_RETRY_AFTER;
-use super::{AdmitResult, ClaimDetails, IncomingRequest, PendingAdmission};
+use super::{AdmitResult, ClaimDetails, IncomingRequest, PendingAdmission, Sender};
 use crate::engine::{
     Admission, ClaimOver, ClaimRequest, DuplicateRefusal, OnUncertain, Policy, admit,
 };
@@ -67,6 +67,10 @@ impl Gate {
                         }
                         ProbeResult::Changed(held) => held,
                     }
+                }
+                // The permits of waiting duplicates are the clients'.
+                Admission::Wait if pending.sender == Sender::Gateway => {
+                    return Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot));
                 }
                 Admission::Wait => Box::pin(self.wait(&mut pending, request)).await?,
             };

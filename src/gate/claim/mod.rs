@@ -23,7 +23,7 @@ use super::permits::Permit;
 use super::share::AddressShare;
 use super::state::{Gate, ProtectedRoute};
 use super::trace::trace_of;
-use crate::engine::ClaimRequest;
+use crate::engine::{ClaimRequest, OnFailure, Policy};
 use crate::event::Context;
 use crate::key::{Slot, TenantId};
 use crate::record::{Extras, Held, Reply, SpanId};
@@ -44,8 +44,17 @@ mod wait;
 pub(super) enum Sender {
     /// A client.
     Client,
-    /// A component of the gateway. It has permits of its own, and limits its calls itself.
+    /// A component of the gateway. It has permits of its own, and limits its calls itself. It does
+    /// not wait for an active attempt, and never passes without protection.
     Gateway,
+}
+
+impl Sender {
+    /// Returns whether a request of this sender is forwarded without protection while the store is
+    /// unavailable.
+    fn passes_without_store(self, policy: &Policy) -> bool {
+        self == Sender::Client && policy.on_failure == OnFailure::FailOpen
+    }
 }
 
 /// A request that asks for admission, as long as nothing of it is sent.

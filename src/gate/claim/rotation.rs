@@ -12,7 +12,7 @@ use futures_util::future::try_join_all;
 
 use super::unconfirmed::UnconfirmedClaim;
 use super::{AdmitResult, IncomingRequest};
-use crate::engine::{Admission, ClaimRequest, DuplicateRefusal, OnFailure, Policy, admit};
+use crate::engine::{Admission, ClaimRequest, DuplicateRefusal, Policy, admit};
 use crate::gate::attempt::Claimed;
 use crate::gate::intake::RequestedOperation;
 use crate::gate::permits::Permit;
@@ -57,7 +57,7 @@ impl Gate {
             Ok(operation) => operation,
             // No record of the operation was seen.
             Err((_, StoreError::NotApplied(_) | StoreError::MaybeApplied(_)))
-                if policy.on_failure == OnFailure::FailOpen =>
+                if request.sender.passes_without_store(policy) =>
             {
                 self.meter.store_errors.inc();
                 return Ok(AdmitResult::Unprotected);

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::records::STORE_RETRY_AFTER;
 use super::unconfirmed::UnconfirmedClaim;
 use super::{AdmitResult, PendingAdmission};
-use crate::engine::{Admission, Claim, ClaimOver, DuplicateRefusal, OnFailure, admit, claim};
+use crate::engine::{Admission, Claim, ClaimOver, DuplicateRefusal, admit, claim};
 use crate::event::Context;
 use crate::gate::attempt::Claimed;
 use crate::gate::send_rule::SendRule;
@@ -96,7 +96,9 @@ impl Gate {
             }
             // Only while no record was seen: a request must not run beside an operation that is
             // active or settled.
-            ClaimResult::Unknown(_) if first_look && policy.on_failure == OnFailure::FailOpen => {
+            ClaimResult::Unknown(_)
+                if first_look && pending.sender.passes_without_store(policy) =>
+            {
                 Ok(ControlFlow::Break(AdmitResult::Unprotected))
             }
             ClaimResult::Unknown(own) => {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::tests::policy;
 use crate::engine::{
-    CallerRule, KeyPlace, OnFailure, OnMismatch, OnUncertain, ScopeRule, UpstreamKey,
+    CallerRule, KeyPlace, OnFailure, OnInFlight, OnMismatch, OnUncertain, ScopeRule, UpstreamKey,
 };
 use crate::gate::{CallOutcome, InternalCaller, InternalOperation};
 use crate::key::{Caller, OperationParts, Scope, Space};
@@ -169,6 +169,36 @@ async fn without_a_store_no_call_runs_under_any_policy() {
         assert_eq!(scene.executed(), 0);
         assert!(answer(&scene.call(Upstream::Answers(201)).await).is_some());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_may_have_been_stored_is_released_under_any_policy() {
+    for on_failure in [OnFailure::FailClosed, OnFailure::FailOpen] {
+        for faults in [&[Fault::Late][..], &[Fault::AnswerLost, Fault::Lost]] {
+            let scene = Scene::with(faults, Policy { on_failure, ..policy() });
+            let outcome = scene.call(Upstream::Answers(201)).await;
+            assert!(matches!(outcome, CallOutcome::StoreUnavailable { .. }), "{outcome:?}");
+            scene.settle().await;
+            let held = scene.store.inner.load(&scene.operation_slot()).await.unwrap();
+            let state = held.map(|held| held.record.state);
+            assert!(matches!(state, None | Some(State::Released)), "{faults:?}: {state:?}");
+            assert!(answer(&scene.call(Upstream::Answers(201)).await).is_some());
+            assert_eq!(scene.executed(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_does_not_wait_where_clients_wait() {
+    let scene = Scene::with(&[], Policy { on_in_flight: OnInFlight::Wait, ..policy() });
+    let (first, second) = tokio::join!(scene.call(Upstream::Answers(201)), async {
+        while scene.executed() == 0 {
+            tokio::task::yield_now().await;
+        }
+        scene.call(Upstream::Answers(201)).await
+    });
+    assert!(answer(&first).is_some());
+    assert!(matches!(second, CallOutcome::InFlight { .. }), "{second:?}");
 }
 
 #[tokio::test(start_paused = true)]

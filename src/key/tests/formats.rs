@@ -22,7 +22,7 @@ fn an_operation_lies_where_it_always_lay() {
     let slot = Slot::of(Space::Enforced, "payments", &scope, b"k", b"v");
     assert_eq!(slot.to_string(), "op_d5a7556657d7c691f594a9229b265f945ad9cec7");
     let slot = Slot::of(Space::Shadow, "payments", &Scope::shared(), b"k", b"");
-    assert_eq!(slot.hex(), "a1b646f3e84e365cb2ccad8e5df0646f44b74eec");
+    assert_eq!(slot.to_string(), "op_a1b646f3e84e365cb2ccad8e5df0646f44b74eec");
     assert_eq!(
         format!("op_{}", hex(slot.hash())),
         slot.to_string(),

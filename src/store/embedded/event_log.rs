@@ -30,7 +30,7 @@ impl EventLog for Embedded {
         let found = self
             .blocking(move |shared| shared.reading(|txn| event_tables::entries(txn, from, limit)))
             .await?;
-        Ok(found.into_iter().map(event_tables::entry).collect())
+        Ok(found.into_iter().map(|(id, value)| event_tables::entry_of(id, value)).collect())
     }
 
     async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {

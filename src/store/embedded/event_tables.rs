@@ -165,7 +165,7 @@ pub(super) fn mark_read(
     Ok(())
 }
 
-/// See [`EventLog::trim`].
+/// See [`crate::store::EventLog::trim`].
 pub(super) fn trim(
     txn: &WriteTransaction,
     older_than: Duration,
@@ -237,7 +237,7 @@ fn behind(
     found.collect()
 }
 
-fn entry_of(id: EntryId, mut value: Bytes) -> LogEntry {
+pub(super) fn entry_of(id: EntryId, mut value: Bytes) -> LogEntry {
     if value.len() < MEMBER_BYTES + LINK_BYTES {
         return LogEntry::unreadable(PARTITION, id);
     }
@@ -286,11 +286,6 @@ pub(super) fn entries(
     limit: usize,
 ) -> Result<Vec<(EntryId, Bytes)>, redb::Error> {
     behind(txn, EVENTS, from, limit)
-}
-
-/// Decodes an entry as [`entries`] returns it.
-pub(super) fn entry((id, value): (EntryId, Bytes)) -> LogEntry {
-    entry_of(id, value)
 }
 
 /// Reads up to `limit` batches of observations behind one.

@@ -43,7 +43,7 @@ pub struct Redis {
     pub(super) recent_writes: RecentWrites,
     pub(super) completed_hint: CompletedHint,
     pub(super) large: Large,
-    /// Where the next [`crate::store::Store::due`] starts, so that no partition starves behind
+    /// Where the next [`crate::store::Records::due`] starts, so that no partition starves behind
     /// others.
     pub(super) next_partition: AtomicU16,
     _subscriber: AbortOnDropHandle<()>,

@@ -216,7 +216,7 @@ fn target(error: &RedisError) -> Option<Address> {
 }
 
 impl ClusterState {
-    /// Returns the connection to a node, opening one if there is none yet.
+    /// Returns the connection to a node, and opens one if necessary.
     fn node(&self, address: Address) -> Arc<ServerConnection> {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
         map.node_or_insert(&address, || ServerConnection::open(self.connector.to(address.clone())))

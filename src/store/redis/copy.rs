@@ -324,8 +324,7 @@ impl CopySource for CopiedRedis {
     }
 
     async fn items(&self, cursor: Option<&str>) -> Result<Items, StoreError> {
-        let odd =
-            || StoreError::NotApplied("the place where the copy goes on can't be read".into());
+        let odd = || StoreError::NotApplied("the key where the copy goes on can't be read".into());
         let (server, cursor) =
             cursor.map_or(Ok((0, 0)), |cursor| place_of(cursor).ok_or_else(odd))?;
         let groups = self.groups().await?;

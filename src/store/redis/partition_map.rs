@@ -55,7 +55,7 @@ impl PartitionMap {
         self.nodes.keys().cloned().collect()
     }
 
-    /// Returns the node at this address, opening a connection if there is none yet.
+    /// Returns the node at this address, and opens a connection if necessary.
     pub(super) fn node_or_insert(
         &mut self,
         address: &Address,

@@ -172,7 +172,7 @@ fn judge(
         let replicas: u32 = info_field("connected_slaves").parse().unwrap_or(0);
         remarks.push(remark(
             when(replicas >= wanted),
-            format!("{replicas} replicas, of which {wanted} have to confirm"),
+            format!("{replicas} replicas; {wanted} have to confirm"),
             "without them nothing is forwarded: start them, or lower ack",
         ));
         // Any replica may be promoted, so each must have every acknowledged write.

@@ -42,7 +42,7 @@ pub struct Presence {
 pub(super) struct Gateways {
     /// Gateways that use the store now.
     pub present: usize,
-    /// Time of the latest entry, in ms since 1970; 0: there is none.
+    /// Time of the latest entry, in ms since 1970; 0 without an entry.
     pub last_ms: u64,
 }
 

@@ -44,9 +44,12 @@ impl Redis {
         deadline: Instant,
     ) -> Result<SwapOutcome, StoreError> {
         let is_claim = matches!(write.next.state, State::InFlight { .. });
-        let answer = match write.lifetime.due {
-            Some(due) if is_claim => self.run_claim(write, &millis(due), basis, deadline).await,
-            _ => self.run_change(write, basis, deadline).await,
+        let answer = if is_claim {
+            // The script checks the tombstone for every claim, also for one without a lease.
+            let due = write.lifetime.due.unwrap_or(write.lifetime.keep);
+            self.run_claim(write, &millis(due), basis, deadline).await
+        } else {
+            self.run_change(write, basis, deadline).await
         };
         match answer {
             Err(CallError::Replaced) | Ok(OTHER_EPOCH) => Ok(SwapOutcome::OtherEpoch),

@@ -126,7 +126,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Longest file of the source, in lines; tests may be longer.
-const LINES_MAX: usize = 600;
+const LINES_MAX: usize = 500;
 
 /// Returns the modules that a file uses and may not use, one sentence each.
 fn trespasses(source: &Source) -> Vec<String> {

@@ -1,0 +1,101 @@
+//! Every refusal as clients get it, a row a kind, and what the event log records of it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::*;
+use crate::key::{SLOT_BYTES, Slot, Space};
+
+const SLOT: Slot = Slot::from_hash(Space::Enforced, [7; SLOT_BYTES]);
+const AFTER: Duration = Duration::from_millis(2_500);
+
+/// A refusal; its status, the name of its problem, its `Retry-After` and `X-Should-Retry`; whether
+/// the event log records it.
+type Row = (Refusal, u16, &'static str, Option<&'static str>, Option<&'static str>, bool);
+
+fn rows() -> Vec<Row> {
+    let (slot, what) = (SLOT, "the key".to_owned());
+    let unsettled =
+        |slot, retry_after| Refusal::OutcomeUncertain { slot, status: None, retry_after };
+    let (one, three, yes, no) = (Some("1"), Some("3"), Some("true"), Some("false"));
+    vec![
+        (
+            Refusal::KeyMissing { what: what.clone(), body: None },
+            400,
+            "key-missing",
+            None,
+            None,
+            true,
+        ),
+        (Refusal::KeyInvalid { why: KeyFault::Twice }, 400, "key-invalid", None, None, true),
+        (Refusal::ScopeMissing { what: what.clone() }, 400, "scope-missing", None, None, true),
+        (Refusal::ScopeRepeated { what }, 400, "scope-invalid", None, None, true),
+        (Refusal::ScopeInvalid { expired: false }, 401, "scope-invalid", None, None, true),
+        (Refusal::ScopeInvalid { expired: true }, 401, "scope-invalid", None, None, true),
+        (Refusal::ScopeUnavailable, 503, "scope-unavailable", one, yes, false),
+        (Refusal::KeyReused { slot, explained: None }, 422, "key-reused", None, no, true),
+        (Refusal::InFlight { slot, retry_after: AFTER }, 409, "in-flight", three, yes, true),
+        (unsettled(Some(slot), None), 409, "outcome-uncertain", None, no, true),
+        (unsettled(Some(slot), Some(AFTER)), 409, "outcome-uncertain", three, yes, true),
+        (
+            Refusal::ResponseNotStored { slot, status: 201 },
+            409,
+            "response-not-stored",
+            None,
+            None,
+            true,
+        ),
+        (Refusal::ResultExpired { slot }, 409, "result-expired", None, None, true),
+        (Refusal::NotSent { slot }, 503, "not-sent", one, yes, false),
+        (Refusal::UpstreamUnreachable { slot: None }, 502, "upstream-unreachable", one, yes, false),
+        (Refusal::UpstreamFailed { timed_out: false }, 502, "upstream-failed", one, yes, false),
+        (Refusal::UpstreamFailed { timed_out: true }, 504, "upstream-failed", one, yes, false),
+        (
+            Refusal::StoreUnavailable { retry_after: AFTER },
+            503,
+            "store-unavailable",
+            three,
+            yes,
+            false,
+        ),
+        (Refusal::RecordUnreadable { slot }, 503, "store-unavailable", one, yes, false),
+        (Refusal::Overloaded, 503, "overloaded", one, yes, false),
+        (Refusal::QuotaReached { retry_after: AFTER }, 503, "overloaded", three, yes, false),
+        (Refusal::BodyTooLarge { limit: 1 }, 413, "body-too-large", None, None, false),
+        (Refusal::UnsupportedEncoding, 415, "unsupported-encoding", None, None, true),
+        (Refusal::BodyUnreadable, 400, "body-unreadable", None, None, true),
+        (Refusal::BodyTimeout, 408, "body-incomplete", one, yes, false),
+        (Refusal::BodyBroken, 400, "body-incomplete", one, yes, false),
+        (Refusal::PathAmbiguous, 400, "path-ambiguous", None, None, false),
+        (Refusal::MethodNotAllowed, 405, "method-not-allowed", None, None, false),
+        (Refusal::HostInvalid, 400, "host-invalid", None, None, false),
+        (Malformation::LineEnding.into(), 400, "request-malformed", None, None, false),
+        (Refusal::HeaderTooLarge { limit: 1 }, 431, "header-too-large", None, None, false),
+    ]
+}
+
+#[test]
+fn a_refusal_has_its_status_its_problem_type_and_its_retry_fields() {
+    for (refusal, status, name, retry_after, should_retry, is_observed) in rows() {
+        let (response, _) = RefusalRenderer::default().render(&refusal, RefusalStyle::default());
+        let field = |name| response.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(
+            (response.status().as_u16(), field("retry-after"), field("x-should-retry")),
+            (status, retry_after, should_retry),
+            "{refusal:?}"
+        );
+        let document: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(document["type"], format!("urn:onceward:problem:{name}"), "{refusal:?}");
+        assert_eq!(document["retryable"], retry_after.is_some(), "{refusal:?}");
+        let observed = refusal.observed(StatusCode::UNPROCESSABLE_ENTITY);
+        let expected = is_observed.then(|| (StatusCode::from_u16(status).unwrap(), name));
+        assert_eq!(observed, expected, "{refusal:?}");
+    }
+}
+
+#[test]
+fn the_table_has_every_kind() {
+    let kinds: HashSet<RefusalKind> = rows().iter().map(|row| row.0.kind()).collect();
+    // HeaderTooLarge is the last kind, and a kind's number is its place.
+    assert_eq!(kinds.len(), RefusalKind::HeaderTooLarge as usize + 1, "{kinds:?}");
+}
