@@ -1,5 +1,5 @@
-//! Parts of HTTP messages that the layer and the proxy share: bodies within limits, and the fields
-//! that both of them read.
+//! Parts of HTTP messages that the gate, the layer and the proxy share: bodies within limits, and
+//! header fields.
 
 mod body;
 mod fields;

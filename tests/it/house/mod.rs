@@ -30,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "refusal",
             "forwarding",
+            "http_message",
             "key",
             "record",
             "event",
