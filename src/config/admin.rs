@@ -179,6 +179,9 @@ fn word(text: &str) -> Option<String> {
     (!text.is_empty() && text.chars().all(|c| !c.is_control())).then(|| text.to_owned())
 }
 
+/// Looks up an environment variable.
+type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
+
 impl Secrets {
     /// Reads all secrets. `env` looks up an environment variable.
     pub(super) fn resolve(
@@ -186,9 +189,19 @@ impl Secrets {
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Secrets, Faults> {
         let (mut secrets, mut faults) = (Secrets::default(), Faults::default());
+        secrets.resolve_admin_tokens(config, &env, &mut faults);
+        secrets.resolve_encryption_keys(config, &env, &mut faults);
+        secrets.resolve_hash_secrets(config, &env, &mut faults);
+        secrets.resolve_probe_headers(config, &env, &mut faults);
+        secrets.resolve_tracing_headers(config, &env, &mut faults);
+        if faults.0.is_empty() { Ok(secrets) } else { Err(faults) }
+    }
+
+    /// Reads the tokens of the admin port.
+    fn resolve_admin_tokens(&mut self, config: &Config, env: Environment<'_>, faults: &mut Faults) {
         for (index, source) in config.admin_tokens.iter().enumerate() {
-            let resolved = source.resolve(&env).and_then(|token| {
-                let same = secrets.admin_tokens.iter().find(|other| other.secret == token.secret);
+            let resolved = source.resolve(env).and_then(|token| {
+                let same = self.admin_tokens.iter().find(|other| other.secret == token.secret);
                 same.map_or(Ok(token), |other| {
                     Err(format!(
                         "the same secret as {:?}: the audit trail couldn't distinguish them",
@@ -197,7 +210,7 @@ impl Secrets {
                 })
             });
             match resolved {
-                Ok(token) => secrets.admin_tokens.push(token),
+                Ok(token) => self.admin_tokens.push(token),
                 Err(text) => {
                     faults
                         .0
@@ -205,43 +218,64 @@ impl Secrets {
                 }
             }
         }
+    }
+
+    /// Reads the keys that results are sealed with.
+    fn resolve_encryption_keys(
+        &mut self,
+        config: &Config,
+        env: Environment<'_>,
+        faults: &mut Faults,
+    ) {
         for (index, key) in config.encryption_keys.iter().enumerate() {
             let sound = |text: &String| {
                 BASE64.decode(text).is_ok_and(|bytes| bytes.len() == ENCRYPTION_KEY_BYTES)
             };
-            let read = key.source.read(&env).map(|text| text.trim().to_owned());
+            let read = key.source.read(env).map(|text| text.trim().to_owned());
             match read.and_then(|text| {
                 if sound(&text) { Ok(text) } else { Err("expected 32 bytes in base64".to_owned()) }
             }) {
-                Ok(text) => secrets.encryption_keys.push((key.id.clone(), Secret::new(text))),
+                Ok(text) => self.encryption_keys.push((key.id.clone(), Secret::new(text))),
                 Err(text) => {
                     faults.0.push(Fault::without_excerpt(format!("encryption.keys[{index}]"), text))
                 }
             }
         }
+    }
+
+    /// Reads the secrets that identities are hashed with.
+    fn resolve_hash_secrets(&mut self, config: &Config, env: Environment<'_>, faults: &mut Faults) {
         for (index, source) in config.hash_secrets.iter().enumerate() {
-            let checked = match source.read(&env) {
+            let checked = match source.read(env) {
                 Ok(text) if text.len() < HASH_SECRET_BYTES_MIN => {
                     Err(format!("expected a secret of at least {HASH_SECRET_BYTES_MIN} bytes"))
                 }
-                Ok(text) if secrets.hash_secrets.iter().any(|other| other.expose() == text) => {
+                Ok(text) if self.hash_secrets.iter().any(|other| other.expose() == text) => {
                     Err("the same secret a second time".to_owned())
                 }
                 read => read,
             };
             match checked {
-                Ok(text) => secrets.hash_secrets.push(Secret::new(text)),
+                Ok(text) => self.hash_secrets.push(Secret::new(text)),
                 Err(text) => {
                     faults.0.push(Fault::without_excerpt(format!("hashing.secrets[{index}]"), text))
                 }
             }
         }
+    }
+
+    /// Reads the secret fields of probes.
+    fn resolve_probe_headers(
+        &mut self,
+        config: &Config,
+        env: Environment<'_>,
+        faults: &mut Faults,
+    ) {
         for (index, route) in config.routes.iter().enumerate() {
             for (name, source) in &route.probe_headers {
-                match source.read_field(&env) {
+                match source.read_field(env) {
                     Ok(value) => {
-                        secrets
-                            .probe_headers
+                        self.probe_headers
                             .entry(route.name.clone())
                             .or_default()
                             .append(name, value);
@@ -253,14 +287,22 @@ impl Secrets {
                 }
             }
         }
+    }
+
+    /// Reads the secret fields of the trace exporter.
+    fn resolve_tracing_headers(
+        &mut self,
+        config: &Config,
+        env: Environment<'_>,
+        faults: &mut Faults,
+    ) {
         for (name, source) in config.tracing.iter().flat_map(|tracing| &tracing.secret_headers) {
-            match source.read_field(&env) {
-                Ok(value) => _ = secrets.tracing_headers.append(name, value),
+            match source.read_field(env) {
+                Ok(value) => _ = self.tracing_headers.append(name, value),
                 Err(text) => {
                     faults.0.push(Fault::without_excerpt(format!("tracing.headers.{name}"), text))
                 }
             }
         }
-        if faults.0.is_empty() { Ok(secrets) } else { Err(faults) }
     }
 }

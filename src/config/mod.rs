@@ -219,8 +219,7 @@ fn read_all<'a>(
     let proxy_protocol = read_proxy_protocol(&root, trusted_proxies.as_deref());
     let drain_timeout = root.get("drain_timeout").map(|value| value.duration_or_zero());
     let publish_policy = root.get("publish_policy").and_then(|value| value.boolean());
-    let problem_base_url =
-        root.get("problem_base_url").map(|value| value.checked(BASE_URL_EXPECTED, base_url));
+    let problem_base_url = read_problem_base_url(&root);
 
     let (upstream, upstreams) = read_upstreams(report, &root, defaults, flags.upstream.as_deref());
     let store_table = root.table("store", "a table: [store]");
@@ -250,17 +249,14 @@ fn read_all<'a>(
         on_failure: store.as_ref().map(|store| store.on_failure),
         log: log_keep.map(|keep| keep.is_some()),
         encrypted: encryption_keys.as_ref().is_some_and(|keys| !keys.is_empty()),
-        client_ca: identity
-            .as_ref()
-            .map(|tls| tls.as_ref().is_some_and(|files| files.client_ca.is_some())),
+        client_ca: identity.as_ref().map(|tls| has_client_ca(tls.as_ref())),
     };
     let routes = route::read_all(&root, &context);
     root.finish();
 
     let upstreams: Vec<UpstreamConfig> =
         upstreams.into_iter().map(|(_, upstream)| upstream).collect::<Option<_>>()?;
-    let slowest =
-        upstreams.iter().map(|upstream| upstream.response_timeout).chain(response_timeout).max()?;
+    let slowest = slowest_response(&upstreams, response_timeout)?;
     Some(Config {
         listen: listen?.0,
         admin: admin?.0,
@@ -270,7 +266,7 @@ fn read_all<'a>(
         trusted_proxies: trusted_proxies?,
         proxy_protocol: proxy_protocol?,
         drain_timeout: drain_timeout.unwrap_or(Some(slowest + DRAIN_MARGIN))?,
-        problem_base_url: problem_base_url.map_or(Some(None), |url| url.map(Some))?,
+        problem_base_url: problem_base_url?,
         publish_policy: publish_policy?,
         upstream: upstream?,
         upstreams,
@@ -285,6 +281,23 @@ fn read_all<'a>(
         routes,
         warnings: Vec::new(),
     })
+}
+
+fn has_client_ca(tls: Option<&IdentityFiles>) -> bool {
+    tls.is_some_and(|files| files.client_ca.is_some())
+}
+
+/// Reads the url in front of problem types. `Some(None)`: none is configured.
+fn read_problem_base_url(root: &Table<'_>) -> Option<Option<String>> {
+    match root.get("problem_base_url") {
+        Some(value) => value.checked(BASE_URL_EXPECTED, base_url).map(Some),
+        None => Some(None),
+    }
+}
+
+/// Returns the longest time that an upstream may take for a response.
+fn slowest_response(upstreams: &[UpstreamConfig], default: Option<Duration>) -> Option<Duration> {
+    upstreams.iter().map(|upstream| upstream.response_timeout).chain(default).max()
 }
 
 /// Reads an address from a flag, or else from the file, with its span.

@@ -301,25 +301,10 @@ fn read_policy(
         None => response_timeout,
     };
     let statuses = status::read(table);
-    let drop_headers = table.get("drop_headers").and_then(|value| {
-        value.list_of("a list of header fields such as [\"Set-Cookie\"]", HEADER_EXPECTED, header)
-    });
-    let redact = table.get("redact").and_then(|value| {
-        value.list_of(
-            "a list of JSON pointers such as [\"/card/number\"]",
-            identity::POINTER_EXPECTED,
-            Pointer::parse,
-        )
-    });
+    let drop_headers = read_drop_headers(table);
+    let redact = read_redact(table);
     let fields = fields::read(table, redact.as_deref().unwrap_or_default(), context);
-    let on_failure = match table.get("on_failure") {
-        Some(value) => value.choice(&ON_FAILURE, &[]).inspect(|chosen| {
-            if *chosen == OnFailure::FailOpen {
-                table.report.warn(&value.span.path, FAIL_OPEN_WARNING);
-            }
-        }),
-        None => context.on_failure,
-    };
+    let on_failure = read_on_failure(table, context);
     let stripe_should_retry = table.get("stripe_should_retry").and_then(|value| value.boolean());
     let errors = table.get("errors").and_then(|value| value.choice(&ERRORS, &[]));
     let explain = table.get("explain").and_then(|value| value.boolean());
@@ -356,6 +341,32 @@ fn read_policy(
         cors: cors?,
         fields: fields?,
     })
+}
+
+fn read_drop_headers(table: &Table<'_>) -> Option<Vec<HeaderName>> {
+    table.get("drop_headers").and_then(|value| {
+        value.list_of("a list of header fields such as [\"Set-Cookie\"]", HEADER_EXPECTED, header)
+    })
+}
+
+fn read_redact(table: &Table<'_>) -> Option<Vec<Pointer>> {
+    table.get("redact").and_then(|value| {
+        value.list_of(
+            "a list of JSON pointers such as [\"/card/number\"]",
+            identity::POINTER_EXPECTED,
+            Pointer::parse,
+        )
+    })
+}
+
+/// Reads the route's own setting; without one, the store's applies.
+fn read_on_failure(table: &Table<'_>, context: &RouteContext<'_>) -> Option<OnFailure> {
+    let Some(value) = table.get("on_failure") else { return context.on_failure };
+    let chosen = value.choice(&ON_FAILURE, &[]);
+    if chosen == Some(OnFailure::FailOpen) {
+        table.report.warn(&value.span.path, FAIL_OPEN_WARNING);
+    }
+    chosen
 }
 
 fn read_times(table: &Table<'_>, context: &RouteContext<'_>) -> Option<Times> {

@@ -413,40 +413,7 @@ impl StoreConfig {
             }
         });
 
-        if url == Some(StoreUrl::Memory) {
-            table.report.warn(
-                &table.path_of("url"),
-                "memory: loses all operations when the process ends; for tests only",
-            );
-        }
-        if ack.is_some_and(|ack| ack != AckPolicy::Memory)
-            && matches!(url, Some(StoreUrl::Memory | StoreUrl::File(_)))
-        {
-            table.report.warn(
-                &table.path_of("ack"),
-                "not used: only for Redis; file: always waits for the disk",
-            );
-        }
-        let other_name = namespace.as_ref().is_some_and(|namespace| namespace != NAMESPACE_DEFAULT);
-        if other_name && url.as_ref().is_some_and(|url| !url.is_redis()) {
-            table.report.warn(
-                &table.path_of("namespace"),
-                "not used: only for Redis; memory: and file: have no other writers",
-            );
-        }
-        match (local_cache, &url) {
-            (Some(0) | None, _) => {}
-            (_, Some(StoreUrl::Memory | StoreUrl::File(_))) => {
-                table.report.warn(
-                    &table.path_of("local_cache"),
-                    "not used: only for Redis; memory: and file: are already in the process",
-                );
-            }
-            (_, Some(StoreUrl::Cluster { .. })) => {
-                table.report.note(&table.span_of("local_cache"), LOCAL_CACHE_EXPECTED);
-            }
-            (_, Some(StoreUrl::Redis { .. } | StoreUrl::Sentinel { .. }) | None) => {}
-        }
+        warn_of_unused(&table, url.as_ref(), ack, namespace.as_deref(), local_cache);
         if on_failure == Some(OnFailure::FailOpen) {
             table.report.warn(&table.path_of("on_failure"), FAIL_OPEN_WARNING);
         }
@@ -469,5 +436,49 @@ impl StoreConfig {
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
             client: client?,
         })
+    }
+}
+
+/// Warns of settings that have no effect in a store of this kind.
+fn warn_of_unused(
+    table: &Table<'_>,
+    url: Option<&StoreUrl>,
+    ack: Option<AckPolicy>,
+    namespace: Option<&str>,
+    local_cache: Option<usize>,
+) {
+    if matches!(url, Some(StoreUrl::Memory)) {
+        table.report.warn(
+            &table.path_of("url"),
+            "memory: loses all operations when the process ends; for tests only",
+        );
+    }
+    if ack.is_some_and(|ack| ack != AckPolicy::Memory)
+        && matches!(url, Some(StoreUrl::Memory | StoreUrl::File(_)))
+    {
+        table.report.warn(
+            &table.path_of("ack"),
+            "not used: only for Redis; file: always waits for the disk",
+        );
+    }
+    let other_name = namespace.is_some_and(|namespace| namespace != NAMESPACE_DEFAULT);
+    if other_name && url.is_some_and(|url| !url.is_redis()) {
+        table.report.warn(
+            &table.path_of("namespace"),
+            "not used: only for Redis; memory: and file: have no other writers",
+        );
+    }
+    match (local_cache, url) {
+        (Some(0) | None, _) => {}
+        (_, Some(StoreUrl::Memory | StoreUrl::File(_))) => {
+            table.report.warn(
+                &table.path_of("local_cache"),
+                "not used: only for Redis; memory: and file: are already in the process",
+            );
+        }
+        (_, Some(StoreUrl::Cluster { .. })) => {
+            table.report.note(&table.span_of("local_cache"), LOCAL_CACHE_EXPECTED);
+        }
+        (_, Some(StoreUrl::Redis { .. } | StoreUrl::Sentinel { .. }) | None) => {}
     }
 }

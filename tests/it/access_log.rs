@@ -90,12 +90,18 @@ fn each_request_has_a_line_with_its_outcome_and_no_secret() {
         );
     }
     assert_eq!(gateway.metric("onceward_access_log_lines_total{result=\"exported\"}"), 6.0);
+}
 
-    // A client that leaves, and a duplicate that waits.
+#[test]
+fn a_client_that_leaves_and_a_duplicate_that_waits_have_lines_that_show_it() {
+    let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
+    let file = dir.path().join("access.log");
+    let routes = format!("{ROUTES}scope = {{ header = \"X-Account\" }}\non_in_flight = \"wait\"\n");
+    let gateway = Gateway::with(upstream.port, &settings("json", &file), &routes);
     let client = Streams::open(gateway.port);
     let leaves =
         client.begin(Streams::pay("other", "{}", &[("x-account", "a"), ("x-act", "hold")]));
-    upstream.reached(4);
+    upstream.reached(1);
     let waits = Request::pay("other", "{}").field("X-Account", "a").send_aside(gateway.port);
     until("the duplicate to wait", || gateway.metric("onceward_waiters") == 1.0);
     leaves.reset();

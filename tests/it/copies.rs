@@ -42,13 +42,24 @@ fn end(mut gateway: Gateway) {
     assert!(gateway.wait().success());
 }
 
+fn pay(n: usize) -> Request {
+    Request::pay(&format!("k{n}"), "{}")
+}
+
+/// Checks that each payment is answered as it was before.
+fn replayed(gateway: &Gateway, answers: &[Vec<u8>]) {
+    for (n, body) in answers.iter().enumerate() {
+        let again = pay(n).send(gateway.port);
+        assert!(again.replayed() && again.body == *body, "{n}: {again:?}");
+    }
+}
+
 #[test]
 fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
     let (upstream, redis, dir) =
         (Upstream::start(), RedisServer::start(), tempfile::tempdir().unwrap());
     let file = |name: &str| format!("file:{}", dir.path().join(name).display());
     let namespaced = format!("{}?namespace=moved", redis.url());
-    let pay = |n: usize| Request::pay(&format!("k{n}"), "{}");
     let mut answers = Vec::new();
 
     let gateway = Gateway::on(upstream.port, &file("first"), LOG, &routes());
@@ -57,14 +68,8 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
         .as_str()
         .unwrap()
         .to_owned();
-    assert_eq!(
-        Request::new("POST", "/v1/shadowed")
-            .field("Idempotency-Key", "s")
-            .json("{}")
-            .send(gateway.port)
-            .status,
-        201
-    );
+    let shadowed = Request::new("POST", "/v1/shadowed").field("Idempotency-Key", "s").json("{}");
+    assert_eq!(shadowed.send(gateway.port).status, 201);
     let (code, output) = copy(&file("first"), &namespaced);
     assert!(
         code == 1 && output.contains("another process uses it (a gateway, or a copy)"),
@@ -86,12 +91,6 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
     );
     let gateway = Gateway::on(upstream.port, &namespaced, LOG, &routes());
     until("all to be replayed in Redis", || pay(0).send(gateway.port).replayed());
-    let replayed = |gateway: &Gateway, answers: &[Vec<u8>]| {
-        answers.iter().enumerate().for_each(|(n, body)| {
-            let again = pay(n).send(gateway.port);
-            assert!(again.replayed() && again.body == *body, "{n}: {again:?}");
-        });
-    };
     replayed(&gateway, &answers);
     assert_eq!(cli(&gateway, &["show", &lost]).0, 0, "what is uncertain stays so");
     assert!(cli(&gateway, &["list", "--state", "uncertain"]).1.contains(&lost));

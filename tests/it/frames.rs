@@ -1,8 +1,8 @@
 //! Hostile HTTP/2, written frame by frame.
 
 use crate::harness::frames::{
-    ACK, CONTINUATION, DATA, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS,
-    WINDOW_UPDATE, block, frame, request,
+    ACK, CONTINUATION, DATA, END_STREAM, Frame, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM,
+    SETTINGS, WINDOW_UPDATE, block, frame, request,
 };
 use crate::harness::{Frames, Gateway, ROUTES, Request, Upstream, until};
 
@@ -69,23 +69,37 @@ fn malformed_requests_are_stream_errors_and_reach_nobody() {
         let with_key: Vec<_> = fields.iter().copied().chain([("idempotency-key", "k")]).collect();
         connection.headers(1, END_STREAM, &with_key);
         let end = connection.until(&[RST_STREAM, GOAWAY, HEADERS]);
-        let refused = end
-            .as_ref()
-            .is_some_and(|frame| frame.kind != HEADERS || frame.payload[0] == STATUS_400);
-        assert!(refused, "{fields:?}: {end:?}");
-    }
-    for (announced, data) in [("5", &b"abc"[..]), ("3", b"abcde"), ("0", b"a")] {
-        let mut connection = Frames::open(gateway.port, &[]);
-        connection.headers(1, 0, &good(&[("idempotency-key", "k"), ("content-length", announced)]));
-        connection.write(&frame(DATA, END_STREAM, 1, data));
-        let end = connection.until(&[RST_STREAM, GOAWAY, HEADERS]);
-        let refused = end
-            .as_ref()
-            .is_some_and(|frame| frame.kind != HEADERS || frame.payload[0] == STATUS_400);
-        assert!(refused, "{announced}: {end:?}");
+        assert!(is_refused(end.as_ref()), "{fields:?}: {end:?}");
     }
     assert_eq!(upstream.executed(), 0);
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201, "and the key is free");
+}
+
+#[test]
+fn a_body_of_another_length_than_announced_is_a_stream_error_and_reaches_nobody() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    for (announced, data) in [("5", &b"abc"[..]), ("3", b"abcde"), ("0", b"a")] {
+        let mut connection = Frames::open(gateway.port, &[]);
+        connection.headers(
+            1,
+            0,
+            &request(
+                "POST",
+                "/v1/payments",
+                &[("idempotency-key", "k"), ("content-length", announced)],
+            ),
+        );
+        connection.write(&frame(DATA, END_STREAM, 1, data));
+        let end = connection.until(&[RST_STREAM, GOAWAY, HEADERS]);
+        assert!(is_refused(end.as_ref()), "{announced}: {end:?}");
+    }
+    assert_eq!(upstream.executed(), 0);
+}
+
+/// Whether a stream ended with an error, or with the status 400.
+fn is_refused(end: Option<&Frame>) -> bool {
+    end.is_some_and(|frame| frame.kind != HEADERS || frame.payload[0] == STATUS_400)
 }
 
 /// Floods a gateway with these bytes until it closes the connection. Others are served meanwhile.

@@ -55,12 +55,12 @@ fn a_report_shows_by_client_what_enforcing_would_have_replayed_and_refused() {
     until("both first requests to be watched", || {
         gateway.metric("onceward_shadow_total{route=\"payments\",would=\"execute\"}") == 2.0
     });
-    for _ in 0..3 {
-        assert_eq!(pay("alice", r#"{"amount":4200}"#), 201);
-    }
-    assert_eq!(pay("bob", r#"{"amount":4200}"#), 201);
-    for _ in 0..2 {
-        assert_eq!(pay("bob", r#"{"amount":9900}"#), 201);
+    for (count, tenant, body) in [
+        (3, "alice", r#"{"amount":4200}"#),
+        (1, "bob", r#"{"amount":4200}"#),
+        (2, "bob", r#"{"amount":9900}"#),
+    ] {
+        (0..count).for_each(|_| assert_eq!(pay(tenant, body), 201));
     }
     assert_eq!(upstream.executed(), 8, "watching refuses nothing");
 
@@ -100,10 +100,8 @@ fn a_report_shows_by_client_what_enforcing_would_have_replayed_and_refused() {
         ),
         "{text}"
     );
-    assert!(
-        !text.contains("alice") && !text.contains("bob"),
-        "clients are identified by a hash: {text}"
-    );
+    let names_client = text.contains("alice") || text.contains("bob");
+    assert!(!names_client, "clients are identified by a hash: {text}");
     assert_eq!(report(&gateway, &["--since", "yesterday"]).0, 2);
     assert_eq!(gateway.ask("GET", "/v1/report?since=yesterday").problem(), "request-invalid");
     // With an explanation, the report names the possible callers of a tenant mark.

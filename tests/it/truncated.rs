@@ -180,72 +180,68 @@ fn a_chunked_answer_is_whole_only_with_its_last_chunk_and_the_end_of_its_trailer
     }
 }
 
-#[test]
-fn an_http_2_answer_is_whole_only_with_the_end_of_its_stream() {
-    let authority = Authority::new();
-    let origin = FrameOrigin::start(authority.server(HERE, &["h2"]), &[]);
-    let gateway = by_tls(&authority, origin.port);
-    let head = |stream| frame(HEADERS, END_HEADERS, stream, STATUS_200);
-    let counted = |stream| {
-        frame(
-            HEADERS,
-            END_HEADERS,
-            stream,
-            &[STATUS_200, &block(&[("content-length", "3")])].concat(),
-        )
-    };
-    let data = |flags, stream| frame(DATA, flags, stream, b"{}");
-    let reset = |stream, reason: u8| frame(RST_STREAM, 0, stream, &[0, 0, 0, reason]);
-    type Frames = Box<dyn Fn(u32) -> Vec<u8> + Send>;
-    let cut: Vec<(&str, Frames)> = vec![
+/// Makes the frames of an answer on a stream.
+type AnswerFrames = Box<dyn Fn(u32) -> Vec<u8> + Send>;
+
+fn head(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, stream, STATUS_200)
+}
+
+/// A head that announces three bytes.
+fn counted(flags: u8, stream: u32) -> Vec<u8> {
+    let fields = [STATUS_200, &block(&[("content-length", "3")])].concat();
+    frame(HEADERS, END_HEADERS | flags, stream, &fields)
+}
+
+fn data(flags: u8, stream: u32) -> Vec<u8> {
+    frame(DATA, flags, stream, b"{}")
+}
+
+fn reset(stream: u32, reason: u8) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, &[0, 0, 0, reason])
+}
+
+/// Answers that end before their end.
+fn cut_answers() -> Vec<(&'static str, AnswerFrames)> {
+    vec![
         (
             "reset, no error",
-            Box::new(move |stream| [head(stream), data(0, stream), reset(stream, 0)].concat()),
+            Box::new(|stream| [head(stream), data(0, stream), reset(stream, 0)].concat()),
         ),
         (
             "reset, cancel",
-            Box::new(move |stream| [head(stream), data(0, stream), reset(stream, 8)].concat()),
+            Box::new(|stream| [head(stream), data(0, stream), reset(stream, 8)].concat()),
         ),
-        ("reset before data", Box::new(move |stream| [head(stream), reset(stream, 0)].concat())),
-        ("reset instead of an answer", Box::new(move |stream| reset(stream, 0))),
+        ("reset before data", Box::new(|stream| [head(stream), reset(stream, 0)].concat())),
+        ("reset instead of an answer", Box::new(|stream| reset(stream, 0))),
         (
             "shorter than announced",
-            Box::new(move |stream| [counted(stream), data(END_STREAM, stream)].concat()),
+            Box::new(|stream| [counted(0, stream), data(END_STREAM, stream)].concat()),
         ),
         (
             "longer than announced",
-            Box::new(move |stream| {
-                [counted(stream), data(0, stream), data(END_STREAM, stream)].concat()
+            Box::new(|stream| {
+                [counted(0, stream), data(0, stream), data(END_STREAM, stream)].concat()
             }),
         ),
-        (
-            "no data of what was announced",
-            Box::new(move |stream| {
-                frame(
-                    HEADERS,
-                    END_HEADERS | END_STREAM,
-                    stream,
-                    &[STATUS_200, &block(&[("content-length", "3")])].concat(),
-                )
-            }),
-        ),
+        ("no data of what was announced", Box::new(|stream| counted(END_STREAM, stream))),
         (
             "goaway with an error",
-            Box::new(move |stream| {
+            Box::new(|stream| {
                 [head(stream), data(0, stream), frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 2])]
                     .concat()
             }),
         ),
-    ];
-    for (name, frames) in cut {
-        origin.answer_by(frames);
-        is_in_doubt(&gateway, &Request::pay(&name.replace(' ', "-"), "{}"));
-    }
-    let whole: Vec<(&str, Frames)> = vec![
-        ("data", Box::new(move |stream| [head(stream), data(END_STREAM, stream)].concat())),
+    ]
+}
+
+/// Answers that are whole.
+fn whole_answers() -> Vec<(&'static str, AnswerFrames)> {
+    vec![
+        ("data", Box::new(|stream| [head(stream), data(END_STREAM, stream)].concat())),
         (
             "trailers",
-            Box::new(move |stream| {
+            Box::new(|stream| {
                 let trailers =
                     frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&[("x-a", "b")]));
                 [head(stream), data(0, stream), trailers].concat()
@@ -253,12 +249,21 @@ fn an_http_2_answer_is_whole_only_with_the_end_of_its_stream() {
         ),
         (
             "reset behind the end",
-            Box::new(move |stream| {
-                [head(stream), data(END_STREAM, stream), reset(stream, 0)].concat()
-            }),
+            Box::new(|stream| [head(stream), data(END_STREAM, stream), reset(stream, 0)].concat()),
         ),
-    ];
-    for (name, frames) in whole {
+    ]
+}
+
+#[test]
+fn an_http_2_answer_is_whole_only_with_the_end_of_its_stream() {
+    let authority = Authority::new();
+    let origin = FrameOrigin::start(authority.server(HERE, &["h2"]), &[]);
+    let gateway = by_tls(&authority, origin.port);
+    for (name, frames) in cut_answers() {
+        origin.answer_by(frames);
+        is_in_doubt(&gateway, &Request::pay(&name.replace(' ', "-"), "{}"));
+    }
+    for (name, frames) in whole_answers() {
         origin.answer_by(frames);
         assert_eq!(is_stored(&gateway, &Request::pay(&name.replace(' ', "-"), "{}")).text(), "{}");
     }

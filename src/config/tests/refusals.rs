@@ -316,6 +316,7 @@ fn a_path_that_can_never_match_is_refused() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_contradicts_itself_is_refused() {
     for (text, key, piece) in [
         ("routes = []", "routes", "protects nothing"),

@@ -214,6 +214,7 @@ fn verdict(policy: &Policy, code: u16, field: Option<&'static str>) -> Verdict {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn profiles_judge_statuses_as_their_vendors_do() {
     let ietf = route("").policy;
     assert_eq!(verdict(&ietf, 404, None), Verdict::Store);

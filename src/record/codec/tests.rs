@@ -37,6 +37,7 @@ fn reply(body: ReplyBody) -> Arc<Reply> {
 }
 
 /// Every kind of record, by the name of its golden file.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn golden() -> Vec<(&'static str, Record)> {
     let uncertain = |cause, since_ms| base(State::Uncertain { cause, since_ms, retry: None });
     let retried = |lost| {

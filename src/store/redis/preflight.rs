@@ -110,26 +110,52 @@ fn judge(
         let advice = if grade == Grade::Sound { "" } else { advice };
         Remark { grade, text: format!("{server}: {text}"), advice }
     };
-    let when = |sound| if sound { Grade::Sound } else { Grade::Unsound };
 
     let version = info_field("redis_version");
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let mut remarks = vec![remark(
-        major.map_or(Grade::Unknown, |major| when(major >= VERSION_MIN)),
+        major.map_or(Grade::Unknown, |major| grade(major >= VERSION_MIN)),
         format!("version {version}"),
         "use Redis 6 or newer, or Valkey",
     )];
     remarks.push(remark(
-        when(info_field("role") == "master"),
+        grade(info_field("role") == "master"),
         format!("it is a {}", info_field("role")),
         "point the store's url at the primary, or at the sentinels",
     ));
-    remarks.push(match (set("maxmemory"), set("maxmemory-policy")) {
+    remarks.push(eviction(set("maxmemory"), set("maxmemory-policy"), remark));
+    remarks.push(persistence(set, version, ack, remark));
+    if let RedisAck::Replicas(wanted) = ack {
+        let replicas: u32 = info_field("connected_slaves").parse().unwrap_or(0);
+        remarks.push(remark(
+            grade(replicas >= wanted),
+            format!("{replicas} replicas; {wanted} have to confirm"),
+            "without them nothing is forwarded: start them, or lower ack",
+        ));
+        // Any replica may be promoted, so each must have every acknowledged write.
+        if replicas > wanted {
+            remarks.push(remark(
+                Grade::Unsound,
+                format!("{} of the replicas may lack what was acknowledged", replicas - wanted),
+                "set ack to the number of replicas: any of them may be promoted",
+            ));
+        }
+    }
+    remarks
+}
+
+/// Judges whether the server may evict records.
+fn eviction(
+    maxmemory: Option<&str>,
+    policy: Option<&str>,
+    remark: impl Fn(Grade, String, &'static str) -> Remark,
+) -> Remark {
+    match (maxmemory, policy) {
         (Some("0"), _) => {
             remark(Grade::Sound, "no limit of memory, so nothing is evicted".into(), "")
         }
         (Some(_), Some(policy)) => remark(
-            when(policy == "noeviction"),
+            grade(policy == "noeviction"),
             format!("maxmemory-policy {policy}"),
             "set maxmemory-policy noeviction: an evicted record is a key that runs again",
         ),
@@ -138,8 +164,17 @@ fn judge(
             "the server doesn't reveal maxmemory-policy".into(),
             "make sure that it is noeviction",
         ),
-    });
-    remarks.push(match (set("appendonly"), set("appendfsync"), set("save")) {
+    }
+}
+
+/// Judges what a crash of the server may lose.
+fn persistence<'s>(
+    set: impl Fn(&str) -> Option<&'s str>,
+    version: &str,
+    ack: RedisAck,
+    remark: impl Fn(Grade, String, &'static str) -> Remark,
+) -> Remark {
+    match (set("appendonly"), set("appendfsync"), set("save")) {
         (Some("yes"), Some("always"), _) => {
             remark(Grade::Sound, "every write is on disk before it is answered".into(), "")
         }
@@ -167,24 +202,11 @@ fn judge(
             "the server doesn't reveal its persistence".into(),
             "make sure that appendonly is on",
         ),
-    });
-    if let RedisAck::Replicas(wanted) = ack {
-        let replicas: u32 = info_field("connected_slaves").parse().unwrap_or(0);
-        remarks.push(remark(
-            when(replicas >= wanted),
-            format!("{replicas} replicas; {wanted} have to confirm"),
-            "without them nothing is forwarded: start them, or lower ack",
-        ));
-        // Any replica may be promoted, so each must have every acknowledged write.
-        if replicas > wanted {
-            remarks.push(remark(
-                Grade::Unsound,
-                format!("{} of the replicas may lack what was acknowledged", replicas - wanted),
-                "set ack to the number of replicas: any of them may be promoted",
-            ));
-        }
     }
-    remarks
+}
+
+fn grade(is_sound: bool) -> Grade {
+    if is_sound { Grade::Sound } else { Grade::Unsound }
 }
 
 /// Judges `ack = "fsync"` where `appendfsync` is not "always".

@@ -171,6 +171,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn after_a_loss_a_write_prevails_over_earlier_states_and_over_markers_of_attempts_that_never_ran()
      {
         use RestoreDecision::{BegunAgain, Obsolete, OverEarlierState, UnderNewVersion};

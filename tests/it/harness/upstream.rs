@@ -225,6 +225,39 @@ fn read(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
     Some(seen)
 }
 
+/// Runs a step that ends the connection. `head` is the status and the fields.
+fn end_early(writer: &mut impl Close, (verb, rest): (&str, &str), head: &str, body: &[u8], n: u64) {
+    match verb {
+        "to_close" | "torn" => {
+            let _ = write!(writer, "HTTP/1.{} {head}\r\n", u8::from(verb == "to_close"));
+            let _ = writer.write_all(body).and_then(|()| writer.flush());
+            if verb == "to_close" {
+                writer.close_gracefully();
+            }
+        }
+        "chunked" => {
+            let chunks = rest.replace('|', "\r\n");
+            let _ = write!(writer, "HTTP/1.1 {head}Transfer-Encoding: chunked\r\n\r\n{chunks}");
+            let _ = writer.flush();
+        }
+        "drop" => {}
+        "rubbish" => {
+            let _ = writer.write_all(b"\0\x01 this is no HTTP\r\n\r\n");
+        }
+        "cut" => {
+            let _ = write!(writer, "HTTP/1.1 {head}Content-Length: {}\r\n\r\n", body.len() + 10);
+            let _ = writer.write_all(body);
+        }
+        "events" => {
+            let _ = write!(
+                writer,
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {n}\n\n"
+            );
+        }
+        other => panic!("unknown step {other}"),
+    }
+}
+
 /// Runs a script; returns `false` if the connection ends with it.
 fn answer(shared: &Shared, writer: &mut impl Close, script: &str, head: bool) -> bool {
     let n = shared.answers.fetch_add(1, Ordering::SeqCst);
@@ -255,49 +288,11 @@ fn answer(shared: &Shared, writer: &mut impl Close, script: &str, head: bool) ->
             }
             "large" => body = vec![b'x'; rest.parse().unwrap()],
             "type" => fields = format!("Content-Type: {rest}\r\n"),
-            "to_close" | "torn" => {
-                let _ = write!(
-                    writer,
-                    "HTTP/1.{} {status} X\r\n{fields}\r\n",
-                    u8::from(verb == "to_close")
-                );
-                let _ = writer.write_all(&body).and_then(|()| writer.flush());
-                if verb == "to_close" {
-                    writer.close_gracefully();
-                }
+            _ => {
+                let head = format!("{status} X\r\n{fields}");
+                end_early(writer, (verb, rest), &head, &body, n);
                 return false;
             }
-            "chunked" => {
-                let chunks = rest.replace('|', "\r\n");
-                let _ = write!(
-                    writer,
-                    "HTTP/1.1 {status} X\r\n{fields}Transfer-Encoding: chunked\r\n\r\n{chunks}"
-                );
-                let _ = writer.flush();
-                return false;
-            }
-            "drop" => return false,
-            "rubbish" => {
-                let _ = writer.write_all(b"\0\x01 this is no HTTP\r\n\r\n");
-                return false;
-            }
-            "cut" => {
-                let _ = write!(
-                    writer,
-                    "HTTP/1.1 {status} X\r\n{fields}Content-Length: {}\r\n\r\n",
-                    body.len() + 10
-                );
-                let _ = writer.write_all(&body);
-                return false;
-            }
-            "events" => {
-                let _ = write!(
-                    writer,
-                    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {n}\n\n"
-                );
-                return false;
-            }
-            other => panic!("unknown step {other}"),
         }
     }
     let length = if matches!(status, 204 | 304) {

@@ -64,6 +64,7 @@ fn what_is_plain_passes() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_can_be_read_in_two_ways_is_refused_and_no_byte_of_its_head_passes() {
     use Malformation::{
         ContentLength, ControlByte, FieldName, Folded, LengthAndCoding, LineEnding, Method,
