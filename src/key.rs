@@ -347,7 +347,10 @@ pub fn hash_body(hasher: &mut PartHasher, body: Reading<'_>, how: BodyHash<'_>) 
             hasher.part(b"none");
             return;
         }
-        BodyHash::Json { is_json: true, ignore } => hash_json(hasher, body, ignore),
+        BodyHash::Json { is_json: true, ignore } => {
+            let document = body.into_document();
+            document.map(|document| hash_json(hasher, document, ignore)).is_ok()
+        }
         BodyHash::Form { boundary } => multipart::hash_form(hasher, bytes, boundary),
         BodyHash::Raw | BodyHash::Json { is_json: false, .. } => false,
     };

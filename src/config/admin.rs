@@ -12,7 +12,7 @@ use super::Config;
 use super::fault::{Fault, Faults};
 use super::read::Table;
 use super::secret::Secret;
-use super::upstream::file_name;
+use super::texts::file_name;
 use crate::key::HASH_SECRET_BYTES_MIN;
 
 /// Bytes of an AES-256 key.

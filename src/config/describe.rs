@@ -1,10 +1,10 @@
 //! Description of a configuration, as `onceward check` prints it.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use super::route::key_location;
 use super::store::StoreFormat;
+use super::texts::duration_text;
 use super::{Config, RouteConfig, StoreUrl, UpstreamConfig};
 use crate::engine::{Mode, OnFailure, Origins, StatusRules, Verdict};
 
@@ -79,21 +79,6 @@ fn read_model_text(config: &Config) -> String {
     };
     let by = if model.project { "" } else { ", updated by onceward projector" };
     format!("read model in {place}{by}")
-}
-
-/// Formats a duration as the file would write it, in units of fixed length: no months.
-pub(super) fn duration_text(duration: Duration) -> String {
-    const UNITS: [(&str, u128); 5] =
-        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-    let mut rest = duration.as_millis();
-    let mut parts = Vec::new();
-    for (unit, millis) in UNITS {
-        if rest >= millis {
-            parts.push(format!("{}{unit}", rest / millis));
-            rest %= millis;
-        }
-    }
-    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
 fn write_upstream(text: &mut String, label: &str, upstream: &UpstreamConfig) -> std::fmt::Result {

@@ -32,6 +32,7 @@ mod read_model;
 mod route;
 mod secret;
 mod store;
+mod texts;
 mod tls;
 mod upstream;
 
@@ -40,8 +41,9 @@ pub use encryption::EncryptionKeySource;
 pub use fault::{Excerpt, Fault, Faults};
 pub use limits::Limits;
 pub use observers::{AccessLogConfig, AccessLogFormat, TracingConfig};
+pub use profiles::DEFAULT_PROFILE;
 pub use read_model::ReadModelConfig;
-pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, JwksSource, RouteConfig};
+pub use route::{IMPLICIT_ROUTE, JwksSource, RouteConfig};
 pub use secret::Secret;
 pub use store::{AckPolicy, Durability, StoreConfig, StoreFormat, StoreUrl, WITHOUT_REDIS};
 pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Http2Mode, UpstreamConfig, UpstreamUrl};

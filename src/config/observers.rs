@@ -8,7 +8,8 @@ use http::{HeaderMap, HeaderName};
 use super::admin::SecretSource;
 use super::read::Table;
 use super::route::read_headers;
-use super::upstream::{UpstreamUrl, file_name};
+use super::texts::file_name;
+use super::upstream::UpstreamUrl;
 
 /// Format of the access log's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,9 @@
 //! in `config/profiles.toml`.
 
 use super::read::{Table, Value, closest};
-use super::route::DEFAULT_PROFILE;
+
+/// The profile of a route that names no profile.
+pub const DEFAULT_PROFILE: &str = "ietf";
 
 /// The text of the built-in file.
 pub(super) const TEXT: &str = include_str!("../../config/profiles.toml");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::read::Table;
 use super::store::StoreUrl;
-use super::upstream::file_name;
+use super::texts::file_name;
 
 /// Settings of the read model.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,10 +6,10 @@ use std::time::Duration;
 use http::{HeaderName, Method, StatusCode};
 
 use super::admin::SecretSource;
-use super::describe::duration_text;
-use super::profiles::Profiles;
+use super::profiles::{DEFAULT_PROFILE, Profiles};
 use super::read::{SourceSpan, Table, Value, closest};
 use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
+use super::texts::duration_text;
 use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, Policy};
 use crate::key::Pointer;
 use crate::key::path::PathCase;
@@ -28,8 +28,6 @@ pub(super) use uncertain::read_headers;
 
 /// The name of the route that is used when the file has none.
 pub const IMPLICIT_ROUTE: &str = "default";
-/// The profile of a route that names no profile.
-pub const DEFAULT_PROFILE: &str = "ietf";
 
 /// Shortest lease. Below it, a busy scheduler alone would make operations uncertain.
 const LEASE_MIN: Duration = Duration::from_secs(1);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::read::{SourceSpan, Table};
 use super::secret::{Secret, masked_url};
+use super::texts::file_name;
 use super::tls;
-use super::upstream::file_name;
 use crate::engine::OnFailure;
 use crate::tls::ClientFiles;
 

@@ -2,7 +2,7 @@
 //! client certificates.
 
 use super::read::Table;
-use super::upstream::file_name;
+use super::texts::file_name;
 use crate::tls::{ClientFiles, IdentityFiles};
 
 const FILE_EXPECTED: &str = "a file's name";

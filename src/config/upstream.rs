@@ -8,6 +8,7 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::read::{SourceSpan, Table};
+use super::texts::file_name;
 use super::tls;
 use crate::tls::ClientFiles;
 
@@ -167,9 +168,4 @@ impl UpstreamConfig {
             rewrite_location: rewrite_location?,
         })
     }
-}
-
-/// Parses a file's name, which must not be empty.
-pub(super) fn file_name(text: &str) -> Option<PathBuf> {
-    (!text.is_empty()).then(|| PathBuf::from(text))
 }

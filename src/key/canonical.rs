@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use memchr::memchr2;
 
-use super::{PartHasher, Pointer, Reading};
+use super::{PartHasher, Pointer};
 
 /// Deepest nesting that is compared by value, which is also `serde_json`'s limit. Deeper documents
 /// are compared as bytes.
@@ -116,14 +116,10 @@ impl<'a> Document<'a> {
 }
 
 /// Adds the value of a JSON document to a hash, without the members under `ignore`.
-///
-/// Returns `false`, and adds nothing, if the document has no unambiguous value.
-pub(super) fn hash_json(hasher: &mut PartHasher, body: Reading<'_>, ignore: &[Pointer]) -> bool {
-    let Ok(document) = body.into_document() else { return false };
+pub(super) fn hash_json(hasher: &mut PartHasher, document: Document<'_>, ignore: &[Pointer]) {
     let Document(value) = document.without(ignore);
     hasher.part(b"json");
     Out::write(hasher, &value);
-    true
 }
 
 /// A value without inner values.

@@ -65,7 +65,8 @@ mod shadow;
 mod trace_context;
 mod trailers;
 
-pub use service::{OncewardBody, OncewardService, ResponseFuture};
+pub use respond::OncewardBody;
+pub use service::{OncewardService, ResponseFuture};
 pub use settings::LayerSettings;
 
 /// Puts the gate around a service. Cheap to clone.

@@ -4,12 +4,15 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 
 use super::echo::Echo;
 use super::trace_context::TraceParent;
-use super::{LayerState, OncewardBody, cors};
+use super::{LayerState, cors};
 use crate::entropy::Entropy;
 use crate::gate::{AnswerBody, Answered, ProtectedRoute, RequestContext};
 use crate::http_message::SilenceLimit;
 use crate::refusal::{Refusal, RefusalStyle};
 use crate::telemetry::{Answer, Trail};
+
+/// The body of an answer: stored, or streaming through.
+pub type OncewardBody<B> = AnswerBody<SilenceLimit<B>>;
 
 /// The parts of a request that its response needs.
 pub(super) struct AnswerContext {

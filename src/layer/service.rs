@@ -15,15 +15,15 @@ use tower_service::Service;
 
 use super::echo::Echo;
 use super::published::Published;
-use super::respond::AnswerContext;
+use super::respond::{AnswerContext, OncewardBody};
 use super::{LayerState, trailers};
 use crate::engine::Mode;
 use crate::forwarding::{BoxError, UpstreamIndex};
 use crate::gate::{
-    AnswerBody, Answered, BufferedRequest, Intake, ProtectedRoute, RequestContext, UpstreamService,
+    Answered, BufferedRequest, Intake, ProtectedRoute, RequestContext, UpstreamService,
     keep_identifying_fields,
 };
-use crate::http_message::{SilenceLimit, discard, read_whole};
+use crate::http_message::{discard, read_whole};
 use crate::refusal::Refusal;
 use crate::telemetry::Answer;
 
@@ -40,9 +40,6 @@ struct Head {
     intake: Intake,
     context: RequestContext,
 }
-
-/// The body of an answer: stored, or streaming through.
-pub type OncewardBody<B> = AnswerBody<SilenceLimit<B>>;
 
 /// The future of an answer.
 pub type ResponseFuture<B> =

@@ -10,7 +10,8 @@ use http::uri::{Authority, PathAndQuery};
 use super::RouteContext;
 use super::identity::{read_cookie, read_header, read_headers};
 use crate::config::read::{Table, Value};
-use crate::config::upstream::{UpstreamUrl, file_name};
+use crate::config::texts::file_name;
+use crate::config::upstream::UpstreamUrl;
 use crate::engine::{ScopeRule, TokenRule};
 
 const SCOPE_EXPECTED: &str = "a table such as { header = \"X-Api-Key\" }";

@@ -4,7 +4,6 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 
 use crate::engine::KeyRule;
-use crate::gate::intake::key::invalid;
 use crate::key::{
     Document, FormField, Key, KeyError, Member, Pointer, Reading, UnclearJson, form_field,
 };
@@ -147,6 +146,11 @@ pub(super) fn form_key(
             key_of(rule, text).map(Some)
         }
     }
+}
+
+/// Returns the refusal of a request with a malformed key.
+pub(super) fn invalid(why: impl Into<KeyFault>) -> Refusal {
+    Refusal::KeyInvalid { why: why.into() }
 }
 
 /// Returns the refusal of a request without a key, or a part of one, in its body.

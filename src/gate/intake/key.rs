@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::engine::{KeyPart, KeyRule, KeySource, Policy};
 use crate::gate::intake::body::{
-    body_key, document_with_key, field_of_form, form_key, missing_in_body,
+    body_key, document_with_key, field_of_form, form_key, invalid, missing_in_body,
 };
 use crate::gate::intake::head::lines;
 use crate::key::{
@@ -122,10 +122,6 @@ pub(super) fn require_readable(policy: &Policy, is_decoded: bool) -> Result<(), 
             .any(|part| matches!(part, KeyPart::Body(_) | KeyPart::Form(_) | KeyPart::BodyHash)),
     };
     if is_decoded || !reads_body() { Ok(()) } else { Err(Refusal::UnsupportedEncoding) }
-}
-
-pub(super) fn invalid(why: impl Into<KeyFault>) -> Refusal {
-    Refusal::KeyInvalid { why: why.into() }
 }
 
 /// Returns the places of a sent key, in words.

@@ -1,6 +1,7 @@
 //! The project's rules for source files: which module may use which, and what no file may contain.
 //! docs/ARCHITECTURE.md has the reasons.
 
+mod circles;
 mod source;
 mod words;
 

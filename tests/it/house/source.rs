@@ -29,6 +29,29 @@ impl Source {
         inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs").to_owned()
     }
 
+    /// Returns the path of the module, without `crate`.
+    pub fn module_path(&self) -> Vec<String> {
+        let inside = self.path.trim_start_matches("src/").trim_end_matches(".rs");
+        let inside = inside.strip_suffix("/mod").unwrap_or(inside);
+        inside.split('/').map(str::to_owned).collect()
+    }
+
+    /// Returns the paths of the items that the module exports with `pub use`, `pub(crate) use` and
+    /// the like, as it names them.
+    pub fn exported_paths(&self) -> Vec<Vec<String>> {
+        let words = words(&self.code);
+        let mut paths = Vec::new();
+        for at in (0..words.len()).filter(|at| words[*at] == "use") {
+            let before = at.checked_sub(1).map_or("", |before| words[before].as_str());
+            if before == "pub" || before == ")" {
+                let start =
+                    at + 1 + 2 * usize::from(words.get(at + 1).is_some_and(|word| word == "self"));
+                tree_paths(&words[start..], &mut Vec::new(), &mut paths);
+            }
+        }
+        paths
+    }
+
     /// How many modules it is below the crate: `super` as often is the crate itself.
     fn depth(&self) -> usize {
         let inside =
@@ -124,6 +147,68 @@ pub fn modules_used_by(source: &Source) -> BTreeSet<String> {
         }
     }
     modules
+}
+
+/// Returns the paths in a file's code that begin with `crate`, `super` or `self`, from the crate's
+/// root on and without `crate`.
+pub fn absolute_paths(source: &Source) -> Vec<Vec<String>> {
+    let words = words(&source.code);
+    let module = source.module_path();
+    let mut paths = Vec::new();
+    let mut at = 0;
+    while at < words.len() {
+        let starts = at == 0 || words[at - 1] != "::";
+        let follows = words.get(at + 1).is_some_and(|next| next == "::");
+        let mut base = match words[at].as_str() {
+            "crate" | "onceward" if starts && follows => Vec::new(),
+            "self" if starts && follows => module.clone(),
+            "super" if starts && follows => module[..module.len() - 1].to_vec(),
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        at += 2;
+        while words.get(at).is_some_and(|word| word == "super") {
+            base.pop();
+            at += 2;
+        }
+        tree_paths(&words[at..], &mut base, &mut paths);
+    }
+    paths
+}
+
+/// Adds the paths of a use tree, or of a path in code, behind `base`.
+fn tree_paths(words: &[String], base: &mut Vec<String>, paths: &mut Vec<Vec<String>>) -> usize {
+    let is_name = |word: &str| word.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let length = base.len();
+    let mut at = 0;
+    while let Some(word) = words.get(at) {
+        if word == "{" {
+            at += 1;
+            while words.get(at).is_some_and(|word| word != "}") {
+                at += tree_paths(&words[at..], base, paths);
+                // Behind a path: `as name`, then the comma.
+                while words.get(at).is_some_and(|word| word != "," && word != "}") {
+                    at += 1;
+                }
+                at += usize::from(words.get(at).is_some_and(|word| word == ","));
+            }
+            base.truncate(length);
+            return at + 1;
+        }
+        if is_name(word) && word != "self" {
+            base.push(word.clone());
+        }
+        at += 1;
+        if words.get(at).is_none_or(|next| next != "::") {
+            break;
+        }
+        at += 1;
+    }
+    paths.push(base.clone());
+    base.truncate(length);
+    at
 }
 
 /// The first segments of a path, or of each path of a group in braces.
