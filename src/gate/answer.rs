@@ -15,7 +15,7 @@ use crate::telemetry::Answer;
 /// The field that marks a replay.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// A response, and the outcome that metrics and logs count it as.
+/// A response, and its outcome for metrics and logs.
 pub struct Answered<B> {
     /// The response.
     pub response: Response<AnswerBody<B>>,
@@ -23,26 +23,26 @@ pub struct Answered<B> {
     pub answer: Answer,
 }
 
-/// The fields before and after a body.
+/// The header fields and the trailers of an answer.
 pub(in crate::gate) type Fields = (HeaderMap, Option<HeaderMap>);
 
 /// The settled answer to a protected request, before it becomes a response.
 pub(in crate::gate) struct SettledAnswer<B> {
     pub slot: Slot,
     pub answer: Answer,
-    /// The reply as the store has it. After a release status the store has none, and this is the
-    /// upstream's answer.
+    /// The reply as it is stored. If the status releases the operation, no reply is stored, and
+    /// this is the upstream's answer.
     pub reply: Arc<Reply>,
-    /// All fields of the upstream's answer, where only the first client gets some of them.
+    /// All fields of the upstream's answer, if some of them are only for the first client.
     pub first_fields: Option<Box<Fields>>,
-    /// The body of the upstream's answer, where the reply does not have it.
+    /// The body of the upstream's answer, if the reply does not contain it.
     pub body: Option<AnswerBody<B>>,
     /// The memory of the bodies.
     pub hold: Hold,
 }
 
 impl<B> SettledAnswer<B> {
-    /// The answer to a duplicate.
+    /// Creates the answer to a duplicate.
     pub fn replayed(slot: Slot, reply: Arc<Reply>, hold: Hold) -> SettledAnswer<B> {
         let answer = Answer::Replayed;
         SettledAnswer { slot, answer, reply, first_fields: None, body: None, hold }

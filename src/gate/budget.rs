@@ -12,7 +12,7 @@ use super::share::AddressShare;
 pub struct Budget {
     usage: Arc<BudgetUsage>,
     limit: usize,
-    /// Most bytes of one client address.
+    /// Maximum bytes of one client address.
     address_limit: usize,
     /// The client address that takes from this budget.
     address: Option<Arc<AddressShare>>,
@@ -42,12 +42,12 @@ impl Budget {
         }
     }
 
-    /// Returns the same budget under other limits. Memory that is held counts.
+    /// Returns the same budget under other limits. Memory that is already held still counts.
     pub(super) fn limited_to(&self, limit: usize, address_limit: usize) -> Budget {
         Budget { usage: self.usage.clone(), limit, address_limit, address: None }
     }
 
-    /// Returns the budget for one client address; `None`: for requests without an address.
+    /// Returns the budget for one client address. `None` means a request without an address.
     pub fn of_address(&self, address: Option<&Arc<AddressShare>>) -> Budget {
         Budget { address: address.cloned(), ..self.clone() }
     }
@@ -57,15 +57,15 @@ impl Budget {
         Budget { limit: self.limit - self.limit / 4, ..self.clone() }
     }
 
-    /// Returns whether no memory is left, for this address or in all.
+    /// Returns whether no memory is left, for this address or for all addresses together.
     pub fn is_exhausted(&self) -> bool {
         let address =
             self.address.as_ref().map_or(0, |address| address.bytes.load(Ordering::Relaxed));
         self.usage.used.load(Ordering::Relaxed) >= self.limit || address >= self.address_limit
     }
 
-    /// Takes memory. Returns `false`, with nothing taken, where too little is left. The caller must
-    /// give it back.
+    /// Takes memory, which the caller must give back. If too little is left, takes nothing and
+    /// returns `false`.
     fn take(&self, bytes: usize) -> bool {
         if let Some(address) = &self.address
             && !address.grow(bytes, self.address_limit)
@@ -83,8 +83,8 @@ impl Budget {
         taken
     }
 
-    /// Takes memory even where none is left; other requests are then refused until it is back. The
-    /// caller must give it back.
+    /// Takes memory, even if none is left. Other requests are then refused until memory is free
+    /// again. The caller must give the memory back.
     pub fn overdraw(&self, bytes: usize) {
         if let Some(address) = &self.address {
             address.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -114,7 +114,7 @@ impl Hold {
         self.budget.hold()
     }
 
-    /// Takes more memory. Returns `false`, with nothing taken, where too little is left.
+    /// Takes more memory. If too little is left, takes nothing and returns `false`.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let taken = self.budget.take(bytes);
         if taken {
@@ -123,7 +123,8 @@ impl Hold {
         taken
     }
 
-    /// Takes memory even where none is left; other requests are then refused until it is back.
+    /// Takes more memory, even if none is left. Other requests are then refused until memory is
+    /// free again.
     pub fn overdraw(&mut self, bytes: usize) {
         self.budget.overdraw(bytes);
         self.bytes += bytes;

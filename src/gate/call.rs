@@ -1,18 +1,20 @@
-//! Internal calls: the gateway's own components (a sink, a saga) run operations here, and nowhere
-//! else.
+//! Internal calls: the gateway's own components, such as a sink or a saga, run their operations
+//! only with [`Gate::call`].
 //!
-//! A call is an operation like a client's: it is claimed, attempted and settled by the same code,
-//! under a lease, a fence and the send rule, with events, metrics and drain. So the upstream sees
-//! it at most once, whichever gateway calls and however often.
+//! A call is protected like a client's request. The same code claims, attempts and settles the
+//! operation, under a lease, a fence and the send rule. Calls also write events, count in metrics,
+//! and are drained. Several gateways may make the same call, and one gateway may repeat it: the
+//! upstream executes the operation at most once. The exception is an uncertain operation that the
+//! route (`on_uncertain = "forward"`) or an operator sends again.
 //!
 //! # Reserved identities
-//! No client's request can reach the record of a call, whatever its route, scope, caller, key and
-//! configuration. A slot is the hash of route, scope, key and variant, each with its length. The
-//! scope of a call is hashed for the purpose `scope:internal`. Every client's scope, also one from
-//! a token, a cookie or a certificate, is hashed for `scope:none` or `scope:fields`. The purpose is
-//! the first part of the hash, so equal scopes would be a collision of SHA-256. The caller has a
-//! purpose of its own as well (`caller:internal`): a client that met the slot by a collision would
-//! still get `key-reused`, and never the stored answer.
+//! No request of a client can reach the record of a call, with any route, scope, caller, key or
+//! configuration. A slot is the hash of route, scope, key and variant, each with its length. A
+//! scope is itself a hash, and the first input of this hash is a label. The label of a call's scope
+//! is `scope:internal`. The label of a client's scope is `scope:none` or `scope:fields`, even if
+//! the scope comes from a token, a cookie or a certificate. So two equal scopes would be a
+//! collision of SHA-256. The caller of a call has its own label too, `caller:internal`. After a
+//! collision of two slots a client would therefore get `key-reused`, and never the stored answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,8 +42,8 @@ use crate::record::{Reply, ReplyBody};
 use crate::refusal::Refusal;
 use crate::telemetry::Answer;
 
-/// The component that calls, by its configured name. It is the reserved scope and the caller of its
-/// operations.
+/// The calling component, with its configured name. Component and name together are the reserved
+/// scope and the caller of its operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InternalCaller<'n> {
     /// A sink of the outbox.
@@ -50,16 +52,16 @@ pub enum InternalCaller<'n> {
     Saga(&'n str),
 }
 
-/// An operation of the gateway itself. Calls with the same route, caller and key are one operation:
-/// it runs once, and a call with another request is refused.
+/// An operation of the gateway itself. Calls with the same route, caller and key are one operation.
+/// It runs once, and a call with a different request is refused.
 #[derive(Clone, Copy)]
 pub struct InternalOperation<'o> {
-    /// The route: its policy decides how the operation is protected, and its name is part of the
-    /// identity. The route needs a header field for the key.
+    /// The route. Its policy decides how the operation is protected, and its name is part of the
+    /// operation's identity. The route must have a header field for the key.
     pub guarded: &'o Arc<ProtectedRoute>,
     /// The calling component.
     pub caller: InternalCaller<'o>,
-    /// The key, in plain text. The upstream gets it as it gets a client's key.
+    /// The key, in plain text. The gate passes it to the upstream like a client's key.
     pub key: &'o str,
 }
 
@@ -70,13 +72,13 @@ pub enum CallOutcome {
     Answered {
         /// The operation.
         operation: Slot,
-        /// The stored reply. Its body is [`ReplyBody::NotStored`] where the store does not keep it;
-        /// a repeated call then gets no fields either.
+        /// The stored reply. If the store does not keep the body, the body is
+        /// [`ReplyBody::NotStored`], and a repeated call gets no header fields either.
         reply: Arc<Reply>,
-        /// Whether an earlier attempt of the operation was answered.
+        /// Whether the reply comes from another attempt of the operation, a probe or an operator.
         replayed: bool,
     },
-    /// The upstream has answered that it did nothing. The next call with the same key runs.
+    /// The upstream answered that it did nothing. The next call with the same key runs.
     Released {
         /// The operation.
         operation: Slot,
@@ -87,22 +89,23 @@ pub enum CallOutcome {
     NotSent {
         /// The reason.
         refusal: Refusal,
-        /// Whether the same call may succeed later. Otherwise the call itself is wrong.
+        /// Whether the same call may succeed later. If not, the call itself is wrong.
         retryable: bool,
     },
-    /// Another attempt of the operation is active, in this gateway or another one.
+    /// Another attempt of the operation is active, in this gateway or in another.
     InFlight {
         /// The operation.
         operation: Slot,
-        /// When to call again.
+        /// How long to wait before the next call.
         retry_after: Duration,
     },
-    /// It is unknown whether the upstream has executed the operation: by this attempt, or by an
-    /// earlier one that nobody has settled yet.
+    /// It is unknown whether the upstream has executed the operation, in this attempt or in an
+    /// earlier attempt that nobody has settled yet.
     Uncertain {
         /// The operation.
         operation: Slot,
-        /// When to call again; `None` where an operator has to settle the operation first.
+        /// How long to wait before the next call; `None` if an operator has to settle the operation
+        /// first.
         retry_after: Option<Duration>,
     },
     /// The operation was completed, and the retention of its answer has ended.
@@ -112,23 +115,24 @@ pub enum CallOutcome {
     },
     /// The store is unavailable. Nothing was sent.
     StoreUnavailable {
-        /// When to call again.
+        /// How long to wait before the next call.
         retry_after: Duration,
     },
-    /// The process shuts down. Nothing was sent; another gateway may call.
+    /// The process is shutting down. Nothing was sent, and another gateway may make the call.
     Draining,
 }
 
 impl Gate {
-    /// Runs an operation of the gateway itself, or returns the outcome that it already has.
+    /// Runs an operation of the gateway itself. If the operation already has an outcome, returns
+    /// that outcome.
     ///
-    /// `request` has the method, the target, the fields (credentials too) and the body; the key's
-    /// field is added here. Method, target and body are the fingerprint: a call with another
-    /// fingerprint is refused as `key-reused`. `request` also carries the extensions that `service`
-    /// needs to find the upstream.
+    /// `request` has the method, the target, the header fields (including credentials) and the
+    /// body. This method adds the header field of the key. The fingerprint is a hash of method,
+    /// target and body. A call with another fingerprint is refused as `key-reused`. `request` also
+    /// carries the extensions that `service` needs to find the upstream.
     ///
-    /// The attempt runs in a task of its own. A caller that is dropped cancels nothing, and gets
-    /// the outcome by calling again. A call does not wait for an active attempt of its operation.
+    /// The attempt runs in a task of its own. It continues if the caller drops this future, and the
+    /// next call returns its outcome. A call does not wait for an active attempt of its operation.
     /// Quotas do not count calls, and calls do not take permits from clients.
     pub async fn call<S, B>(
         self: &Arc<Self>,
@@ -140,7 +144,8 @@ impl Gate {
         S: UpstreamService<B>,
         B: Send + 'static,
     {
-        // Checked before the claim: a claim of an ending process would be left to its lease.
+        // Checked before the claim: an ending process could not settle a new claim before the
+        // claim's lease ends.
         if self.tasks.is_closed() {
             return CallOutcome::Draining;
         }
@@ -167,7 +172,7 @@ impl Gate {
         outcome
     }
 
-    /// Returns the settled answer.
+    /// Runs the identified operation, and returns its settled answer.
     async fn call_identified<S, B>(
         self: &Arc<Self>,
         operation: InternalOperation<'_>,
@@ -214,7 +219,7 @@ impl Gate {
             AdmitResult::Replay(slot, reply) => {
                 Ok(SettledAnswer::replayed(slot, reply, request.hold))
             }
-            // Never admitted so for the gateway's own calls: see `Sender::passes_without_store`.
+            // Does not occur: `Sender::passes_without_store` is false for the gateway's own calls.
             AdmitResult::Unprotected => {
                 Err(Refusal::StoreUnavailable { retry_after: STORE_RETRY_AFTER })
             }
@@ -242,20 +247,20 @@ impl InternalCaller<'_> {
 }
 
 impl InternalOperation<'_> {
-    /// Returns the slot of the operation, and the caller as the record has it.
+    /// Returns the slot of the operation, and the caller as the record stores it.
     fn identity(&self, hashing: &Hashing) -> (Slot, Caller) {
         hashing.identity(&self.named(&self.caller.scope()), self.caller.caller())
     }
 
     fn named<'n>(&'n self, scope: &'n Scope) -> OperationParts<'n> {
         OperationParts {
-            // Enforced, whatever the route's mode is: a call is never unprotected.
+            // Enforced in every mode of the route, because a call is never unprotected.
             space: Space::Enforced,
             route: &self.guarded.route.policy.route,
             scope,
             key: self.key.as_bytes(),
-            // Empty, also on routes with one record per fingerprint or path: the key alone names a
-            // call, so another request under the same key is refused and does not run.
+            // Empty even on routes with one record per fingerprint or path. So a different request
+            // with the same key finds the record of the first one, and is refused.
             variant: &[],
         }
     }
@@ -289,8 +294,8 @@ impl InternalOperation<'_> {
     }
 }
 
-/// Writes the key into the route's field, and reads it back as a client's key is read: the same
-/// rules apply to it.
+/// Writes the key into the route's header field, and then reads the field like a client's. So the
+/// rules for clients' keys also apply to this key.
 fn put_key(policy: &Policy, key: &str, headers: &mut HeaderMap) -> Result<OperationKey, Refusal> {
     let KeySource::Sent { header: Some(name), .. } = &policy.key.source else {
         return Err(no_key_field());
@@ -308,7 +313,7 @@ fn no_key_field() -> Refusal {
 }
 
 fn answered<B>(settled: SettledAnswer<B>) -> (CallOutcome, Answer) {
-    // Dropping the rest of a body that is too large to store closes the upstream's connection.
+    // A body that is too large to store is dropped here, which closes the upstream's connection.
     let SettledAnswer { slot, answer, reply, .. } = settled;
     let replayed = answer == Answer::Replayed;
     let outcome = match answer {
@@ -322,8 +327,7 @@ fn unavailable(retry_after: Duration) -> (CallOutcome, Answer) {
     (CallOutcome::StoreUnavailable { retry_after }, Answer::StoreUnavailable)
 }
 
-/// Returns the outcome of a refused call. `slot` is the operation, where the refusal does not name
-/// it.
+/// Returns the outcome of a refused call. `slot` is the operation if the refusal does not name one.
 fn refused(slot: Slot, refusal: Refusal) -> (CallOutcome, Answer) {
     let operation = refusal.operation().unwrap_or(slot);
     let (retryable, answer) = match refusal {
@@ -356,8 +360,8 @@ fn refused(slot: Slot, refusal: Refusal) -> (CallOutcome, Answer) {
         Refusal::BodyTooLarge { .. } => (false, Answer::BodyTooLarge),
         Refusal::RecordUnreadable { .. } => (true, Answer::StoreUnavailable),
         Refusal::BodyUnreadable => (false, Answer::BodyUnreadable),
-        // A key in the body of an encoded request can't be written. The others are refusals of a
-        // client's bytes, scope or path, and of requests that pass through.
+        // `UnsupportedEncoding`: the key can't be written into an encoded body. The other refusals
+        // here concern a client's bytes, scope or path, or a request without protection.
         Refusal::ScopeMissing { .. }
         | Refusal::ScopeRepeated { .. }
         | Refusal::ScopeInvalid { .. }

@@ -1,4 +1,4 @@
-//! Answers that end with their connection.
+//! Answers that end when their connection is closed.
 
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -6,14 +6,15 @@ use serde::de::IgnoredAny;
 
 use crate::gate::intake::body::essence_has;
 
-/// Marks a response, as an extension, that has neither a length nor chunks, and came over a
-/// connection without TLS (RFC 9112, section 6.3): no close_notify confirms that the body is
-/// complete. The service that forwards sets the mark.
+/// A response extension. The forwarding service adds it to a response that has neither a length nor
+/// chunks, and came over a connection without TLS (RFC 9112, section 6.3). No close_notify confirms
+/// that the body of such a response is complete.
 #[derive(Debug, Clone, Copy)]
 pub struct CloseDelimited;
 
-/// Returns whether a close-delimited body may have been cut: it claims to be JSON, and is not one
-/// JSON text. An encoded text counts as unreadable. In other types a cut can't be seen.
+/// Returns whether a close-delimited body may have been cut off: its media type is JSON, and it is
+/// not one JSON text. An encoded JSON body counts as cut off. In bodies of other types a cut can't
+/// be detected.
 pub(super) fn may_be_cut(headers: &HeaderMap, body: &[u8]) -> bool {
     const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
     let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
@@ -25,8 +26,8 @@ pub(super) fn may_be_cut(headers: &HeaderMap, body: &[u8]) -> bool {
         && (is_encoded || serde_json::from_slice::<IgnoredAny>(text).is_err())
 }
 
-/// Returns whether any media type has "json" in it, in any letter case, except for the types of
-/// several texts and of supersets of JSON.
+/// Returns whether any media type contains "json", in any letter case. Types for several JSON texts
+/// in one body, and types for supersets of JSON, don't count.
 fn claims_one_json_text(headers: &HeaderMap) -> bool {
     const OTHERS: [&[u8]; 5] = [b"ndjson", b"json-seq", b"jsonl", b"stream+json", b"json5"];
     let claims = |value| {

@@ -1,11 +1,12 @@
 //! Facts about a request that are neither in its head nor in its body.
 //!
-//! A tower service takes nothing but a request, so a server passes these facts to the layer as
-//! request extensions. [`RequestContext::from_extensions`] is the only reader of them: it runs once
-//! per request, before the gate, and inside the gate they are parameters.
+//! A tower service takes only a request, so a server passes these facts to the layer as request
+//! extensions. Only [`RequestContext::from_extensions`] reads these extensions, once per request:
+//! in the layer, or at the start of an internal call. Inside the gate the facts are parameters.
 //!
-//! All other extensions are for the service behind the gate. The layer adds the upstream's index;
-//! the gate adds the send rule, as `Arc<SendRule>`, and for an upgrade the request's permit.
+//! All other extensions are for the service behind the gate. The layer adds the index of the
+//! upstream. The gate adds the send rule, as `Arc<SendRule>`. For an upgrade the gate also adds the
+//! permit of the request.
 
 use std::sync::Arc;
 
@@ -23,11 +24,11 @@ use crate::telemetry::Trail;
 #[derive(Clone)]
 pub struct ClientSubject(pub Bytes);
 
-/// What a server knows about a request beside its head and body.
+/// The facts about a request besides its head and body.
 #[derive(Clone, Default)]
 pub struct RequestContext {
-    /// The share of the client's address in the common limits. Without it only the common limits
-    /// bind the request.
+    /// The share of the client's address in the common limits. If it is `None`, only the common
+    /// limits apply to the request.
     pub address_share: Option<Arc<AddressShare>>,
     /// The subject of the client's verified certificate.
     pub client_subject: Option<ClientSubject>,

@@ -1,5 +1,5 @@
-//! Explains a refusal: where a request differs from the first one with its key. Only the caller of
-//! the first request gets the explanation.
+//! Explains a refusal: names the parts in which a request differs from the first request with the
+//! same key. Only the caller of the first request gets the explanation.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -11,19 +11,19 @@ use crate::key::{LeafDigests, RequestParts, Slot};
 use crate::record::{Held, Record};
 use crate::refusal::{Explanation, Refusal};
 
-/// Differing parts that are named in one answer, at most.
+/// Maximum number of differing parts that one answer names.
 const DIFFERING_MAX: usize = 32;
 
 /// The parts of a request that an explanation compares.
 #[derive(Clone, Copy)]
 pub(super) struct ComparedRequest<'r> {
     pub parts: &'r Parts,
-    /// The body, decoded.
+    /// The decoded body.
     pub content: &'r Bytes,
 }
 
-/// Returns the digests of a request that its record keeps, so that a later request can be compared
-/// with it; `None` where the route does not explain refusals.
+/// Returns the digests of a request's parts. The record keeps the digests, so that a later request
+/// can be compared with this one. `None` if the route does not explain refusals.
 pub(super) fn leaves(
     entropy: &Entropy,
     policy: &Policy,
@@ -38,8 +38,8 @@ pub(super) fn leaves(
     LeafDigests::of(&anatomy(policy, request), salt).map(|leaves| leaves.encode())
 }
 
-/// Returns the refusal of a request with a key that was used for another request. The caller of the
-/// first request also gets an explanation.
+/// Returns the refusal of a request, because its key was used for another request. If both requests
+/// have the same caller, the refusal has an explanation.
 pub(super) fn key_reused(
     policy: &Policy,
     slot: Slot,

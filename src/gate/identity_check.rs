@@ -1,10 +1,11 @@
-//! Compares how a configuration makes identities with the store's notes, before anything is
-//! claimed.
+//! Compares the identities of a configuration with the store's notes about identities, before
+//! anything is claimed.
 
 use crate::engine::{Identities, IdentityChange, Notes};
 use crate::store::{IdentityNotes, Note, StoreError};
 
-/// How often the comparison starts again because another gateway has written in the meantime.
+/// Maximum number of comparisons. A comparison is repeated if another gateway has written notes in
+/// the meantime.
 const TRIES_MAX: usize = 16;
 
 /// Why a configuration must not be used with this store.
@@ -29,12 +30,14 @@ fn change_text(changes: &[IdentityChange]) -> String {
     )
 }
 
-/// Compares a configuration with the store's notes, and writes its own notes where no identity
-/// changes, or `accept` is set. Returns how many routes that protected operations are not
-/// configured any more, and logs a warning for each.
+/// Compares a configuration with the store's notes. If no identity changes, or if `accept` is set,
+/// writes the configuration's notes. Logs a warning for each route that has notes and is not
+/// configured any more. Returns the number of these routes; with `accept` their notes are removed,
+/// and the number is 0.
 ///
 /// # Errors
-/// The configuration would change identities. Or the store failed: then the check may be repeated.
+/// The configuration would change identities, or the store failed. After a failure of the store the
+/// check may be repeated.
 pub async fn check_identities(
     store: &dyn IdentityNotes,
     configured: &Identities,
@@ -72,15 +75,16 @@ pub async fn check_identities(
         .into())
 }
 
-/// Reads the notes about identities. The identities come first: the paths of a route in them are
-/// already in the store.
+/// Reads the notes about identities. The identities are read before the paths, because gateways
+/// write them after the paths. So the store has the paths of every route that was read.
 pub async fn notes(store: &dyn IdentityNotes) -> Result<Notes, StoreError> {
     let identities = store.note(Note::Identities).await?;
     Ok(Notes { identities, paths: store.note(Note::Paths).await? })
 }
 
-/// Writes the notes that change. The paths come first: a route without paths would look like a
-/// renamed one. Returns `false`, where another gateway has written since the notes were read.
+/// Writes the notes that change. The paths are written first, because a route without paths would
+/// look like a renamed one. Returns `false` if another gateway has written since the notes were
+/// read.
 async fn write_notes(
     store: &dyn IdentityNotes,
     kept: &Notes,

@@ -1,5 +1,6 @@
-//! Looks up operations for an operator, by a client's key and scope, or all operations of a client.
-//! Both are hashed as those of a request, and not stored.
+//! Look-ups for an operator: one operation by a client's key and scope, or all operations of a
+//! client. The gate hashes the stated key and scope like those of a request, and does not store
+//! them.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +17,9 @@ use crate::gate::state::Gate;
 use crate::key::path::is_opaque_throughout;
 use crate::key::{Caller, CookieName, Key, KeyError, OperationParts, Scope, Slot, Space, TenantId};
 
-/// The name of a token's issuer among stated values.
+/// The name of a token's issuer, in the values that an operator states.
 const ISSUER: &str = "iss";
-/// The name of a certificate's subject among stated values.
+/// The name of a certificate's subject, in the values that an operator states.
 const SUBJECT: &str = "subject";
 
 /// Why an operation can't be looked up.
@@ -42,7 +43,8 @@ pub enum LookupError {
          give {0}"
     )]
     Caller(String),
-    /// The route keeps a record for each request under a key.
+    /// The route keeps one record for each fingerprint under a key, so a key does not name one
+    /// record.
     #[error(
         "the route keeps a record for each request under a key: \
          search by time or by a field instead"
@@ -59,7 +61,7 @@ pub enum LookupError {
     Unprotected,
 }
 
-/// Returns the names of the values that, beside the key, are needed to look up an operation.
+/// Returns the names of the values that are needed, besides the key, to look up an operation.
 pub fn scope_names(policy: &Policy) -> Vec<String> {
     match &policy.scope {
         ScopeRule::Shared => Vec::new(),
@@ -71,9 +73,9 @@ pub fn scope_names(policy: &Policy) -> Vec<String> {
     }
 }
 
-/// Returns the names of the values that are needed to look up all operations of a client: the parts
-/// of its scope. Without a scope, one value is enough: the first of these that the client's
-/// requests have.
+/// Returns the names of the values that are needed to look up all operations of a client. On a
+/// route with a scope they are the parts of the scope. On a route without one they are the names of
+/// the caller's fields; the value of the first field that the client sends is enough.
 pub fn tenant_names(policy: &Policy) -> Vec<String> {
     match (&policy.scope, &policy.caller) {
         (ScopeRule::Shared, CallerRule::Headers(names)) => {
@@ -85,9 +87,9 @@ pub fn tenant_names(policy: &Policy) -> Vec<String> {
 }
 
 impl Gate {
-    /// Returns the marks of a client's operations in the event log. There are several after a
-    /// rotation of hashing secrets, or where a token's claim may be a number or a text. `stated`
-    /// has values for [`tenant_names`].
+    /// Returns the marks that a client's operations have in the event log. A client has several
+    /// marks after a rotation of hashing secrets, or if a token's claim may be a number or a text.
+    /// `stated` has values for [`tenant_names`].
     pub fn tenant_marks(
         &self,
         policy: &Policy,
@@ -101,9 +103,9 @@ impl Gate {
         Ok(tenants.iter().flat_map(|tenant| hashing.tenant_marks(tenant)).collect())
     }
 
-    /// Returns the slots of an operation with this key in this scope: one for each hashing secret,
-    /// the secret that writes first. `path` counts only where [`Policy::by_path`]. `stated` has a
-    /// value for each of [`scope_names`].
+    /// Returns the slots in which an operation with this key and scope may be stored: one for each
+    /// hashing secret, beginning with the secret for new records. `path` matters only if
+    /// [`Policy::by_path`] is set. `stated` has a value for each of [`scope_names`].
     pub fn slots_of(
         &self,
         policy: &Policy,
@@ -193,22 +195,23 @@ fn tenants(
     Ok(vec![caller.into()])
 }
 
-/// Returns the stated value of a header field. The letter case of the name does not count.
+/// Returns the stated value of a header field. The name matches in any letter case. Empty if no
+/// value is stated.
 fn field<'s>(stated: &'s BTreeMap<String, String>, name: &HeaderName) -> &'s str {
     let mut found = stated.iter().filter(|(stated, _)| stated.eq_ignore_ascii_case(name.as_str()));
     found.next().map_or("", |(_, value)| value.trim())
 }
 
-/// Returns the `Cookie` line of a client with the stated value of this cookie; `None` where no
-/// cookie can have that value.
+/// Returns the `Cookie` line of a client with the stated value of this cookie; `None` if no cookie
+/// can have that value.
 fn cookie_line(name: &CookieName, stated: &BTreeMap<String, String>) -> Option<HeaderValue> {
     let value = stated.get(name.as_str()).map_or("", |value| value.trim());
     let valid = !value.is_empty() && !value.contains(';');
     valid.then(|| HeaderValue::from_str(&format!("{}={value}", name.as_str())).ok()).flatten()
 }
 
-/// Returns the scopes that the stated values may mean: two for a token, because the values don't
-/// show whether its claim is a number or a text.
+/// Returns the scopes that the stated values may mean. A token gives two scopes, because the values
+/// don't show whether the claim is a number or a text.
 fn scopes(rule: &ScopeRule, stated: &BTreeMap<String, String>) -> Result<Vec<Scope>, LookupError> {
     let needed = |what: &str| LookupError::Scope(what.to_owned());
     let value = |name: &str| stated.get(name).map_or("", |value| value.trim());

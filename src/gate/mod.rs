@@ -1,9 +1,9 @@
-//! The story of a protected request: identify it, claim its operation, forward it in a task of its
-//! own, settle, answer.
+//! The steps of a protected request: identify it, claim its operation, forward it in a task of its
+//! own, settle the outcome, answer the client.
 //!
 //! Danger: between the claim and the settled record the process may stop, the client may leave, and
-//! the store may stop answering. The gate never guesses: an unknown outcome becomes uncertain, and
-//! no answer leaves before it is stored.
+//! the store may stop answering. The gate never guesses. It stores an unknown outcome as uncertain,
+//! and it relays no answer of the upstream before the outcome is stored.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -80,16 +80,16 @@ pub struct BufferedRequest {
     pub parts: Box<Parts>,
     /// The head as [`Gate::read_head`] parsed it.
     pub intake: Intake,
-    /// The body, as it came.
+    /// The body as received.
     pub body: Bytes,
-    /// Room in the common buffers for the body.
+    /// The memory of the body, taken from the common budget.
     pub hold: Hold,
     /// The request's context.
     pub context: RequestContext,
 }
 
 impl Gate {
-    /// Verifies the scope of a request, if its route's scope needs that.
+    /// Verifies the scope of a request, if the route takes it from a token or a client certificate.
     pub fn verify_scope(
         &self,
         guarded: &ProtectedRoute,
@@ -101,11 +101,11 @@ impl Gate {
         VerifiedScope::verify(rule, keyring, headers, subject, &self.clock)
     }
 
-    /// Reads the head of a request of a protected route, before its body is read. Returns `None`
-    /// where the request passes through without protection.
+    /// Reads the head of a request of a protected route, before the body is read. Returns `None` if
+    /// the request passes through without protection.
     ///
     /// # Errors
-    /// The refusal of a request that can be refused by its head alone.
+    /// Returns the refusal, if the head alone is a reason to refuse the request.
     pub fn read_head(
         &self,
         guarded: &ProtectedRoute,
@@ -118,8 +118,8 @@ impl Gate {
 
     /// Answers a request of a protected route.
     ///
-    /// The attempt runs in a task of its own: a client that leaves, or a dropped future, cancels
-    /// nothing.
+    /// The attempt runs in a task of its own. It continues if the client leaves, or if the caller
+    /// drops this future.
     pub async fn handle<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
@@ -148,7 +148,8 @@ impl Gate {
 
         // Claim.
         if self.closed.load(Ordering::Acquire) {
-            // The process is about to end: a new claim would be left to its lease.
+            // The process is about to end, and could not settle a new claim before the claim's
+            // lease ends.
             return Err(Refusal::Overloaded);
         }
         let upstream_key = UpstreamKeyPlacement::new(policy, &parts, &body, &key)?;
@@ -177,7 +178,7 @@ impl Gate {
                     route = %policy.route,
                     "the store is unavailable: request forwarded without protection"
                 );
-                // Only the upstream's own deduplication is left.
+                // Now only the upstream can recognise a duplicate, so it gets the key.
                 let context = std::mem::take(&mut request.context);
                 let (parts, body, _hold, service) = request.carry_key();
                 let unprotected = UnprotectedRequest { parts, body, context };

@@ -1,4 +1,4 @@
-//! The buffer of observations: they wait here until they are exported in batches.
+//! The buffer in which observations wait until they are exported in batches.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,16 +9,17 @@ use crate::event::{Difference, ObservationKind};
 use crate::gate::trace::TRACE_DIGITS;
 use crate::key::{Hashing, Slot, TenantId};
 
-/// Most pending observations: a fraction of a second of a retry storm, 2 MB; 40 MB, if each is a
-/// refusal with the largest number of differences. An export in progress may hold as many again.
-/// Further observations are lost.
+/// Maximum number of pending observations; further observations are lost. A retry storm fills the
+/// buffer in a fraction of a second. The observations take 2 MB, or 40 MB if each is a refusal with
+/// the largest number of differences. An export in progress may hold as many again.
 const PENDING_MAX: usize = 8192;
 
-/// Observations in one batch, usually 130 KB: a larger batch would delay the store's other calls.
+/// Maximum observations in one batch, which usually has 130 KB. A larger batch would delay other
+/// calls of the store.
 pub(in crate::gate) const BATCH: usize = 1024;
 
-/// One observation as the request path records it. It allocates less than an
-/// [`Observation`](crate::event::Observation), which has five texts.
+/// One observation as a request records it. It allocates less memory than an
+/// [`Observation`](crate::event::Observation), which has five strings.
 pub(in crate::gate) struct PendingObservation {
     pub kind: ObservationKind,
     pub at_ms: u64,
@@ -44,7 +45,7 @@ pub(in crate::gate) struct ObservationBuffer {
 }
 
 impl ObservationBuffer {
-    /// Adds an observation. Returns `false`, with nothing added, where the buffer is full.
+    /// Adds an observation. If the buffer is full, adds nothing and returns `false`.
     pub fn add(&self, observation: PendingObservation) -> bool {
         let mut pending = self.pending();
         if pending.len() >= PENDING_MAX {
@@ -61,7 +62,7 @@ impl ObservationBuffer {
     /// Takes all pending observations, leaving the buffer empty.
     pub fn take(&self) -> Vec<PendingObservation> {
         let mut pending = self.pending();
-        // Duplicates come in bursts, and growing the new buffer step by step would cost as much as
+        // Duplicates come in bursts. Growing the new buffer step by step would cost as much as
         // filling it.
         let capacity = if pending.is_empty() { 0 } else { BATCH };
         std::mem::replace(&mut *pending, Vec::with_capacity(capacity))

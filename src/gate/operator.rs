@@ -29,8 +29,7 @@ impl Gate {
     /// the operator decided on; `event_context` names the operator and the reason.
     ///
     /// # Errors
-    /// The operation is unknown, has changed, or the rules forbid the decision; or the store
-    /// failed.
+    /// The operation is unknown or has changed, the rules forbid the decision, or the store failed.
     pub async fn settle_by_hand(
         &self,
         slot: &Slot,

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-/// Bytes of one body that may wait to be written before the body is polled for more.
+/// Bytes of one body that may wait to be written. While this many wait, the body is not polled for
+/// more.
 const WAITING_MAX: usize = 16 * 1024;
 
 /// The bytes of one body that wait to be written.
@@ -18,8 +19,8 @@ pub struct Outflow {
     waker: AtomicWaker,
 }
 
-/// A piece of a body. It counts for as long as any part of it exists: until the connection has
-/// written it.
+/// A piece of a body. Its bytes count until the connection has written the piece and dropped the
+/// last part of it.
 struct Piece<K> {
     bytes: Bytes,
     outflow: Arc<Outflow>,
@@ -46,7 +47,7 @@ impl Outflow {
             return Poll::Ready(());
         }
         self.waker.register(cx.waker());
-        // A piece may have been written in between.
+        // A piece may have been written between the first check and the registration.
         if self.has_room() { Poll::Ready(()) } else { Poll::Pending }
     }
 

@@ -1,9 +1,9 @@
-//! Admits requests that pass through without protection: they need a permit among the requests in
-//! flight, and room in the common buffers.
+//! Admits requests that pass through without protection. Each one needs a permit for a request in
+//! flight, and memory from the common budget.
 //!
-//! Danger: the gate stores nothing of them, but each takes a connection to the upstream and buffers
-//! on both sides of the gateway. Without a bound one client's slow requests take the memory and the
-//! file descriptors that payments need.
+//! Danger: the gate stores nothing of these requests, but each one takes a connection to the
+//! upstream, and buffers on both sides of the gateway. Without a limit the slow requests of one
+//! client could take the memory and the file descriptors that payments need.
 
 use std::sync::Arc;
 
@@ -13,23 +13,23 @@ use crate::gate::shared_permit::SharedPermit;
 use crate::gate::state::Gate;
 use crate::refusal::Refusal;
 
-/// Room for the buffered bytes of a body that streams through, in one direction: read from one side
-/// and not yet written to the other. Two reads and two pieces of the proxy.
+/// Memory for one direction of a streamed body: the bytes that are read from one side and not yet
+/// written to the other. This is enough for two reads and two pieces of the proxy.
 const STREAM_BYTES: usize = 32 * 1024;
 
 impl Gate {
-    /// Returns an empty hold of the room that requests which pass through may take, for copies of
-    /// their bodies.
+    /// Returns an empty hold for the copy of a body that passes through. The hold can grow up to
+    /// the part of the budget that is for requests without protection.
     pub(crate) fn passing_room(&self, address: Option<&Arc<AddressShare>>) -> Hold {
         self.budget.of_address(address).of_passing().hold()
     }
 
-    /// Takes a permit and room for a request that passes through. `uploads`: whether the request
-    /// has a body that streams.
+    /// Takes a permit and memory for a request that passes through. `uploads` is whether the
+    /// request has a body that streams.
     ///
     /// # Errors
-    /// [`Refusal::Overloaded`] where the client's address, or all clients together, have as many as
-    /// they may.
+    /// [`Refusal::Overloaded`] if the client's address, or all clients together, have reached a
+    /// limit.
     pub(crate) fn admit_passing(
         &self,
         address: Option<&Arc<AddressShare>>,

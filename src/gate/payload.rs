@@ -17,7 +17,7 @@ use crate::gate::stream::Stream;
 /// A request body on its way to the upstream.
 #[derive(Debug)]
 pub enum Payload<B> {
-    /// A buffered body; it is written only while the send rule allows that.
+    /// A buffered body. It is written only while the send rule allows that.
     Whole {
         /// The bytes, until the first frame is read.
         bytes: Option<Bytes>,
@@ -36,13 +36,14 @@ impl<B> Payload<B> {
 }
 
 impl<B> Default for Payload<B> {
-    /// Creates an empty body: it replaces the body of a request that was taken to be sent.
+    /// Creates an empty body. `std::mem::take` needs this when an attempt moves its request out to
+    /// send it.
     fn default() -> Payload<B> {
         Payload::whole(Bytes::new(), None)
     }
 }
 
-/// The send rule forbade to write the body.
+/// The send rule did not allow the body to be written.
 #[derive(Debug, thiserror::Error)]
 #[error("the claim is too old to send on")]
 pub struct TooLate;
@@ -97,14 +98,14 @@ pub struct AnswerBody<B> {
     /// The trailers of a body that does not stream. Boxed: they are rare, and bodies are moved
     /// often.
     trailers: Option<Box<HeaderMap>>,
-    /// Room in the common buffers, given back when the client has read the body.
+    /// The memory of the body, given back when the body is written or dropped.
     hold: Option<Hold>,
     /// The permit of the request, if its answer streams through.
     permit: Option<SharedPermit>,
 }
 
-/// Bytes that keep their room in the common buffers for as long as any part of them exists: until
-/// they are written to the client.
+/// Bytes that keep their memory from the budget until they are written to the client and the last
+/// part of them is dropped.
 struct HeldBytes {
     bytes: Bytes,
     _hold: Hold,
@@ -133,7 +134,7 @@ impl<B> AnswerBody<B> {
         AnswerBody { first: None, rest: Some(body), trailers: None, hold: None, permit: None }
     }
 
-    /// Wraps the streaming part.
+    /// Converts the streaming part with `wrap`.
     pub fn map<C>(self, wrap: impl FnOnce(B) -> C) -> AnswerBody<C> {
         AnswerBody {
             first: self.first,
@@ -165,7 +166,7 @@ impl<B> AnswerBody<B> {
         self.trailers.as_deref()
     }
 
-    /// Keeps room in the common buffers until the body is written or dropped.
+    /// Keeps `hold`, the memory of the body, until the body is written or dropped.
     pub fn holding(self, hold: Hold) -> AnswerBody<B> {
         AnswerBody { hold: Some(hold), ..self }
     }
@@ -194,8 +195,8 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let body = self.get_mut();
         if let Some(first) = body.first.take() {
-            // The connection drops a body with its last frame, long before a slow client has read
-            // that.
+            // The connection drops the body after it has taken the last frame, long before a slow
+            // client has read this frame. So the frame itself keeps the memory.
             let first = match body.hold.take() {
                 Some(hold) => Bytes::from_owner(HeldBytes { bytes: first, _hold: hold }),
                 None => first,

@@ -1,12 +1,12 @@
-//! Permits: how many requests may do one thing at once.
+//! Permits limit how many requests may do one thing at the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::gate::share::AddressShare;
 
-/// A limited number of permits. A reloaded configuration has its own limit over the same counter,
-/// so permits taken under the previous limit still count.
+/// A limited number of permits. A reload may change the limit, but keeps the counter. So permits
+/// that were taken under the previous limit still count.
 #[derive(Debug, Clone)]
 pub(in crate::gate) struct Permits {
     taken: Arc<AtomicUsize>,
@@ -47,8 +47,9 @@ impl Permits {
         Permit::default().count_in(&self.taken, self.limit)
     }
 
-    /// Takes a permit for a client address that holds `held` of them. An address holds at most half
-    /// of all permits, and always at least one.
+    /// Takes a permit for a client address. `held` counts the permits of this address, which may
+    /// hold half of all permits (rounded up). `None` means a request without an address, to which
+    /// only the limit of all permits applies.
     pub fn take_for(&self, held: Option<&Arc<AtomicUsize>>) -> Option<Permit> {
         let permit = match held {
             Some(held) => Permit::default().count_in(held, self.limit.div_ceil(2))?,
@@ -68,7 +69,7 @@ impl Drop for Permit {
 
 /// The permits of active requests. Requests that pass through without protection take at most three
 /// quarters of them, so that a quarter is left for protected requests. One client address takes at
-/// most half (and may always take one), so that no single client keeps all others out.
+/// most half of them (rounded up), so that no single client can take all permits.
 #[derive(Debug)]
 pub(in crate::gate) struct InFlightPermits {
     all: Permits,
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_as_many_permits_as_the_limit_and_a_taken_one_stays_valid_under_the_next_limit() {
+    fn the_limit_is_the_number_of_permits_and_a_taken_permit_still_counts_under_a_new_limit() {
         let permits = Permits::new(2);
         let (first, second) = (permits.take(), permits.take());
         assert!(first.is_some() && second.is_some() && permits.take().is_none());

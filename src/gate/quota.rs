@@ -1,8 +1,8 @@
-//! Quotas: how many new operations each tenant may begin, so that a tenant that floods keys fills
-//! neither the store nor the memory that others need.
+//! Quotas limit how many new operations each tenant may begin. Otherwise a tenant with a flood of
+//! new keys could fill the store and the memory that other tenants need.
 //!
-//! Each gateway counts alone and in memory: a count that all gateways share would cost every first
-//! request another write. Duplicates are never counted and never refused here, because answering
+//! Each gateway counts for itself, in memory. A count that all gateways share would cost one more
+//! write for every first request. Quotas never count and never refuse duplicates, because answering
 //! them is the gateway's purpose.
 
 use std::collections::HashMap;
@@ -11,27 +11,29 @@ use std::time::Duration;
 
 use crate::key::TenantId;
 
-/// Slices of a retention. An operation counts for its own whole retention, until its record ends,
-/// so that no retention contains more operations than allowed. It may count for an eighth longer.
+/// Number of slices of a retention. An operation counts for its own whole retention, until its
+/// record ends, so that no retention contains more operations than allowed. The operation may count
+/// for an eighth of the retention longer.
 const SLICES: u64 = 8;
 
-/// Most slices of one tenant: nine under one retention, and room for operations from before reloads
-/// that changed it.
+/// Maximum number of slices of one tenant. One retention needs nine slices. The others are for
+/// operations from before a reload that changed the retention.
 const SLICES_MAX: usize = 32;
 
-/// Tenants in each of the two generations of counts: about 20 MiB in all. With more active tenants,
-/// the counts of those that were idle longest start again at zero.
+/// Maximum number of tenants in each of the two generations of counters, which take about 20 MiB
+/// together. If more tenants are active, the counters of the tenants that were idle longest start
+/// again at zero.
 const TENANTS_MAX: usize = 32 * 1024;
 
-/// Bounds of the `Retry-After` that a client gets: a whole slice may be hours.
+/// Bounds of the `Retry-After` that a client gets. The end of the oldest slice may be hours away.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// Counts new operations by route and tenant.
 pub(super) struct Quota {
-    /// Per tenant and retention; `None`: unlimited.
+    /// Maximum operations per tenant and retention; `None` means no limit.
     max: Option<u64>,
-    /// Whether operations are counted: where there is a limit, and where a reload has removed one.
+    /// Whether operations are counted: there is a limit, or a reload has removed one.
     counts: bool,
     counters: Arc<Mutex<Counters>>,
 }
@@ -39,16 +41,16 @@ pub(super) struct Quota {
 /// A route's name and a tenant.
 type QuotaKey = (Arc<str>, TenantId);
 
-/// Two generations of counters. When the recent generation is full it replaces the earlier one,
-/// which is dropped.
+/// Two generations of counters. When the recent generation is full, it becomes the earlier one, and
+/// the previous earlier one is dropped.
 #[derive(Default)]
 struct Counters {
     recent: HashMap<QuotaKey, Counter>,
     earlier: HashMap<QuotaKey, Counter>,
 }
 
-/// Counts of one tenant, sorted by the moment at which they end (in ms). A reload that changes the
-/// retention therefore changes nothing for operations from before it.
+/// The slices of one tenant, sorted by the time at which they end (in ms). Each slice keeps its
+/// end, so a reload that changes the retention does not affect earlier operations.
 #[derive(Clone, Default)]
 struct Counter(Vec<Slice>);
 
@@ -58,8 +60,7 @@ struct Slice {
     count: u32,
 }
 
-/// One operation's use of its tenant's quota. Dropping it takes the count back, unless it was
-/// confirmed.
+/// One operation's use of its tenant's quota. Dropping an unconfirmed use takes the count back.
 pub(super) struct QuotaUse {
     quota: Arc<Quota>,
     key: QuotaKey,
@@ -73,8 +74,9 @@ impl Quota {
         Quota::counting(max, false, Arc::default())
     }
 
-    /// Returns the same quota under another limit. Operations from before count, also those that
-    /// began while a reload had removed the limit; operations from before the first limit do not.
+    /// Returns the same quota under another limit. Earlier operations still count, even those that
+    /// began while a reload had removed the limit. Operations from before the first limit do not
+    /// count.
     pub fn limited_to(&self, max: usize) -> Arc<Quota> {
         Quota::counting(max, self.counts, self.counters.clone())
     }
@@ -87,7 +89,7 @@ impl Quota {
     /// Checks that the tenant may begin another operation.
     ///
     /// # Errors
-    /// How long to wait, where the quota is used up.
+    /// Returns how long to wait, if the quota is used up.
     pub fn check(&self, route: &Arc<str>, tenant: TenantId, now_ms: u64) -> Result<(), Duration> {
         if self.max.is_none() {
             return Ok(());
@@ -95,10 +97,10 @@ impl Quota {
         self.check_counter(self.lock().counter(&(route.clone(), tenant)), now_ms)
     }
 
-    /// Counts another operation. Returns `None` where operations are not counted.
+    /// Counts another operation. Returns `None` if operations are not counted.
     ///
     /// # Errors
-    /// How long to wait, where the quota is used up.
+    /// Returns how long to wait, if the quota is used up.
     pub fn take(
         self: &Arc<Quota>,
         route: &Arc<str>,
@@ -128,7 +130,8 @@ impl Quota {
         Err(Duration::from_millis(wait_ms).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
     }
 
-    /// Locks the counters. A poisoned lock is safe to use: no code that can panic runs under it.
+    /// Locks the counters. A poisoned lock is safe to use, because no code that can panic runs
+    /// under this lock.
     fn lock(&self) -> MutexGuard<'_, Counters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,8 +178,8 @@ impl Counter {
         }
     }
 
-    /// Merges the two slices that end nearest to each other, where many reloads have made too many
-    /// slices. Operations of the earlier one then count a little longer.
+    /// If many reloads have made too many slices, merges the two slices with the nearest ends. The
+    /// operations of the earlier slice then count a little longer.
     fn merge_nearest(&mut self) {
         if self.0.len() <= SLICES_MAX {
             return;
@@ -188,7 +191,7 @@ impl Counter {
         }
     }
 
-    /// Removes one operation that did nothing, if its slice still exists.
+    /// Takes back the count of one operation that did nothing, if its slice still exists.
     fn take_back(&mut self, ends_ms: u64) {
         if let Ok(at) = self.0.binary_search_by_key(&ends_ms, |slice| slice.ends_ms) {
             self.0[at].count = self.0[at].count.saturating_sub(1);
@@ -207,8 +210,8 @@ impl QuotaUse {
 }
 
 impl Drop for QuotaUse {
-    /// Takes the count back where the upstream provably did nothing: such an operation leaves only
-    /// a short-lived marker.
+    /// Takes the count back if the upstream provably did nothing. Such an operation leaves only a
+    /// short-lived marker.
     fn drop(&mut self) {
         if self.is_confirmed {
             return;
@@ -231,7 +234,7 @@ mod tests {
         name.into()
     }
 
-    /// Begins one operation that does something.
+    /// Begins one operation and confirms its count. Returns whether the quota allowed it.
     fn begins(quota: &Arc<Quota>, tenant: TenantId, now_ms: u64) -> bool {
         quota
             .take(&route("payments"), tenant, DAY, now_ms)
@@ -240,25 +243,25 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_begins_so_many_and_others_are_not_touched() {
+    fn a_tenant_begins_as_many_operations_as_allowed_and_other_tenants_are_not_affected() {
         let quota = Quota::new(3);
         assert!((0..3).all(|_| begins(&quota, ALICE, DAY_MS)));
         assert!((0..100).all(|_| !begins(&quota, ALICE, DAY_MS)));
         assert!(quota.check(&route("payments"), ALICE, DAY_MS).is_err());
         assert!(
             (0..100).all(|_| quota.check(&route("payments"), BOB, DAY_MS).is_ok()),
-            "looking counts nothing"
+            "a check counts nothing"
         );
         assert!(begins(&quota, BOB, DAY_MS), "another tenant");
         assert!(quota.take(&route("refunds"), ALICE, DAY, DAY_MS).is_ok(), "another route");
     }
 
     #[test]
-    fn in_no_retention_more_is_begun_than_allowed() {
+    fn no_more_operations_begin_within_a_retention_than_allowed() {
         const MAX: usize = 10;
         let quota = Quota::new(MAX);
         let mut begun: Vec<u64> = Vec::new();
-        // Somebody tries every 20 minutes for a week.
+        // A client tries every 20 minutes for a week.
         for now_ms in (DAY_MS..8 * DAY_MS).step_by(20 * 60 * 1000) {
             if begins(&quota, ALICE, now_ms) {
                 begun.push(now_ms);
@@ -266,19 +269,19 @@ mod tests {
             let alive = begun.iter().filter(|at| **at + DAY_MS > now_ms).count();
             assert!(alive <= MAX, "{alive} at {now_ms}");
         }
-        assert!(begun.len() >= 6 * MAX, "and hardly less: {}", begun.len());
+        assert!(begun.len() >= 6 * MAX, "the quota allows nearly its limit: {}", begun.len());
     }
 
     #[test]
-    fn what_did_nothing_does_not_count() {
+    fn an_operation_that_did_nothing_does_not_count() {
         let quota = Quota::new(1);
         for _ in 0..10 {
             drop(quota.take(&route("payments"), ALICE, DAY, 0).unwrap());
         }
         assert!(begins(&quota, ALICE, 0));
         assert!(!begins(&quota, ALICE, 0));
-        // What is given back after its slice was forgotten takes nothing from those that came
-        // later.
+        // An operation that is taken back after its slice was dropped does not reduce the count of
+        // later operations.
         let early = quota.take(&route("payments"), BOB, DAY, 0).unwrap();
         assert!(begins(&quota, BOB, 3 * DAY_MS));
         drop(early);
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_who_is_active_is_remembered() {
+    fn memory_is_bounded_and_the_counts_of_active_tenants_are_kept() {
         let quota = Quota::new(1);
         assert!(begins(&quota, ALICE, 0));
         for n in 0..3 * TENANTS_MAX as u64 {
@@ -326,7 +329,7 @@ mod tests {
         assert!(Quota::new(0).take(&route("payments"), ALICE, DAY, 0).unwrap().is_none());
     }
 
-    /// Limit and retention of one configuration, over the counts of those before.
+    /// The limit and the retention of one configuration, with the counts of earlier configurations.
     struct Settings {
         quota: Arc<Quota>,
         retention: Duration,
@@ -345,11 +348,11 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
     const HOUR_MS: u64 = 3_600_000;
-    /// A host that runs for a year.
+    /// The clock of a host that has run for a year.
     const UPTIME_MS: u64 = 365 * DAY_MS;
 
     #[test]
-    fn after_a_reload_with_a_longer_retention_what_was_begun_counts_for_its_own_and_no_longer() {
+    fn after_a_reload_with_a_longer_retention_earlier_operations_keep_their_retention() {
         let before = Settings { quota: Quota::new(2), retention: HOUR };
         assert!(before.begins(UPTIME_MS) && before.begins(UPTIME_MS) && !before.begins(UPTIME_MS));
         let after = before.reloaded(2, DAY);
@@ -367,7 +370,7 @@ mod tests {
         assert!(after.begins(UPTIME_MS + HOUR_MS) && !after.begins(UPTIME_MS + HOUR_MS));
         assert!(
             after.begins(UPTIME_MS + 3 * HOUR_MS),
-            "the one that was begun under the new retention has ended"
+            "the operation under the new retention has ended"
         );
         assert!(!after.begins(UPTIME_MS + 3 * HOUR_MS));
         let later = UPTIME_MS + DAY_MS * 9 / 8;
@@ -375,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_raised_lowered_removed_and_added_goes_on_from_what_was_begun() {
+    fn a_limit_that_is_raised_lowered_removed_or_added_still_counts_earlier_operations() {
         let first = Settings { quota: Quota::new(2), retention: DAY };
         assert!(first.begins(0) && first.begins(0) && !first.begins(0));
         let raised = first.reloaded(3, DAY);
@@ -385,7 +388,7 @@ mod tests {
         let removed = lowered.reloaded(0, DAY);
         assert!((0..10).all(|_| removed.begins(1)));
         let added = removed.reloaded(13, DAY);
-        assert!(!added.begins(2), "what was begun without a limit counts, once there was one");
+        assert!(!added.begins(2), "operations without a limit count after an earlier limit");
         assert!(added.begins(2 * DAY_MS));
         let never = Settings { quota: Quota::new(0), retention: DAY };
         assert!(
@@ -395,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_nothing_is_taken_back_after_any_reload_and_once() {
+    fn an_operation_that_did_nothing_is_taken_back_exactly_once_after_any_reload() {
         for (old, new) in [(DAY, DAY / 24), (DAY / 24, DAY), (DAY, DAY)] {
             let before = Settings { quota: Quota::new(2), retention: old };
             let now_ms = 365 * DAY_MS + 1;
@@ -408,12 +411,12 @@ mod tests {
     }
 
     #[test]
-    fn under_any_reloads_no_more_is_alive_than_allowed_and_room_comes_back_in_time() {
+    fn after_any_reload_the_limit_holds_and_ended_operations_stop_counting_in_time() {
         const MAX: usize = 10;
         let retentions = [DAY, DAY / 24, DAY * 7, DAY / 3, DAY * 2];
         for every in [50, 997] {
             let mut settings = Settings { quota: Quota::new(MAX), retention: DAY };
-            // When each began, and its retention.
+            // The start and the retention of each operation, in ms.
             let mut begun: Vec<(u64, u64)> = Vec::new();
             for (step, now_ms) in
                 (UPTIME_MS..UPTIME_MS + 60 * DAY_MS).step_by(20 * 60 * 1000).enumerate()
@@ -440,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn many_reloads_leave_few_slices_and_forget_nothing() {
+    fn many_reloads_leave_few_slices_and_lose_no_count() {
         let mut settings = Settings { quota: Quota::new(1000), retention: DAY };
         for n in 0..500 {
             settings = settings.reloaded(1000, DAY + Duration::from_secs(n * 97));

@@ -27,8 +27,8 @@ pub(in crate::gate) enum ReceivedBody<B> {
 }
 
 impl Gate {
-    /// Prepares the fields of a response that is relayed and stored: removes a replay mark that is
-    /// not the gate's own, and adds a missing `Date`.
+    /// Prepares the fields of a response that is relayed and stored: removes a replay mark that the
+    /// upstream set, and adds a missing `Date`.
     pub(in crate::gate) fn prepare_fields(&self, headers: &mut HeaderMap) {
         headers.remove(IDEMPOTENT_REPLAYED);
         if !headers.contains_key(DATE) {
@@ -39,7 +39,7 @@ impl Gate {
         }
     }
 
-    /// Reads a response body that can be stored; leaves the others to be streamed.
+    /// Reads a response body, if it can be stored. Other bodies are left to be streamed.
     pub(in crate::gate) async fn read_body<RB>(
         &self,
         reply: &Reply,
@@ -64,8 +64,8 @@ impl Gate {
             let Ok(frame) = frame else { return ReceivedBody::Broken };
             let data = match frame.into_data() {
                 Ok(data) => data,
-                // Other answers mean the same without trailers, and every version reads records
-                // without trailers.
+                // Trailers of other answers are dropped. These answers mean the same without
+                // trailers, and every version can read records without trailers.
                 Err(frame) => {
                     if let (Ok(found), true) = (frame.into_trailers(), is_grpc(&reply.headers)) {
                         let Some(bytes) = trailer_bytes(&found) else {
@@ -79,8 +79,8 @@ impl Gate {
             };
             let length = first.as_ref().map_or(0, Bytes::len) + rest.len();
             let fits = length + data.len() <= limit;
-            // Overdrawn rather than refused: an answer that is not stored can't be replayed. New
-            // requests are refused until memory is free again.
+            // The budget may be overdrawn here, because an answer that is not stored can't be
+            // replayed. New requests are refused until memory is free again.
             if fits {
                 hold.overdraw(data.len());
             }

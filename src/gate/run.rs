@@ -1,5 +1,5 @@
-//! The path of every protected request after its identification: claim, attempt, settle. Clients'
-//! requests and the gateway's own calls both take it, so that they keep the same promises.
+//! The steps of every protected request after its identification: claim, attempt, settle. Clients'
+//! requests and the gateway's own calls use the same code here, so both get the same guarantees.
 
 use std::sync::Arc;
 
@@ -27,11 +27,11 @@ pub(in crate::gate) struct IdentifiedRequest<S> {
     pub parts: Box<Parts>,
     pub key: OperationKey,
     pub body: Bytes,
-    /// The body, decoded.
+    /// The decoded body.
     pub content: Content,
     /// The memory of the decoded body.
     pub _content_hold: Hold,
-    /// The key as the upstream gets it.
+    /// The changes that put the key where the upstream looks for it.
     pub upstream_key: UpstreamKeyPlacement,
     pub context: RequestContext,
     /// The memory of the body and the answer.
@@ -40,7 +40,7 @@ pub(in crate::gate) struct IdentifiedRequest<S> {
 }
 
 impl<S> IdentifiedRequest<S> {
-    /// Writes the key into the request, as the upstream gets it.
+    /// Writes the key into the request, in the form for the upstream.
     pub fn carry_key(self) -> (Box<Parts>, Bytes, Hold, S) {
         let IdentifiedRequest { mut parts, mut body, upstream_key, hold, service, .. } = self;
         upstream_key.apply(&mut parts, &mut body);
@@ -49,8 +49,8 @@ impl<S> IdentifiedRequest<S> {
 }
 
 impl Gate {
-    /// Claims the operation of a request, or returns how else the request is answered. An answer to
-    /// a duplicate is recorded as an observation.
+    /// Claims the operation of a request, or decides how the request is answered instead. Records
+    /// an answer to a duplicate as an observation.
     pub(in crate::gate) async fn admit_identified<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
@@ -81,8 +81,8 @@ impl Gate {
         admitted
     }
 
-    /// Runs a claimed request in a task of its own, so that a sender that leaves cancels nothing.
-    /// Returns when the outcome is settled.
+    /// Runs a claimed request in a task of its own, which continues if the sender leaves. Returns
+    /// when the outcome is settled.
     pub(in crate::gate) async fn run_claimed<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
@@ -103,8 +103,7 @@ impl Gate {
         let attempt = Attempt { gate, guarded, claimed, request, service, hold, trail };
         let answer = match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
-            // The task panicked. Its lease is going to end, and the operation then becomes
-            // uncertain.
+            // The task panicked. When the lease ends, the operation becomes uncertain.
             Err(_) => Err(Refusal::OutcomeUncertain {
                 slot: Some(slot),
                 status: None,
@@ -112,8 +111,8 @@ impl Gate {
             }),
         };
         match answer {
-            // Without a probe a repeated request finds out nothing: an operator has to settle the
-            // operation.
+            // No probe can be sent, so a repeated request would get the same answer. An operator
+            // has to settle the operation.
             Err(Refusal::OutcomeUncertain { slot, status, .. }) if never_probed => {
                 Err(Refusal::OutcomeUncertain { slot, status, retry_after: None })
             }

@@ -1,4 +1,4 @@
-//! The send rule: a claim permits sending only for the first part of its lease.
+//! The send rule: a claim permits sending only for the first two thirds of its lease.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use crate::clock::Clock;
 
 /// Decides whether bytes of a request may still be written to the upstream.
 ///
-/// At least a third of the lease must remain. The rule counts from before the claim (or the last
-/// confirmed renewal) was sent, by a local clock that also runs while the process is stopped.
-/// Otherwise a process that was stopped between its claim and its first byte could send a request
-/// after its lease has ended for all other gateways.
+/// At least a third of the lease must remain. The lease is counted from the moment before the
+/// claim, or its last confirmed renewal, was sent to the store. The rule uses a local clock that
+/// also runs while the process is stopped. Otherwise a process that was stopped between its claim
+/// and its first byte could send a request after its lease has ended for all other gateways.
 #[derive(Debug)]
 pub struct SendRule {
     clock: Clock,
@@ -42,8 +42,8 @@ impl SendRule {
     }
 
     /// Records that the forwarding service still has the whole request, because it waits for a
-    /// connection. A request counts as sent where the service calls neither this nor
-    /// [`SendRule::hand_over`].
+    /// connection. If the service calls neither this method nor [`SendRule::hand_over`], the
+    /// request counts as sent.
     pub fn withhold(&self) {
         let _ = self.custody.compare_exchange(
             HANDED_OVER,
@@ -53,22 +53,22 @@ impl SendRule {
         );
     }
 
-    /// Records that a connection gets the request now; from then on any part of it may have been
-    /// written. Returns `false` where the attempt was given up meanwhile: the request must not be
-    /// sent.
+    /// Records that a connection gets the request now. From now on any part of the request may have
+    /// been written. Returns `false` if the attempt was given up meanwhile: then the request must
+    /// not be sent.
     #[must_use]
     pub fn hand_over(&self) -> bool {
         self.custody.compare_exchange(WITHHELD, HANDED_OVER, Ordering::AcqRel, Ordering::Acquire)
             != Err(REVOKED)
     }
 
-    /// Gives the attempt up: no byte may be written from now on. Returns `true` where the
-    /// forwarding service still has the whole request, which is then never sent.
+    /// Gives the attempt up: no byte may be written from now on. Returns `true` if the forwarding
+    /// service still has the whole request: then the request is never sent.
     pub fn revoke(&self) -> bool {
         self.custody.swap(REVOKED, Ordering::AcqRel) == WITHHELD
     }
 
-    /// Extends the rule by a confirmed renewal, which was sent at `from_ms`.
+    /// Extends the time for sending, after a confirmed renewal that was sent at `from_ms`.
     pub fn renewed(&self, from_ms: u64) {
         self.until_ms.fetch_max(from_ms.saturating_add(self.span_ms), Ordering::AcqRel);
     }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_given_up_while_withheld_is_never_sent_and_one_handed_over_may_have_been() {
+    fn a_withheld_request_that_is_given_up_is_never_sent_and_a_handed_over_one_may_be_sent() {
         let rule =
             || SendRule::new(Clock::system(), Clock::system().boot_ms(), Duration::from_secs(60));
         let silent = rule();
@@ -95,6 +95,6 @@ mod tests {
         kept.withhold();
         assert!(kept.revoke());
         kept.withhold();
-        assert!(!kept.hand_over() && !kept.allows(), "however late a connection is found");
+        assert!(!kept.hand_over() && !kept.allows(), "a later connection can not send it");
     }
 }

@@ -31,7 +31,7 @@ pub struct ShadowObserver(oneshot::Sender<Outcome>);
 struct WatchedRequest {
     parts: Parts,
     content: Bytes,
-    /// Room in the common buffers for the body.
+    /// The memory of the body, taken from the common budget.
     _room: Hold,
 }
 
@@ -41,19 +41,19 @@ impl WatchedRequest {
     }
 }
 
-/// A watched request with an operation that was there before.
+/// A watched request for an operation that already had a record.
 struct Duplicate<'w> {
     slot: Slot,
     asked: &'w ClaimRequest,
     held: Option<&'w Held>,
-    /// The request, where its refusal would be explained.
+    /// The request, if the route explains refusals and the body was not too large.
     request: Option<&'w WatchedRequest>,
 }
 
 impl Gate {
-    /// Starts to watch a request in a task of its own: the request never waits for it. `content` is
-    /// the decoded body, and `None` where that was too large. Returns `None` where too many are
-    /// watched.
+    /// Starts to watch a request, in a task for which the request never waits. `content` is the
+    /// decoded body; `None` if the body was too large. `room` is the memory of `content`. Returns
+    /// `None` if too many requests are being watched.
     pub fn observe(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
@@ -62,7 +62,7 @@ impl Gate {
         content: Option<Bytes>,
         room: Hold,
     ) -> Option<ShadowObserver> {
-        // Tasks must not pile up behind a slow store.
+        // Without this limit many tasks could wait for a slow store.
         let permit = self.watched.take()?;
         let (outcome, answered) = oneshot::channel();
         let (gate, watched) = (self.clone(), guarded.clone());
@@ -129,8 +129,8 @@ impl Gate {
         Some(ShadowObserver(outcome))
     }
 
-    /// Records what enforcement would have done with a duplicate. It records nothing where
-    /// enforcement would have run the request, or probed the upstream.
+    /// Records what enforcement would have done with a duplicate. Records nothing if enforcement
+    /// would have run the request, or probed the upstream.
     fn note_watched(
         &self,
         policy: &Policy,
@@ -147,7 +147,7 @@ impl Gate {
                     ..pending_observation
                 });
             }
-            // A shadow record never keeps a body, so enforcement would have replayed this answer.
+            // A record in shadow mode has no body. Enforcement would have replayed the answer.
             (Admission::Refuse(DuplicateRefusal::ResponseNotStored { status }), _) => {
                 return self.add_observation(PendingObservation {
                     status: Some(*status),
@@ -179,9 +179,9 @@ impl Gate {
 }
 
 impl ShadowObserver {
-    /// Reports the outcome of the request. Its body is not kept.
+    /// Reports the outcome of the request. The body of the answer is not kept.
     pub fn ended(self, outcome: Outcome) {
-        // The task has ended, if it had nothing to settle.
+        // The send fails if the task had nothing to settle and has ended.
         let _ = self.0.send(outcome);
     }
 }
@@ -198,7 +198,7 @@ fn would(admission: &Admission) -> &'static str {
         Admission::Probe => "probe",
         Admission::Refuse(DuplicateRefusal::KeyReused) => "refuse_key_reused",
         Admission::Refuse(DuplicateRefusal::InFlight { .. }) => "refuse_in_flight",
-        // A shadow record never keeps a body, so enforcement would have replayed this answer.
+        // A record in shadow mode has no body. Enforcement would have replayed the answer.
         Admission::Refuse(DuplicateRefusal::ResponseNotStored { .. }) => "replay",
         Admission::Refuse(DuplicateRefusal::Unreadable) => "refuse_unreadable",
         Admission::Refuse(DuplicateRefusal::ResultExpired) => "refuse_result_expired",

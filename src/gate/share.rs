@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Counts the active requests, the waiting duplicates and the buffered bytes of one client address.
-/// It travels as the request extension `Arc<AddressShare>`; only the common limits bind requests
-/// without it. The listener gives the same share to all connections of an address, and none to a
-/// trusted proxy, which carries the requests of many clients.
+/// A request has its share as the extension `Arc<AddressShare>`. Only the common limits apply to a
+/// request without a share. The listener gives the same share to all connections of an address. A
+/// trusted proxy gets no share, because it forwards the requests of many clients.
 #[derive(Debug)]
 pub struct AddressShare {
     /// Requests in flight.
     pub(super) in_flight: Arc<AtomicUsize>,
     /// Waiting duplicates.
     pub(super) waiters: Arc<AtomicUsize>,
-    /// Bytes held in the common buffers.
+    /// Bytes held from the common budget.
     pub(super) bytes: AtomicUsize,
     /// The turn for heavy work.
     pub(super) heavy: Arc<Semaphore>,
@@ -23,9 +23,10 @@ pub struct AddressShare {
     claims: Arc<Semaphore>,
 }
 
-/// Claims of one address that the store processes at once; others wait for their turn. A claim
-/// returns the record that blocks it. Without a bound one client's duplicates keep the store's
-/// connection busy for longer than a call may take, and then every client's calls time out.
+/// Maximum claims of one address that the store processes at the same time; further claims wait for
+/// their turn. The answer to a claim contains the record that blocks it. Without this limit the
+/// duplicates of one client could keep the store's connection busy for longer than a call may take,
+/// and the calls of every client would time out.
 pub(super) const CLAIMS_MAX: usize = 32;
 
 impl Default for AddressShare {
@@ -37,7 +38,7 @@ impl Default for AddressShare {
 }
 
 impl AddressShare {
-    /// Waits for a turn to claim, which lasts until it is dropped.
+    /// Waits for a turn to claim. The turn lasts until it is dropped.
     pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.claims.clone().acquire_owned().await.ok()
     }
@@ -48,8 +49,8 @@ impl AddressShare {
         none(&self.in_flight) && none(&self.waiters) && self.bytes.load(Ordering::Relaxed) == 0
     }
 
-    /// Adds `bytes` to the address's buffered bytes. Returns `false`, with nothing added, where the
-    /// sum would exceed `limit`.
+    /// Adds `bytes` to the address's buffered bytes. If the sum would exceed `limit`, adds nothing
+    /// and returns `false`.
     pub(super) fn grow(&self, bytes: usize, limit: usize) -> bool {
         let grown = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= limit);
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()

@@ -9,9 +9,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::gate::budget::Hold;
 use crate::gate::permits::Permit;
 
-/// A permit of a request in flight, held for as long as a clone of it exists: while the upstream
-/// works, while its answer streams to the client, and while a tunnel is open. A request extension
-/// where the request asks for an upgrade.
+/// A permit of a request in flight. It is given back when its last clone is dropped. Clones exist
+/// while the upstream works, while the answer streams to the client, and while a tunnel is open. If
+/// the request asks for an upgrade, one clone is a request extension.
 #[derive(Debug, Clone)]
 pub struct SharedPermit(#[allow(dead_code, reason = "held, and never read")] Arc<Held>);
 
@@ -34,16 +34,16 @@ impl SharedPermit {
         SharedPermit(Arc::new(Held { _permit: permit, _passing: None }))
     }
 
-    /// Creates the permit of a request that passes through, which also keeps `hold` and counts in
-    /// `gauge`.
+    /// Creates the permit of a request that passes through. The permit also keeps `hold`, and
+    /// counts in `gauge`.
     pub(super) fn of_passing(permit: Permit, hold: Hold, gauge: Gauge) -> SharedPermit {
         gauge.inc();
         let passing = Passing { _hold: hold, gauge };
         SharedPermit(Arc::new(Held { _permit: permit, _passing: Some(passing) }))
     }
 
-    /// Adds the permit to a request that asks for an upgrade, so that the service that opens the
-    /// tunnel keeps it.
+    /// If a request asks for an upgrade, adds the permit to its extensions. So the service that
+    /// opens the tunnel can keep the permit.
     pub(crate) fn accompany<B>(&self, request: &mut Request<B>) {
         if request.headers().contains_key(UPGRADE) {
             request.extensions_mut().insert(self.clone());

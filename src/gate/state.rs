@@ -20,38 +20,38 @@ use crate::store::Store;
 use crate::telemetry::{Meter, RouteMeter};
 use crate::token::Keyring;
 
-/// Claims with an unknown fate that are given up at once, at most: each holds a record's head in
-/// memory until the store answers again.
+/// Maximum number of unconfirmed claims that are being given up at the same time. Each one keeps a
+/// record's head in memory until the store answers again.
 const GIVING_UP_MAX: usize = 10_000;
 
-/// The memory of a request besides its bodies, at most, in bytes: its fields, and the state of its
+/// Maximum memory of a request besides its bodies, in bytes: its fields, and the state of its
 /// tasks.
 const EXCHANGE_BYTES: usize = 96 * 1024;
 
 /// Settings of a gate besides the policies of its routes.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Requests in flight: attempts, and requests that pass through without protection.
+    /// Maximum requests in flight: attempts, and requests that pass through without protection.
     pub in_flight: usize,
-    /// Duplicates that wait at once.
+    /// Maximum duplicates that wait at the same time.
     pub waiters: usize,
-    /// Duplicates that wait at once for one key.
+    /// Maximum duplicates that wait at the same time for one key.
     pub waiters_per_key: usize,
     /// Largest request body that is buffered, in bytes.
     pub request_body: usize,
     /// Largest response body that is stored, in bytes.
     pub response_body: usize,
-    /// All buffered bodies together, in bytes.
+    /// Maximum size of all buffered bodies together, in bytes.
     pub buffered_bytes: usize,
-    /// New operations that one scope of a route may begin within the route's retention; 0 for any
-    /// number.
+    /// Maximum new operations of one scope of a route within the route's retention; 0 means no
+    /// limit.
     pub records_per_scope: usize,
     /// The secrets that identities are hashed with.
     pub hashing: Hashing,
-    /// Whether records may have trailers, which version 0.1.0 does not read. If not, answers with
-    /// trailers are not stored.
+    /// Whether records may have trailers, which version 0.1.0 can't read. If not, the record of an
+    /// answer with trailers has neither the body nor the trailers.
     pub trailers: bool,
-    /// How long the event log keeps its entries; `None` if it is disabled.
+    /// How long the event log keeps its entries; `None` if the log is disabled.
     pub log_keep: Option<Duration>,
 }
 
@@ -74,8 +74,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Returns how many of the buffered bytes one client address may hold: half of them, or as many
-    /// as one request and its answer take at most, if that is more.
+    /// Returns the maximum of the buffered bytes that one client address may hold: half of all, or
+    /// the largest request with its answer, if that is more.
     fn address_bytes(&self) -> usize {
         let exchange =
             self.request_body.saturating_add(self.response_body).saturating_add(EXCHANGE_BYTES);
@@ -83,15 +83,15 @@ impl Settings {
     }
 }
 
-/// A route as the gate runs it.
+/// A protected route, with everything that the gate needs to run its requests.
 pub struct ProtectedRoute {
     /// The route.
     pub route: Arc<Route>,
-    /// From sending a request to the end of its response.
+    /// Maximum time from sending a request to the end of its response.
     pub response_timeout: Duration,
-    /// Its metrics.
+    /// The metrics of the route.
     pub meter: RouteMeter,
-    /// The keys that verify its tokens, if its scope comes from a token.
+    /// The keys that verify clients' tokens, if the route takes its scope from a token.
     pub keyring: Option<Arc<Keyring>>,
 }
 
@@ -105,10 +105,10 @@ pub struct Gate {
     pub(super) budget: Budget,
     pub(super) in_flight: InFlightPermits,
     pub(super) waiters: Permits,
-    /// Permits of requests in shadow mode; they take none from protected requests.
+    /// Permits of requests in shadow mode, which use no permits of protected requests.
     pub(super) watched: Permits,
     pub(super) giving_up: Permits,
-    /// Calls of the gateway's own components; they take no permit from clients' requests.
+    /// Permits of the gateway's own calls, which use no permits of clients' requests.
     pub(super) internal: Permits,
     pub(super) heavy_work: HeavyWork,
     pub(super) quota: Arc<Quota>,
@@ -152,9 +152,9 @@ impl Gate {
         })
     }
 
-    /// Creates the same gate with other settings, for future requests. Active requests keep their
-    /// own settings, and count in the new gate: both share tasks, permits, buffered bytes and
-    /// counts, and end together.
+    /// Creates a gate with other settings, for future requests. Active requests keep their
+    /// settings. Both gates share the store, tasks, permits, buffered bytes and counts. So active
+    /// requests count against the new limits, and a drain of one gate also drains the other.
     pub fn under(&self, settings: Settings) -> Arc<Gate> {
         Arc::new(Gate {
             store: self.store.clone(),
@@ -202,10 +202,10 @@ impl Gate {
         &self.store
     }
 
-    /// Waits until no attempt is active, for at most `timeout`, and marks the attempts that still
-    /// run as uncertain. Returns whether every attempt was settled.
+    /// Waits until no attempt is active, for at most `timeout`. Then marks the attempts that are
+    /// still active as uncertain. Returns whether every attempt was settled before that.
     pub async fn drain(&self, timeout: Duration) -> bool {
-        /// Time to mark attempts, which takes a store call each.
+        /// Time to mark attempts. Each attempt needs one store call.
         const MARKING: Duration = Duration::from_secs(5);
         self.tasks.close();
         let settled = tokio::time::timeout(timeout, self.tasks.wait()).await.is_ok();

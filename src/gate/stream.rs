@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep_until};
 use crate::gate::budget::Hold;
 use crate::gate::outflow::Outflow;
 
-/// The time of the last progress of a streamed request: an upload in progress is not silence.
+/// The time of the last progress of a streamed request. An upload in progress does not count as
+/// silence.
 #[derive(Debug, Clone)]
 pub struct Movement {
     began: Instant,
@@ -46,8 +47,8 @@ impl Movement {
     }
 }
 
-/// Takes the copy of a body at its end, and the copy's room in the common buffers. The copy is
-/// `None` where the body was larger than the limit, or had no room.
+/// The callback at the end of a body. It gets the copy of the body, and the memory of the copy. The
+/// copy is `None` if the body was larger than the limit, or if too little memory was left.
 type Done = Box<dyn FnOnce(Option<Bytes>, Hold) + Send>;
 
 struct Copy {
@@ -63,8 +64,8 @@ pub struct Stream<B> {
     movement: Option<Movement>,
     /// Boxed: copies are rare, and requests are moved often.
     copy: Option<Box<Copy>>,
-    /// Bytes that the upstream's connection has not written yet; counted from the first frame that
-    /// is not the last.
+    /// Counts the bytes that the upstream's connection has not written yet. `None` until the first
+    /// frame that is not the last one.
     outflow: Option<Arc<Outflow>>,
 }
 
@@ -85,7 +86,7 @@ impl<B: Body<Data = Bytes>> Stream<B> {
         Stream { movement: Some(movement), ..self }
     }
 
-    /// Copies up to `limit` bytes for `done`, if there is `room` for them.
+    /// Copies up to `limit` bytes for `done`. `room` takes the memory of the copy.
     pub fn copying(
         self,
         limit: usize,
@@ -177,8 +178,8 @@ mod tests {
     use super::*;
     use crate::gate::budget::Budget;
 
-    /// Copies a body of 100 bytes, with this much room. Returns the copy, and the bytes held while
-    /// the copy is in use and afterwards.
+    /// Copies a body of 100 bytes, with a budget of `room` bytes. Returns the copy, the bytes that
+    /// are held while the copy is in use, and the bytes that are held afterwards.
     async fn copied(room: usize) -> (Option<Bytes>, i64, i64) {
         let gauge = Gauge::default();
         let budget = Budget::new(room, room, gauge.clone());
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_takes_room_for_as_long_as_it_is_used_and_there_is_none_without_room() {
+    async fn a_copy_takes_memory_while_it_is_used_and_without_memory_there_is_no_copy() {
         let (bytes, held, left) = copied(1 << 20).await;
         assert_eq!(bytes.map(|bytes| bytes.len()), Some(100));
         assert!(held >= 100 && left == 0, "{held} held, {left} left");

@@ -1,5 +1,5 @@
-//! The gate over a store that fails at the worst moment. Time is paused: no test waits for a real
-//! clock.
+//! The gate over a store that fails at the worst moment. Time is paused, so that hardly any test
+//! waits for a real clock.
 
 #![allow(clippy::type_complexity)]
 
@@ -43,7 +43,7 @@ enum Fault {
     AnswerLost,
     /// The swap is not carried out, and its fate is unknown.
     Lost,
-    /// The swap is carried out only after another call, and its answer is lost.
+    /// The swap is carried out later, by [`Faulty::arrive`], and its answer is lost.
     Late,
     /// The swap is refused.
     Refused,
@@ -53,13 +53,13 @@ enum Fault {
     Large,
 }
 
-/// A memory store with these faults, in order; then it works.
+/// A memory store. Its first swaps have these faults, in order. Later swaps work.
 struct Faulty {
     inner: Arc<Memory>,
     faults: Mutex<VecDeque<Fault>>,
     late: Mutex<Vec<(Slot, Option<Version>, Record, Lifetime, Vec<u8>)>>,
     unreadable: Mutex<usize>,
-    /// Reads never end.
+    /// Whether reads never end.
     hangs: AtomicBool,
 }
 
@@ -237,7 +237,7 @@ impl Scene {
         Scene { store, gate, guarded: Arc::new(guarded), executed: Arc::default() }
     }
 
-    /// The operation of the request of [`Scene::pay`].
+    /// The operation of the request that [`Scene::pay`] sends.
     fn operation(&self) -> RequestedOperation {
         let parts = payment_head("k");
         let policy = &self.guarded.route.policy;
@@ -247,7 +247,8 @@ impl Scene {
         identified.unwrap().unwrap().operation
     }
 
-    /// The request of [`Scene::pay`] as the engine sees it, under a fence of the test's own.
+    /// The request that [`Scene::pay`] sends, in the form for the engine, with a fence that the
+    /// test chooses.
     fn asked(&self, fence: Fence) -> crate::engine::ClaimRequest {
         let RequestedOperation { caller, fingerprint, .. } = self.operation();
         crate::engine::ClaimRequest { caller, fingerprint, fence }
@@ -264,7 +265,7 @@ impl Scene {
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
             async {
-                // Time for a test to prepare the store for what comes after the claim.
+                // Gives a test the time to prepare the store for the calls after the claim.
                 tokio::time::sleep(WORK).await;
                 Ok::<_, Infallible>(
                     Response::builder()
@@ -342,8 +343,8 @@ async fn a_late_claim_that_was_given_up_is_refused_by_its_marker() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_anew() {
-    // The first request gives up and leaves a marker. The second request's claim, over that marker,
-    // is late and given up as well.
+    // The first request gives up and leaves a marker. The claim of the second request would replace
+    // that marker. It arrives late, and is given up as well.
     let scene = Scene::new(&[Fault::Lost]);
     assert!(unavailable(&scene.pay().await));
     scene.settle().await;
@@ -384,7 +385,7 @@ async fn giving_up_one_claim_does_not_release_the_next() {
     // The claim is lost, and its release needs three tries.
     let scene = Scene::with(&[Fault::Lost, Fault::Refused, Fault::Refused], waiting);
     let slot = scene.operation().slot;
-    // The attempt of another gateway, which then releases it.
+    // Another gateway has an attempt, and releases it later.
     let (policy, inner) = (&scene.guarded.route.policy, &scene.store.inner);
     let asked = scene.asked(Fence(5));
     let other =
@@ -412,7 +413,7 @@ async fn giving_up_one_claim_does_not_release_the_next() {
         }
         assert!(
             matches!(scene.record().await.unwrap().state, State::InFlight { .. }),
-            "it runs on"
+            "the second claim still runs"
         );
     });
     assert_eq!(answer, PAID);
@@ -461,7 +462,7 @@ async fn an_answer_that_can_not_be_stored_yet_is_withheld_and_stored_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_dropped_settles_all_the_same() {
+async fn a_request_that_is_dropped_is_settled_nevertheless() {
     let scene = Scene::new(&[]);
     {
         let mut leaving = Box::pin(scene.pay());
@@ -491,13 +492,13 @@ async fn a_request_that_is_dropped_while_its_claim_is_on_its_way_is_released() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_after_its_lease_was_marked_is_stored_before_it_is_sent() {
+async fn an_answer_that_comes_after_the_operation_was_marked_uncertain_is_stored_and_sent() {
     let scene = Scene::new(&[]);
     let (answer, ()) = tokio::join!(scene.pay(), async {
         while scene.executed() == 0 {
             tokio::task::yield_now().await;
         }
-        // The sweeper of another gateway.
+        // The sweeper of another gateway marks the operation as uncertain.
         let held = scene.store.inner.load(&scene.operation().slot).await.unwrap().unwrap();
         let over = Held { now_ms: held.due_ms, ..held };
         let next = crate::engine::expire(&over, &scene.guarded.route.policy).unwrap();
@@ -569,7 +570,7 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
     let drop_headers = vec![http::header::SET_COOKIE];
     let scene =
         Scene::with(&[], Policy { on_uncertain, drop_headers, ..crate::engine::tests::policy() });
-    // The payment breaks off; a probe finds it.
+    // The connection of the payment breaks. A probe finds the payment.
     let upstream = service_fn(|request: Request<Payload<Full<Bytes>>>| async move {
         match *request.method() {
             http::Method::GET => Ok(Response::builder()
@@ -594,7 +595,7 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
 }
 
 #[test]
-fn a_body_key_that_is_not_json_is_missing() {
+fn a_key_in_a_body_that_is_not_json_is_missing() {
     let mut policy = crate::engine::tests::policy();
     policy.key = KeyRule {
         source: KeySource::Sent {

@@ -4,24 +4,24 @@ use http::HeaderMap;
 
 use crate::gate::answer::IDEMPOTENT_REPLAYED;
 
-/// Fields of a trailer section, at most: as many as in a head.
+/// Maximum fields of a trailer section: as many as in a head.
 const FIELDS_MAX: usize = 128;
 
-/// Bytes of a trailer section, at most: as many as in the head of an answer over HTTP/2. The
-/// section is held in memory and stored.
+/// Maximum bytes of a trailer section: as many as in the head of an answer over HTTP/2. The section
+/// is held in memory and stored.
 const BYTES_MAX: usize = 16 * 1024;
 
-/// Bytes that a field counts in addition to its text (RFC 9113, section 6.5.2).
+/// Bytes that count for each field in addition to its name and value (RFC 9113, section 6.5.2).
 const FIELD_BYTES: usize = 32;
 
-/// Returns how many bytes trailers take in memory; `None` where they are too many or too long.
+/// Returns how many bytes trailers take in memory; `None` if they have too many fields or bytes.
 pub(super) fn trailer_bytes(trailers: &HeaderMap) -> Option<usize> {
     let bytes =
         trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum();
     (trailers.len() <= FIELDS_MAX && bytes <= BYTES_MAX).then_some(bytes)
 }
 
-/// Removes a replay mark that the upstream set. Returns `None` where no trailers are left.
+/// Removes a replay mark that the upstream set. Returns `None` if no trailers are left.
 pub(super) fn prepare_trailers(mut trailers: HeaderMap) -> Option<HeaderMap> {
     trailers.remove(IDEMPOTENT_REPLAYED);
     Some(trailers).filter(|trailers| !trailers.is_empty())
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_replay_mark_is_no_trailer() {
+    fn a_replay_mark_of_the_upstream_is_removed_from_the_trailers() {
         let mark = (IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         assert_eq!(prepare_trailers(HeaderMap::from_iter([mark.clone()])), None);
         let usual = trailers(2, 1);

@@ -1,4 +1,4 @@
-//! The services that a gate can stand in front of.
+//! The services to which a gate can forward requests.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -10,8 +10,8 @@ use crate::gate::payload::Payload;
 
 /// A service that executes requests or forwards them to an upstream.
 ///
-/// Implemented for every tower service of that shape; `B` is the type of the request bodies that
-/// stream through.
+/// Implemented for every tower service with these request and response types. `B` is the type of
+/// request bodies that stream through.
 pub trait UpstreamService<B>:
     Service<
         Request<Payload<B>>,

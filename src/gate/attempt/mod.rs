@@ -1,5 +1,5 @@
-//! The attempt: forwards a claimed request once, under a lease that is renewed, then settles the
-//! outcome. Only then is the request answered.
+//! The attempt: forwards a claimed request once, and renews the lease meanwhile. Then it settles
+//! the outcome, and after that it answers the request.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -40,18 +40,18 @@ pub(super) struct Claimed {
     pub claim: Claim,
     pub rule: Arc<SendRule>,
     pub permit: SharedPermit,
-    /// The operation's use of its tenant's quota, where quotas count it.
+    /// The operation's use of its tenant's quota, if quotas count the operation.
     pub quota_use: Option<QuotaUse>,
-    /// The context of the event that the outcome is going to write.
+    /// The context of the event that is written together with the outcome.
     pub event_context: Context,
 }
 
 /// The result of forwarding a request.
 struct Forwarded<B> {
     outcome: Outcome,
-    /// The rest of a body that is not stored.
+    /// The body for the client, if the reply does not contain it.
     body: Option<AnswerBody<B>>,
-    /// Whether the send rule failed before the first byte.
+    /// Whether nothing was sent because the send rule did not allow it.
     too_late: bool,
 }
 
@@ -72,8 +72,7 @@ impl<B> Forwarded<B> {
     }
 }
 
-/// A claimed request until it is answered. It is boxed once: every step borrows it, and none copies
-/// it.
+/// A claimed request until it is answered. It is boxed once, so that no step has to copy it.
 pub(super) struct Attempt<S, B> {
     pub gate: Arc<Gate>,
     pub guarded: Arc<ProtectedRoute>,
@@ -81,7 +80,7 @@ pub(super) struct Attempt<S, B> {
     pub request: Request<Payload<B>>,
     pub service: S,
     pub hold: Hold,
-    /// The trail of the request, where the access log or traces record it.
+    /// The trail of the request, if the access log or traces record the request.
     pub trail: Option<Trail>,
 }
 
@@ -99,7 +98,7 @@ impl<S, B> Attempt<S, B> {
         answer
     }
 
-    /// Forwards the request and renews its lease meanwhile, for at most the response timeout.
+    /// Forwards the request and renews the lease meanwhile, for at most the response timeout.
     async fn forward_under_lease(&mut self) -> Forwarded<S::ResponseBody>
     where
         S: UpstreamService<B>,
@@ -159,7 +158,7 @@ impl<S, B> Attempt<S, B> {
             tracing::info!(
                 route = %policy.route,
                 operation = %slot,
-                "attempt from uncertain did nothing: the operation is uncertain again"
+                "retry of an uncertain operation did nothing: the operation is uncertain again"
             );
             return Err(uncertain(slot, None, policy));
         }
@@ -180,7 +179,7 @@ impl<S, B> Attempt<S, B> {
         }
     }
 
-    /// Returns the upstream's answer, which is settled.
+    /// Returns the upstream's answer after the outcome was settled.
     fn answer<RB>(
         self,
         reply: Arc<Reply>,
@@ -197,21 +196,21 @@ impl<S, B> Attempt<S, B> {
                     status = reply.status.as_u16(),
                     "outcome uncertain: upstream answered with an uncertain status"
                 );
-                // A status that means success must not carry a refusal.
+                // A refusal must not have a status that means success.
                 let status = if reply.status.as_u16() < 400 { 502 } else { reply.status.as_u16() };
                 return Err(uncertain(slot, Some(status), policy));
             }
             Verdict::Store => Answer::Executed,
             Verdict::Release => Answer::Released,
         };
-        // The upstream's connection is in use until the body has ended.
+        // A streamed body uses the upstream's connection until the end of the body.
         let permit = self.claimed.permit;
         let body = body.map(|body| if body.streams() { body.keeping(permit) } else { body });
         Ok(SettledAnswer { slot, answer, reply, first_fields, body, hold: self.hold })
     }
 
-    /// Settles on in the background, because the store has not confirmed the outcome in time.
-    /// Returns the refusal for the client.
+    /// Continues to settle in the background, because the store has not confirmed the outcome in
+    /// time. Returns the refusal for the client.
     fn settle_on(self, outcome: Outcome) -> Refusal {
         let Attempt { gate, guarded, claimed, hold, .. } = self;
         let Claimed { slot, claim, permit, event_context, .. } = claimed;
@@ -222,7 +221,8 @@ impl<S, B> Attempt<S, B> {
         refusal
     }
 
-    /// Answers the client of a stale attempt as a duplicate, never with the attempt's own answer.
+    /// Answers the client of a stale attempt like a duplicate, from the operation's record, and
+    /// never with the attempt's own answer.
     async fn answer_as_duplicate<RB>(self: Box<Self>) -> Result<SettledAnswer<RB>, Refusal> {
         let Attempt { gate, guarded, claimed, hold, .. } = *self;
         let (policy, slot) = (&guarded.route.policy, claimed.slot);
@@ -261,7 +261,7 @@ impl Gate {
     {
         let sent = async {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            // Taken out of the attempt, because an attempt sends its request once.
+            // The request is moved out of the attempt, because an attempt sends its request once.
             service.call(std::mem::take(request)).await
         };
         let response = match sent.await {
@@ -297,7 +297,7 @@ impl Gate {
         }
     }
 
-    /// Returns the outcome of an answer with a whole body.
+    /// Returns the outcome of an answer that was read with its whole body.
     fn whole_answer<RB>(
         &self,
         policy: &Policy,
@@ -314,15 +314,16 @@ impl Gate {
             return Forwarded::without_body(Outcome::InDoubt(Cause::Broken));
         }
         reply.body = ReplyBody::Whole(bytes.clone());
-        // The gRPC status outweighs the HTTP status, also where the HTTP status means that nothing
-        // was done.
+        // The gRPC status takes precedence over the HTTP status, even if the HTTP status means that
+        // nothing was done.
         if let Some(cause) = grpc_uncertainty(&reply) {
             return Forwarded::without_body(Outcome::InDoubt(cause));
         }
-        // An answer that is only relayed stays as it is.
+        // Only an answer that is stored is changed.
         if is_stored {
             reply = redacted(reply, &policy.redact);
-            // A replay without its trailers would be another answer.
+            // Without the trailers a replay would differ from the first answer, so the body is not
+            // stored.
             if reply.trailers.is_some() && !self.settings.trailers {
                 reply.body = ReplyBody::NotStored;
             }
@@ -332,8 +333,8 @@ impl Gate {
         Forwarded { outcome: Outcome::Answered(Arc::new(reply)), body: relayed, too_late: false }
     }
 
-    /// Renews the lease until `until`. A lost lease is not renewed: the attempt reads on and
-    /// settles by its fence.
+    /// Renews the lease until `until`. A lost lease is not renewed. The attempt still reads the
+    /// answer, and its fence decides whether it may settle.
     async fn keep_lease(&self, claimed: &Claimed, policy: &Policy, until: Instant) {
         let Claimed { slot, claim, rule, .. } = claimed;
         let mut pause = policy.lease / 3;
@@ -380,20 +381,20 @@ impl Gate {
     }
 }
 
-/// Gives an attempt up. A request that no connection has yet is never sent.
+/// Gives an attempt up. If no connection has the request yet, the request is never sent.
 fn given_up<RB>(rule: &SendRule, cause: Cause) -> Forwarded<RB> {
     let outcome = if rule.revoke() { Outcome::NeverSent } else { Outcome::InDoubt(cause) };
     Forwarded::without_body(outcome)
 }
 
-/// Returns the upstream's time in ms, where the request was sent.
+/// Returns how long the upstream took, in ms; `None` if the request was not sent.
 fn upstream_ms(outcome: &Outcome, took: Duration) -> Option<u64> {
     let sent = !matches!(outcome, Outcome::NeverSent);
     sent.then(|| u64::try_from(took.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Removes the fields that are never stored from the outcome. Returns all fields as the upstream
-/// sent them, for the first client.
+/// Removes from an outcome the fields that are never stored. If there are such fields, returns all
+/// fields as the upstream sent them, for the first client.
 fn take_unstored_fields(outcome: &mut Outcome, policy: &Policy) -> Option<Box<Fields>> {
     let Outcome::Answered(reply) = outcome else { return None };
     let has = |name| {

@@ -14,8 +14,8 @@ use crate::record::{Record, State, Version};
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer};
 
-/// Longest time that a client waits for its result to be stored. Then it gets an uncertain answer,
-/// and storing goes on.
+/// Longest time that a client waits for its result to be stored. Then the client gets an uncertain
+/// answer, and the gate continues to write in the background.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// First and longest pause between tries to write an outcome.
@@ -28,7 +28,7 @@ pub(in crate::gate) enum SettleResult {
     Written,
     /// Another attempt or an operator has settled the operation.
     Stale,
-    /// The time ended before the store confirmed the outcome.
+    /// The store did not confirm the outcome in time.
     Unconfirmed,
 }
 
@@ -44,7 +44,7 @@ pub(in crate::gate) struct UnsettledOutcome {
 }
 
 impl Gate {
-    /// Writes an outcome, trying for at most min(lease, 10 s).
+    /// Tries to write an outcome, for at most the lease or 10 s, whichever is shorter.
     pub(in crate::gate) async fn settle(
         &self,
         slot: &Slot,
@@ -62,8 +62,9 @@ impl Gate {
         settled.unwrap_or(SettleResult::Unconfirmed)
     }
 
-    /// Writes an outcome in a task of its own, until the store confirms it. `keep` (a permit, the
-    /// memory of a body) is held meanwhile and so bounds the number of these tasks.
+    /// Writes an outcome in a task of its own, and tries again until the store confirms it. The
+    /// task holds `keep` (a permit, the memory of a body) until then, which limits the number of
+    /// these tasks.
     pub(in crate::gate) fn settle_in_background(
         self: &Arc<Self>,
         unsettled: UnsettledOutcome,
@@ -97,13 +98,14 @@ impl Gate {
         policy: &Policy,
         event_context: &Context,
     ) -> SettleResult {
-        // The record that a write met instead of the known one.
+        // The record that a write found instead of the known one.
         let mut found: Option<Option<Record>> = None;
         let mut pause = RETRY_MIN;
         loop {
-            // Each try has a version of its own. Between two tries the slot may have held other
-            // attempts' records, and their versions continued from the first try's. A late command
-            // that names one of those versions must not find it anywhere else.
+            // Each try writes its marker under a new version. Between two tries other attempts may
+            // have written records, with the versions that follow the version of the first try. If
+            // these versions occurred again, a late command that expects one of them would succeed
+            // by mistake.
             let fresh = Version(self.entropy.next());
             let current = found.as_ref().map_or(known, Option::as_ref);
             let next = match settle(current, claim, outcome, policy, fresh) {

@@ -9,14 +9,14 @@ use crate::key::{Document, Slot, Space};
 use crate::record::{Lifetime, Record, ReplyBody, State, Version};
 use crate::store::{EventSource, NO_EVENT, StoreError, Swap};
 
-/// Most trim calls in one round. The rest waits for the next round, so that trimming a long log
-/// does not keep the store busy.
+/// Maximum trim calls in one round. The rest of a long log waits for the next round, so that
+/// trimming does not keep the store busy.
 const TRIMS_PER_ROUND: usize = 100;
 
 impl Gate {
-    /// Writes a record and the event of that change, in one step. `event_context` returns the
-    /// event's content that is not in the record; a write may call it more than once. Records of
-    /// shadow routes have no events.
+    /// Writes a record and the event of this change, in one step. `event_context` returns the part
+    /// of the event that is not in the record. A write may call `event_context` more than once.
+    /// Records of shadow routes have no events.
     pub(in crate::gate) async fn write(
         &self,
         slot: &Slot,
@@ -65,8 +65,9 @@ impl Gate {
     }
 }
 
-/// Adds the route's chosen fields of a result, from the upstream, a probe or an operator. They are
-/// taken from the stored reply, so redacted members are not among them.
+/// Adds the members of a result that the route has chosen for events. The result may come from the
+/// upstream, a probe or an operator. The members are read from the stored reply, so redacted
+/// members are not added.
 fn add_response_fields(context: &mut Context, next: &Record, policy: &Policy) {
     let State::Completed { reply, .. } = &next.state else { return };
     let ReplyBody::Whole(body) = &reply.body else { return };

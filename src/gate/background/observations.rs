@@ -1,7 +1,7 @@
 //! Observations: the answers to duplicates, exported in batches to a log of their own.
 //!
-//! Observations are lossy, and losses are counted: no request waits for the export, and a duplicate
-//! writes nothing itself.
+//! Observations may be lost, and losses are counted. No request waits for the export, and a
+//! duplicate itself writes nothing to the store.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -25,8 +25,8 @@ use crate::refusal::Refusal;
 const BATCH_WAIT: Duration = Duration::from_millis(500);
 
 impl Gate {
-    /// Records the answer to a request that did not run. `waited`: how long the gate held the
-    /// request.
+    /// Records the answer to a request that did not run. `waited` is how long the request waited
+    /// for the first one.
     pub(in crate::gate) fn observe_duplicate(
         &self,
         policy: &Policy,
@@ -65,7 +65,7 @@ impl Gate {
         });
     }
 
-    /// Records that enforcing would have refused a request of a shadow route, because the request
+    /// Records that enforcement would have refused a request of a shadow route, because the request
     /// does not identify its operation.
     pub fn observe_unidentified(
         &self,
@@ -87,7 +87,8 @@ impl Gate {
         });
     }
 
-    /// Creates an observation with the properties of every request: route, time, tenant and trace.
+    /// Creates an observation with the properties that every request has: route, time, tenant and
+    /// trace.
     pub(in crate::gate) fn pending_observation(
         &self,
         kind: ObservationKind,
@@ -110,20 +111,20 @@ impl Gate {
         }
     }
 
-    /// Adds an observation to the buffer; counts it as lost where the buffer is full.
+    /// Adds an observation to the buffer. If the buffer is full, counts the observation as lost.
     pub(in crate::gate) fn add_observation(&self, observation: PendingObservation) {
         if !self.observed.add(observation) {
             self.meter.observations_lost.inc();
         }
     }
 
-    /// Exports observations until `end`, and then once more. Dropping this future in the middle of
-    /// a store call would lose the observations of that call.
+    /// Exports observations until `end` is cancelled, and then once more. If this future is dropped
+    /// during a store call, the observations of that call are lost.
     pub async fn export_observations(&self, end: &CancellationToken) {
         loop {
             let is_last = end.is_cancelled();
             let full = self.observed.batch_is_full.notified();
-            // After a timeout an incomplete batch may be pending.
+            // After the timeout the pending batch may be incomplete.
             let _ = timeout(BATCH_WAIT, select(pin!(full), pin!(end.cancelled()))).await;
             self.export_pending().await;
             if is_last {
@@ -146,11 +147,11 @@ impl Gate {
     }
 }
 
-/// Converts pending observations into stored ones. Observations that differ only in their time, as
-/// in a retry storm, become one.
+/// Converts pending observations into stored ones. Observations that differ only in their times and
+/// traces, as in a retry storm, become one.
 fn observations(batch: &[PendingObservation]) -> Vec<Observation> {
-    // Computing a mark under a secret takes longer than all the rest, and a batch often has few
-    // tenants.
+    // Each mark is computed once, because computing a mark takes longer than all the rest. A batch
+    // often has few tenants.
     let mut marks = BTreeMap::new();
     let mut mark = |pending: &PendingObservation, tenant: TenantId| {
         marks.entry(tenant).or_insert_with_key(|tenant| pending.hashing.tenant_mark(tenant)).clone()

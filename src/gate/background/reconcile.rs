@@ -25,18 +25,19 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Operations on a page of the list.
 const PAGE: usize = 256;
 
-/// Probes at once: an upstream that has just lost answers must not get a flood of them.
+/// Maximum probes at the same time. An upstream that has just lost answers must not get a flood of
+/// probes.
 const PROBES_MAX: usize = 4;
 
 /// First and longest pause between two probes of one operation.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 
-/// Probes of one operation: they last for some three hours. After that an operator has to settle
-/// the operation.
+/// Maximum probes of one operation. All of them take about two and a half hours. After that an
+/// operator has to settle the operation.
 const PROBES_PER_OPERATION: u32 = 24;
 
-/// Operations with a probe schedule; others wait until one of these is settled.
+/// Maximum operations with a probe schedule. Further operations wait until one of these is settled.
 const SCHEDULES_MAX: usize = 10_000;
 
 /// The probes of one operation.
@@ -45,11 +46,12 @@ struct ProbeSchedule {
     next: Instant,
 }
 
-/// The operation's key does not fit into the probe's path. It is counted and logged once, and never
-/// probed.
+/// The operation's key does not fit into the probe's path. The operation is counted and logged
+/// once, and never probed.
 struct NeverProbed;
 
-/// Probes for ever. `prepare` adds to a probe what the service needs to find its upstream.
+/// Probes uncertain operations for ever. `prepare` adds to each probe the extensions that the
+/// service needs to find the upstream.
 pub async fn reconcile<S, B>(
     gate: Arc<Gate>,
     routes: Vec<Arc<ProtectedRoute>>,

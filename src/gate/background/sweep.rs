@@ -1,5 +1,6 @@
-//! The sweeper: marks attempts with an ended lease, so that a dead gateway's operations become
-//! uncertain within a second or two, also where no duplicate arrives.
+//! The sweeper: marks operations as uncertain if the lease of their attempt has ended. So the
+//! operations of a dead gateway become uncertain a second or two after their leases end, even if no
+//! duplicate arrives.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,17 +13,18 @@ use crate::gate::state::Gate;
 use crate::key::Slot;
 use crate::store::StoreError;
 
-/// Time between two reads of the index, jittered, so that many gateways don't read it at once.
+/// Time between two reads of the index of unsettled operations. It is jittered, so that many
+/// gateways don't read the index at the same time.
 const PERIOD: Duration = Duration::from_millis(800);
 
-/// Overdue operations of one read. After a full batch the sweeper reads again at once.
+/// Maximum overdue operations of one read. After a full batch the sweeper reads again at once.
 const BATCH: usize = 256;
 
-/// Time between two trims of the event log: entries may stay that much longer than configured.
+/// Time between two trims of the event log. Entries may stay that much longer than configured.
 const TRIM_PERIOD: Duration = Duration::from_secs(60);
 
-/// Marks overdue attempts uncertain and trims the event log, for ever. `policies` has the policies
-/// by route name; `fallback` is for routes that are no longer configured.
+/// Marks overdue operations as uncertain and trims the event log, for ever. `policies` has the
+/// policies by route name; `fallback` is for routes that are no longer configured.
 pub async fn sweep(gate: Arc<Gate>, policies: HashMap<String, Policy>, fallback: Policy) {
     let mut trimmed: Option<Instant> = None;
     loop {

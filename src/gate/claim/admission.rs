@@ -1,5 +1,5 @@
 //! Admission: decides from the operation's record whether a request runs, is answered, waits, or
-//! first asks the upstream.
+//! needs a probe first.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::record::{Extras, Fence, Held, SpanId};
 use crate::refusal::Refusal;
 use crate::telemetry::{Trail, Work};
 
-/// How often a request looks at a record that keeps changing before it gives up: a guard against a
-/// livelock, far above the number of looks in real races.
+/// How often a request may read a record that keeps changing, before the gate refuses the request.
+/// This prevents a livelock. Real races need far fewer reads.
 const LOOKS_MAX: usize = 32;
 
 impl Gate {
-    /// Claims an operation, or returns how else the request is answered.
+    /// Claims an operation, or decides how the request is answered instead.
     pub(super) async fn admit<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
@@ -68,7 +68,8 @@ impl Gate {
                         ProbeResult::Changed(held) => held,
                     }
                 }
-                // The permits of waiting duplicates are the clients'.
+                // The gateway's own calls do not wait: the permits for waiting are only for
+                // clients.
                 Admission::Wait if pending.sender == Sender::Gateway => {
                     return Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot));
                 }
@@ -135,7 +136,7 @@ impl Gate {
         ClaimDetails { kept, extras, trail, fields, headers: &parts.headers, request_bytes }
     }
 
-    /// Asks the upstream about an uncertain operation.
+    /// Probes the upstream about an uncertain operation.
     async fn probe<S, B>(
         &self,
         pending: &mut PendingAdmission<'_>,
@@ -156,7 +157,7 @@ impl Gate {
         self.probe_for_duplicate(guarded, probe, slot, asked, &held, request).await
     }
 
-    /// Waits until the record has another answer than to wait, and adds up the time.
+    /// Waits until the record no longer makes the request wait. Adds the time to `request.waited`.
     async fn wait<S>(
         &self,
         pending: &mut PendingAdmission<'_>,

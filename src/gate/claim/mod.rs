@@ -1,10 +1,14 @@
-//! Claiming: a request claims its operation, or gets the answer that the operation's record has for
-//! it.
+//! Claiming: a request claims its operation, or gets an answer from the operation's record.
 //!
-//! The files from the top down: `rotation` looks under all hashing secrets, `admission` decides
-//! step by step, `swap` tries one claim, `quota` counts new operations, `probe` asks the upstream,
-//! `unconfirmed` gives claims up, `wait` holds duplicates, and `records` reads the records in the
-//! way of a claim.
+//! The files, from the top down:
+//! - `rotation` looks up the operation under all hashing secrets.
+//! - `admission` decides step by step what happens to the request.
+//! - `swap` tries one claim.
+//! - `quota` counts new operations.
+//! - `probe` asks the upstream about an uncertain operation.
+//! - `unconfirmed` gives claims up.
+//! - `wait` lets duplicates wait.
+//! - `records` reads the records that block a claim.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,13 +43,14 @@ mod swap;
 mod unconfirmed;
 mod wait;
 
-/// The sender of a request: decides which permits the request takes, and whether quotas count it.
+/// The sender of a request. It decides which permits the request takes, and whether quotas count
+/// the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sender {
     /// A client.
     Client,
-    /// A component of the gateway. It has permits of its own, and limits its calls itself. It does
-    /// not wait for an active attempt, and never passes without protection.
+    /// A component of the gateway. Its requests have their own permits, and quotas do not count
+    /// them. They never wait for an active attempt, and never pass without protection.
     Gateway,
 }
 
@@ -57,20 +62,20 @@ impl Sender {
     }
 }
 
-/// A request that asks for admission, as long as nothing of it is sent.
+/// A request during its admission, before anything is sent.
 pub(super) struct IncomingRequest<'r, S> {
     pub sender: Sender,
     pub parts: &'r Parts,
     pub key: &'r OperationKey,
-    /// The body, decoded.
+    /// The decoded body.
     pub content: &'r Bytes,
-    /// Bytes of the body as received.
+    /// Length of the body as received, in bytes.
     pub request_bytes: u64,
     pub context: &'r RequestContext,
     /// The service to the upstream, for probes.
     pub service: &'r mut S,
     pub hold: &'r mut Hold,
-    /// How long the request waited for the first one, where it did.
+    /// How long the request waited for the first one; `None` if it did not wait.
     pub waited: Option<Duration>,
 }
 
@@ -81,14 +86,14 @@ impl<'r, S> IncomingRequest<'r, S> {
     }
 }
 
-/// The way in which a request was admitted.
+/// The result of an admission without a refusal.
 pub(super) enum AdmitResult {
     /// The request runs.
     Run(Claimed),
     /// The stored reply is the answer.
     Replay(Slot, Arc<Reply>),
-    /// The route allows the request to run unprotected, because the store is unavailable and the
-    /// gate has seen no record of the operation.
+    /// The request runs unprotected: the store is unavailable, the route allows this, and the gate
+    /// has seen no record of the operation.
     Unprotected,
 }
 
@@ -104,12 +109,12 @@ struct PendingAdmission<'r> {
     permit: Option<Permit>,
     /// The share of the client's address.
     address: Option<&'r Arc<AddressShare>>,
-    /// The request's wait for the first one, once it has begun.
+    /// The wait for the first request; `None` before it begins.
     waiting: Option<wait::WaitingDuplicate>,
 }
 
 impl PendingAdmission<'_> {
-    /// Takes the permit to use the upstream: the request's own, or a new one after it has waited.
+    /// Takes the permit to use the upstream: the request's own permit, or a new one after a wait.
     fn take_permit(&mut self, gate: &Gate) -> Result<Permit, Refusal> {
         match self.permit.take() {
             Some(permit) => Ok(permit),
@@ -120,7 +125,7 @@ impl PendingAdmission<'_> {
 
 /// The content of a claim's record and event besides the operation's identity.
 struct ClaimDetails<'r> {
-    /// The key, where the record keeps it for probes in the background.
+    /// The key, if the record keeps it for probes in the background.
     kept: Option<Bytes>,
     extras: Extras,
     trail: Option<Trail>,
@@ -157,7 +162,7 @@ impl Gate {
     /// Takes a permit to use the upstream.
     ///
     /// # Errors
-    /// [`Refusal::Overloaded`], where none is free for this sender.
+    /// [`Refusal::Overloaded`], if no permit is free for this sender.
     pub(super) fn permit_for(
         &self,
         sender: Sender,

@@ -1,5 +1,5 @@
-//! Probes: ask the upstream whether it has executed an uncertain operation, when a duplicate of it
-//! arrives.
+//! Probes: when a duplicate of an uncertain operation arrives, the gate asks the upstream whether
+//! it has executed the operation.
 
 use std::sync::Arc;
 
@@ -29,17 +29,17 @@ use crate::store::Swap;
 
 /// The result of a probe for a duplicate.
 pub(super) enum ProbeResult {
-    /// The upstream has executed the operation. The answer is stored now, and is the result.
+    /// The upstream has executed the operation. Its answer is stored as the result.
     Found(Arc<Reply>),
-    /// The duplicate is admitted so.
+    /// No result was stored, and the duplicate continues with this admission.
     Decided(Admission),
-    /// The record changed meanwhile; this is the current one.
+    /// The record changed meanwhile; this is the current record.
     Changed(Option<Held>),
 }
 
 impl Gate {
-    /// Asks the upstream about an uncertain operation, for a duplicate of it. `held` is the
-    /// uncertain record.
+    /// Probes the upstream about an uncertain operation, because a duplicate has arrived. `held` is
+    /// the uncertain record.
     pub(super) async fn probe_for_duplicate<S, B>(
         &self,
         guarded: &ProtectedRoute,
@@ -80,7 +80,7 @@ impl Gate {
         }
     }
 
-    /// Writes the record that a finding leads to.
+    /// Writes the record that follows from a finding.
     async fn store_result(
         &self,
         policy: &Policy,
@@ -105,8 +105,8 @@ impl Gate {
                 );
                 Ok(ProbeResult::Found(reply))
             }
-            // Only results are written here. After any other state the duplicate looks at the
-            // record again.
+            // Only results are written here. After any other state the admission of the duplicate
+            // starts again.
             (Swap::Stored, _) => Ok(ProbeResult::Changed(Some(held.clone()))),
             (Swap::Stale(held), _) => Ok(ProbeResult::Changed(held)),
             (Swap::Large(_), _) => {
@@ -127,7 +127,8 @@ impl Gate {
         counter.inc();
     }
 
-    /// Counts and logs a probe that is not sent, because the key does not fit into its path.
+    /// Counts and logs a probe that is not sent, because the key does not fit into the probe's
+    /// path.
     pub(in crate::gate) fn count_withheld_probe(&self, policy: &Policy, slot: &Slot) {
         self.meter.probes.withheld.inc();
         tracing::warn!(
@@ -137,7 +138,8 @@ impl Gate {
         );
     }
 
-    /// Sends a probe and reads its answer. A failure gives no information about the operation.
+    /// Sends a probe and reads the answer. A failed probe gives no information about the operation:
+    /// its finding is unclear.
     pub(in crate::gate) async fn send_probe<S, B>(
         &self,
         policy: &Policy,
@@ -183,22 +185,22 @@ impl Gate {
     }
 }
 
-/// Returns whether no probe is ever sent for a request's operation, because its key does not fit
-/// into the probe's path.
+/// Returns whether the operation of a request can't be probed, because its key does not fit into
+/// the probe's path.
 pub(in crate::gate) fn is_never_probed(policy: &Policy, key: &OperationKey) -> bool {
     let OnUncertain::Probe(probe) = &policy.on_uncertain else { return false };
     probe.path_for(&key_for_upstream(policy, key)).is_none()
 }
 
-/// Returns the request of a probe, without credentials. `None` where the key does not fit into the
-/// path.
+/// Creates the request of a probe, without credentials. Returns `None` if the key does not fit into
+/// the path.
 pub(in crate::gate) fn probe_request<B>(probe: &Probe, key: &str) -> Option<Request<Payload<B>>> {
     let mut request = Request::new(Payload::default());
     *request.method_mut() = probe.method.clone();
     *request.uri_mut() = Uri::try_from(probe.path_for(key)?).ok()?;
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("*/*"));
-    // In an encoded body the gate could not find a member, and a client that doesn't decode could
-    // not read it.
+    // The gate could not find a member in an encoded body. The body may also become the reply for a
+    // client that can't decode.
     request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Some(request)
 }
@@ -208,7 +210,7 @@ fn credentials(policy: &Policy, headers: &HeaderMap) -> HeaderMap {
     static USUAL: [HeaderName; 3] = [AUTHORIZATION, HeaderName::from_static("x-api-key"), COOKIE];
     let caller: &[HeaderName] = match &policy.caller {
         CallerRule::Headers(names) => names,
-        // The whole field is among the usual ones.
+        // `USUAL` already contains the whole `Cookie` field.
         CallerRule::Cookie(_) | CallerRule::Scope => &[],
     };
     let scope: &[HeaderName] = match &policy.scope {

@@ -12,10 +12,10 @@ use crate::refusal::Refusal;
 
 impl Gate {
     /// Checks that the tenant may begin another operation. A new attempt of an uncertain operation
-    /// is no new operation.
+    /// does not count as a new operation.
     ///
     /// # Errors
-    /// How long to wait, where the quota is used up.
+    /// Returns how long to wait, if the quota is used up.
     pub(super) fn check_quota(
         &self,
         pending: &PendingAdmission<'_>,
@@ -28,8 +28,8 @@ impl Gate {
         self.quota.check(route, pending.tenant, self.clock.boot_ms())
     }
 
-    /// Counts a confirmed claim against its tenant's quota. Other claims may have used the quota up
-    /// since the check: then this claim is given up.
+    /// Counts a confirmed claim against its tenant's quota. If other claims have used up the quota
+    /// since the check, gives this claim up.
     pub(super) fn use_quota(
         self: &Arc<Self>,
         pending: &PendingAdmission<'_>,
@@ -49,8 +49,8 @@ impl Gate {
         )
     }
 
-    /// Returns the record of the operation, for a request that may not begin a new one: a duplicate
-    /// is answered by it.
+    /// Returns the record of the operation, for a request that may not begin a new operation. The
+    /// request may be a duplicate, and then the record decides its answer.
     pub(super) async fn record_instead_of_claim(
         &self,
         pending: &PendingAdmission<'_>,

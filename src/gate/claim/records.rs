@@ -1,5 +1,5 @@
-//! Records in the way of a claim: reads them, marks those with an ended lease, and refuses requests
-//! where reading fails.
+//! Reads the records that block claims, marks records with an ended lease, and refuses requests if
+//! a store call fails.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::store::{StoreError, Swap};
 pub(in crate::gate) const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Gate {
-    /// Returns the record or tombstone that would block a claim over nothing.
+    /// Returns the record or tombstone in a slot. Either would block a claim that expects an empty
+    /// slot.
     pub(in crate::gate) async fn blocking_record(
         &self,
         policy: &Policy,
@@ -28,8 +29,8 @@ impl Gate {
         }
     }
 
-    /// Marks the operation uncertain if the lease of its attempt has ended. Returns the record
-    /// after that.
+    /// Marks the operation uncertain if the lease of its attempt has ended. Returns the resulting
+    /// record.
     pub(in crate::gate) async fn mark_overdue(
         &self,
         slot: &Slot,
@@ -57,7 +58,7 @@ impl Gate {
         }
     }
 
-    /// Counts a failed store call, and returns the refusal of the request that needed it.
+    /// Counts a failed store call, and returns the refusal of the request that needed the call.
     pub(in crate::gate) fn store_failed(&self, slot: &Slot, error: &StoreError) -> Refusal {
         self.meter.store_errors.inc();
         if matches!(error, StoreError::Corrupt(_)) {

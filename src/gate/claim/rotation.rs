@@ -1,10 +1,11 @@
 //! Admission while hashing secrets are rotated: an operation's record may be stored under another
-//! secret than the one that writes.
+//! secret than new records.
 //!
-//! Danger: gateways with another order of secrets claim other slots for the same request, and no
-//! single swap shows them each other's claims. So each gateway reads the other slots again after
-//! its claim is confirmed and before anything is sent: of two that claim at once, at least one
-//! finds the other claim, and gives up.
+//! Danger: two gateways may have the secrets in different orders. Then they claim different slots
+//! for the same request, and no single swap shows one gateway the claim of the other. So each
+//! gateway reads the other slots again after its claim is confirmed, and before anything is sent.
+//! If two gateways claim at the same time, at least one of them finds the other claim, and gives
+//! up.
 
 use std::sync::Arc;
 
@@ -24,8 +25,8 @@ use crate::refusal::Refusal;
 use crate::store::StoreError;
 
 impl Gate {
-    /// Admits a request as [`Gate::admit`] does, with the operation looked up under all secrets. It
-    /// costs nothing where only one is configured.
+    /// Admits a request like [`Gate::admit`], but first looks up the operation under all secrets.
+    /// The look-up costs nothing if only one secret is configured.
     pub(in crate::gate) async fn admit_under_all_secrets<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
@@ -73,7 +74,8 @@ impl Gate {
         }
     }
 
-    /// Returns the request under the secret of its record, if a record exists already.
+    /// If the operation already has a record under another secret, returns the operation with its
+    /// slot and caller under that secret.
     pub(in crate::gate) async fn under_stored_secret(
         &self,
         policy: &Policy,
@@ -87,8 +89,8 @@ impl Gate {
         Ok(operation)
     }
 
-    /// Uses a confirmed claim only if no other slot has the operation; otherwise gives the claim up
-    /// as never sent.
+    /// Runs a confirmed claim only if no other slot has a record of the operation. Otherwise gives
+    /// the claim up as never sent.
     async fn run_if_alone(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
@@ -96,7 +98,7 @@ impl Gate {
         others: &[(Slot, Caller)],
     ) -> Result<AdmitResult, Refusal> {
         let (policy, slot) = (&guarded.route.policy, claimed.slot);
-        // Given up unless it is closed: also when the client leaves during the look-up.
+        // Dropping `own` gives the claim up, for example if the client leaves during the look-up.
         let own = UnconfirmedClaim::new(self, guarded, &slot, claimed.claim.clone(), None);
         let found = self
             .found_at(policy, others)
@@ -110,14 +112,14 @@ impl Gate {
         match admit(Some(&held), &ClaimRequest { caller, ..claimed.asked }, policy) {
             Admission::Replay(reply) => Ok(AdmitResult::Replay(slot, reply)),
             Admission::Refuse(refusal) => Err(Refusal::of_refusal(refusal, slot)),
-            // The other claimant may have found this claim and given up as well. The client's retry
-            // then finds at most one of the two claims.
+            // The other gateway may have found this claim and given up as well. A retry of the
+            // client then finds at most one of the two claims.
             _ => Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot)),
         }
     }
 
-    /// Returns the first of these slots with a record other than a released marker. All are read at
-    /// once.
+    /// Returns the index and the record of the first slot with a record other than a released
+    /// marker. All slots are read at the same time.
     async fn found_at(
         &self,
         policy: &Policy,

@@ -1,4 +1,4 @@
-//! One try at a claim: a single swap in the store, and the ways in which it can end.
+//! One try at a claim: a single swap in the store, and its possible results.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use crate::refusal::Refusal;
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer, Trail, Work};
 
-/// How long a claim waits for its turn among the claims of its address. A store that answers gives
-/// a turn within milliseconds.
+/// Maximum time that a claim waits for its turn among the claims of its address. If the store
+/// answers, a turn becomes free within milliseconds.
 const TURN_MAX: Duration = Duration::from_millis(500);
 
 /// The result of one try at a claim.
@@ -31,9 +31,10 @@ enum ClaimResult {
     Confirmed(Claim, Arc<SendRule>),
     /// This record blocks the claim.
     Blocked(Option<Held>),
-    /// Another record is stored there. The claim may still arrive, and is being given up.
+    /// The slot has another record. The claim may still arrive at the store, and is being given up.
     GivenUp(Option<Held>),
-    /// Nothing is known. The claim may still arrive where it is given here.
+    /// The claim is not confirmed. `Some`: the claim may be stored, or may still arrive. `None`:
+    /// the claim was not stored.
     Unknown(Option<Claim>),
 }
 
@@ -47,7 +48,7 @@ struct UnansweredClaim<'g> {
 
 impl Gate {
     /// Tries to claim the operation. Returns how the request is admitted, or the record that blocks
-    /// it. `first_look`: no record of the operation was seen yet.
+    /// the claim. `first_look` means that no record of the operation was seen yet.
     pub(super) async fn claim(
         self: &Arc<Self>,
         pending: &mut PendingAdmission<'_>,
@@ -57,8 +58,8 @@ impl Gate {
         let (guarded, slot) = (pending.guarded, pending.slot);
         let policy = &guarded.route.policy;
         if over == ClaimOver::Nothing && pending.waiting.is_some() {
-            // The record that it waited for is gone. Running now could repeat an operation with an
-            // ended retention.
+            // The record that the request waited for is gone, perhaps because its retention has
+            // ended. A new attempt could repeat the operation.
             return Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot));
         }
         let permit = pending.take_permit(self)?;
@@ -90,12 +91,13 @@ impl Gate {
             }
             ClaimResult::Blocked(held) => Ok(ControlFlow::Continue(held)),
             ClaimResult::GivenUp(held) => {
-                // The background task that gives the old claim up must not release the next claim.
+                // The next claim needs a new fence. Otherwise the background task that gives up the
+                // old claim could release the next one.
                 pending.asked.fence = Fence(self.entropy.next());
                 Ok(ControlFlow::Continue(held))
             }
-            // Only while no record was seen: a request must not run beside an operation that is
-            // active or settled.
+            // Only while no record was seen. A request must not run if its operation may be active
+            // or settled.
             ClaimResult::Unknown(_)
                 if first_look && pending.sender.passes_without_store(policy) =>
             {
@@ -108,7 +110,8 @@ impl Gate {
         }
     }
 
-    /// Claims in one round trip, which returns the record that blocks the claim.
+    /// Claims in one round trip. If a record blocks the claim, the same round trip returns this
+    /// record.
     async fn try_claim(
         self: &Arc<Self>,
         pending: &PendingAdmission<'_>,
@@ -125,7 +128,8 @@ impl Gate {
             claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
         next.record.kept = details.kept.clone();
         next.record.extras = details.extras.clone();
-        // Counted from before the command leaves: the store's lease can only begin later.
+        // The send rule counts from before the command is sent, so the store's lease can only begin
+        // later.
         let from_ms = self.clock.boot_ms();
         let claim = Claim { fence: asked.fence, record: next.record };
         let own = UnconfirmedClaim::new(self, guarded, slot, claim, turn);
@@ -149,8 +153,8 @@ impl Gate {
                 own.close();
                 Ok(ClaimResult::Blocked(held))
             }
-            // Closed before the load, because the store has answered: there is nothing to give up
-            // when the client leaves now.
+            // Closed before the load: the store has answered, so nothing has to be given up if the
+            // client leaves now.
             Ok(Swap::Large(_)) => {
                 own.close();
                 let held = Box::pin(self.store.records.load(slot))
@@ -169,7 +173,8 @@ impl Gate {
                 tracing::debug!(operation = %slot, why, "claim not stored");
                 Ok(ClaimResult::Unknown(None))
             }
-            // A record exists: the request must not run, whatever the route does without a store.
+            // A record exists, so the request must not run, even if the route runs requests without
+            // a store.
             Err(error @ (StoreError::Corrupt(_) | StoreError::Unread(_))) => {
                 own.close();
                 Err(self.store_failed(slot, &error))
@@ -177,8 +182,8 @@ impl Gate {
         }
     }
 
-    /// Reads a claim with a lost answer back. It is confirmed only if the record has its fence, and
-    /// in time.
+    /// Reads the slot after the answer to a claim was lost. The claim is confirmed only if the
+    /// record has the claim's fence, and if there still is time to send.
     async fn read_back(
         self: &Arc<Self>,
         pending: &PendingAdmission<'_>,
@@ -195,8 +200,8 @@ impl Gate {
             Err(_) => return Ok(ClaimResult::Unknown(Some(own.close()))),
         };
         match admit(held.as_ref(), &pending.asked, policy) {
-            // Written again, which changes nothing: after a loss a store may restore only writes
-            // that it has confirmed.
+            // The claim is written again, which changes nothing in the record. A store that loses
+            // data may restore only the writes that it has confirmed.
             Admission::Run => {
                 let context = || self.claim_context(pending);
                 let record = &own.claim.record;
@@ -207,17 +212,17 @@ impl Gate {
                     _ => Ok(ClaimResult::Unknown(Some(own.close()))),
                 }
             }
-            // Nothing, or a marker: the claim may still arrive there.
+            // The slot is empty or has a marker, so the claim may still arrive there.
             Admission::Claim(_) => Ok(ClaimResult::Unknown(Some(own.close()))),
-            // The record that it claims over is still there.
+            // The slot still has the record that the claim would replace.
             _ if over.version().is_some_and(|over| {
                 held.as_ref().is_some_and(|held| held.record.version == over)
             }) =>
             {
                 Ok(ClaimResult::Unknown(Some(own.close())))
             }
-            // Another's record. The late claim is given up all the same: a marker may have replaced
-            // that record when the claim arrives.
+            // The slot has the record of another attempt. The late claim is given up nevertheless,
+            // because a marker may have replaced that record when the claim arrives.
             _ => {
                 drop(own);
                 Ok(ClaimResult::GivenUp(held))

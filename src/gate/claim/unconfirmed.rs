@@ -1,5 +1,5 @@
-//! Unconfirmed claims: a claim that may still arrive at the store is given up, so that it does not
-//! end uncertain.
+//! Unconfirmed claims: gives up claims that may still arrive at the store. Otherwise their
+//! operations would become uncertain.
 
 use std::sync::Arc;
 
@@ -11,16 +11,18 @@ use crate::gate::attempt::settle::UnsettledOutcome;
 use crate::gate::state::{Gate, ProtectedRoute};
 use crate::key::Slot;
 
-/// A claim that is sent and not yet answered. A request is dropped at any point when its client
-/// leaves, and then nobody would run or settle the claim: so dropping this gives the claim up.
+/// A claim that is sent to the store and not yet answered. Dropping this value gives the claim up:
+/// when a client leaves, its request is dropped at any point, and then nobody would run or settle
+/// the claim.
 pub(super) struct UnconfirmedClaim<'g> {
     gate: &'g Arc<Gate>,
     guarded: &'g Arc<ProtectedRoute>,
     slot: &'g Slot,
     pub claim: Claim,
-    /// The claim turn of the client's address. It is kept until the claim is given up: the store
-    /// answers the claim before that, and the answer may be large. Otherwise a client that claims
-    /// and leaves, again and again, could have the store send any number of answers at once.
+    /// The claim turn of the client's address. The turn is kept until the claim is given up,
+    /// because the store may answer the claim until then, and the answer may be large. Otherwise a
+    /// client that repeatedly claims and leaves could make the store send any number of answers at
+    /// the same time.
     turn: Option<OwnedSemaphorePermit>,
     is_open: bool,
 }
@@ -36,7 +38,8 @@ impl<'g> UnconfirmedClaim<'g> {
         UnconfirmedClaim { gate, guarded, slot, claim, turn, is_open: true }
     }
 
-    /// Returns the claim: its fate is known, or the caller gives it up.
+    /// Returns the claim, and does not give it up. Either the result of the claim is known, or the
+    /// caller gives it up.
     pub fn close(mut self) -> Claim {
         self.is_open = false;
         self.claim.clone()
@@ -52,7 +55,8 @@ impl Drop for UnconfirmedClaim<'_> {
 }
 
 impl Gate {
-    /// Releases a claim that may still arrive, in the background and for as long as that takes.
+    /// Releases a claim that may still arrive at the store. A background task tries until the store
+    /// confirms the release.
     pub(super) fn give_up(
         self: &Arc<Self>,
         slot: Slot,

@@ -1,4 +1,4 @@
-//! Waiting for the first request, where the route lets its duplicates wait.
+//! Waiting: duplicates wait for the first request, if the route allows that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::record::Held;
 use crate::refusal::Refusal;
 use crate::store::Watch;
 
-/// Time between reads of a record without a notification of a change: only a safety net for a lost
-/// notification.
+/// Time between two reads of a record while no notification of a change arrives. These reads matter
+/// only if a notification was lost.
 const POLL: Duration = Duration::from_secs(2);
 
 /// A duplicate that waits.
@@ -49,7 +49,7 @@ impl Gate {
     /// Begins to wait for a change of a record, up to the route's wait timeout.
     ///
     /// # Errors
-    /// [`Refusal::Overloaded`], where too many duplicates wait already.
+    /// [`Refusal::Overloaded`], if too many duplicates already wait.
     pub(super) fn begin_to_wait(
         &self,
         policy: &Policy,
@@ -74,7 +74,8 @@ impl Gate {
         })
     }
 
-    /// Returns the record as soon as the duplicate need not wait any longer.
+    /// Waits until the record no longer makes the duplicate wait, and returns the record. Refuses
+    /// the duplicate when the wait timeout is over.
     pub(super) async fn wait_for_change(
         &self,
         waiting: &mut WaitingDuplicate,

@@ -29,15 +29,14 @@ impl BodyKind {
     }
 }
 
-/// Returns the media type if there is exactly one: the gate does not know which of two an upstream
-/// believes.
+/// Returns the media type if there is exactly one. Of two media types, an upstream may use either.
 pub(super) fn content_type(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
 }
 
-/// Returns whether the media type is a JSON one (RFC 8259; RFC 6839, section 3.1).
+/// Returns whether the media type is a type of JSON (RFC 8259; RFC 6839, section 3.1).
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
@@ -50,12 +49,13 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
                 .is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
-/// Returns the JSON document in which the gate looks for a key, or `None` where the body is of
-/// another kind.
+/// Returns the JSON document in which the gate looks for a key, or `None` if the body is of another
+/// kind.
 ///
 /// # Errors
 /// The body claims to be JSON and can't be read, or two parsers could interpret it differently. An
-/// upstream with a more tolerant parser would find a key in it, and execute an unprotected request.
+/// upstream with a more tolerant parser might find a key there, and would execute a request that
+/// the gate did not protect.
 pub(super) fn document_with_key<'r, 'b>(
     headers: &HeaderMap,
     body: &'r Reading<'b>,
@@ -71,8 +71,9 @@ pub(super) fn document_with_key<'r, 'b>(
     }
 }
 
-/// Returns whether a body claims to be JSON: by any of its media types, or by its first character,
-/// because many upstreams parse a body without a look at its type. An empty body claims nothing.
+/// Returns whether a body claims to be JSON, by any of its media types or by its first character.
+/// The first character counts, because many upstreams parse a body and ignore its media type. An
+/// empty body does not claim to be JSON.
 pub(super) fn claims_json(headers: &HeaderMap, body: &[u8]) -> bool {
     // Bytes of byte order marks, and the zero bytes of UTF-16 and UTF-32.
     let is_mark = |byte: &u8| matches!(byte, 0 | 0xef | 0xbb | 0xbf | 0xfe | 0xff);
@@ -84,7 +85,7 @@ pub(super) fn claims_json(headers: &HeaderMap, body: &[u8]) -> bool {
     }
 }
 
-/// Returns whether a media type, without its parameters, has a word in it, in any letter case.
+/// Returns whether a media type, without its parameters, contains a word, in any letter case.
 pub(in crate::gate) fn essence_has(media_type: &HeaderValue, word: &[u8]) -> bool {
     let essence = media_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
     essence.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
@@ -110,9 +111,9 @@ fn key_of(rule: &KeyRule, text: &str) -> Result<Key, Refusal> {
     key.and_then(|key| key.at_least(rule.min_length)).map_err(invalid)
 }
 
-/// Returns whether intake reads a body as a form: because of any of its media types, or because it
-/// has no media type, or only empty ones. Some servers parse every body without a media type as a
-/// form.
+/// Returns whether the gate reads a body as a form. It does so if any of the media types is that of
+/// a form, or if the body has no media type, or only empty ones. Some servers parse every body
+/// without a media type as a form.
 fn is_form(headers: &HeaderMap) -> bool {
     let essence = |value: &HeaderValue| {
         value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().len()
@@ -153,7 +154,7 @@ pub(super) fn invalid(why: impl Into<KeyFault>) -> Refusal {
     Refusal::KeyInvalid { why: why.into() }
 }
 
-/// Returns the refusal of a request without a key, or a part of one, in its body.
+/// Returns the refusal of a request if its body lacks the key or a part of the key.
 pub(super) fn missing_in_body(what: String, headers: &HeaderMap, body: &Reading<'_>) -> Refusal {
     Refusal::KeyMissing { what, body: Some(BodyKind::of(headers, body.bytes())) }
 }

@@ -7,7 +7,7 @@ use crate::gate::intake::head::{cookie, is_scheme_alone, lines};
 use crate::key::{Caller, Scope};
 use crate::refusal::Refusal;
 
-/// Returns the caller of a request: [`Caller::nobody`] where it has no credentials.
+/// Returns the caller of a request, or [`Caller::nobody`] if the request has no credentials.
 ///
 /// # Errors
 /// The caller's cookie comes more than once with different values.
@@ -18,7 +18,7 @@ pub(in crate::gate) fn caller(
 ) -> Result<Caller, Refusal> {
     Ok(match rule {
         CallerRule::Scope => Caller::nobody().with_scope(scope),
-        // All lines of a field count: the gate does not know which of two an upstream believes.
+        // All lines of a field count, because an upstream may use any of them.
         CallerRule::Headers(names) => names
             .iter()
             .find(|name| lines(headers, name).any(is_credential))
@@ -31,9 +31,9 @@ pub(in crate::gate) fn caller(
     })
 }
 
-/// Returns whether the value of a caller field is a credential. Clients without credentials send an
-/// empty value, or an authentication scheme alone: as a credential, it would be one caller for all
-/// of them.
+/// Returns whether the value of a caller field is a credential. Some clients without credentials
+/// send an empty value, or only the name of an authentication scheme. If such a value were a
+/// credential, all these clients would be one caller.
 pub(in crate::gate) fn is_credential(value: &[u8]) -> bool {
     let value = value.trim_ascii();
     !value.is_empty() && !is_scheme_alone(value)

@@ -1,8 +1,8 @@
 //! The content of a request: its body, decoded if it has a `Content-Encoding` (RFC 9110, section
 //! 8.4).
 //!
-//! A client compresses a retry again, with another timestamp or at another level, and it is the
-//! same request. The upstream gets the bytes as the client sent them.
+//! A retry that the client compresses again, with another timestamp or level, is still the same
+//! request. The upstream gets the bytes as the client sent them.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -15,14 +15,15 @@ mod decoder;
 
 use decoder::{Coding, Decoder, Undecodable};
 
-/// Content codings of one body that are decoded, at most. Clients compress once, rarely twice.
+/// Maximum number of content codings of one body that are decoded. Clients compress once, rarely
+/// twice.
 const CODINGS_MAX: usize = 3;
 
-/// How many times as long as a body its content may be. Compression makes requests ten times
-/// shorter, rarely a hundred times: a body with a larger ratio was made to cost time.
+/// Maximum ratio of the length of the content to the length of the body. Compression makes requests
+/// ten times shorter, rarely a hundred times. A body with a larger ratio was made to cost time.
 const RATIO_MAX: usize = 256;
 
-/// The length up to which any ratio is allowed, in bytes of content.
+/// Content up to this length, in bytes, may have any ratio.
 const RATIO_FREE: usize = 64 * 1024;
 
 /// A request body, decoded to identify the request.
@@ -33,28 +34,29 @@ pub struct Content {
 }
 
 impl From<Bytes> for Content {
-    /// A body without a content coding.
+    /// Creates the content of a body without a content coding.
     fn from(bytes: Bytes) -> Content {
         Content { bytes, is_decoded: true }
     }
 }
 
 impl Content {
-    /// Returns the content; if it can't be decoded, the bytes as the client sent them.
+    /// Returns the decoded content. If the body can't be decoded, returns the bytes as the client
+    /// sent them.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// Returns whether the bytes are the content, so that keys can be read from them.
+    /// Returns whether the bytes are the decoded content. Otherwise no key can be read from them.
     pub fn is_decoded(&self) -> bool {
         self.is_decoded
     }
 
-    /// Decodes a body, to at most `limit` bytes after each coding, and yields between the steps.
-    /// `hold` keeps the room of the decoded bytes.
+    /// Decodes a body in steps, and yields between them. Each coding may give at most `limit`
+    /// bytes. `hold` takes the memory of the decoded bytes.
     ///
     /// # Errors
-    /// [`Refusal::Overloaded`] if the common buffers have no room.
+    /// [`Refusal::Overloaded`] if too little memory is left in the common budget.
     pub(in crate::gate) async fn read(
         headers: &HeaderMap,
         body: &Bytes,
@@ -70,11 +72,11 @@ impl Content {
         }
     }
 
-    /// Decodes a body without yielding: for shadow mode, which reads the copy of a body in the poll
-    /// that ends it.
+    /// Decodes a body without yielding. Shadow mode needs this, because it decodes the copy of a
+    /// body within the poll that ends the body.
     ///
     /// # Errors
-    /// [`Refusal::Overloaded`] if the common buffers have no room.
+    /// [`Refusal::Overloaded`] if too little memory is left in the common budget.
     pub fn read_at_once(
         headers: &HeaderMap,
         body: &Bytes,
@@ -95,8 +97,8 @@ pub(super) fn can_decode(headers: &HeaderMap) -> bool {
     codings(headers).is_some()
 }
 
-/// Returns the content codings of a body in the order in which they were applied; `None` where one
-/// is unknown, or there are too many.
+/// Returns the content codings of a body, in the order in which the client applied them; `None` if
+/// one is unknown, or if there are too many.
 fn codings(headers: &HeaderMap) -> Option<Vec<Coding>> {
     let names = headers
         .get_all(CONTENT_ENCODING)
@@ -118,7 +120,7 @@ fn codings(headers: &HeaderMap) -> Option<Vec<Coding>> {
 /// A body that is being decoded.
 struct Decoding {
     body: Bytes,
-    /// The codings that are still to be decoded; the next one is the last.
+    /// The codings that are not decoded yet. The last one in the list is decoded next.
     codings: Vec<Coding>,
     /// Whether the codings are known.
     is_known: bool,
@@ -130,9 +132,9 @@ struct Decoding {
 /// The coding that is being decoded.
 struct Current {
     decoder: Decoder,
-    /// Bytes of the output that are counted in the common buffers.
+    /// Bytes of the output that are counted in the common budget.
     counted: usize,
-    /// Room for the decoder itself.
+    /// The memory of the decoder itself.
     _workspace: Hold,
 }
 

@@ -1,5 +1,5 @@
-//! Chooses how a request's body enters its fingerprint, and what separates operations under one
-//! key.
+//! Chooses how a request's body enters the fingerprint, and which other data distinguishes
+//! operations with the same key.
 
 use http::HeaderMap;
 
@@ -27,9 +27,9 @@ pub(in crate::gate) fn is_per_fingerprint(policy: &Policy) -> bool {
     policy.on_mismatch == OnMismatch::Supersede
 }
 
-/// Returns what separates the operations under one key of one scope. It is empty unless the route's
-/// identities include the path, or the policy keeps a record per fingerprint. The bytes are part of
-/// the storage format.
+/// Returns the bytes that distinguish operations with the same key and scope. They are empty,
+/// unless the route's identities include the path or the policy keeps one record per fingerprint.
+/// The bytes are part of the storage format.
 pub(in crate::gate) fn variant(
     policy: &Policy,
     path: &str,

@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::key::CookieName;
 use crate::refusal::Refusal;
 
-/// Returns all lines of a field, without the white space around a value: that is no part of the
-/// value (RFC 9110, section 5.5), and HTTP/2 does not remove it.
+/// Returns all lines of a field, without the white space around each value. The white space is not
+/// part of the value (RFC 9110, section 5.5), but HTTP/2 does not remove it.
 pub(super) fn lines<'h>(
     headers: &'h HeaderMap,
     name: &HeaderName,
@@ -15,7 +15,7 @@ pub(super) fn lines<'h>(
     headers.get_all(name).iter().map(|value| value.as_bytes().trim_ascii())
 }
 
-/// Returns the value of a cookie; `None` where it is absent or empty.
+/// Returns the value of a cookie; `None` if it is absent or empty.
 ///
 /// # Errors
 /// The cookie comes more than once with different values: some upstreams read the first, others

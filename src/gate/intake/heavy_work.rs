@@ -1,8 +1,8 @@
 //! Turns for work that keeps a processor busy: decoding bodies, and reading large ones.
 //!
-//! Danger: a few bytes can request a second of it. Without turns one client's requests keep all
-//! threads busy, and the requests of others and the liveness probes of the machine wait behind
-//! them.
+//! Danger: a few bytes can cause a second of such work. Without turns the requests of one client
+//! could keep all threads busy. The requests of other clients, and the liveness probes of the
+//! machine, would have to wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::refusal::Refusal;
 /// some milliseconds at most.
 const LIGHT_MAX: usize = 64 * 1024;
 
-/// How long a request waits for its turn.
+/// Maximum time that a request waits for its turn.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The turns of all clients. Cheap to clone.
@@ -34,7 +34,8 @@ pub(in crate::gate) struct HeavyTurn {
 }
 
 impl HeavyWork {
-    /// Creates as many turns as half of the processors; the others are left for everything else.
+    /// Creates one turn for every two processors, and at least one. The other processors are left
+    /// for other work.
     pub fn new() -> HeavyWork {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         HeavyWork(Arc::new(Semaphore::new((processors / 2).max(1))))

@@ -1,5 +1,5 @@
-//! Reads the key of a request: the one that the client sent, or one derived from parts of the
-//! request.
+//! Reads the key of a request: the key that the client sent, or a key that is derived from parts of
+//! the request.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -25,7 +25,7 @@ use crate::refusal::{BodyKind, KeyFault, Refusal};
 pub enum OperationKey {
     /// The key that the client sent, decoded.
     Sent(Key),
-    /// The hash of the request parts that the route derives its keys from.
+    /// The hash of the request parts from which the route derives its keys.
     Derived([u8; 32]),
 }
 
@@ -38,7 +38,7 @@ impl OperationKey {
         }
     }
 
-    /// Returns the key in plain text; a derived one in base64url.
+    /// Returns the key in plain text; a derived key in base64url.
     pub(super) fn text(&self) -> Cow<'_, str> {
         match self {
             OperationKey::Sent(key) => key.as_str().into(),
@@ -53,7 +53,7 @@ impl fmt::Debug for OperationKey {
     }
 }
 
-/// Returns the name of the header field, on a route that takes the key from that field alone.
+/// Returns the name of the key's header field, if the route takes the key only from that field.
 pub(super) fn only_header(rule: &KeyRule) -> Option<&HeaderName> {
     match &rule.source {
         KeySource::Sent { header: Some(name), body: None, form: None } => Some(name),
@@ -61,7 +61,7 @@ pub(super) fn only_header(rule: &KeyRule) -> Option<&HeaderName> {
     }
 }
 
-/// Reads the key on a route that takes it from this header field alone. Returns `None` where the
+/// Reads the key on a route that takes the key only from this header field. Returns `None` if the
 /// field is absent and the route requires no key.
 ///
 /// # Errors
@@ -77,8 +77,8 @@ pub(in crate::gate) fn key_in_head(
     }
 }
 
-/// Reads the key that the client sent, from all places that the route names. Returns `None` where
-/// there is no key and the route requires none.
+/// Reads the key that the client sent, from all places that the route names. Returns `None` if
+/// there is no key and the route requires no key.
 ///
 /// # Errors
 /// The key is missing and required, it is invalid, or two places have different keys.
@@ -110,10 +110,10 @@ pub(super) fn sent_key(
     Ok(first)
 }
 
-/// Refuses a request with a body that can't be decoded, on a route that takes the key, or a part of
-/// it, from the body. Without the refusal the encoded body would seem to have no key, and a request
-/// that the upstream decodes and executes would be unprotected. A key derived from the encoded body
-/// would differ each time that a client compresses the body.
+/// Refuses a request with a body that can't be decoded, if the route takes the key or a part of it
+/// from the body. Otherwise the gate would find no key in the encoded body, and would forward the
+/// request without protection. The upstream could decode and execute it. A key derived from the
+/// encoded body would differ each time that a client compresses the body.
 pub(super) fn require_readable(policy: &Policy, is_decoded: bool) -> Result<(), Refusal> {
     let reads_body = || match &policy.key.source {
         KeySource::Sent { body, form, .. } => body.is_some() || form.is_some(),
@@ -124,7 +124,7 @@ pub(super) fn require_readable(policy: &Policy, is_decoded: bool) -> Result<(), 
     if is_decoded || !reads_body() { Ok(()) } else { Err(Refusal::UnsupportedEncoding) }
 }
 
-/// Returns the places of a sent key, in words.
+/// Describes in words the places from which the route reads the key.
 fn describe(rule: &KeyRule) -> String {
     let KeySource::Sent { header, body, form } = &rule.source else { return String::new() };
     let header = header.as_ref().map(|name| format!("the header field {name}"));
@@ -147,7 +147,7 @@ fn header_key(
     key.and_then(|key| key.at_least(rule.min_length)).map(Some).map_err(invalid)
 }
 
-/// A request, as keys are derived from it.
+/// The parts of a request from which keys can be derived.
 pub(super) struct DerivedKeySource<'r, 'b> {
     pub policy: &'r Policy,
     pub tenant: TenantId,
@@ -159,8 +159,8 @@ pub(super) struct DerivedKeySource<'r, 'b> {
 impl DerivedKeySource<'_, '_> {
     /// Derives the key from these parts of the request.
     ///
-    /// No hashing secret enters the key: the upstream may know it, and must recognise it after the
-    /// secrets were rotated.
+    /// The key does not depend on a hashing secret. The upstream may get the key, and must
+    /// recognise it after a rotation of the secrets.
     ///
     /// # Errors
     /// A part is missing, empty, or comes more than once.
@@ -186,7 +186,7 @@ impl DerivedKeySource<'_, '_> {
             }
             KeyPart::Header(name) => {
                 let mut lines = lines(headers, name);
-                // All requests with an empty value would share one key part.
+                // All requests with an empty value would have the same key part.
                 let line = lines.next().filter(|line| !line.is_empty());
                 let line = line.ok_or_else(|| missing(format!("the header field {name}")))?;
                 // Some upstreams read the first line, others the last.
@@ -209,8 +209,8 @@ impl DerivedKeySource<'_, '_> {
         let headers = &self.parts.headers;
         let missing = || missing_in_body(format!("the body member {pointer}"), headers, self.body);
         let document = document_with_key(headers, self.body)?.ok_or_else(missing)?;
-        // Stored identities have had this form since the first version: without a pointer's
-        // escapes.
+        // This form, without the escapes of a pointer, must not change: stored identities depend on
+        // it since the first version.
         let name = format!("the body member /{}", pointer.tokens().join("/"));
         hasher.part(b"body").part(name.as_bytes());
         if document.hash_member(hasher, pointer) { Ok(()) } else { Err(missing()) }
@@ -220,7 +220,7 @@ impl DerivedKeySource<'_, '_> {
         let headers = &self.parts.headers;
         match field_of_form(name, headers, self.body) {
             FormField::Repeated => Err(invalid(KeyFault::Twice)),
-            // All requests with an empty value would share one key part.
+            // All requests with an empty value would have the same key part.
             FormField::Value(value) if !value.is_empty() => {
                 hasher.part(b"form").part(name.as_bytes()).part(&value);
                 Ok(())
@@ -236,7 +236,8 @@ fn missing(what: String) -> Refusal {
     Refusal::KeyMissing { what, body: None }
 }
 
-/// Returns the first value of a query parameter, decoded as in forms: `+` and `%20` are one value.
+/// Returns the first value of a query parameter, decoded as in forms: `+` and `%20` both mean a
+/// space.
 fn query_parameter(query: &str, name: &str) -> Option<Vec<u8>> {
     let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).collect::<Vec<u8>>();
     let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));

@@ -1,7 +1,8 @@
 //! Intake: identifies the operation that a request asks for, before anything is claimed.
 //!
-//! Each input is parsed once. [`Intake::from_head`] reads the header fields, so that a request that
-//! is refused or unprotected needs no buffer for its body. [`Intake::with_body`] reads the rest.
+//! Each input is parsed once. [`Intake::from_head`] reads only the header fields. If they already
+//! show that a request is refused or unprotected, its body needs no buffer. [`Intake::with_body`]
+//! reads the rest.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,7 @@ pub use scope::VerifiedScope;
 use scope::scope;
 pub use upstream_key::keep_identifying_fields;
 
-/// The sender of a request, by the route's rules for scopes and callers.
+/// The sender of a request, as the route's rules for scopes and callers identify it.
 #[derive(Debug, Clone, Copy)]
 pub struct Requester {
     scope: Scope,
@@ -56,8 +57,8 @@ impl Requester {
     ) -> Result<Requester, Refusal> {
         let scope = scope(&policy.scope, headers, verified)?;
         let caller = caller(&policy.caller, &scope, headers)?;
-        // Without a scope the caller separates tenants: keys derived from order numbers alone would
-        // be the same for all of them.
+        // Without a scope each caller is a tenant. Otherwise a key derived only from an order
+        // number would be the same for all callers.
         let tenant = if policy.scope == ScopeRule::Shared { caller.into() } else { scope.into() };
         Ok(Requester { scope, caller, tenant })
     }
@@ -68,21 +69,21 @@ impl Requester {
     }
 }
 
-/// The head of a request that asks for protection, parsed.
+/// The parsed head of a request that needs protection.
 #[derive(Debug)]
 pub struct Intake {
-    /// The key, on a route that takes it from a header field alone.
+    /// The key, if the route takes it only from a header field.
     key: Option<Key>,
     requester: Requester,
 }
 
 impl Intake {
-    /// Reads the head of a request. Returns `None` where the request is not protected, because its
-    /// route takes the key from a header field, requires none, and the field is absent.
+    /// Reads the head of a request. Returns `None` if the request is not protected: the route takes
+    /// the key only from a header field, requires no key, and the field is absent.
     ///
     /// # Errors
     /// The key, the scope or the caller is missing, invalid or ambiguous, or the body has to be
-    /// decoded and can't be.
+    /// decoded and its coding is not supported.
     pub fn from_head(
         policy: &Policy,
         headers: &HeaderMap,
@@ -99,8 +100,8 @@ impl Intake {
         Ok(Some(Intake { key, requester: Requester::from_head(policy, headers, verified)? }))
     }
 
-    /// Identifies the request by its body. Returns `None` where the route looks for the key in the
-    /// body, requires no key, and finds no key there.
+    /// Identifies the operation of the request, after its body was read. Returns `None` if the
+    /// route also looks for the key in the body, requires no key, and the request has no key.
     ///
     /// # Errors
     /// The key is missing, invalid or ambiguous, or the body can't be read.
@@ -127,10 +128,11 @@ impl Intake {
     }
 }
 
-/// Identifies a request in shadow mode, after its whole body was read. Returns `None` where it has
-/// no key and its route requires none.
+/// Identifies a request in shadow mode, after its whole body was read. Returns `None` if the
+/// request has no key and the route requires no key.
 ///
-/// The key is read before `requester` counts: a request without a key needs no scope.
+/// An error in `requester` does not matter if the request has no key: such a request needs no
+/// scope.
 ///
 /// # Errors
 /// The refusal that the request would get under enforcement.
@@ -168,15 +170,16 @@ pub struct Identified {
 pub struct RequestedOperation {
     /// Where the operation's record is stored.
     pub slot: Slot,
-    /// The caller, as it is stored.
+    /// The caller, as the record stores it.
     pub caller: Caller,
     /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
-    /// The tenant of the operation: it counts against this tenant's quota.
+    /// The tenant of the operation. The operation counts against this tenant's quota.
     pub tenant: TenantId,
-    /// Slot and caller under the hashing secrets that don't write: an earlier one, or the next.
+    /// Slot and caller under each hashing secret that new records don't use: an earlier secret, or
+    /// the next one.
     pub others: Vec<(Slot, Caller)>,
-    /// The route's chosen fields that the request has.
+    /// The members of the request that the route has chosen for events.
     pub fields: BTreeMap<String, String>,
 }
 
@@ -193,7 +196,7 @@ impl<'r> RequestReader<'r> {
         let body_hash = match body_hash(&policy.fingerprint, &parts.headers) {
             BodyHash::None => BodyHash::None,
             by_rule if content.is_decoded() => by_rule,
-            // A body that can't be decoded is only equal to itself.
+            // Bodies that can't be decoded are compared byte by byte.
             _ => BodyHash::Raw,
         };
         RequestReader { policy, parts, body: Reading::new(content.bytes()), body_hash }

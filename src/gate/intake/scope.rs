@@ -13,8 +13,8 @@ use crate::key::Scope;
 use crate::refusal::Refusal;
 use crate::token::{Expected, Keyring, TokenError, verify};
 
-/// The scope of a request by a verified token or client certificate, or the refusal of a request
-/// that has neither.
+/// The scope of a request from a verified token or client certificate, or the refusal of a request
+/// without a valid token or certificate.
 #[derive(Clone)]
 pub struct VerifiedScope(Result<Scope, Refusal>);
 
@@ -80,8 +80,8 @@ pub(in crate::gate) fn certificate_scope(subject: &[u8]) -> Scope {
     Scope::of_fields([("client_cert:subject", subject)])
 }
 
-/// Returns the scope of a token: its issuer and its claim. The claim `"7"` and the claim `7` are
-/// two scopes.
+/// Returns the scope of a token: its issuer and its claim. The claim `"7"` and the claim `7` give
+/// two different scopes.
 pub(in crate::gate) fn token_scope(
     rule: &TokenRule,
     issuer: &str,
@@ -104,7 +104,7 @@ fn verified_token_scope(
     let field = first
         .ok_or_else(|| Refusal::ScopeMissing { what: format!("the field {}", rule.header) })?;
     if second.is_some() {
-        // The gate does not know which of the two an upstream believes.
+        // An upstream may use either of the two tokens.
         return Err(Refusal::ScopeInvalid { expired: false });
     }
     let keys = keyring.and_then(|keyring| keyring.current()).ok_or(Refusal::ScopeUnavailable)?;
@@ -122,11 +122,11 @@ fn verified_token_scope(
     Ok(token_scope(rule, &subject.issuer, &subject.value, subject.is_number))
 }
 
-/// Returns the one value of a plain scope field, with its name.
+/// Returns the name and the only value of a plain scope field.
 ///
 /// # Errors
-/// The field is absent, has no value, or came more than once: an upstream reads the first or the
-/// last line, and each pair of lines would be a key space of its own.
+/// The field is absent, has no value, or came more than once. An upstream reads only the first line
+/// or only the last one, but each pair of lines would be a scope of its own.
 fn scope_field<'h>(
     name: &'h HeaderName,
     headers: &'h HeaderMap,
@@ -136,7 +136,7 @@ fn scope_field<'h>(
     if values.next().is_some() {
         return Err(Refusal::ScopeRepeated { what: format!("the field {name}") });
     }
-    // In other fields these words are names like any others: a tenant may be called "basic".
+    // In other fields the name of a scheme is a normal value: a tenant may be called "basic".
     let has_schemes = [AUTHORIZATION, PROXY_AUTHORIZATION].contains(name);
     if value.is_empty() || has_schemes && is_scheme_alone(value) {
         return Err(Refusal::ScopeMissing { what: format!("the field {name}") });

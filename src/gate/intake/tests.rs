@@ -1,4 +1,4 @@
-//! Which fields identify a caller, and which bodies have to be JSON, row by row.
+//! Tables of the fields that identify a caller, and of the bodies that have to be JSON.
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
@@ -89,7 +89,7 @@ fn every_line_of_a_callers_field_counts() {
 }
 
 #[test]
-fn a_path_in_the_identity_has_one_form_and_without_it_nothing_changes() {
+fn all_forms_of_a_path_give_one_identity_and_without_by_path_the_path_does_not_count() {
     let of = |by_path, path_case, path: &str| {
         variant(&Policy { by_path, path_case, ..policy() }, path, None)
     };
@@ -99,7 +99,7 @@ fn a_path_in_the_identity_has_one_form_and_without_it_nothing_changes() {
     assert_ne!(of(true, exact, "/a"), of(true, exact, "/A"));
     assert_eq!(of(true, exact, "/a"), of(true, exact, "/%61/"));
     assert_eq!(of(true, folded, "/a"), of(true, folded, "/A"));
-    // Records are stored under it.
+    // The slots of stored records depend on these bytes.
     let hex: String =
         of(true, exact, "/v1/payments").iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, "72a62a97ef8bd561");
@@ -134,7 +134,7 @@ fn a_plain_scope_field_comes_once_and_has_a_value() {
 }
 
 #[test]
-fn a_body_claims_json_by_its_type_or_by_how_it_begins() {
+fn a_body_claims_json_by_its_media_type_or_by_its_first_character() {
     let json: (&str, &[u8]) = ("content-type", b"application/json");
     for (lines, body, claims) in [
         (&[json][..], &b"NaN"[..], true),
@@ -160,7 +160,7 @@ fn a_body_claims_json_by_its_type_or_by_how_it_begins() {
 }
 
 #[test]
-fn a_key_is_never_looked_for_in_a_body_that_claims_json_and_is_not() {
+fn a_body_that_claims_json_and_is_not_json_is_refused_if_a_key_may_be_in_it() {
     let mut policy = policy();
     let pointer = Pointer::parse("/key").unwrap();
     let (parts, ()) =
@@ -184,7 +184,8 @@ fn a_key_is_never_looked_for_in_a_body_that_claims_json_and_is_not() {
         assert_eq!(found(br#"{"key":"k","amount":NaN}"#), Err(Refusal::BodyUnreadable));
         assert!(matches!(found(br#"{"key":"k","key":"k"}"#), Err(Refusal::KeyInvalid { .. })));
         let (plain, marked) = (found(br#"{"key":"k"}"#), found(b"\xef\xbb\xbf{\"key\":\"k\"}"));
-        // Without a JSON media type bodies are compared as bytes; the operation is the same one.
+        // The byte order mark does not change the operation. Without a JSON media type only the
+        // fingerprints differ, because the bodies are compared as bytes.
         assert_eq!(plain.unwrap(), marked.unwrap());
     }
 }

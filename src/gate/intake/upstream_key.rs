@@ -1,6 +1,6 @@
-//! Passes the key on to the upstream, which may want it under another name, in another place, or
-//! shorter. A key is passed on in the same form on every attempt: an upstream that deduplicates
-//! must recognise it.
+//! Passes the key on to the upstream, which may need it under another name, in another place, or
+//! shorter. Every attempt passes on the same form of a key, so that an upstream that deduplicates
+//! recognises it.
 //!
 //! Danger: the client chooses the spelling of its key, and the fields that `Connection` names. If
 //! the gate forwarded both unchanged, a retry could reach the upstream with another key, or without
@@ -43,16 +43,17 @@ enum KeyDestination {
     Header(HeaderName, HeaderValue),
     /// The body with the key in it.
     Body(Bytes),
-    /// The key stays in the body as it came, or it is derived and not sent.
+    /// The request is not changed. The key is in the body already, or it is derived and the
+    /// upstream does not get it.
     Unchanged,
 }
 
 impl UpstreamKeyPlacement {
-    /// Computes the place of the key. If the client may have sent the key in a field, that field is
-    /// removed.
+    /// Computes where to put the key. If the route reads keys from a header field, [`Self::apply`]
+    /// first removes that field.
     ///
-    /// Without `upstream_key`, a key that the route reads from a field is written to that field,
-    /// even if this client sent it in the body.
+    /// If the policy has no `upstream_key`, the key is written to the field from which the route
+    /// reads keys, even if this client sent the key in the body.
     ///
     /// # Errors
     /// The key does not fit its place, or has to be put into a body that is encoded.
@@ -68,8 +69,8 @@ impl UpstreamKeyPlacement {
         };
         let refused = || Refusal::KeyInvalid { why: KeyFault::NotCarried };
         let in_header = |name: &HeaderName| -> Result<KeyDestination, Refusal> {
-            // Another field has the rules of another API, and `strict` is a rule of the client's
-            // field.
+            // The route's syntax is only for the field in which clients send keys. Any other field
+            // belongs to the upstream's API.
             let syntax =
                 if from.as_ref() == Some(name) { policy.key.syntax } else { KeySyntax::Lenient };
             let value = key_field_value(&key_for_upstream(policy, key), syntax);
@@ -90,7 +91,7 @@ impl UpstreamKeyPlacement {
         Ok(UpstreamKeyPlacement { from, to })
     }
 
-    /// Changes the request.
+    /// Puts the key into the request.
     pub fn apply(self, parts: &mut Parts, body: &mut Bytes) {
         if let Some(name) = self.from {
             parts.headers.remove(name);
@@ -100,7 +101,7 @@ impl UpstreamKeyPlacement {
                 parts.headers.insert(name, value);
             }
             KeyDestination::Body(with_key) => {
-                // The length is computed again, from this body.
+                // The length is computed again from the new body.
                 parts.headers.remove(CONTENT_LENGTH);
                 *body = with_key;
             }
@@ -109,10 +110,10 @@ impl UpstreamKeyPlacement {
     }
 }
 
-/// Removes from `Connection` the names of the fields that identify a request of this route, and of
-/// those that decide how its body is read: the upstream must find the same key in the body as the
-/// gateway. A service behind the gate that strips hop-by-hop fields (RFC 9110, section 7.6.1) then
-/// forwards these fields.
+/// Removes two kinds of field names from `Connection`: fields that identify a request of this
+/// route, and fields that decide how its body is read. A service behind the gate that strips
+/// hop-by-hop fields (RFC 9110, section 7.6.1) then forwards these fields. So the upstream finds
+/// the same key in the body as the gateway.
 pub fn keep_identifying_fields(policy: &Policy, headers: &mut HeaderMap) {
     let is_kept = |name: HeaderName| {
         [CONTENT_TYPE, CONTENT_ENCODING].contains(&name) || policy.identifies_by(&name)
@@ -138,8 +139,8 @@ pub fn keep_identifying_fields(policy: &Policy, headers: &mut HeaderMap) {
     }
 }
 
-/// Replaces a key that is too long for the upstream by a digest of it. A key is never cut off: two
-/// keys with the same beginning would become one.
+/// Replaces a key that is too long for the upstream by a digest of it. A key is never cut off,
+/// because two keys with the same beginning would become one.
 fn shortened<'k>(key: Cow<'k, str>, wanted: &UpstreamKey) -> Cow<'k, str> {
     if key.len() <= wanted.max_length {
         return key;

@@ -1,5 +1,5 @@
-//! Calls of the gateway's own components: they run at most once, as a client's request does, and no
-//! client reaches them.
+//! Calls of the gateway's own components. They run at most once, like a client's request, and no
+//! client reaches their records.
 
 use proptest::prelude::*;
 
@@ -107,11 +107,11 @@ async fn two_calls_of_one_operation_run_once_and_later_calls_get_the_stored_repl
         unreachable!()
     };
     let CallOutcome::Answered { reply, .. } = first else { unreachable!() };
-    assert_eq!((reply, operation), (stored, slot), "the first call gets what is stored");
+    assert_eq!((reply, operation), (stored, slot), "the first call gets the stored reply");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_call_gets_no_field_that_is_never_stored() {
+async fn neither_the_first_call_nor_a_later_one_gets_a_field_that_is_never_stored() {
     let drop_headers = vec![http::header::DATE];
     let scene = Scene::with(&[], Policy { drop_headers, ..policy() });
     for _ in 0..2 {
@@ -202,7 +202,7 @@ async fn a_call_does_not_wait_where_clients_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_leaves_a_silent_store_leaves_a_released_claim() {
+async fn a_claim_is_released_if_its_caller_leaves_while_the_store_is_silent() {
     let scene = Scene::new(&[Fault::Silent]);
     assert!(tokio::time::timeout(WORK, scene.call(Upstream::Answers(201))).await.is_err());
     scene.settle().await;
@@ -282,7 +282,7 @@ async fn calls_and_clients_take_no_permits_from_each_other_and_no_quota_counts_c
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_upstream_gets_the_key_as_it_gets_a_clients_key() {
+async fn the_upstream_gets_the_key_in_the_same_form_as_a_clients_key() {
     let field = http::HeaderName::from_static("x-request-id");
     let place = KeyPlace::Header(field.clone());
     let upstream_key = Some(UpstreamKey { place, max_length: 255 });
@@ -300,7 +300,7 @@ async fn the_upstream_gets_the_key_as_it_gets_a_clients_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_without_a_key_field_and_a_key_that_is_no_text_are_refused_for_good() {
+async fn a_route_without_a_key_field_and_an_invalid_key_are_refused_for_good() {
     let mut without_field = policy();
     without_field.key.source = KeySource::Derived(vec![crate::engine::KeyPart::Path]);
     for (policy, key) in [(without_field, "k"), (policy(), "k\u{7}"), (policy(), "")] {
@@ -312,7 +312,7 @@ async fn a_route_without_a_key_field_and_a_key_that_is_no_text_are_refused_for_g
     }
 }
 
-/// The scope and caller of a client that sends these values, under a policy.
+/// The slot and the caller of a client's request that has this value in each field, under a policy.
 fn client(scope: ScopeRule, caller: CallerRule, value: &str) -> Option<(Slot, Caller)> {
     let policy = Policy { scope, caller, ..policy() };
     let (parts, ()) = Request::post("/pay")
@@ -369,5 +369,5 @@ async fn a_client_with_the_same_key_runs_beside_the_call() {
     };
     let request = Request::post("/pay").body(Bytes::from_static(b"{}")).unwrap();
     let outcome = scene.gate.call(saga, request, scene.service(Upstream::Answers(201))).await;
-    assert_eq!(answer(&outcome).map(|answer| answer.2), Some(false), "a saga is no sink");
+    assert_eq!(answer(&outcome).map(|answer| answer.2), Some(false), "a saga is another caller");
 }

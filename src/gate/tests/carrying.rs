@@ -1,4 +1,4 @@
-//! The key and the identifying fields that the upstream gets, for every spelling of a client.
+//! The key and the identifying fields that the upstream gets, for every spelling of the key.
 
 use http::header::{AUTHORIZATION, CONNECTION};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,7 +12,7 @@ use crate::key::{KeySyntax, Pointer};
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The fields that leave the gate, for a request with this value of its key's field.
+/// Returns the header fields that the upstream gets, for a request with this spelling of the key.
 fn carried(policy: &Policy, spelling: &str) -> HeaderMap {
     let request = Request::post("/pay")
         .header(KEY, spelling)
@@ -54,7 +54,7 @@ fn field_for(policy: &Policy) -> HeaderName {
     }
 }
 
-/// The spellings of one key: bare where that is possible, quoted, and with parameters.
+/// The spellings of one key: without quotes, with quotes, and with parameters.
 fn spellings(text: &str) -> Vec<String> {
     let quoted = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     let mut all = vec![
@@ -144,7 +144,7 @@ fn connection_keeps_its_other_options() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_store_the_upstream_gets_the_one_spelling_too() {
+async fn without_a_store_the_upstream_also_gets_all_spellings_of_a_key_in_one_form() {
     for policy in policies(KeySyntax::Lenient) {
         let name = field_for(&policy);
         let scene =

@@ -1,4 +1,4 @@
-//! Claims where the store gives no clear answer, and turns to claim.
+//! Claims without a clear answer from the store, and the turns of claims.
 
 use futures_util::future::join_all;
 
@@ -26,7 +26,7 @@ async fn fail_open_runs_only_unknown_operations() {
         scene.pay().await
     });
     assert_eq!(first, PAID);
-    assert!(unavailable(&second), "the first is known to run: {second:?}");
+    assert!(unavailable(&second), "the first request was seen to run: {second:?}");
     assert_eq!(scene.executed(), 1);
 }
 
@@ -55,7 +55,7 @@ async fn a_client_that_leaves_while_a_large_result_is_read_leaves_no_claim() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn claims_of_one_address_beyond_the_bound_wait_for_their_turn_and_not_for_ever() {
+async fn claims_of_one_address_above_the_limit_wait_for_a_turn_and_are_then_refused() {
     const MORE: usize = 8;
     for (address, claimed) in
         [(Some(Arc::<AddressShare>::default()), CLAIMS_MAX), (None, CLAIMS_MAX + MORE)]
@@ -106,7 +106,7 @@ async fn a_client_that_leaves_keeps_its_turn_until_its_claim_is_given_up() {
     .await;
     assert!(leaving.iter().all(Result::is_err));
     let free = || futures_util::FutureExt::now_or_never(address.turn()).is_some();
-    assert!(!free(), "the store may still have all of their answers to send");
+    assert!(!free(), "the store may still send all of their answers");
     scene.settle().await;
     assert!(free());
 }

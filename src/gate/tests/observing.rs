@@ -43,7 +43,7 @@ async fn batches(store: &Faulty) -> Vec<Vec<Observation>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storm_of_duplicates_is_exported_as_one_and_different_ones_are_not() {
+async fn equal_duplicates_are_exported_as_one_observation_and_different_ones_are_not() {
     let (gate, store) = logging();
     let storm = |at_ms, waited| PendingObservation { at_ms, waited, ..duplicate(&gate, FIRST, 1) };
     let ms = |ms| Some(Duration::from_millis(ms));
@@ -104,7 +104,7 @@ async fn a_full_batch_is_exported_at_once_and_the_rest_after_a_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn observations_without_room_are_counted_as_lost() {
+async fn observations_that_do_not_fit_into_the_buffer_are_counted_as_lost() {
     let (gate, store) = logging();
     (0..8192).for_each(|_| gate.add_observation(duplicate(&gate, FIRST, 1)));
     assert_eq!(gate.meter.observations_lost.get(), 0);
@@ -112,7 +112,7 @@ async fn observations_without_room_are_counted_as_lost() {
     assert_eq!(gate.meter.observations_lost.get(), 3);
     gate.export_pending().await;
     let stored = batches(&store).await;
-    assert_eq!(stored.len(), 8, "a batch is no larger for all that waited");
+    assert_eq!(stored.len(), 8, "no batch is larger than the limit");
     assert_eq!(stored.concat().iter().map(Observation::requests).sum::<u64>(), 8192);
 }
 
@@ -127,7 +127,7 @@ async fn a_tenant_is_marked_under_the_secrets_of_its_request() {
         ..Settings::default()
     });
     next.add_observation(duplicate(&next, FIRST, 1));
-    // The first gate goes on exporting when another configuration is in force.
+    // The first gate still exports after another configuration was loaded.
     gate.export_pending().await;
     let exported = batches(&store).await.concat();
     assert_eq!(exported[0].scope, Some(hashing.tenant_mark(&TenantId::from_bytes([1; 32]))));

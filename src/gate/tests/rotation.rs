@@ -8,7 +8,8 @@ use super::*;
 const OLD: &[u8] = &[1; 32];
 const NEW: &[u8] = &[2; 32];
 
-/// The order of turns at the store, call by call. Nobody waits for a gateway that is done.
+/// The order in which the gateways may call the store, call by call. A gateway that is done is
+/// skipped.
 #[derive(Default)]
 struct Turns {
     order: Mutex<VecDeque<usize>>,
@@ -47,7 +48,7 @@ struct Way {
     who: usize,
     turns: Arc<Turns>,
     loads: AtomicUsize,
-    /// Loads that are answered before the store is lost.
+    /// Number of loads that are answered before one load fails.
     loads_left: AtomicUsize,
 }
 
@@ -194,7 +195,7 @@ impl Member {
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_gateways_with_opposite_secrets_meet_one_request_runs_at_most_once() {
+async fn in_every_interleaving_of_two_gateways_with_opposite_secrets_a_request_runs_at_most_once() {
     const CALLS: u32 = 8;
     let mut ran_at_once = 0;
     for schedule in 0..1_u32 << CALLS {
@@ -216,7 +217,7 @@ async fn however_gateways_with_opposite_secrets_meet_one_request_runs_at_most_on
         }
         a.settle().await;
         b.settle().await;
-        // A client with a refusal retries, at either gateway.
+        // A client that was refused retries, at either gateway.
         assert!(matches!(a.pay().await, PAID | REPLAYED), "{order:?}");
         assert_eq!((b.pay().await, a.pay().await), (REPLAYED, REPLAYED), "{order:?}");
         assert_eq!(fleet.executed(), 1, "{order:?}");
@@ -234,12 +235,12 @@ async fn a_record_under_any_secret_is_found_at_every_step_of_a_rotation() {
     assert_eq!(
         fleet.member(0, &[NEW]).pay().await,
         PAID,
-        "who drops a secret too early runs again"
+        "without the old secret the operation runs again"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tombstone_under_another_secret_bars_the_key() {
+async fn a_tombstone_under_another_secret_blocks_the_key() {
     let day = Duration::from_secs(24 * 60 * 60);
     let fleet = Fleet::new(Policy { tombstone: day, ..crate::engine::tests::policy() }, &[]);
     assert_eq!(fleet.member(0, &[OLD]).pay().await, PAID);
@@ -253,7 +254,7 @@ async fn a_tombstone_under_another_secret_bars_the_key() {
         },
         crate::key::Caller::nobody(),
     );
-    // Its result is gone, and its tombstone exists.
+    // The result of the payment is gone, and its tombstone remains.
     let held = fleet.inner.load(&slot).await.unwrap().unwrap();
     let moment = Lifetime { keep: Duration::ZERO, due: None, tombstone: None };
     let ended = Record { version: held.record.version.next(), ..held.record.clone() };
@@ -265,7 +266,7 @@ async fn a_tombstone_under_another_secret_bars_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_secret_costs_no_look_and_two_cost_two() {
+async fn one_secret_needs_no_look_up_and_two_secrets_need_two() {
     for (secrets, loads) in [(&[OLD][..], 0), (&[OLD, NEW], 2), (&[], 0)] {
         let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
         let member = fleet.member(0, secrets);

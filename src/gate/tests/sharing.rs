@@ -1,9 +1,9 @@
-//! The claims of one client address at the store: a bounded number at once.
+//! The store processes a limited number of claims of one client address at the same time.
 
 use super::*;
 use crate::gate::AddressShare;
 
-/// Claims of one address that the store works on at once; see `share.rs`.
+/// Claims of one address that the store processes at the same time; see `share.rs`.
 const AT_ONCE: usize = 32;
 const FAULTS: usize = 100;
 
@@ -34,7 +34,7 @@ async fn claims_of_one_address_beyond_a_bound_wait_and_those_of_others_do_not() 
     begin(&scene, 200, Some(&other));
     assert_eq!(at_the_store(&scene).await, AT_ONCE + 1, "another address has turns of its own");
     (300..300 + AT_ONCE + 8).for_each(|key| begin(&scene, key, None));
-    assert_eq!(at_the_store(&scene).await, 2 * AT_ONCE + 9, "a trusted proxy is no address");
+    assert_eq!(at_the_store(&scene).await, 2 * AT_ONCE + 9, "requests without an address");
 }
 
 #[tokio::test(start_paused = true)]

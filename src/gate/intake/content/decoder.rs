@@ -1,18 +1,21 @@
 //! Decodes content codings (RFC 9110, section 8.4.1), in small steps.
 //!
-//! Danger: a few bytes can decode to gigabytes, and some decoders read bytes behind the end of a
-//! coding while others ignore them. So a step does little work, output is counted before it is
-//! kept, and the input has to end where its coding ends.
+//! Danger: a few bytes can decode to gigabytes. So a step does little work, and output is counted
+//! before it is kept.
+//!
+//! Danger: some decoders read bytes after the end of the encoded data, and other decoders ignore
+//! such bytes. So the input has to end together with the encoded data.
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::{Decompress, FlushDecompress, Status};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-/// Bytes that a step reads at most. Input can build a code table with every few bytes, which costs
-/// more than writing output.
+/// Maximum bytes that a step reads, except for the last block of zstd. A few bytes of input can
+/// define a new code table, and building the table costs more than writing output.
 const STEP_INPUT_BYTES: usize = 2 * 1024;
 
-/// Bytes that a step writes at most, except for the last block of zstd: some 0.1 ms of work.
+/// Maximum bytes that a step writes, except for the last block of zstd. This is about 0.1 ms of
+/// work.
 const STEP_OUTPUT_BYTES: usize = 32 * 1024;
 
 /// Largest window of zstd, in bytes: the limit for encoders of this content coding (RFC 9659,
@@ -39,7 +42,8 @@ const ZSTD_TABLES_BYTES: usize = 2560 * 1024;
 pub(super) enum Coding {
     /// RFC 1952.
     Gzip,
-    /// RFC 1950, and RFC 1951 alone, which some clients send under this name.
+    /// RFC 1950. Some clients send only the inner format (RFC 1951) under this name. Both are
+    /// decoded.
     Deflate,
     /// RFC 7932.
     Brotli,
@@ -64,18 +68,19 @@ impl Coding {
 /// Why a body can't be decoded. The gate then uses its bytes as the client sent them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Undecodable {
-    /// The body does not have its coding's format, is cut off, or continues behind its end.
-    #[error("the body is not of its content coding")]
+    /// The body does not have the format of its coding, is cut off, or continues after the end of
+    /// the encoded data.
+    #[error("the body does not have the format of its content coding")]
     Broken,
     /// The decoded body is larger than the limit.
     #[error("the body is too large when decoded")]
     TooLarge,
 }
 
-/// One coding of one body, being decoded.
+/// Decodes one coding of one body.
 pub(super) struct Decoder {
     state: State,
-    /// Bytes of the input that are decoded.
+    /// Number of input bytes that are decoded.
     at: usize,
     /// The output, at most `limit` bytes.
     out: Vec<u8>,
@@ -130,11 +135,11 @@ impl Decoder {
         Ok(Decoder { state, at, out: Vec::new(), limit })
     }
 
-    /// Returns the memory that the decoder of an input takes besides its output, at most, in bytes.
+    /// Returns the maximum memory that the decoder of an input takes besides its output, in bytes.
     pub fn workspace_bytes(coding: Coding, input: &[u8], limit: usize) -> usize {
         match coding {
             Coding::Gzip | Coding::Deflate => INFLATE_BYTES,
-            // The ring buffer holds decoded bytes only, and decoding stops at the limit.
+            // The ring buffer holds only decoded bytes, and decoding stops at the limit.
             Coding::Brotli => limit.min(BROTLI_WINDOW_MAX) + BROTLI_TABLES_BYTES,
             Coding::Zstd => {
                 let window = zstd_window(input).unwrap_or(0).min(ZSTD_WINDOW_MAX);
@@ -143,7 +148,7 @@ impl Decoder {
         }
     }
 
-    /// Decodes some more of the input. Returns `true` at its end.
+    /// Decodes some more of the input. Returns `true` at the end of the input.
     pub fn step(&mut self, input: &[u8]) -> Result<bool, Undecodable> {
         let rest = input.get(self.at..).unwrap_or_default();
         let piece = &rest[..rest.len().min(STEP_INPUT_BYTES)];
@@ -254,7 +259,7 @@ fn unzstd(
         decoder
             .decode_blocks(&mut rest, BlockDecodingStrategy::UptoBlocks(1))
             .map_err(|_| Undecodable::Broken)?;
-        // Before the end of the frame the decoder withholds the window.
+        // Before the end of the frame the decoder gives no bytes that are still in its window.
         if decoder.can_collect() > limit.saturating_sub(out.len()) {
             return Err(Undecodable::TooLarge);
         }
@@ -263,8 +268,8 @@ fn unzstd(
     Ok((input.len() - rest.len(), decoder.is_finished()))
 }
 
-/// Returns the length of a gzip member's header (RFC 1952, section 2.3); `None` where the input has
-/// no such header.
+/// Returns the length of a gzip member's header (RFC 1952, section 2.3); `None` if the input has no
+/// such header.
 fn gzip_header(input: &[u8]) -> Option<usize> {
     const CRC: u8 = 1 << 1;
     const EXTRA: u8 = 1 << 2;
@@ -311,7 +316,7 @@ fn has_zlib_header(input: &[u8]) -> bool {
         && flags & 0x20 == 0
 }
 
-/// Returns the window of a zstd frame, in bytes (RFC 8878, section 3.1.1.1); `None` where the input
+/// Returns the window of a zstd frame, in bytes (RFC 8878, section 3.1.1.1); `None` if the input
 /// does not start with a frame.
 fn zstd_window(input: &[u8]) -> Option<u64> {
     let [0x28, 0xb5, 0x2f, 0xfd, descriptor, next, ..] = *input else { return None };
@@ -319,11 +324,12 @@ fn zstd_window(input: &[u8]) -> Option<u64> {
         let base = 1_u64 << (10 + (next >> 3));
         return Some(base + base / 8 * u64::from(next & 7));
     }
-    // A single segment: the window is the content. Its size follows the dictionary's id.
+    // A frame with a single segment: the window is as large as the content. The size of the content
+    // follows the id of the dictionary.
     Some(zstd_content_size(input)?.max(1024))
 }
 
-/// Returns the content's size in the header of a zstd frame; `None` where the header has no size.
+/// Returns the content's size in the header of a zstd frame; `None` if the header has no size.
 fn zstd_content_size(input: &[u8]) -> Option<u64> {
     let descriptor = *input.get(4)?;
     let single = descriptor & 0x20 != 0;
@@ -345,7 +351,8 @@ fn zstd_content_size(input: &[u8]) -> Option<u64> {
     }
 }
 
-/// Returns whether the content of a finished frame has the size and the checksum in the frame.
+/// Returns whether the content of a finished frame has the size and the checksum that the frame
+/// states, if the frame states them.
 fn is_zstd_content(decoder: &FrameDecoder, input: &[u8], content: &[u8]) -> bool {
     let fits = zstd_content_size(input).is_none_or(|size| size == content.len() as u64);
     let stated = decoder.get_checksum_from_data();

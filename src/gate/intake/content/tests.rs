@@ -1,4 +1,4 @@
-//! Which codings are decoded, in which order, and how much room that takes.
+//! The codings that are decoded, their order, and the memory that decoding takes.
 
 use std::io::Write;
 
@@ -42,7 +42,7 @@ fn codings_are_read_from_all_lines_in_their_order() {
 }
 
 #[tokio::test]
-async fn decoded_bytes_take_room_and_the_decoder_gives_its_own_back() {
+async fn decoded_bytes_take_memory_and_the_decoder_gives_its_own_memory_back() {
     let gauge = Gauge::default();
     let content: Vec<u8> =
         (0..100_000_u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 24) as u8 % 26).collect();

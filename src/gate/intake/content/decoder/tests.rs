@@ -12,7 +12,8 @@ const LIMIT: usize = 1 << 20;
 
 const JSON: &[u8] = br#"{"txn":"k","amount":1000,"note":"payment payment payment payment"}"#;
 
-/// `JSON` in brotli, at quality 5 with a window of 4 MiB, and at 11 with one of 16 MiB.
+/// `JSON` in brotli, at quality 5 with a window of 4 MiB, and at quality 11 with a window of 16
+/// MiB.
 const BROTLI_JSON: [&[u8]; 2] = [
     &[
         27, 65, 0, 0, 132, 104, 115, 169, 202, 101, 67, 250, 88, 5, 211, 194, 96, 12, 54, 224, 4,
@@ -114,7 +115,7 @@ fn samples() -> Vec<(Coding, Vec<u8>)> {
 }
 
 #[test]
-fn each_coding_gives_the_content_back() {
+fn each_coding_is_decoded_to_the_original_content() {
     for (coding, input) in samples() {
         assert_eq!(decoded(coding, &input).0.as_deref(), Ok(JSON), "{coding:?}");
     }
@@ -151,7 +152,7 @@ fn a_body_that_is_cut_off_or_continues_is_not_decoded() {
 }
 
 #[test]
-fn a_checksum_or_a_size_that_does_not_fit_is_not_decoded() {
+fn a_body_with_a_wrong_checksum_or_size_is_not_decoded() {
     for (coding, mut input) in [
         (Coding::Gzip, gzip(JSON, 6, 0)),
         (Coding::Deflate, zlib(JSON)),
@@ -191,7 +192,7 @@ fn decoding_a_bomb_stops_at_the_limit() {
 }
 
 #[test]
-fn zstd_keeps_to_the_window_of_the_content_coding() {
+fn a_zstd_frame_with_a_larger_window_than_the_content_coding_allows_is_not_decoded() {
     let mut frame = zstd_of_blocks(1);
     frame[5] = (13 << 3) | 1;
     assert_eq!(decoded(Coding::Zstd, &frame).0, Err(Undecodable::Broken), "9 MiB");
