@@ -62,7 +62,7 @@ fn reply() -> Arc<Reply> {
 /// Runs one operation: claims an empty slot, and writes the result.
 async fn operation(store: &Embedded, n: u64) {
     let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), &n.to_be_bytes(), b"");
-    let claim = record(n, 1, State::InFlight { doubt_since_ms: None });
+    let claim = record(n, 1, State::InFlight { uncertain_since_ms: None });
     let lease = Lifetime { keep: 30 * DAY, due: Some(Duration::from_secs(30)), tombstone: None };
     assert_eq!(store.swap(&slot, None, &claim, lease).await.unwrap(), Swap::Stored);
     let result = record(n, 2, State::Completed { reply: reply(), by: Settler::Upstream });

@@ -95,7 +95,7 @@ pub enum State {
         /// For an attempt that began from an uncertain record: the time since when the record was
         /// uncertain, in ms of the store's clock. Such an attempt completes the operation or leaves
         /// it uncertain, and never releases it.
-        doubt_since_ms: Option<u64>,
+        uncertain_since_ms: Option<u64>,
     },
     /// It is unknown whether the upstream executed the operation.
     Uncertain {

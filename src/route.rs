@@ -20,7 +20,8 @@ mod folding;
 /// A route: enforced, shadowed or switched off.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// Path patterns. The route covers a path that matches one of them. `{name}` is one segment, `{*rest}` one or more.
+    /// Path patterns. The route covers a path that matches one of them. `{name}` is one segment,
+    /// `{*rest}` one or more.
     pub paths: Vec<String>,
     /// Methods.
     pub methods: Vec<Method>,

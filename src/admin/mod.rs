@@ -1,8 +1,9 @@
-//! The admin port: health, metrics, the API and the pages where operators look up and settle operations.
+//! The admin port: health, metrics, the API and the pages where operators look up and settle
+//! operations.
 //!
-//! Danger: whoever reaches this port can settle payments. It has a listener of its own, on loopback by
-//! default. Beyond loopback it requires a bearer token; on loopback it refuses requests that a web page
-//! could send in an operator's name.
+//! Danger: whoever reaches this port can settle payments. It has a listener of its own, on loopback
+//! by default. Beyond loopback it requires a bearer token; on loopback it refuses requests that a
+//! web page could send in an operator's name.
 
 use std::sync::Arc;
 use std::time::Duration;

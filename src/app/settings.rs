@@ -1,4 +1,5 @@
-//! Converts a configuration into the settings of the gate, the layer, the listeners and the upstreams.
+//! Converts a configuration into the settings of the gate, the layer, the listeners and the
+//! upstreams.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -70,7 +70,8 @@ fn print_servers(remarks: Option<&[Remark]>) -> bool {
     }
 }
 
-/// Compares the configuration's identities with those in the store, and prints the differences. Returns whether they agree.
+/// Compares the configuration's identities with those in the store, and prints the differences.
+/// Returns whether they agree.
 fn check_identities(config: &Config) -> bool {
     let secrets = match config.resolve_secrets(|name| std::env::var(name).ok()) {
         Ok(secrets) => secrets,

@@ -36,7 +36,8 @@ pub(super) fn operations(args: OperationsArgs) -> ExitCode {
     }
 }
 
-/// The reason in the event log if the command has none: the admin port refuses a change without a reason.
+/// The reason in the event log if the command has none: the admin port refuses a change without a
+/// reason.
 const NO_REASON: &str = "none given on the command line";
 
 /// A verb, with its files read.

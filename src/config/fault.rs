@@ -65,7 +65,8 @@ impl fmt::Display for Fault {
             let snippet = Snippet::source(text)
                 .line_start(*line)
                 .annotation(AnnotationKind::Primary.span(span.clone()));
-            // The snippet counts columns in the masked text; a mask before the span would shift them.
+            // The snippet counts columns in the masked text; a mask before the span would shift
+            // them.
             let is_shifted = 1 + text[..span.start].chars().count() != *column;
             group = if is_shifted {
                 group.element(Origin::path(file).line(*line).char_column(*column)).element(snippet)

@@ -15,8 +15,8 @@ pub struct ClaimRequest {
     pub caller: Caller,
     /// The hash of the request's content.
     pub fingerprint: Fingerprint,
-    /// The fence of this request's claim. Repeated writes of one claim share it; after a claim was given up
-    /// the next claim needs a new one.
+    /// The fence of this request's claim. Repeated writes of one claim share it; after a claim was
+    /// given up the next claim needs a new one.
     pub fence: Fence,
 }
 
@@ -33,7 +33,8 @@ pub enum Admission {
     Replay(Arc<Reply>),
     /// Another attempt is active: wait for its outcome.
     Wait,
-    /// The lease of the active attempt has ended: mark the operation uncertain, then call [`admit`] again.
+    /// The lease of the active attempt has ended: mark the operation uncertain, then call [`admit`]
+    /// again.
     MarkUncertain,
     /// Answer with a refusal.
     Refuse(DuplicateRefusal),
@@ -107,7 +108,8 @@ pub enum DuplicateRefusal {
 
 /// Decides what a request may do. Pure and total: every state has an answer.
 ///
-/// The caller is compared first, so that another caller learns nothing about the record, not even its state.
+/// The caller is compared first, so that another caller learns nothing about the record, not even
+/// its state.
 pub fn admit(current: Option<&Held>, asked: &ClaimRequest, policy: &Policy) -> Admission {
     let Some(held) = current else { return Admission::Claim(ClaimOver::Nothing) };
     let record = &held.record;
@@ -115,7 +117,8 @@ pub fn admit(current: Option<&Held>, asked: &ClaimRequest, policy: &Policy) -> A
         return Admission::Refuse(DuplicateRefusal::KeyReused);
     }
     let differs = record.fingerprint.is_some_and(|fingerprint| fingerprint != asked.fingerprint);
-    // Under "supersede" each fingerprint has its own record, so a difference here is refused as well.
+    // Under "supersede" each fingerprint has its own record, so a difference here is refused as
+    // well.
     if differs && policy.on_mismatch != OnMismatch::Replay {
         return Admission::Refuse(DuplicateRefusal::KeyReused);
     }
@@ -141,8 +144,8 @@ pub fn admit(current: Option<&Held>, asked: &ClaimRequest, policy: &Policy) -> A
                 status: reply.status.as_u16(),
             }),
         },
-        // A marker with this request's fence: its own claim was given up. Only the marker of another attempt
-        // may be replaced, by its version.
+        // A marker with this request's fence: its own claim was given up. Only the marker of
+        // another attempt may be replaced, by its version.
         State::Released if record.fence == asked.fence => {
             Admission::Refuse(DuplicateRefusal::NotSent)
         }

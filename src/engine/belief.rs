@@ -1,7 +1,7 @@
 //! Belief: decides what the answer to a probe changes.
 //!
-//! Danger: an "absent" that is believed too early runs a request twice, because the lost request may still
-//! wait in a queue of the upstream.
+//! Danger: an "absent" that is believed too early runs a request twice, because the lost request
+//! may still wait in a queue of the upstream.
 
 use super::admit::{Admission, ClaimOver, DuplicateRefusal};
 use super::operator::{Decision, decide};
@@ -22,8 +22,9 @@ pub enum Belief {
 
 /// Decides what a finding means for the duplicate that waits for it. Pure and total.
 ///
-/// `held` is the record as it was read before the probe was sent. An "absent" counts only if the operation
-/// had rested long enough by then: the lost request may have waited in a queue while the upstream looked.
+/// `held` is the record as it was read before the probe was sent. An "absent" counts only if the
+/// operation had rested long enough by then: the lost request may have waited in a queue while the
+/// upstream looked.
 pub fn believe(held: &Held, finding: Finding, fence: Fence, policy: &Policy) -> Belief {
     let State::Uncertain { .. } = &held.record.state else {
         return Belief::Admit(Admission::Wait);

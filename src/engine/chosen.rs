@@ -1,16 +1,18 @@
 //! Chosen fields: members of bodies by which operators find an operation, such as an order number.
 //!
-//! Danger: the event log stores them in plain text. So only configured members are taken, only short values, and
-//! never a whole card number.
+//! Danger: the event log stores them in plain text. So only configured members are taken, only
+//! short values, and never a whole card number.
 
 use std::collections::BTreeMap;
 
 use crate::key::{Document, Pointer};
 
-/// Most chosen fields of one route: each is written with every operation, and is indexed for searches.
+/// Most chosen fields of one route: each is written with every operation, and is indexed for
+/// searches.
 pub const CHOSEN_MAX: usize = 8;
 
-/// Longest value, in bytes. Longer values are left out: a truncated reference would find the wrong operation.
+/// Longest value, in bytes. Longer values are left out: a truncated reference would find the wrong
+/// operation.
 pub const CHOSEN_BYTES_MAX: usize = 128;
 
 /// Number of digits of a card number (ISO/IEC 7812-1).
@@ -44,8 +46,9 @@ pub fn any_chosen(fields: &[ChosenField], side: Side) -> bool {
     fields.iter().any(|field| field.side == side)
 }
 
-/// Returns the values of one side's fields, by name. Leaves out values that are missing, too long, or neither a
-/// text nor a number nor a boolean. Of a card number only the last four digits are kept.
+/// Returns the values of one side's fields, by name. Leaves out values that are missing, too long,
+/// or neither a text nor a number nor a boolean. Of a card number only the last four digits are
+/// kept.
 pub fn chosen(
     fields: &[ChosenField],
     side: Side,
@@ -62,7 +65,8 @@ pub fn chosen(
     of_side.filter_map(value).collect()
 }
 
-/// Returns the last digits of a card number in a text: digits, grouped or not, that satisfy the Luhn formula.
+/// Returns the last digits of a card number in a text: digits, grouped or not, that satisfy the
+/// Luhn formula.
 fn card_end(text: &str) -> Option<String> {
     // Most texts have too few digits.
     if text.bytes().filter(u8::is_ascii_digit).count() < *CARD_DIGITS.start() {
@@ -83,7 +87,8 @@ fn card_end(text: &str) -> Option<String> {
     })
 }
 
-/// Returns whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B: the Luhn formula).
+/// Returns whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B: the
+/// Luhn formula).
 fn is_checked(digits: &[u8]) -> bool {
     let weighed = digits.iter().rev().enumerate().map(|(place, digit)| {
         let digit = u32::from(digit - b'0');

@@ -1,8 +1,9 @@
-//! The outcome of a gRPC call. Its HTTP status is always 200; the gRPC status is in the trailers, or in the head
-//! of an answer without a body.
+//! The outcome of a gRPC call. Its HTTP status is always 200; the gRPC status is in the trailers,
+//! or in the head of an answer without a body.
 //!
-//! Danger: client libraries resend a request after UNAVAILABLE and similar statuses. If such an answer were a
-//! result, a payment that the upstream has executed would be answered as failed until its retention ends.
+//! Danger: client libraries resend a request after UNAVAILABLE and similar statuses. If such an
+//! answer were a result, a payment that the upstream has executed would be answered as failed until
+//! its retention ends.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName};
@@ -21,8 +22,8 @@ const UNKNOWN: u8 = 2;
 /// The largest defined status.
 const STATUS_MAX: u8 = 16;
 
-/// Returns whether an answer is a gRPC answer: `application/grpc`, also with a message format (`+proto`) or
-/// parameters. gRPC-Web is excluded, because it writes its trailers into the body.
+/// Returns whether an answer is a gRPC answer: `application/grpc`, also with a message format
+/// (`+proto`) or parameters. gRPC-Web is excluded, because it writes its trailers into the body.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     const NAME: &[u8] = b"application/grpc";
     let Some(media_type) =
@@ -35,8 +36,8 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
         && rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ' | b'\t'))
 }
 
-/// Returns why a gRPC answer leaves the outcome uncertain; `None` if it does not, or if the answer is not gRPC.
-/// The reply must have its trailers.
+/// Returns why a gRPC answer leaves the outcome uncertain; `None` if it does not, or if the answer
+/// is not gRPC. The reply must have its trailers.
 pub fn grpc_uncertainty(reply: &Reply) -> Option<Cause> {
     if !is_grpc(&reply.headers) {
         return None;

@@ -1,8 +1,8 @@
 //! The rules, as pure functions: no clock, no network, no randomness.
 //!
-//! [`admit`] decides what a request may do, given the record of its operation. [`settle`] decides how an
-//! attempt's outcome changes the record. [`decide`] and [`expire`] do the same for operators and for ended
-//! leases, [`believe`] for the answer to a probe.
+//! [`admit`] decides what a request may do, given the record of its operation. [`settle`] decides
+//! how an attempt's outcome changes the record. [`decide`] and [`expire`] do the same for operators
+//! and for ended leases, [`believe`] for the answer to a probe.
 
 mod admit;
 mod belief;

@@ -20,8 +20,8 @@ pub enum Decision {
     Release,
     /// It was not executed: the next duplicate runs, and no other request does.
     Retry,
-    /// Deletes the result of a completed operation. A tombstone blocks its key for as long as the result and its
-    /// tombstone would have been kept.
+    /// Deletes the result of a completed operation. A tombstone blocks its key for as long as the
+    /// result and its tombstone would have been kept.
     Expire,
 }
 
@@ -47,9 +47,9 @@ pub enum DecisionDenied {
 
 /// Returns the record after a decision. Pure and total.
 ///
-/// The new fence shuts out the lost attempt: a late answer of it changes nothing. Only [`Decision::Retry`] names
-/// the lost attempt beside the new fence, so that its late answer is the result if it arrives before a duplicate
-/// runs.
+/// The new fence shuts out the lost attempt: a late answer of it changes nothing. Only
+/// [`Decision::Retry`] names the lost attempt beside the new fence, so that its late answer is the
+/// result if it arrives before a duplicate runs.
 pub fn decide(
     held: &Held,
     decision: Decision,
@@ -88,8 +88,9 @@ pub fn decide(
         Decision::Resolve(reply) => Ok(completed(reply, Settler::Operator)),
         Decision::Found(reply) => Ok(completed(reply, Settler::Probe)),
         Decision::Release => rested().map(|()| released(fence, version, record, policy)),
-        // Names the lost attempt: its late answer is the result if it arrives before a duplicate runs. If the record
-        // kept the lost attempt's own fence, a late "uncertain" of that attempt would look like this decision.
+        // Names the lost attempt: its late answer is the result if it arrives before a duplicate
+        // runs. If the record kept the lost attempt's own fence, a late "uncertain" of that attempt
+        // would look like this decision.
         Decision::Retry => rested().map(|()| {
             let state = State::Uncertain {
                 cause,
@@ -102,14 +103,15 @@ pub fn decide(
     }
 }
 
-/// Returns a tombstone in place of a result, until the time at which the key would have become new. Expiring never
-/// permits a run, also if the policy keeps no tombstones.
+/// Returns a tombstone in place of a result, until the time at which the key would have become new.
+/// Expiring never permits a run, also if the policy keeps no tombstones.
 fn expired(held: &Held, fence: Fence, policy: &Policy) -> Next {
     let ends_ms = held.written_ms.saturating_add(millis(policy.retention + policy.tombstone));
     let left = Duration::from_millis(ends_ms.saturating_sub(held.now_ms));
     Next {
         record: Record { version: held.record.version.next(), fence, ..held.record.tombstone() },
-        // At least as long as a marker, because a changed policy may have put the end into the past.
+        // At least as long as a marker, because a changed policy may have put the end into the
+        // past.
         lifetime: Lifetime {
             keep: left.max(policy.marker_retention()),
             due: None,
@@ -122,12 +124,12 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns the record after the end of its lease: uncertain, never absent. Returns `None` if the lease has not
-/// ended.
+/// Returns the record after the end of its lease: uncertain, never absent. Returns `None` if the
+/// lease has not ended.
 pub fn expire(held: &Held, policy: &Policy) -> Option<Next> {
     let State::InFlight { .. } = &held.record.state else { return None };
-    // Uncertain since now, also if the operation was uncertain before this attempt: the attempt's own request may
-    // wait in a queue of the upstream.
+    // Uncertain since now, also if the operation was uncertain before this attempt: the attempt's
+    // own request may wait in a queue of the upstream.
     let record = &held.record;
     held.lease_is_over().then(|| {
         uncertain(

@@ -12,8 +12,8 @@ use super::statuses::StatusRules;
 use crate::key::path::PathCase;
 use crate::key::{CookieName, KeySyntax, Pointer};
 
-/// Longest time that a client is asked to wait before it sends the same request again: long enough to bound the
-/// load, short enough that a payment page does not stall.
+/// Longest time that a client is asked to wait before it sends the same request again: long enough
+/// to bound the load, short enough that a payment page does not stall.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
 
 /// The rules of one route. Durations are as configured; the store applies them by its own clock.
@@ -27,8 +27,8 @@ pub struct Policy {
     pub path_case: PathCase,
     /// Where the key is, and its form.
     pub key: KeyRule,
-    /// Whether the path is part of an operation's identity, beside route, scope and key. If not, a key names one
-    /// operation on all paths of the route.
+    /// Whether the path is part of an operation's identity, beside route, scope and key. If not, a
+    /// key names one operation on all paths of the route.
     pub by_path: bool,
     /// Whether answers repeat the client's key field, as the client sent it.
     pub echo_key: bool,
@@ -50,14 +50,15 @@ pub struct Policy {
     pub mismatch_status: StatusCode,
     /// How a duplicate of an uncertain operation is answered.
     pub on_uncertain: OnUncertain,
-    /// How long an uncertain operation must rest before it may be released: the lost request may wait in a queue of the
-    /// upstream.
+    /// How long an uncertain operation must rest before it may be released: the lost request may
+    /// wait in a queue of the upstream.
     pub uncertain_after: Duration,
     /// What the upstream's statuses mean.
     pub statuses: StatusRules,
     /// Response fields that are sent to the first client and never stored.
     pub drop_headers: Vec<HeaderName>,
-    /// Members of JSON results that must not be stored. They are replaced before any client gets the result.
+    /// Members of JSON results that must not be stored. They are replaced before any client gets
+    /// the result.
     pub redact: Vec<Pointer>,
     /// How long a result is kept, from completion.
     pub retention: Duration,
@@ -77,7 +78,8 @@ pub struct Policy {
     pub fields: Vec<ChosenField>,
     /// Which web pages may read refusals and replays; `None`: the gateway adds no CORS fields.
     pub cors: Option<CrossOrigin>,
-    /// Whether records keep digests of the parts of a request, so that a refusal can name the parts that differ.
+    /// Whether records keep digests of the parts of a request, so that a refusal can name the parts
+    /// that differ.
     pub explain: bool,
 }
 
@@ -110,7 +112,8 @@ pub struct KeyRule {
 /// Where a key is.
 #[derive(Debug, Clone)]
 pub enum KeySource {
-    /// In a header field, a member of a JSON body or a field of a form body: any of those that are configured.
+    /// In a header field, a member of a JSON body or a field of a form body: any of those that are
+    /// configured.
     Sent {
         /// The header field.
         header: Option<HeaderName>,
@@ -123,13 +126,14 @@ pub enum KeySource {
     Derived(Vec<KeyPart>),
 }
 
-/// How the upstream gets the key: renamed, moved or shortened. The same key always gives the same result.
+/// How the upstream gets the key: renamed, moved or shortened. The same key always gives the same
+/// result.
 #[derive(Debug, Clone)]
 pub struct UpstreamKey {
     /// Where the upstream looks for it.
     pub place: KeyPlace,
-    /// Longest key that the upstream accepts, in bytes of the decoded key. A longer key is replaced by a digest of at
-    /// most this length.
+    /// Longest key that the upstream accepts, in bytes of the decoded key. A longer key is replaced
+    /// by a digest of at most this length.
     pub max_length: usize,
 }
 
@@ -208,7 +212,8 @@ pub enum CallerRule {
 /// What two requests must have in common to be duplicates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FingerprintRule {
-    /// Method, path, query and body: JSON bodies by value without these members, other bodies byte by byte.
+    /// Method, path, query and body: JSON bodies by value without these members, other bodies byte
+    /// by byte.
     Json(Vec<Pointer>),
     /// Method, path, query and body, byte by byte.
     Raw,
@@ -247,7 +252,8 @@ pub enum OnUncertain {
     Probe(Arc<Probe>),
 }
 
-/// Web pages of other origins that may read the gateway's own answers (the CORS protocol of the Fetch standard).
+/// Web pages of other origins that may read the gateway's own answers (the CORS protocol of the
+/// Fetch standard).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrossOrigin {
     /// The origins of these pages.
@@ -284,8 +290,9 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Returns whether a held operation is answered with a `Retry-After`, although an operator must decide first. The
-    /// Agentic Commerce Protocol treats it as in flight, and its clients take a new key if the field is missing.
+    /// Returns whether a held operation is answered with a `Retry-After`, although an operator must
+    /// decide first. The Agentic Commerce Protocol treats it as in flight, and its clients take a
+    /// new key if the field is missing.
     pub fn sends_retry_after_while_held(self) -> bool {
         self == Dialect::Acp
     }
@@ -309,21 +316,21 @@ impl Policy {
         }
     }
 
-    /// Returns the response fields that are never stored: the dropped fields, and the echoed key. Keys are only stored
-    /// as hashes, and each client gets the key back as it wrote it.
+    /// Returns the response fields that are never stored: the dropped fields, and the echoed key.
+    /// Keys are only stored as hashes, and each client gets the key back as it wrote it.
     pub fn unstored_fields(&self) -> impl Iterator<Item = &HeaderName> {
         self.drop_headers.iter().chain(self.echoed_field())
     }
 
-    /// Returns whether one key names different operations on different paths: the path is part of the identity or of a
-    /// derived key.
+    /// Returns whether one key names different operations on different paths: the path is part of
+    /// the identity or of a derived key.
     pub fn separates_paths(&self) -> bool {
         self.by_path
             || matches!(&self.key.source, KeySource::Derived(parts) if parts.contains(&KeyPart::Path))
     }
 
-    /// Returns whether a header field has a part of this route's identities: the key, a part of a derived key, the
-    /// scope, the caller, or the key for the upstream.
+    /// Returns whether a header field has a part of this route's identities: the key, a part of a
+    /// derived key, the scope, the caller, or the key for the upstream.
     pub fn identifies_by(&self, name: &HeaderName) -> bool {
         let in_key = match &self.key.source {
             KeySource::Sent { header, .. } => header.as_ref() == Some(name),
@@ -349,8 +356,8 @@ impl Policy {
             || matches!(for_upstream, Some(KeyPlace::Header(header)) if header == name)
     }
 
-    /// Returns when a client may send a request again after its outcome became uncertain; `None` if an operator must
-    /// decide first.
+    /// Returns when a client may send a request again after its outcome became uncertain; `None` if
+    /// an operator must decide first.
     pub fn uncertain_retry_after(&self) -> Option<Duration> {
         match self.on_uncertain {
             OnUncertain::Hold => None,
@@ -363,8 +370,9 @@ impl Policy {
         !self.tombstone.is_zero()
     }
 
-    /// Returns how long a released marker is kept. It must outlive every store command that can still be in transit: a
-    /// claim that arrives after the marker is gone would be stored, and no attempt would run or settle it.
+    /// Returns how long a released marker is kept. It must outlive every store command that can
+    /// still be in transit: a claim that arrives after the marker is gone would be stored, and no
+    /// attempt would run or settle it.
     pub fn marker_retention(&self) -> Duration {
         const MARKER_MIN: Duration = Duration::from_secs(60);
         self.wait_timeout.max(MARKER_MIN)

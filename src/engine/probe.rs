@@ -1,4 +1,5 @@
-//! The probe: how a route asks its upstream for the outcome of an uncertain operation, and how the answer is read.
+//! The probe: how a route asks its upstream for the outcome of an uncertain operation, and how the
+//! answer is read.
 
 use std::sync::Arc;
 
@@ -19,14 +20,16 @@ pub struct Probe {
     pub path: String,
     /// The statuses that mean found (store) and absent (release). Any other status is unclear.
     pub statuses: StatusRules,
-    /// The member of a found answer that has the operation. An answer without this member means absent.
+    /// The member of a found answer that has the operation. An answer without this member means
+    /// absent.
     pub found_if: Option<Pointer>,
     /// The status of the result; `None` for the status of the answer.
     pub map_status: Option<StatusCode>,
-    /// Fields that identify the gateway to the upstream. If empty, the credentials of the duplicate are used.
+    /// Fields that identify the gateway to the upstream. If empty, the credentials of the duplicate
+    /// are used.
     pub headers: HeaderMap,
-    /// Whether the reconciler sends it too, without a duplicate. Needs `headers`, and stores that encrypt the key
-    /// which is kept for it.
+    /// Whether the reconciler sends it too, without a duplicate. Needs `headers`, and stores that
+    /// encrypt the key which is kept for it.
     pub background: bool,
 }
 
@@ -55,14 +58,14 @@ impl Probe {
     /// The placeholder for the key in the path.
     pub const KEY: &str = "{key}";
 
-    /// Returns the path with a key filled in. Returns `None` if the key is not one segment of the path under every
-    /// folding: such a request could reach another resource and must not be sent.
+    /// Returns the path with a key filled in. Returns `None` if the key is not one segment of the
+    /// path under every folding: such a request could reach another resource and must not be sent.
     pub fn path_for(&self, key: &str) -> Option<String> {
         fill(&self.path, Probe::KEY, key)
     }
 
-    /// Reads an upstream's answer. Only an explicit answer counts as found or absent: a page that is not JSON is
-    /// unclear if a member is needed.
+    /// Reads an upstream's answer. Only an explicit answer counts as found or absent: a page that
+    /// is not JSON is unclear if a member is needed.
     pub fn finding(&self, reply: Reply) -> Finding {
         match self.statuses.verdict(reply.status, &reply.headers) {
             Verdict::Uncertain => Finding::Unclear,

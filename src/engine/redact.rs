@@ -1,7 +1,8 @@
 //! Redaction: members of a result that must not be stored are replaced.
 //!
-//! Danger: an answer must never change after a client got it, so a result is redacted before any client gets it.
-//! A body that can't be parsed may contain such a member, so it is not stored at all.
+//! Danger: an answer must never change after a client got it, so a result is redacted before any
+//! client gets it. A body that can't be parsed may contain such a member, so it is not stored at
+//! all.
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,8 +13,8 @@ use crate::record::{Reply, ReplyBody};
 /// The replacement for a value. It is a text that no reader takes for a real value.
 const REDACTED: &str = "[redacted]";
 
-/// Fields that describe the exact bytes of the upstream's body (RFC 9110, section 8.8.3; RFC 9530; RFC 3230;
-/// RFC 1864).
+/// Fields that describe the exact bytes of the upstream's body (RFC 9110, section 8.8.3; RFC 9530;
+/// RFC 3230; RFC 1864).
 const OF_THE_BYTES: [HeaderName; 5] = [
     ETAG,
     HeaderName::from_static("content-digest"),
@@ -22,9 +23,9 @@ const OF_THE_BYTES: [HeaderName; 5] = [
     HeaderName::from_static("content-md5"),
 ];
 
-/// Returns the reply with the values at these pointers replaced. A body that can't be parsed becomes
-/// [`ReplyBody::NotStored`]: one that is encoded, that claims to be JSON and is malformed, or that two parsers could
-/// interpret differently.
+/// Returns the reply with the values at these pointers replaced. A body that can't be parsed
+/// becomes [`ReplyBody::NotStored`]: one that is encoded, that claims to be JSON and is malformed,
+/// or that two parsers could interpret differently.
 pub fn redacted(reply: Reply, pointers: &[Pointer]) -> Reply {
     let ReplyBody::Whole(body) = &reply.body else { return reply };
     if pointers.is_empty() || body.is_empty() {

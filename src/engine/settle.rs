@@ -41,11 +41,11 @@ impl Claim {
             && matches!(Effect::of(outcome, true, policy), Effect::Nothing)
     }
 
-    /// Returns when the operation became uncertain, in ms of the store's clock, if this attempt began from an
-    /// uncertain operation.
+    /// Returns when the operation became uncertain, in ms of the store's clock, if this attempt
+    /// began from an uncertain operation.
     pub fn uncertain_since_ms(&self) -> Option<u64> {
         match self.record.state {
-            State::InFlight { doubt_since_ms } => doubt_since_ms,
+            State::InFlight { uncertain_since_ms } => uncertain_since_ms,
             _ => None,
         }
     }
@@ -71,7 +71,8 @@ pub enum Settlement {
     Stale,
 }
 
-/// Returns the record that claims an operation for one attempt. `fresh` is a random version for an empty slot.
+/// Returns the record that claims an operation for one attempt. `fresh` is a random version for an
+/// empty slot.
 pub fn claim(
     asked: &ClaimRequest,
     over: ClaimOver,
@@ -79,7 +80,7 @@ pub fn claim(
     now_unix_ms: u64,
     policy: &Policy,
 ) -> Next {
-    let (doubt_since_ms, opened_unix_ms) = match over {
+    let (uncertain_since_ms, opened_unix_ms) = match over {
         ClaimOver::Uncertain { since_ms, opened_unix_ms, .. } => (Some(since_ms), opened_unix_ms),
         ClaimOver::Nothing | ClaimOver::Marker(_) => (None, now_unix_ms),
     };
@@ -93,7 +94,7 @@ pub fn claim(
             opened_unix_ms,
             kept: None,
             extras: Extras::default(),
-            state: State::InFlight { doubt_since_ms },
+            state: State::InFlight { uncertain_since_ms },
         },
         lifetime: Lifetime {
             keep: policy.unsettled_retention,
@@ -113,8 +114,8 @@ enum Effect<'o> {
     Unknown(Cause),
 }
 
-/// Statuses that mean "not now" or "another request is active". For a first attempt they are results. For an
-/// attempt that began from uncertain they may refer to the first one.
+/// Statuses that mean "not now" or "another request is active". For a first attempt they are
+/// results. For an attempt that began from uncertain they may refer to the first one.
 const UNCLEAR_AFTER_UNCERTAIN: [u16; 3] = [409, 423, 425];
 
 impl Effect<'_> {
@@ -139,9 +140,10 @@ impl Effect<'_> {
 
 /// Decides how an attempt's outcome changes the current record. Pure and total.
 ///
-/// Only the attempt with the record's fence may change it, and only while it is unsettled: a settled result may
-/// have been sent to a client, and stays. If an attempt that began from uncertain was not executed, the operation
-/// is uncertain again, never free. `fresh` is the version of a marker in an empty slot.
+/// Only the attempt with the record's fence may change it, and only while it is unsettled: a
+/// settled result may have been sent to a client, and stays. If an attempt that began from
+/// uncertain was not executed, the operation is uncertain again, never free. `fresh` is the version
+/// of a marker in an empty slot.
 pub fn settle(
     current: Option<&Record>,
     claim: &Claim,
@@ -171,18 +173,19 @@ pub fn settle(
                 (Effect::Nothing, since) => {
                     uncertain(record, claim.fence, (Cause::NotRepeated, since), version, policy)
                 }
-                // Uncertain since now: this attempt's own request is in doubt too, and may wait in a queue.
+                // Uncertain since now: this attempt's own request is in doubt too, and may wait in
+                // a queue.
                 (Effect::Unknown(cause), _) => {
                     uncertain(record, claim.fence, (cause, None), version, policy)
                 }
             };
-            // An attempt writes each outcome once. A repetition under a higher version could equal a write of the
-            // sweeper.
+            // An attempt writes each outcome once. A repetition under a higher version could equal
+            // a write of the sweeper.
             let stands = next.record == Record { version, ..record.clone() };
             if stands { Settlement::Done } else { Settlement::Write(next) }
         }
-        // The record that the claim would replace is still there, and the claim may still arrive: the record needs
-        // another version than the claim expects.
+        // The record that the claim would replace is still there, and the claim may still arrive:
+        // the record needs another version than the claim expects.
         (State::Uncertain { .. }, Effect::Nothing)
             if gives_up && version == claim.record.version =>
         {
@@ -198,7 +201,8 @@ pub fn settle(
             ))
         }
         (State::InFlight { .. } | State::Uncertain { .. }, _) => Settlement::Stale,
-        // A new marker replaces any marker, because the given-up claim may expect the version of the present one.
+        // A new marker replaces any marker, because the given-up claim may expect the version of
+        // the present one.
         (State::Released, Effect::Nothing) if gives_up && uncertain_since_ms.is_none() => {
             Settlement::Write(marker(claim, version, policy))
         }
@@ -207,7 +211,8 @@ pub fn settle(
     }
 }
 
-/// Every write of an attempt has the attempt's own fence, also over an operator's retry, which set another one.
+/// Every write of an attempt has the attempt's own fence, also over an operator's retry, which set
+/// another one.
 fn completed(
     record: &Record,
     fence: Fence,
@@ -222,7 +227,8 @@ fn completed(
     }
 }
 
-/// Returns an uncertain record under the fence of the attempt in doubt. Keeps fingerprint and caller.
+/// Returns an uncertain record under the fence of the attempt in doubt. Keeps fingerprint and
+/// caller.
 pub(super) fn uncertain(
     record: &Record,
     fence: Fence,
@@ -237,7 +243,8 @@ pub(super) fn uncertain(
 pub(super) fn unsettled(record: Record, policy: &Policy) -> Next {
     Next {
         record,
-        // Due only when it is about to be removed, so that the index of unsettled records lists it until then.
+        // Due only when it is about to be removed, so that the index of unsettled records lists it
+        // until then.
         lifetime: Lifetime {
             keep: policy.unsettled_retention,
             due: Some(policy.unsettled_retention),

@@ -1,4 +1,5 @@
-//! Status rules: which of the upstream's statuses are results, which prove that nothing was done, which neither.
+//! Status rules: which of the upstream's statuses are results, which prove that nothing was done,
+//! which neither.
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -14,8 +15,8 @@ pub enum Verdict {
     Uncertain,
 }
 
-/// The verdict for each status. An exact code beats a class. A code with a required field beats the bare code if
-/// the answer has that field. A status in no list is uncertain.
+/// The verdict for each status. An exact code beats a class. A code with a required field beats the
+/// bare code if the answer has that field. A status in no list is uncertain.
 #[derive(Debug, Clone)]
 pub struct StatusRules {
     bare: Vec<Verdict>,
@@ -102,7 +103,8 @@ impl StatusRules {
         }
     }
 
-    /// Returns the verdict for an answer. A 101 is always a result: the connection then belongs to the client.
+    /// Returns the verdict for an answer. A 101 is always a result: the connection then belongs to
+    /// the client.
     pub fn verdict(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return Verdict::Store;
@@ -120,8 +122,9 @@ impl StatusRules {
         }
     }
 
-    /// Returns the statuses with a verdict, as an operator would list them: classes in which most codes have the
-    /// verdict, then single codes of other classes, then codes with a required field.
+    /// Returns the statuses with a verdict, as an operator would list them: classes in which most
+    /// codes have the verdict, then single codes of other classes, then codes with a required
+    /// field.
     ///
     /// A status in no list is uncertain, so mostly uncertain classes are left out of that list.
     pub fn listed(&self, verdict: Verdict) -> Vec<String> {

@@ -119,7 +119,7 @@ fn held(record: Record, now_ms: u64) -> Held {
 }
 
 fn in_flight() -> State {
-    State::InFlight { doubt_since_ms: None }
+    State::InFlight { uncertain_since_ms: None }
 }
 
 fn uncertain() -> State {
@@ -242,8 +242,10 @@ fn becomes(settlement: &Settlement) -> Becomes {
 fn settle_has_one_answer_for_every_case() {
     use Becomes::{Completed, Done, Marker, Stale, Uncertain};
     let fresh = Claim { fence: OWN, record: record(in_flight(), OWN) };
-    let again =
-        Claim { fence: OWN, record: record(State::InFlight { doubt_since_ms: Some(900) }, OWN) };
+    let again = Claim {
+        fence: OWN,
+        record: record(State::InFlight { uncertain_since_ms: Some(900) }, OWN),
+    };
     let outcomes = [
         Outcome::Answered(whole(201)),
         Outcome::Answered(whole(429)),
@@ -252,7 +254,7 @@ fn settle_has_one_answer_for_every_case() {
         Outcome::NeverSent,
         Outcome::InDoubt(Cause::TimedOut),
     ];
-    let doubted = || State::InFlight { doubt_since_ms: Some(900) };
+    let doubted = || State::InFlight { uncertain_since_ms: Some(900) };
     let as_before = || Uncertain(Cause::NotRepeated);
     let unclear = || Uncertain(Cause::Status(503));
     let timed_out = || Uncertain(Cause::TimedOut);
@@ -326,7 +328,7 @@ fn a_marker_names_nobody_and_outlives_every_store_command() {
 
 #[test]
 fn an_attempt_that_began_from_uncertain_restores_the_time_of_the_uncertainty() {
-    let record = record(State::InFlight { doubt_since_ms: Some(900) }, OWN);
+    let record = record(State::InFlight { uncertain_since_ms: Some(900) }, OWN);
     let claim = Claim { fence: OWN, record: record.clone() };
     let Settlement::Write(next) =
         settle(Some(&record), &claim, &Outcome::NeverSent, &policy(), Version(9))
@@ -342,7 +344,7 @@ fn an_attempt_that_began_from_uncertain_restores_the_time_of_the_uncertainty() {
 
 #[test]
 fn what_was_sent_again_and_lost_rests_anew() {
-    let record = record(State::InFlight { doubt_since_ms: Some(900) }, OWN);
+    let record = record(State::InFlight { uncertain_since_ms: Some(900) }, OWN);
     let claim = Claim { fence: OWN, record: record.clone() };
     let Settlement::Write(next) =
         settle(Some(&record), &claim, &Outcome::InDoubt(Cause::Broken), &policy(), Version(9))

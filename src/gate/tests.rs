@@ -353,7 +353,7 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
     let claim = Record {
         version: held.next(),
         fence: Fence(99),
-        state: State::InFlight { doubt_since_ms: None },
+        state: State::InFlight { uncertain_since_ms: None },
         ..before.clone()
     };
     let own = crate::engine::Claim { fence: Fence(99), record: claim.clone() };

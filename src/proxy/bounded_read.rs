@@ -1,5 +1,5 @@
-//! Reads of a bounded size: a reader that gets a full buffer allocates a larger one for the next
-//! read, and keeps it.
+//! Reads of a bounded size. After a read that fills its buffer, the HTTP library allocates a larger
+//! buffer and keeps it.
 
 use std::io;
 use std::pin::Pin;
@@ -7,12 +7,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes of one read. A buffer of the HTTP/1.1 library doubles from 8 KiB whenever a read fills it,
-/// and reads of one byte less than 16 KiB stop it at that size. A streamed request has two such
-/// buffers, and each could grow to half a megabyte.
+/// Bytes of one read. The HTTP/1.1 library begins with a buffer of 8 KiB, and doubles the buffer
+/// whenever a read fills it. Reads that are one byte shorter than 16 KiB never fill the buffer of
+/// 16 KiB. Without the bound, each of a streamed request's two buffers could grow to half a
+/// megabyte.
 const READ_MAX: usize = 16 * 1024 - 1;
 
-/// Reads, with `bounded` at most [`READ_MAX`] bytes.
+/// Reads from a connection. If `bounded`, a read takes at most [`READ_MAX`] bytes.
 pub(super) fn read_some<T: AsyncRead + Unpin>(
     io: &mut T,
     cx: &mut Context<'_>,

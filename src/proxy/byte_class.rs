@@ -35,7 +35,8 @@ pub(super) const CLASSES: [u8; 256] = {
         if byte.is_ascii_alphanumeric() || mark {
             classes[at] |= TOKEN;
         }
-        // Methods are case-sensitive, but not to every server: a route on POST would miss a `post`.
+        // Methods are case-sensitive, but some servers ignore the case: a route on POST would miss
+        // a `post` that such a server executes as POST.
         if byte.is_ascii_uppercase() || byte.is_ascii_digit() || mark {
             classes[at] |= METHOD;
         }
@@ -59,8 +60,8 @@ pub(super) fn run(bytes: &[u8], class: u8) -> usize {
     bytes.iter().position(|byte| CLASSES[usize::from(*byte)] & class == 0).unwrap_or(bytes.len())
 }
 
-/// Returns how many bytes from the start may be in a value. Most of a head is values, so they are
-/// checked in blocks, which the compiler turns into one comparison each.
+/// Returns how many bytes from the start may be in a value. Most bytes of a head are in values. So
+/// this checks blocks of bytes, and the compiler turns each block into one comparison.
 pub(super) fn run_of_value(bytes: &[u8]) -> usize {
     const BLOCK: usize = 16;
     let plain = |block: &&[u8]| {
@@ -71,8 +72,8 @@ pub(super) fn run_of_value(bytes: &[u8]) -> usize {
     rest + run(&bytes[rest..], VALUE)
 }
 
-/// Returns the fault of a byte that is not allowed at its position: `otherwise` for an ordinary
-/// byte.
+/// Returns the fault of a byte that is not allowed at its position. The fault of an ordinary byte
+/// is `otherwise`.
 pub(super) fn stray(byte: u8, otherwise: Malformation) -> Malformation {
     match byte {
         b'\r' | b'\n' => Malformation::LineEnding,

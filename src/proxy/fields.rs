@@ -1,8 +1,9 @@
-//! Which header fields pass, and which the gateway sets.
+//! Selects the header fields that are forwarded, and sets the gateway's own fields.
 //!
-//! Danger: a field that belongs to one connection and is forwarded lets a client reframe another's request. So
-//! hop-by-hop fields and all that `Connection` names are dropped in both directions (RFC 9110, section 7.6.1), after key
-//! and caller were read, and what the gateway sets is set last.
+//! Danger: if a field of one connection is forwarded, a client can use it to change the framing of
+//! another client's request. So hop-by-hop fields, and all fields that `Connection` names, are
+//! dropped in both directions (RFC 9110, section 7.6.1). This happens after key and caller were
+//! read. The gateway sets its own fields last.
 
 use std::net::IpAddr;
 
@@ -15,19 +16,20 @@ use http::{HeaderMap, Method, Version};
 use crate::http_message::{TRACEPARENT, takes_trailers};
 use crate::proxy::rules;
 
-/// Who is at the other end of a connection.
+/// The other end of a client connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// The address, as `X-Forwarded-For` shows it.
     pub address: HeaderValue,
-    /// Whether it came by TLS.
+    /// Whether the connection uses TLS.
     pub secure: bool,
-    /// Whether it is a trusted proxy: its statements about its clients are accepted.
+    /// Whether the peer is a trusted proxy. The gateway accepts the `X-Forwarded-*` fields of a
+    /// trusted proxy.
     pub trusted: bool,
 }
 
 impl Peer {
-    /// A peer at an address, which came by TLS or not, and is believed or not.
+    /// Creates a peer with this address.
     pub fn new(address: IpAddr, secure: bool, trusted: bool) -> Peer {
         let text = HeaderValue::try_from(address.to_canonical().to_string());
         Peer { address: text.unwrap_or(HeaderValue::from_static("unknown")), secure, trusted }
@@ -42,9 +44,10 @@ pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwar
 pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Drops what belongs to one connection.
+/// Drops the fields that belong to one connection.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // Nothing hop-by-hop is named by `Connection: keep-alive`, which is what most clients send.
+    // Most clients send only `Connection: keep-alive`. Then there are no named fields to search
+    // for.
     if let Some(first) = headers.get(CONNECTION) {
         if !first.as_bytes().eq_ignore_ascii_case(b"keep-alive")
             || headers.get_all(CONNECTION).iter().count() > 1
@@ -54,7 +57,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
                 .iter()
                 .flat_map(|value| value.as_bytes().split(|b| *b == b','))
                 .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-                // Set by the gateway; the client's own value is dropped.
+                // The gateway sets `traceparent` itself, so a client must not be able to remove it.
                 .filter(|name| *name != TRACEPARENT)
                 .collect();
             for name in named {
@@ -63,7 +66,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    // Looked for in one pass: most messages have none of them, and every removal would be a search.
+    // Searched in one pass, because every removal is a search and most messages have no such field.
     static FIELDS: [HeaderName; 8] = [
         KEEP_ALIVE,
         PROXY_CONNECTION,
@@ -81,8 +84,9 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a request asks to become a WebSocket (RFC 6455, section 4.1). No other upgrade is passed on: behind one to
-/// HTTP/2 without TLS a client could send any number of requests that nobody here sees.
+/// Returns the `Upgrade` value of a request for a WebSocket (RFC 6455, section 4.1). No other
+/// upgrade is forwarded. For example, after an upgrade to HTTP/2 without TLS, a client could send
+/// requests that the gateway doesn't see.
 pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     if version != Version::HTTP_11 {
         return None;
@@ -118,9 +122,10 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The statements of a trusted proxy about its client.
+/// A trusted proxy's `X-Forwarded-*` fields about its client.
 struct ForwardedByProxy {
-    /// Those who passed the request on, the proxy itself at the end.
+    /// The addresses of the client and of all proxies on the way. The address of the trusted proxy
+    /// is the last one.
     chain: Option<HeaderValue>,
     scheme: Option<HeaderValue>,
     host: Option<HeaderValue>,
@@ -138,8 +143,8 @@ fn forwarded(headers: &HeaderMap, peer: &Peer) -> ForwardedByProxy {
     ForwardedByProxy { chain, scheme: scheme.cloned(), host: headers.get(FORWARDED_HOST).cloned() }
 }
 
-/// The entry that a proxy adds to `Via`: the version that it received the message by (RFC 9110,
-/// section 7.6.3), with the minor version 0 where a major version has none (section 2.5).
+/// Returns the entry that a proxy adds to `Via`: the HTTP version of the received message (RFC
+/// 9110, section 7.6.3). HTTP/2 and HTTP/3 have no minor version, so it is 0 (section 2.5).
 fn via(received: Version) -> HeaderValue {
     HeaderValue::from_static(match received {
         Version::HTTP_09 => "0.9 onceward",
@@ -150,8 +155,9 @@ fn via(received: Version) -> HeaderValue {
     })
 }
 
-/// Drops the expectation `100-continue`. The gateway has answered it, or answers it when it begins to
-/// read the body: an upstream that gets it would wait for nobody, or answer it once more.
+/// Drops the expectation `100-continue`. The gateway itself answers the expectation, at the latest
+/// when it begins to read the body. If the upstream got the expectation too, the client could get a
+/// second answer to it.
 fn drop_continue(headers: &mut HeaderMap) {
     if !headers.contains_key(EXPECT) {
         return;
@@ -171,15 +177,16 @@ fn is_continue(value: &HeaderValue) -> bool {
         .all(|member| member.trim_ascii().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Whether a request without a body is sent with `Content-Length: 0`: where its client sent that, and where the method gives
-/// content a meaning (RFC 9110, section 8.6). Many servers answer 411 without it.
+/// Returns whether a request without a body is sent with `Content-Length: 0`: if its client sent
+/// that field, or if the method gives content a meaning (RFC 9110, section 8.6). Without the field,
+/// many servers answer 411.
 pub(super) fn announces_empty_body(method: &Method, headers: &HeaderMap) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
         || headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
 }
 
-/// Drops the trailers of an answer that frame a message or belong to one connection: some recipients merge trailers into the
-/// head (RFC 9110, section 6.5.1).
+/// Drops the trailers of an answer that frame a message or belong to one connection, because some
+/// recipients merge trailers into the head (RFC 9110, section 6.5.1).
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
     let forbidden: Vec<HeaderName> = trailers
         .keys()
@@ -191,9 +198,9 @@ pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Prepares a request's fields for the upstream. Of `TE` it keeps that the client takes trailers. Framing fields are dropped: it
-/// is recomputed from the body. `received`:
-/// the version that the client sent it by.
+/// Prepares a request's fields for the upstream. If the client accepts trailers, the new `TE` field
+/// has that value only. Framing fields are dropped, because the framing is computed from the body
+/// again. `received` is the HTTP version of the client's request.
 pub fn to_upstream(
     headers: &mut HeaderMap,
     host: HeaderValue,
@@ -218,7 +225,8 @@ pub fn to_upstream(
         }
     }
     headers.insert(HOST, host);
-    // Nobody's word about who sent this is believed but the connection's own, and that of trusted proxies.
+    // The client's address and scheme come from the connection, or from a trusted proxy. The fields
+    // of other clients are replaced.
     match peer {
         Some(peer) => headers.insert(FORWARDED_FOR, peer.address.clone()),
         None => headers.remove(FORWARDED_FOR),
@@ -237,8 +245,8 @@ pub fn to_upstream(
     headers.append(VIA, via(received));
 }
 
-/// Whether the body of an HTTP/1.1 response, if it has one, ends where its connection does: it is neither chunked nor
-/// counted (RFC 9112, section 6.3).
+/// Returns whether an HTTP/1.1 response has neither a length nor the coding `chunked`. Its body, if
+/// there is one, then ends with the connection (RFC 9112, section 6.3).
 pub(super) fn ends_with_connection(headers: &HeaderMap) -> bool {
     match headers.get_all(TRANSFER_ENCODING).iter().next_back() {
         None => !headers.contains_key(CONTENT_LENGTH),
@@ -249,8 +257,9 @@ pub(super) fn ends_with_connection(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether an answer has a transfer coding besides `chunked`. The gateway announces none (of `TE` only `trailers` is forwarded), so nothing
-/// undoes it, and without its field the coded bytes would pass for the content (RFC 9112, section 7).
+/// Returns whether an answer has a transfer coding besides `chunked`. The gateway can't decode such
+/// a coding, and forwards no `TE` value except `trailers`. The transfer-coding field is dropped, so
+/// a client would take the coded bytes for the content (RFC 9112, section 7).
 pub(super) fn is_coded(headers: &HeaderMap) -> bool {
     let codings = headers
         .get_all(TRANSFER_ENCODING)
@@ -262,11 +271,13 @@ pub(super) fn is_coded(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Prepares a response's fields: what is left is end-to-end and may be stored. `bodiless`: a response to HEAD, or a 304,
-/// with a length field for a body that is not there. `received`: the version that the upstream sent it by, which
-/// `Via` names in the answer and in every replay of it.
+/// Prepares a response's fields. The remaining fields are end-to-end fields, which may be stored.
+/// `bodiless` is true for a 304 and for a response to HEAD: their length field is about a body that
+/// they do not have. `received` is the HTTP version of the upstream's response. `Via` names it, in
+/// the answer and in every replay.
 pub fn from_upstream(headers: &mut HeaderMap, bodiless: bool, received: Version) {
-    // A length beside a transfer coding is a lie about one of them (RFC 9112, section 6.3).
+    // If an answer has a length and a transfer coding, one of them is wrong (RFC 9112, section
+    // 6.3).
     if !bodiless || headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }

@@ -1,4 +1,5 @@
-//! HTTP on both sides: the listener, the connection to the upstream, and the fields that may pass.
+//! HTTP on both sides: the listener, the connections to the upstream, and the header fields that
+//! are forwarded.
 
 mod bounded_read;
 mod byte_class;

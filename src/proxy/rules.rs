@@ -1,9 +1,9 @@
 //! The rules for a request's head and its trailers, the same for both versions of HTTP.
 //!
-//! Danger: a request that one version refuses can still reach the upstream by the other. So both
-//! versions call the functions of this file. The byte guard calls them step by step while it reads
-//! an HTTP/1.1 head. [`check_head`] calls them for a request that the HTTP/2 library has parsed.
-//! All functions are pure.
+//! Danger: if only one version of HTTP refused a request, a client could send it in the other one.
+//! So both versions use the functions of this file. The byte guard calls them step by step while it
+//! reads an HTTP/1.1 head. [`check_head`] calls them for a request that the HTTP/2 library has
+//! parsed. All functions are pure.
 
 use http::uri::Authority;
 use http::{HeaderMap, Uri, Version};
@@ -11,17 +11,17 @@ use http::{HeaderMap, Uri, Version};
 use crate::proxy::byte_class::{METHOD, TARGET, TOKEN, VALUE, run};
 use crate::refusal::{Malformation, Refusal};
 
-/// Header fields of one request. Each costs memory beyond its bytes.
+/// The maximum of header fields of one request. Each field needs more memory than its bytes.
 pub(super) const FIELDS_MAX: usize = 128;
 
 /// Longest target, in bytes. The URI type of the parsers can't hold more.
 const TARGET_BYTES_MAX: usize = (u16::MAX - 1) as usize;
 
-/// Longest field name, in bytes. The longest registered one has 40.
+/// Longest field name, in bytes. The longest registered name has 40.
 const NAME_BYTES_MAX: usize = 256;
 
-/// Digits of a content length. All numbers of so many digits fit into 63 bits, so parsers with
-/// signed and unsigned integers read the same number.
+/// The maximum of digits of a content length. All numbers with 18 digits fit into 63 bits, so
+/// parsers with signed and unsigned integers read the same number.
 const LENGTH_DIGITS_MAX: usize = 18;
 
 /// Longest trailer section, in bytes.
@@ -68,8 +68,8 @@ const TRAILERS_FORBIDDEN: [&[u8]; 29] = [
     b"x-real-ip",
 ];
 
-/// Bytes of a trailer's name that decide whether it is forbidden: the length of the longest
-/// forbidden name, and one more.
+/// How many bytes of a trailer's name are enough to decide whether it is forbidden: one more than
+/// the longest forbidden name has.
 pub(super) const TRAILER_NAME_KEPT: usize = 20;
 
 /// A request's target, in the form of its version of HTTP.
@@ -78,7 +78,7 @@ pub(super) enum RequestTarget<'t> {
     /// The target of a request line (RFC 9112, section 3.2).
     Line(&'t [u8]),
     /// The pseudo-header fields of HTTP/2 (RFC 9113, section 8.3.1). The parser drops a scheme
-    /// without an authority; the frame scanner checks such a scheme.
+    /// without an authority, so the frame scanner checks such a scheme.
     Pseudo { scheme: Option<&'t [u8]>, path: &'t [u8] },
 }
 
@@ -86,7 +86,8 @@ pub(super) enum RequestTarget<'t> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyFraming {
     Chunked,
-    /// The body's bytes. An HTTP/2 request without a length ends with its stream.
+    /// The length of the body, in bytes. `None`: an HTTP/2 request without a length, which ends
+    /// with its stream.
     Length(Option<u64>),
 }
 
@@ -111,12 +112,12 @@ impl HeadCheck {
         HeadCheck { version, options: false, length: None, chunked: false }
     }
 
-    /// Checks a method: upper case, and neither CONNECT nor TRACE.
+    /// Checks a method. It must be in upper case, and neither CONNECT nor TRACE.
     pub fn method(&mut self, method: &[u8]) -> Result<(), Refusal> {
         match method {
             b"" => Err(Malformation::RequestLine.into()),
-            // Refused before the parser reads it: after a CONNECT the parser takes the connection
-            // for a tunnel.
+            // CONNECT must be refused before the parser reads it, because the parser then treats
+            // the connection as a tunnel.
             b"CONNECT" | b"TRACE" => Err(Refusal::MethodNotAllowed),
             _ if run(method, METHOD) < method.len() => Err(Malformation::Method.into()),
             _ => {
@@ -131,8 +132,8 @@ impl HeadCheck {
         self.options
     }
 
-    /// Checks a target: a path, the asterisk of OPTIONS, or in a request line a whole URI. A bare
-    /// authority is for CONNECT only (RFC 9112, section 3.2).
+    /// Checks a target. It may be a path, the asterisk of OPTIONS, or in a request line a whole
+    /// URI. A bare authority is for CONNECT only (RFC 9112, section 3.2).
     pub fn target(&self, target: RequestTarget<'_>) -> Result<(), Malformation> {
         let (bytes, scheme) = match target {
             RequestTarget::Line(line) => (line, None),
@@ -148,14 +149,14 @@ impl HeadCheck {
         if plain && valid { Ok(()) } else { Err(Malformation::Target) }
     }
 
-    /// Checks a field. `value` is the value by the rules of the version: in HTTP/1.1 without the
-    /// optional white space around it, in HTTP/2 as received.
+    /// Checks a field. In HTTP/1.1, `value` is the value without the optional white space around
+    /// it. In HTTP/2, it is the value as received.
     pub fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Malformation> {
         field(self.version, name, value)?;
         if reads_as(name, b"content-length") {
             let digits = (1..=LENGTH_DIGITS_MAX).contains(&value.len())
                 && value.iter().all(u8::is_ascii_digit);
-            // Some servers read a number that begins with zero as octal.
+            // Some servers interpret a number that begins with zero as octal.
             if !digits || (value.len() > 1 && value[0] == b'0') || self.length.is_some() {
                 return Err(Malformation::ContentLength);
             }
@@ -182,7 +183,7 @@ impl HeadCheck {
 }
 
 /// Checks a whole head: method, target and fields. `limit` is the configured size of a head in
-/// bytes, which the refusal of too many fields shows.
+/// bytes. The refusal of too many fields shows this limit.
 pub(super) fn check_head<'h>(
     version: Version,
     method: &[u8],
@@ -219,12 +220,13 @@ pub(super) fn target_length(target: &[u8], limit: usize) -> Result<(), Refusal> 
 
 /// Checks the rules for all fields, of a head and of a trailer section.
 fn field(version: Version, name: &[u8], value: &[u8]) -> Result<(), Malformation> {
-    // CGI-like servers read `_` as `-`, so another spelling of a framing field frames for them.
+    // CGI-like servers read `_` as `-`. For them, such a spelling of a framing field frames the
+    // message.
     let other_spelling = name.contains(&b'_') && FRAMING.iter().any(|known| reads_as(name, known));
     if other_spelling || run(name, TOKEN) < name.len() {
         return Err(Malformation::FieldName);
     }
-    // HTTP/1.1 has no such values: an upstream reads the value without its outer white space.
+    // HTTP/1.1 can't express such a value: an upstream would read it without its outer white space.
     if value.trim_ascii().len() < value.len() {
         return Err(Malformation::FieldValue);
     }
@@ -263,9 +265,9 @@ pub(super) fn trailer_name(name: &[u8]) -> Result<(), Malformation> {
     if forbidden { Err(Malformation::Trailer) } else { Ok(()) }
 }
 
-/// Checks the host in a request's Host fields, and the one in its target (`named`), which HTTP/2
-/// always has and HTTP/1.1 has in a whole URI. Two servers could choose different ones of two
-/// hosts.
+/// Checks the host in a request's Host fields, and the host in its target (`named`). The target of
+/// HTTP/2 always has a host. In HTTP/1.1, only a whole URI has one. Two different hosts are
+/// refused, because two servers could choose different ones.
 pub(super) fn host<'h>(
     version: Version,
     hosts: impl IntoIterator<Item = &'h [u8]>,
@@ -307,7 +309,7 @@ fn is_host(authority: &Authority) -> bool {
         && (text.len() == host.len() || authority.port_u16().is_some())
 }
 
-/// Returns whether some server reads a name as the known one: CGI-like servers read `_` as `-`.
+/// Returns whether a server may read `name` as `known`. CGI-like servers read `_` as `-`.
 pub(super) fn reads_as(name: &[u8], known: &[u8]) -> bool {
     name.len() == known.len()
         && name.iter().zip(known).all(|(byte, known)| {

@@ -1,8 +1,8 @@
-//! Tunnels: connections that switched their protocol (WebSocket). Both sides are joined until one
-//! ends.
+//! Tunnels: connections that switched their protocol (WebSocket). The gateway joins both sides
+//! until one side ends.
 //!
-//! Danger: a tunnel can stay open forever. So it counts as a connection and as an active request
-//! while it is open, ends when no bytes pass for too long, and ends when the gateway drains.
+//! Danger: a tunnel can stay open forever. So an open tunnel counts as a connection and as an
+//! active request. It ends when no bytes pass for too long, and when the gateway drains.
 
 use std::io;
 use std::pin::Pin;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gate::{Movement, SharedPermit};
 
-/// The limits of a tunnel; a request extension where a request wants an upgrade.
+/// The limits of a tunnel. They are an extension of each request for an upgrade.
 #[derive(Debug, Clone)]
 pub(super) struct TunnelTerms {
     /// A tunnel ends when neither side has sent a byte for this long.
@@ -36,7 +36,7 @@ impl TunnelTerms {
     }
 }
 
-/// Joins the client's side and the upstream's in a new task. `permit` is held until the tunnel
+/// Joins the client's side and the upstream's side in a new task. `permit` is held until the tunnel
 /// ends. Without `terms` the tunnel lasts until one side ends it.
 pub(super) fn tunnel(
     client: OnUpgrade,
@@ -70,8 +70,8 @@ pub(super) fn tunnel(
     });
 }
 
-/// The client's side of a tunnel. All bytes of both directions pass it, and it records each
-/// movement.
+/// The client's side of a tunnel. All bytes of both directions pass through it, and it records the
+/// time of each transfer.
 struct ObservedStream<T> {
     io: T,
     movement: Movement,

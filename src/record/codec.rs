@@ -119,7 +119,7 @@ pub fn encode(record: &Record) -> Encoded {
         put_text(&mut out, &extras);
     }
     match &record.state {
-        State::InFlight { doubt_since_ms } => put_time(&mut out, *doubt_since_ms),
+        State::InFlight { uncertain_since_ms } => put_time(&mut out, *uncertain_since_ms),
         State::Uncertain { cause, since_ms, retry } => {
             let (tag, status) = match cause {
                 Cause::Broken => (BROKEN, 0),
@@ -283,7 +283,7 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
     let has_trailers = format == FORMAT_WITH_TRAILERS;
     let state = match head[16] {
         _ if has_trailers && !head_completed(head) => return Err(CodecError::Malformed),
-        IN_FLIGHT => State::InFlight { doubt_since_ms: rest.time()? },
+        IN_FLIGHT => State::InFlight { uncertain_since_ms: rest.time()? },
         UNCERTAIN => {
             let (tag, status) = (rest.u8()?, rest.u16()?);
             let cause = match tag & !RETRY {

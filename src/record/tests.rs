@@ -68,7 +68,7 @@ fn a_write_is_known_again_by_version_fence_and_state() {
     for other in [
         Record { version: Version(8), ..stored.clone() },
         Record { fence: Fence(2), ..stored.clone() },
-        Record { state: State::InFlight { doubt_since_ms: None }, ..stored.clone() },
+        Record { state: State::InFlight { uncertain_since_ms: None }, ..stored.clone() },
     ] {
         assert!(!stored.is_same_write(&other) && !other.is_same_write(&stored), "{other:?}");
     }
@@ -79,7 +79,7 @@ fn only_an_attempt_under_way_has_a_lease_and_it_ends_on_time() {
     let is_over = |state, now_ms| {
         Held { record: record(state), written_ms: 1000, due_ms: 2000, now_ms }.lease_is_over()
     };
-    let in_flight = || State::InFlight { doubt_since_ms: None };
+    let in_flight = || State::InFlight { uncertain_since_ms: None };
     assert!(
         !is_over(in_flight(), 1999) && is_over(in_flight(), 2000) && is_over(in_flight(), 2001)
     );
@@ -89,7 +89,7 @@ fn only_an_attempt_under_way_has_a_lease_and_it_ends_on_time() {
 #[test]
 fn each_state_has_a_name_and_two_of_them_owe_an_outcome() {
     let named = |state: State| (state.name(), state.is_unsettled());
-    assert_eq!(named(State::InFlight { doubt_since_ms: None }), ("in_flight", true));
+    assert_eq!(named(State::InFlight { uncertain_since_ms: None }), ("in_flight", true));
     assert_eq!(named(uncertain(Cause::Stopped)), ("uncertain", true));
     assert_eq!(named(completed()), ("completed", false));
     assert_eq!(named(State::Released), ("released", false));

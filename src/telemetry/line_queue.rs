@@ -133,7 +133,8 @@ impl<L: QueuedLine> LineQueue<L> {
         }
     }
 
-    /// Waits until every queued line is written or dropped; at most `wait`. Blocks the calling thread.
+    /// Waits until every queued line is written or dropped; at most `wait`. Blocks the calling
+    /// thread.
     #[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "only the log is flushed"))]
     pub(super) fn flush(&self, wait: Duration) {
         const LOOK: Duration = Duration::from_millis(1);
@@ -155,7 +156,8 @@ struct Writer<L> {
 }
 
 impl<L: QueuedLine> Writer<L> {
-    /// Writes lines until no sender is left. Flushes when the queue is empty, and after [`BATCH_MAX`] lines.
+    /// Writes lines until no sender is left. Flushes when the queue is empty, and after
+    /// [`BATCH_MAX`] lines.
     fn run(self, mut out: impl Write) {
         let mut failing = false;
         while let Ok(first) = self.receiver.recv() {

@@ -128,7 +128,8 @@ pub fn init(format: LogFormat) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a panic to standard error through the queue of the log, and waits a little for it: the process may end with it.
+/// Writes a panic to standard error through the queue of the log, and waits a little for it: the
+/// process may end with it.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let mut text = format!("thread '{}' {panic}", thread.name().unwrap_or("unnamed"));
@@ -198,7 +199,8 @@ fn parse(text: &str) -> Result<EnvFilter, FilterError> {
     }
 }
 
-/// Returns whether an event comes from this crate, or has a level on which libraries log no payload.
+/// Returns whether an event comes from this crate, or has a level on which libraries log no
+/// payload.
 fn is_safe_to_log(line: &Metadata<'_>) -> bool {
     let own = line.target().strip_prefix(env!("CARGO_CRATE_NAME"));
     own.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))

@@ -124,8 +124,8 @@ impl FaultProxy {
         &self.shared.counts
     }
 
-    /// Returns the idempotency keys of requests that the client's side began to write, and when each
-    /// key was first observed.
+    /// Returns the idempotency keys of requests that the client's side began to write, and when
+    /// each key was first observed.
     pub fn keys(&self) -> HashMap<String, Duration> {
         self.shared.keys.lock().unwrap().clone()
     }

@@ -1,4 +1,5 @@
-//! The default policy is written twice: in code, for the layer without a configuration, and in `config/`.
+//! The default policy is written twice: in code, for the layer without a configuration, and in
+//! `config/`.
 
 use onceward::config::{Config, IMPLICIT_ROUTE, Overrides};
 use onceward::engine::Policy;

@@ -1,5 +1,5 @@
-//! Stories with real processes: gateways, Redis and a scripted upstream on free ports, killed and stopped in the middle.
-//! The upstream counts executions; that count is the truth.
+//! Stories with real processes: gateways, Redis and a scripted upstream on free ports, killed and
+//! stopped in the middle. The upstream counts executions; that count is the truth.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -85,7 +85,9 @@ impl Bridge {
 
     pub fn record(&self, entry: &Entry) -> Record {
         let state = match entry.stand {
-            Stand::InFlight(since) => record::State::InFlight { doubt_since_ms: since.map(ago) },
+            Stand::InFlight(since) => {
+                record::State::InFlight { uncertain_since_ms: since.map(ago) }
+            }
             Stand::Uncertain(since) => record::State::Uncertain {
                 cause: Cause::Broken,
                 since_ms: since.map(ago),
@@ -122,7 +124,9 @@ impl Bridge {
         let engine::Next { record, lifetime } = next;
         let in_flight = matches!(record.state, record::State::InFlight { .. });
         let stand = match &record.state {
-            record::State::InFlight { doubt_since_ms } => Stand::InFlight(doubt_since_ms.map(age)),
+            record::State::InFlight { uncertain_since_ms } => {
+                Stand::InFlight(uncertain_since_ms.map(age))
+            }
             record::State::Uncertain { since_ms, .. } => Stand::Uncertain(since_ms.map(age)),
             record::State::Completed { reply, .. } => Stand::Completed(self.answer(reply)),
             record::State::Released => Stand::Released,

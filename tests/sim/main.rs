@@ -1,7 +1,7 @@
 //! Seeded simulations of the whole gateway: thousands of runs, each reproducible from its seed.
 //!
-//! `cargo run --profile dist --example simulate -- --seeds 1000000` runs more of them, and `--seed N`
-//! prints one.
+//! `cargo run --profile dist --example simulate -- --seeds 1000000` runs more of them, and `--seed
+//! N` prints one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,5 +1,5 @@
-//! `/v1/operations/{operation}/timeline`, `/v1/statistics`, `/v1/overview` and `/v1/report`: answers
-//! from the read model, each with its lag.
+//! `/v1/operations/{operation}/timeline`, `/v1/statistics`, `/v1/overview` and `/v1/report`:
+//! answers from the read model, each with its lag.
 
 use std::sync::Arc;
 

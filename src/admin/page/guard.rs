@@ -1,8 +1,9 @@
 //! The middleware of the pages: finds the visitor, and accepts forms only from these pages.
 //!
-//! Danger: a browser on the operator's machine sends every request that any site asks it to send. Pages
-//! are shown to this site and to people who follow a link. A form is accepted only from a page of this
-//! server ([`is_from_here`]), with the proof that the page was made for this browser ([`Signed`]).
+//! Danger: a browser on the operator's machine sends every request that any site asks it to send.
+//! Pages are shown to this site and to people who follow a link. A form is accepted only from a
+//! page of this server ([`is_from_here`]), with the proof that the page was made for this browser
+//! ([`Signed`]).
 
 use std::sync::Arc;
 

@@ -27,7 +27,8 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, visitor: Visitor) -> R
     let projected = Projected::read(&admin).await;
     let waiting = match &projected {
         Ok(projected) if projected.overview.uncertain > 0 => Some(projected.overview.uncertain),
-        // Only the store can answer that nothing waits: an uncertain operation may be older than the log.
+        // Only the store can answer that nothing waits: an uncertain operation may be older than
+        // the log.
         _ => UncertainQueue::read(&admin).await.ok().map(|queue| queue.operations.len() as u64),
     };
     let announcement = if store.fault.is_some() {

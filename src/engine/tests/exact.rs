@@ -100,7 +100,7 @@ fn the_lost_attempt_may_settle_after_an_operators_retry_until_a_duplicate_runs()
         lost,
         "its request may wait in a queue"
     );
-    let running = record(State::InFlight { doubt_since_ms: Some(1000) }, OTHER);
+    let running = record(State::InFlight { uncertain_since_ms: Some(1000) }, OTHER);
     for current in [retried(OTHER), running] {
         assert_eq!(settled(&current, Outcome::Answered(whole(201))), Settlement::Stale);
     }
@@ -122,9 +122,9 @@ fn an_outcome_shows_whether_the_upstream_did_nothing() {
 
 #[test]
 fn only_an_attempt_from_uncertain_that_was_not_executed_restores_the_uncertainty() {
-    let claim = |doubt_since_ms| Claim {
+    let claim = |uncertain_since_ms| Claim {
         fence: OWN,
-        record: record(State::InFlight { doubt_since_ms }, OWN),
+        record: record(State::InFlight { uncertain_since_ms }, OWN),
     };
     let restores =
         |since_ms, outcome: &Outcome| claim(since_ms).restores_uncertainty(outcome, &policy());

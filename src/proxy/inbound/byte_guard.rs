@@ -1,13 +1,13 @@
 //! The byte guard: scans an HTTP/1.1 connection before its parser, and returns how many bytes may
 //! be passed on.
 //!
-//! Danger: bytes that two parsers interpret differently can be two requests to one of them, and the
-//! second one passes no check. RFC 9112 lets a recipient accept bare LF, folded fields, or a length
-//! beside a transfer coding. All of these are refused here, before any parser reads them. A head is
-//! checked whole: no part of a refused one is passed on.
+//! Danger: if two parsers interpret bytes differently, one of them may find a second request in the
+//! bytes, and that request passes no check. RFC 9112 lets a recipient accept bare LF, folded
+//! fields, or a length beside a transfer coding. All of these are refused here, before any parser
+//! reads them. A head is passed on only after all of it was checked.
 //!
-//! The scanner looks at each byte once. It allocates nothing, except to parse a target that is a
-//! whole URL. It keeps positions only; its caller keeps the bytes.
+//! The scanner looks at each byte once. It allocates memory only to parse a target that is a whole
+//! URL. It keeps positions, and its caller keeps the bytes.
 
 mod chunked;
 mod frames;
@@ -29,17 +29,17 @@ pub struct Scanner {
     head_bytes_max: usize,
     /// Number of heads that were passed on.
     heads: u64,
-    /// Numbers of the heads with a target that is forwarded as `*`.
+    /// The numbers of those passed heads with a target that is forwarded as `*`.
     server_wide: Vec<u64>,
 }
 
 /// The result of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan {
-    /// How many bytes may be passed on. The others begin an incomplete head. The caller has to scan
-    /// them again, with more bytes behind them.
+    /// How many bytes may be passed on. The other bytes begin an incomplete head. The caller has to
+    /// scan these again when more bytes have arrived.
     pub safe: usize,
-    /// Why no byte behind the safe ones may be passed on.
+    /// The reason why no byte after the safe ones may be passed on.
     pub refused: Option<Refusal>,
 }
 
@@ -47,7 +47,7 @@ pub struct Scan {
 #[derive(Debug)]
 enum RequestPart {
     Head(HeadScanner),
-    /// The rest of a body with a length, in bytes.
+    /// A body with a length: the bytes of it that are left.
     Sized(u64),
     Chunked(ChunkScanner),
     Refused {
@@ -67,8 +67,8 @@ impl Scanner {
         }
     }
 
-    /// Scans the bytes behind the last safe ones. The result does not depend on how the bytes were
-    /// cut.
+    /// Scans the bytes after the last safe ones. The result does not depend on the pieces in which
+    /// the bytes arrive.
     pub fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut safe = 0;
         loop {
@@ -87,7 +87,8 @@ impl Scanner {
                     Err(refusal) => RequestPart::Refused { refusal, in_body: false },
                 },
                 RequestPart::Sized(left) => {
-                    // A length that does not fit a usize is longer than the bytes at hand.
+                    // A length that does not fit into a usize is greater than the number of these
+                    // bytes.
                     let length =
                         usize::try_from(*left).map_or(rest.len(), |left| left.min(rest.len()));
                     safe += length;
@@ -114,13 +115,13 @@ impl Scanner {
         }
     }
 
-    /// Takes the numbers of the heads with a target that is forwarded as `*`, of those passed on
-    /// since the last call.
+    /// Takes the numbers of the heads that were passed on since the last call and have a target
+    /// that is forwarded as `*`.
     pub fn take_server_wide(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.server_wide)
     }
 
-    /// Returns whether the next byte belongs to a body, after its head was passed on.
+    /// Returns whether the next byte belongs to a body.
     pub fn in_body(&self) -> bool {
         match self.part {
             RequestPart::Head(_) => false,
@@ -131,7 +132,7 @@ impl Scanner {
 }
 
 impl RequestPart {
-    /// Returns the body behind a head.
+    /// Returns the part of a request that follows its head.
     fn body(framing: BodyFraming) -> RequestPart {
         match framing {
             BodyFraming::Chunked => RequestPart::Chunked(ChunkScanner::default()),

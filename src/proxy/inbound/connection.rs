@@ -42,12 +42,12 @@ use crate::refusal::{Refusal, RefusalRenderer, RefusalStyle};
 use crate::telemetry::Observers;
 use crate::tls::Identity;
 
-/// A connection that was accepted.
+/// An accepted connection.
 pub(in crate::proxy) struct AcceptedConnection {
     pub stream: TcpStream,
     pub address: IpAddr,
     pub permit: ConnectionPermit,
-    /// Cancelled when the listener ends; tunnels end then.
+    /// Cancelled when the listener ends. This ends tunnels.
     pub closing: CancellationToken,
     pub limits: ServerLimits,
     pub renderer: RefusalRenderer,
@@ -69,7 +69,8 @@ impl AcceptedConnection {
     {
         let AcceptedConnection { mut stream, mut address, mut permit, closing, limits, .. } = self;
         if limits.proxy_protocol && limits.trusts(address) {
-            // Boxed: unboxed it would enlarge the future of every connection, and it ends soon.
+            // Boxed, because this short step would otherwise enlarge the future of the whole
+            // connection.
             let client = announced_client(&mut stream, address, limits.header_timeout, &closing);
             let client = Box::pin(client).await;
             let Some(client) =
@@ -124,7 +125,8 @@ impl AcceptedConnection {
     }
 }
 
-/// Performs the TLS handshake where the listener has an identity, in at most `limit`.
+/// Performs the TLS handshake if the listener has an identity. The handshake may take `limit` at
+/// most.
 async fn accept_tls(
     stream: TcpStream,
     identity: Option<&Identity>,
@@ -154,7 +156,7 @@ struct RequestHandler {
     inflow: Arc<Inflow>,
     header_bytes: usize,
     peer: Peer,
-    /// The address's share of the common limits; `None` for a trusted proxy.
+    /// The share of the client's address in the common limits; `None` for a trusted proxy.
     share: Option<Arc<AddressShare>>,
     subject: Option<ClientSubject>,
     tunnel_terms: TunnelTerms,
@@ -165,7 +167,7 @@ struct RequestHandler {
 }
 
 impl RequestHandler {
-    /// Checks a request, and calls the service with it. A request at fault gets its refusal.
+    /// Checks a request, and calls the service with it. A faulty request gets its refusal.
     fn answer<S, RB>(
         &self,
         mut request: Request<Incoming>,
@@ -181,7 +183,7 @@ impl RequestHandler {
         let framed = request.version() == Version::HTTP_2;
         let checked = inspect::check(&request, &verdict, self.header_bytes);
         let mut memory = self.budget.hold();
-        // After a failed check too, so that a head that is too large is dropped at once.
+        // Also called after a failed check, so that a head that is too large is dropped at once.
         let checked =
             checked.and(inspect::admit_head(&mut request, self.header_bytes, &mut memory));
         if framed {
@@ -211,7 +213,7 @@ impl RequestHandler {
                     renderer.render(&refusal, RefusalStyle::default()).0.map(AnswerBody::whole)
                 }
             };
-            // The service answered a request that never arrived whole: its body was at fault.
+            // The body was faulty, so the service answered a request that never arrived completely.
             if let Some(refusal) = verdict.refused_in_body().or_else(|| fault.get()) {
                 response =
                     renderer.render(refusal, RefusalStyle::default()).0.map(AnswerBody::whole);

@@ -1,8 +1,8 @@
-//! The active requests of a client connection, and the answers that its client has still to take.
+//! The active requests of a client connection, and the answers that its client has not taken yet.
 //!
-//! Danger: an HTTP/2 client decides how much of an answer it takes. One that opens no window holds
-//! the answer, and its permit, for as long as it likes. So an answer is handed out in pieces, and
-//! the client has to take each piece in time.
+//! Danger: an HTTP/2 client decides how much of an answer it takes. A client that opens no window
+//! could block an answer and its permit forever. So the answer is handed out in pieces, and the
+//! client has to take each piece in time.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -30,16 +30,17 @@ pub(in crate::proxy) struct ConnectionState {
     pub requests: AtomicUsize,
     /// Requests so far, active or finished.
     pub begun: AtomicU64,
-    /// Whether it is HTTP/2: bytes between its requests begin no header block.
+    /// Whether the connection is HTTP/2. On HTTP/2, a byte that arrives between requests may belong
+    /// to another frame than a header block.
     pub framed: AtomicBool,
     pub verdict: Arc<GuardVerdict>,
-    /// HTTP/2: the answers with a piece that the client has not taken yet, by the number of their
-    /// request, and since when.
+    /// HTTP/2: the answers with a piece that the client has not taken yet. Each entry has the
+    /// number of the request, and the time from which the piece waits.
     untaken: Mutex<Vec<(u64, Instant)>>,
 }
 
 impl ConnectionState {
-    /// Returns since when the longest waiting piece has not been taken.
+    /// Returns the time from which the oldest waiting piece waits.
     pub fn untaken_since(&self) -> Option<Instant> {
         self.untaken().iter().map(|(_, since)| *since).min()
     }
@@ -85,12 +86,12 @@ impl Drop for ActiveRequest {
     }
 }
 
-/// Time between two looks at a connection that is closing.
+/// Time between two checks of a connection that is closing.
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// Waits for the end of the server, and then until the connection has no active request. An HTTP/2
 /// client has to agree to the end (RFC 9113, section 6.8), and an unresponsive one would delay the
-/// shutdown. Sets `refusing` when new requests of the connection have to be refused.
+/// shutdown. Sets `refusing` from the time when new requests of the connection have to be refused.
 pub(in crate::proxy) async fn idle_while_closing(
     closing: CancellationToken,
     state: Arc<ConnectionState>,
@@ -101,7 +102,8 @@ pub(in crate::proxy) async fn idle_while_closing(
     loop {
         tokio::time::sleep(NOTICE).await;
         refusing.store(true, Ordering::Release);
-        // Twice in a row: a finished request may still have the end of its answer to write.
+        // The connection must be idle in two checks in a row: after a request has finished, the end
+        // of its answer may still have to be written.
         let is_idle = state.requests.load(Ordering::Acquire) == 0;
         if is_idle && was_idle {
             return;
@@ -115,14 +117,15 @@ pub(in crate::proxy) struct TrackedBody<B> {
     body: B,
     active: ActiveRequest,
     observer: RequestObserver,
-    /// HTTP/2: the connection polls for a frame only when it has room for one, so a poll shows that
-    /// the last piece was taken. On HTTP/1.1 the socket shows that.
+    /// Whether the connection is HTTP/2. Such a connection polls for a frame only when it has room
+    /// for one, so a poll shows that the client took the last piece. On HTTP/1.1 the socket shows
+    /// this.
     in_pieces: bool,
-    /// The part of a frame that is not yet handed out.
+    /// The part of a frame that was not handed out yet.
     rest: Bytes,
     /// The bytes that the connection has not written yet.
     outflow: Arc<Outflow>,
-    /// The request's memory, given back when the answer is written.
+    /// The request's memory, which is given back when the answer is written.
     memory: Arc<Hold>,
 }
 
@@ -150,7 +153,7 @@ impl<B: Body> TrackedBody<B> {
 }
 
 impl<B> TrackedBody<B> {
-    /// Hands out a part of the answer, which counts until it is written.
+    /// Hands out a part of the answer. The part counts in the memory budget until it is written.
     fn piece(&mut self, data: Bytes) -> Bytes {
         self.observer.count_body(data.len());
         self.outflow.count(data, self.memory.clone())

@@ -1,9 +1,9 @@
 //! A client connection behind the byte guard: the parser reads only bytes that the guard has
 //! checked.
 //!
-//! A refused request is answered in its turn, after the requests before it. In its place the parser
-//! reads a stand-in, and the server answers that one with the refusal. No client can send the
-//! stand-in, because the guard refuses its method.
+//! A refused request gets its answer after the requests before it. In its place the parser reads a
+//! stand-in, and the server answers the stand-in with the refusal. No client can send the stand-in,
+//! because the guard refuses its method.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,25 +24,27 @@ use crate::proxy::inbound::inflow::InflowAccount;
 /// The first bytes of an HTTP/2 connection (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The request that the parser reads in place of a refused one. Answered as itself it would get
-/// 405.
+/// The request that the parser reads in place of a refused one. Without a stored refusal, its
+/// answer would be 405.
 const STAND_IN: &[u8] = b"TRACE / HTTP/1.1\r\nHost: refused.invalid\r\nConnection: close\r\n\r\n";
 
 /// The stand-in on HTTP/2: a ping that is too short ends the connection with a GOAWAY (RFC 9113,
 /// section 6.7).
 const STAND_IN_FRAME: &[u8] = &[0, 0, 0, 6, 0, 0, 0, 0, 0];
 
-/// Where the reader's buffer has less space than this, bytes are read into the guard's own buffer.
-/// Each read costs a system call, and the search for HTTP/2's preface reads only that many bytes.
+/// If the reader's buffer has less space than this, bytes are read into the guard's own buffer.
+/// Each read costs a system call, and the library's search for the HTTP/2 preface reads only a few
+/// bytes at a time.
 const READ_MIN: usize = 1024;
 
 /// Bytes of one read into the guard's own buffer.
 const SCRATCH: usize = 4096;
 
-/// The guard's results about a connection, and the server's notice of a tunnel.
+/// The guard's results about a connection, and the server's message that the connection is a
+/// tunnel.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct GuardVerdict {
-    /// Whether the protocol was switched. The guard then passes all bytes on unchecked.
+    /// Whether the protocol was switched. If so, the guard passes all bytes on unchecked.
     pub tunnel: AtomicBool,
     refused: OnceLock<Refusal>,
     in_body: AtomicBool,
@@ -51,8 +53,8 @@ pub(in crate::proxy) struct GuardVerdict {
 }
 
 impl GuardVerdict {
-    /// Returns whether the target of a request is forwarded as `*`. `number` counts the
-    /// connection's requests. Callers go through them in order, once each.
+    /// Returns whether the target of a request is forwarded as `*`. `number` is the number of the
+    /// request on its connection. Call this once for each request, in order.
     pub fn is_server_wide(&self, number: u64) -> bool {
         let mut server_wide = self.server_wide.lock().unwrap_or_else(PoisonError::into_inner);
         let found = server_wide.front() == Some(&number);
@@ -62,12 +64,12 @@ impl GuardVerdict {
         found
     }
 
-    /// Returns why the connection's last request was refused, if it was.
+    /// Returns the refusal of the connection's last request, if it was refused.
     pub fn refused(&self) -> Option<&Refusal> {
         self.refused.get()
     }
 
-    /// Returns the refusal of a faulty body. Its head had been passed on already.
+    /// Returns the refusal of a faulty body, after its head was passed on.
     pub fn refused_in_body(&self) -> Option<&Refusal> {
         self.refused.get().filter(|_| self.in_body.load(Ordering::Acquire))
     }
@@ -78,12 +80,12 @@ pub(in crate::proxy) struct GuardedBytes<T> {
     io: T,
     guard: ConnectionGuard,
     /// Bytes that could not be passed on: their head is not complete, they were refused, or the
-    /// reader's buffer was full. Empty for most requests, which arrive in one piece and are checked
-    /// in the reader's buffer. No longer than a head and one read.
+    /// reader's buffer was full. Most requests arrive in one piece and are checked in the reader's
+    /// buffer, so this is empty for them. It has at most the size of a head and one read.
     held: BytesMut,
     /// How many of the held bytes are safe.
     safe: usize,
-    /// Counts the bytes in the memory budget.
+    /// The account that counts the bytes in the memory budget.
     account: Option<InflowAccount>,
 }
 
@@ -94,7 +96,8 @@ struct ConnectionGuard {
     scanner: Scanner,
     /// `Some` on an HTTP/2 connection.
     frames: Option<FrameScanner>,
-    /// The length of the frame behind the last safe bytes, and the bytes to pass on in its place.
+    /// The length of the faulty frame after the last safe bytes, and the bytes to pass on in its
+    /// place.
     replaced: Option<(usize, Vec<u8>)>,
     /// Whether the reader has to get `Pending` before the rest is checked.
     paused: bool,
@@ -132,12 +135,12 @@ impl<T> GuardedBytes<T> {
         GuardedBytes { io, guard, held: BytesMut::new(), safe: 0, account: None }
     }
 
-    /// Counts, in an account, the bytes that arrived and were not read yet.
+    /// Counts the bytes that arrived and were not read yet in this account.
     pub fn counting(self, account: InflowAccount) -> GuardedBytes<T> {
         GuardedBytes { account: Some(account), ..self }
     }
 
-    /// Counts the bytes that are held back now, and those of bodies that were passed on.
+    /// Counts the bytes that are held back now, and the body bytes that were passed on.
     fn count(&mut self) {
         let Some(account) = &mut self.account else { return };
         let open = self.guard.frames.as_ref().map_or(0, FrameScanner::open_bytes);
@@ -145,7 +148,7 @@ impl<T> GuardedBytes<T> {
         account.add_bodies(self.guard.frames.as_mut().map_or(0, FrameScanner::take_unread));
     }
 
-    /// Hands out the safe ones of the held bytes.
+    /// Hands out the held bytes that are safe.
     fn hand_out(&mut self, buffer: &mut ReadBuf<'_>) {
         let length = self.safe.min(buffer.remaining());
         buffer.put_slice(&self.held[..length]);
@@ -159,7 +162,8 @@ impl<T> GuardedBytes<T> {
 }
 
 impl ConnectionGuard {
-    /// Checks bytes from the first unchecked one on. Returns how many of them may be passed on.
+    /// Checks bytes, which begin with the first unchecked one. Returns how many of them may be
+    /// passed on.
     fn check(&mut self, bytes: &[u8]) -> usize {
         if self.stage == GuardStage::Opening {
             if PREFACE.starts_with(bytes) && bytes.len() < PREFACE.len() {
@@ -206,9 +210,9 @@ impl ConnectionGuard {
         }
     }
 
-    /// Checks all held bytes, and replaces faulty frames among them. Returns how many of them may
-    /// be passed on. None of them was checked before, except for a frame at their start that is to
-    /// be replaced.
+    /// Checks all held bytes, and replaces faulty frames among them. Returns how many bytes may be
+    /// passed on. None of the bytes may have been checked before, except for a faulty frame at
+    /// their start that was not replaced yet.
     fn check_held(&mut self, held: &mut BytesMut) -> usize {
         let mut safe = 0;
         loop {
@@ -231,7 +235,7 @@ impl ConnectionGuard {
     /// Returns the stand-in for refused bytes.
     ///
     /// # Errors
-    /// The refused bytes are in a body, which breaks off.
+    /// The refused bytes are in a body, so the body ends with an error.
     fn stand_in(&mut self) -> io::Result<&'static [u8]> {
         if self.frames.is_some() {
             self.stage = GuardStage::Ended;
@@ -369,7 +373,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedBytes<T> {
 
 #[cfg(test)]
 mod tests {
-    //! Requests in pieces, and bytes that are passed on unchecked.
+    //! Requests that arrive in pieces, and bytes that are passed on unchecked.
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -384,7 +388,7 @@ mod tests {
         (client, GuardedBytes::new(server, verdict.clone(), 1024), verdict)
     }
 
-    /// Reads into a buffer of this size, until the end.
+    /// Reads all bytes, with a buffer of this size.
     async fn read_all(guarded: &mut GuardedBytes<DuplexStream>, size: usize) -> Vec<u8> {
         let (mut all, mut buffer) = (Vec::new(), vec![0; size]);
         while let Ok(length @ 1..) = guarded.read(&mut buffer).await {
@@ -395,7 +399,8 @@ mod tests {
 
     #[tokio::test]
     async fn requests_pass_however_small_the_buffer_of_the_reader_is() {
-        let requests = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\nHost: a\r\n\r\n";
+        let requests = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello\
+            GET /b HTTP/1.1\r\nHost: a\r\n\r\n";
         for size in [1, 24, 4096] {
             let (mut client, mut guarded, verdict) = guarded();
             client.write_all(requests).await.unwrap();

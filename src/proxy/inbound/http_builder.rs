@@ -6,14 +6,15 @@ use hyper_util::server::conn::auto;
 use crate::proxy::inbound::limits::ServerLimits;
 use crate::proxy::rules::FIELDS_MAX;
 
-/// Requests that one HTTP/2 connection may have open: RFC 9113 recommends no fewer than 100.
+/// The maximum of open requests on one HTTP/2 connection. RFC 9113 recommends at least 100.
 const STREAMS_MAX: u32 = 128;
 
 /// Requests of an HTTP/2 connection that its client may cancel before they are accepted
 /// (CVE-2023-44487).
 const RESETS_MAX: usize = 20;
 
-/// Stream errors that an HTTP/2 connection may cause. Each is answered, and kept for a while.
+/// Stream errors that an HTTP/2 connection may cause. The library answers each one, and keeps it
+/// for a while.
 const ERRORS_MAX: usize = 256;
 
 /// Bytes that HTTP/2 adds to a header list's size for its fields (RFC 9113, section 6.5.2).
@@ -21,8 +22,9 @@ const ERRORS_MAX: usize = 256;
 const LIST_OVERHEAD: usize = 32 * (FIELDS_MAX + 5);
 
 /// Bytes that a client may send on one HTTP/2 stream, and on one connection, before they are read.
-/// The first is the smallest stream window that a client may rely on. The second lets other streams
-/// continue beside a few that are not read.
+/// The stream window can't be smaller, because clients may use this much before they read the
+/// server's settings. The larger connection window lets other streams continue while a few streams
+/// are not read.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
 

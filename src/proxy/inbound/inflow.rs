@@ -1,10 +1,10 @@
 //! Bytes that arrived from a client and were not read yet: unfinished heads, and bodies on HTTP/2
-//! connections. There a client sends as far as its windows are open, whether its bodies are read or
-//! not.
+//! connections. On HTTP/2, a client may send until its windows are full, even if nobody reads the
+//! bodies.
 //!
 //! Danger: each connection has windows, and there are many connections. So these bytes count in the
-//! memory budget. While it is exhausted, the gateway reads nothing more from a connection that
-//! holds some of it, and TCP then stops the client.
+//! memory budget. While the budget is exhausted, the gateway reads nothing more from a connection
+//! that holds a part of it. TCP then stops the client.
 
 use std::io;
 use std::pin::Pin;
@@ -22,32 +22,32 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::gate::Budget;
 use crate::proxy::inbound::byte_guard::{DATA_BYTES_MIN, FIELD_BYTES};
 
-/// Bytes that a connection may hold although the budget is exhausted. So small requests are not
-/// delayed, and get their 503 at once.
+/// Bytes that a connection may hold although the budget is exhausted. So a small request is not
+/// delayed, and gets its 503 at once.
 const FREE_BYTES: usize = 16 * 1024;
 
-/// Most bytes that are counted for one connection. Its windows allow fewer. A higher count would be
-/// wrong, for example by frames of cancelled streams.
+/// The maximum of bytes that are counted for one connection. Its windows allow fewer. A higher
+/// count would be an error, for example because of frames of cancelled streams.
 const COUNTED_MAX: usize = 8 << 20;
 
-/// How long a connection waits for memory. The waiting connections may themselves hold all of it,
-/// with heads that can't be completed. And a client that leaves meanwhile is not noticed, because
-/// nothing is read.
+/// How long a connection waits for memory. The wait must end, because the waiting connections may
+/// themselves hold all memory, with heads that can't be completed. Also, the gateway can't notice
+/// that a client leaves while it reads nothing.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Time between two looks at the budget.
+/// Time between two checks of the budget.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The memory that one connection takes from the budget for bytes that were not read yet.
 pub(in crate::proxy) struct Inflow {
     budget: Budget,
     bytes: AtomicUsize,
-    /// Bodies that exist.
+    /// The number of bodies that exist.
     bodies: AtomicUsize,
 }
 
 impl Inflow {
-    /// Counts nothing yet in this budget.
+    /// Creates an empty count in this budget.
     pub fn new(budget: Budget) -> Inflow {
         Inflow { budget, bytes: AtomicUsize::new(0), bodies: AtomicUsize::new(0) }
     }
@@ -66,13 +66,13 @@ impl Inflow {
         self.budget.give_back(held.min(bytes));
     }
 
-    /// Returns whether the connection must not be read until other connections have given memory
-    /// back.
+    /// Returns whether the gateway must wait, before it reads from the connection, until other
+    /// connections have given memory back.
     pub fn must_wait(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) > FREE_BYTES && self.budget.is_exhausted()
     }
 
-    /// Returns whether no body is left that could still be read.
+    /// Returns whether all bodies of the connection are gone, so that no more bytes can be read.
     pub fn has_no_bodies(&self) -> bool {
         self.bodies.load(Ordering::Acquire) == 0
     }
@@ -84,8 +84,7 @@ impl Drop for Inflow {
     }
 }
 
-/// Counts the bytes that the guard of a connection holds back or has passed on, and waits for
-/// memory.
+/// Counts the bytes that a connection's guard holds back or has passed on, and waits for memory.
 pub(in crate::proxy) struct InflowAccount {
     inflow: Arc<Inflow>,
     /// Bytes counted for unfinished heads.
@@ -93,7 +92,7 @@ pub(in crate::proxy) struct InflowAccount {
     /// Whether frames of bodies were passed on since the reader last got `Pending`.
     fresh: bool,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Since when the connection waits for memory.
+    /// The time from which the connection waits for memory.
     waiting: Option<Instant>,
 }
 
@@ -105,7 +104,7 @@ impl InflowAccount {
     /// Waits until more may be read.
     ///
     /// # Errors
-    /// `TimedOut` where the budget stayed exhausted for too long: the connection ends.
+    /// `TimedOut` if the budget stayed exhausted for too long. The connection then ends.
     pub fn poll_memory(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.inflow.must_wait() {
             let since = *self.waiting.get_or_insert_with(Instant::now);

@@ -48,8 +48,8 @@ pub(in crate::proxy) fn check<B>(
     rules::host(request.version(), hosts, request.uri().authority())
 }
 
-/// Gives a URI without a path the form in which it is forwarded (RFC 9112, sections 3.2.1 and
-/// 3.2.4): the path becomes `/`, or with `server_wide` the target becomes `*`.
+/// Changes a URI without a path into the forwarded form (RFC 9112, sections 3.2.1 and 3.2.4). The
+/// path becomes `/`, or with `server_wide` the target becomes `*`.
 pub(in crate::proxy) fn complete_target<B>(request: &mut Request<B>, server_wide: bool) {
     let uri = request.uri();
     let target = match uri.path_and_query().map(PathAndQuery::as_str) {
@@ -66,9 +66,9 @@ pub(in crate::proxy) fn complete_target<B>(request: &mut Request<B>, server_wide
     }
 }
 
-/// Counts an OPTIONS request's `Max-Forwards` down (RFC 9110, section 7.6.2). Returns the answer
-/// where the count was zero, because the gateway is then the last recipient. On other methods the
-/// field has no meaning.
+/// Counts an OPTIONS request's `Max-Forwards` down (RFC 9110, section 7.6.2). If the count is zero,
+/// the gateway is the last recipient, and this returns the answer. On other methods the field has
+/// no meaning.
 pub(in crate::proxy) fn max_forwards<B, R>(
     request: &mut Request<B>,
 ) -> Result<Option<Response<AnswerBody<R>>>, Refusal> {
@@ -95,11 +95,11 @@ pub(in crate::proxy) fn max_forwards<B, R>(
     Ok(None)
 }
 
-/// Memory that a request costs in bytes, beside its fields, its bodies and its upstream connection.
+/// Memory of a request in addition to its fields, its bodies and its upstream connection, in bytes.
 const REQUEST_BYTES: usize = 4 * 1024;
 
-/// Takes memory for a request's head, which has the limits of HTTP/1.1 in either version of HTTP. A
-/// head that is refused is dropped at once. Only its `Host` stays, so that the refusal is the same.
+/// Takes memory for a request's head. The limits of an HTTP/1.1 head apply to both versions of
+/// HTTP. A refused head is dropped at once, except its `Host`, which the refusal may need.
 pub(in crate::proxy) fn admit_head<B>(
     request: &mut Request<B>,
     bytes_max: usize,

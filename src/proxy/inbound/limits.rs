@@ -12,22 +12,22 @@ use crate::refusal::RefusalRenderer;
 /// The limits of a listener.
 #[derive(Debug, Clone)]
 pub struct ServerLimits {
-    /// Connections at once.
+    /// The maximum of open connections.
     pub connections: usize,
-    /// Connections at once from one address.
+    /// The maximum of open connections from one address.
     pub connections_per_peer: usize,
-    /// A request's header block, in bytes.
+    /// The maximum size of a request's header block, in bytes.
     pub header_bytes: usize,
-    /// From a request's first byte to the end of its header block.
+    /// The longest time from a request's first byte to the end of its header block.
     pub header_timeout: Duration,
     /// How long a connection may be silent between requests.
     pub idle_timeout: Duration,
     /// The memory budget. A request counts in it from its head to the last byte of its answer.
     pub budget: Budget,
-    /// Proxies in front of the gateway, trusted to name their clients. Each carries many clients,
-    /// so the limit for one peer does not bind them.
+    /// Proxies in front of the gateway that are trusted to name their clients. A proxy forwards
+    /// many clients, so `connections_per_peer` does not apply to it.
     pub trusted: Arc<[IpNet]>,
-    /// Whether those proxies announce the client of each connection by the PROXY protocol.
+    /// Whether the trusted proxies announce the client of each connection by the PROXY protocol.
     pub proxy_protocol: bool,
 }
 
@@ -44,14 +44,14 @@ impl ServerLimits {
     }
 }
 
-/// The limits of new connections, and the form of their refusals. They can be replaced while the
-/// listener serves; a connection keeps those that it began with. Cheap to clone.
+/// The terms of new connections: their limits, and the form of their refusals. The terms can be
+/// replaced while the listener serves. A connection keeps the terms that it began with. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct ServerTerms(Arc<RwLock<(ServerLimits, RefusalRenderer)>>);
 
 impl ServerTerms {
-    /// Creates the first terms. A later replacement does not change the number of connections at
-    /// once.
+    /// Creates the first terms. A replacement can't change the maximum of open connections.
     pub fn new(limits: ServerLimits, renderer: RefusalRenderer) -> ServerTerms {
         ServerTerms(Arc::new(RwLock::new((limits, renderer))))
     }

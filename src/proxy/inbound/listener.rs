@@ -1,4 +1,4 @@
-//! The listener: accepts connections within limits, and ends in order.
+//! The listener: accepts connections within limits, and shuts down gracefully.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,9 +25,9 @@ use crate::proxy::inbound::request_body::RequestBody;
 use crate::telemetry::Observers;
 use crate::tls::Identity;
 
-/// Connections that wait to be accepted. With the usual 128, a rush of clients, as after a restart,
-/// fills the queue, and each client that finds it full tries again only after a second. The system
-/// may allow fewer (`net.core.somaxconn`).
+/// The length of the queue of connections that wait to be accepted. The usual 128 are too few if
+/// many clients connect at once, for example after a restart: a client that finds the queue full
+/// tries again only after a second. The system may allow fewer (`net.core.somaxconn`).
 const BACKLOG: u32 = 1024;
 
 /// Listens on an address, with a queue of 1,024 connections.
@@ -36,7 +36,7 @@ const BACKLOG: u32 = 1024;
 /// The address can't be bound.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart must not wait for connections of the process before.
+    // A restart must not wait for connections of the previous process.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -57,22 +57,22 @@ impl Server {
         Server { listener, terms, identity: None, observers: Observers::default(), gauge }
     }
 
-    /// Serves by TLS where there is an identity.
+    /// Serves TLS if there is an identity.
     pub fn with_identity(self, identity: Option<Arc<Identity>>) -> Server {
         Server { identity, ..self }
     }
 
-    /// Reports its requests to these observers.
+    /// Reports all requests to these observers.
     pub fn with_observers(self, observers: Observers) -> Server {
         Server { observers, ..self }
     }
 
-    /// Returns the address that it listens on.
+    /// Returns the address of the listener.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop` resolves. Then it accepts no more connections, and waits for active
+    /// Serves until `stop` resolves. Then accepts no more connections, and waits for active
     /// requests until `drained` resolves.
     pub async fn run<S, RB>(
         self,
@@ -118,7 +118,7 @@ impl Server {
             tokio::spawn(connection.serve(service, watcher));
         }
         drop(self.listener);
-        // A tunnel would stay open for as long as its two ends like.
+        // Without this, a tunnel would stay open until one of its two ends closes it.
         closing.cancel();
         tokio::select! {
             () = graceful.shutdown() => {}
@@ -127,7 +127,7 @@ impl Server {
     }
 }
 
-/// Accepts the next connection, once a permit is free.
+/// Waits for a free permit, and accepts the next connection.
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
@@ -135,12 +135,13 @@ async fn accept(
     let permit = permits.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, address)) => {
-            // Answers are small: waiting to fill a packet only delays them.
+            // Answers are small, so waiting until a packet is full would only delay them.
             let _ = stream.set_nodelay(true);
             Some((stream, address, permit))
         }
         Err(error) => {
-            // Most likely no file descriptors are left: trying again helps only after some closed.
+            // Most likely no file descriptors are left. The next try can succeed only after some
+            // were closed.
             const PAUSE: Duration = Duration::from_millis(50);
             tracing::warn!(%error, "no connection could be accepted");
             tokio::time::sleep(PAUSE).await;

@@ -1,4 +1,5 @@
-//! The client's side: connections within limits, and requests that every reader reads the same way.
+//! The client's side: connections within limits, and requests that all parsers interpret in the
+//! same way.
 
 mod byte_guard;
 mod connection;

@@ -16,7 +16,8 @@ pub(in crate::proxy) struct Peers(Arc<Mutex<PeerTable>>);
 #[derive(Default)]
 struct PeerTable {
     peers: HashMap<IpAddr, PeerEntry>,
-    /// Number of addresses above which those without connections and requests are removed.
+    /// If there are more addresses than this, the ones without connections and requests are
+    /// removed.
     forget_at: usize,
 }
 
@@ -33,7 +34,7 @@ fn counted_as(address: IpAddr) -> IpAddr {
     }
 }
 
-/// An address that has connections, or had a share of the common limits at the last look.
+/// An address that has connections, or had a share of the common limits at the last check.
 #[derive(Default)]
 struct PeerEntry {
     connections: usize,
@@ -48,7 +49,8 @@ pub(in crate::proxy) struct PeerPermit {
 }
 
 impl Peers {
-    /// Takes a permit for one more connection of an address; `None` where it has `limit` of them.
+    /// Takes a permit for one more connection of an address. Returns `None` if the address has
+    /// `limit` connections.
     pub fn enter(&self, address: IpAddr, limit: usize) -> Option<PeerPermit> {
         let address = counted_as(address);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,15 +73,17 @@ impl Drop for PeerPermit {
         let mut table = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(peer) = table.peers.get_mut(&self.address) else { return };
         peer.connections -= 1;
-        // Attempts outlive their client's connections. Their share is kept, so that an address
-        // can't reset it by closing its connections and connecting again. `enter` removes it later.
+        // An attempt may last longer than its client's connection. So the share of the address is
+        // kept: otherwise the address could reset it with new connections. `enter` removes the
+        // share later.
         if peer.connections == 0 && peer.share.is_idle() {
             table.peers.remove(&self.address);
         }
     }
 }
 
-/// Permit for an accepted connection, among all connections and among those of its address.
+/// Permit for an accepted connection. It counts in the total of connections, and in those of its
+/// address.
 pub(in crate::proxy) struct ConnectionPermit {
     peer: PeerPermit,
     gauge: Gauge,
@@ -93,8 +97,8 @@ impl ConnectionPermit {
         ConnectionPermit { peer, gauge, _permit: permit }
     }
 
-    /// Counts the connection for another address, that of the client behind a proxy. Returns
-    /// `false`, with nothing changed, where that address has `limit` of them.
+    /// Counts the connection for another address, the address of the client behind a proxy. If that
+    /// address has `limit` connections, returns `false` and changes nothing.
     pub fn move_to(&mut self, address: IpAddr, limit: usize) -> bool {
         let Some(peer) = self.peer.peers.enter(address, limit) else { return false };
         self.peer = peer;

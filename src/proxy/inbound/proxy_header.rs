@@ -1,9 +1,9 @@
 //! The PROXY protocol, versions 1 and 2: a proxy that forwards bytes announces the client's
 //! address.
 //!
-//! Danger: a sender of the header can claim any address. So the header is read from trusted proxies
-//! only, and each of their connections must have one. Otherwise the proxy's own client could write
-//! it.
+//! Danger: a sender of the header can claim any address. So the gateway reads the header from
+//! trusted proxies only, and requires it on each of their connections. If the header were optional,
+//! a client of the proxy could send one itself.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,16 +25,16 @@ const LINE_MAX: usize = 107;
 /// Why a connection has no valid PROXY header.
 #[derive(Debug, thiserror::Error)]
 enum ProxyHeaderError {
-    /// Closed before a byte arrived, as health checks do.
+    /// The connection was closed before a byte arrived, for example by a health check.
     #[error("the connection was closed unused")]
     Unused,
-    /// The first bytes are something else.
+    /// The first bytes don't begin a header.
     #[error(
         "the connection does not begin with a PROXY header \
          (send-proxy or send-proxy-v2 at the proxy)"
     )]
     Absent,
-    /// The header begins correctly, and is malformed.
+    /// The header begins correctly, but is malformed.
     #[error("the PROXY header is malformed: {0}")]
     Malformed(&'static str),
     /// The connection broke.
@@ -45,9 +45,9 @@ enum ProxyHeaderError {
     TooLate,
 }
 
-/// Reads the header of a trusted proxy's connection and returns the address of its client, or the
-/// proxy's own address where it announces itself (LOCAL, UNKNOWN). Returns `None`, and logs why,
-/// where the connection has to be closed.
+/// Reads the header of a trusted proxy's connection and returns the address of its client. If the
+/// proxy announces itself (LOCAL, UNKNOWN), returns the proxy's own address. If the connection has
+/// to be closed, logs the reason and returns `None`.
 pub(in crate::proxy) async fn announced_client<S>(
     stream: &mut S,
     proxy: IpAddr,
@@ -82,7 +82,7 @@ where
     }
 }
 
-/// Reads a header, and no byte behind it. `None`: the proxy announces itself.
+/// Reads a header, and no byte after it. Returns `None` if the proxy announces itself.
 async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>, ProxyHeaderError> {
     let mut start = [0; SIGNATURE.len()];
     let mut filled = 0;
@@ -93,7 +93,7 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>, Pr
             more => filled += more,
         }
         let read = &start[..filled];
-        // Bytes that can't become a header are refused without waiting for more.
+        // Bytes that can't begin a header are refused at once, without waiting for more bytes.
         let common = filled.min(VERSION_1.len());
         if !SIGNATURE.starts_with(read) && read[..common] != VERSION_1[..common] {
             return Err(ProxyHeaderError::Absent);
@@ -102,7 +102,7 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>, Pr
     if start == SIGNATURE { version_2(stream).await } else { version_1(stream, &start).await }
 }
 
-/// Reads the rest of a line, byte by byte, because the bytes behind it are the client's.
+/// Reads the rest of the line byte by byte, because the bytes after it are the client's.
 async fn version_1<S: AsyncRead + Unpin>(
     stream: &mut S,
     start: &[u8],
@@ -139,7 +139,7 @@ async fn version_1<S: AsyncRead + Unpin>(
     }
 }
 
-/// Reads the rest of a header of version 2. Skips the TLVs behind the addresses, at most 64 KiB.
+/// Reads the rest of a header of version 2. Skips the TLVs after the addresses, at most 64 KiB.
 async fn version_2<S: AsyncRead + Unpin>(
     stream: &mut S,
 ) -> Result<Option<IpAddr>, ProxyHeaderError> {
@@ -155,7 +155,7 @@ async fn version_2<S: AsyncRead + Unpin>(
         _ => return Err(ProxyHeaderError::Malformed("its version or command is unknown")),
     }
     match family {
-        // Unspecified, or a socket of the proxy's own machine.
+        // The address family is unspecified, or a socket of the proxy's own machine.
         0x00 | 0x31 => Ok(None),
         0x11 => match addresses.first_chunk::<12>() {
             Some(&[a, b, c, d, ..]) => Ok(Some(Ipv4Addr::new(a, b, c, d).into())),
@@ -183,7 +183,7 @@ async fn skip<S: AsyncRead + Unpin>(stream: &mut S, mut bytes: usize) -> io::Res
 mod tests {
     use super::*;
 
-    /// Returns the announced client, and the bytes that are left behind the header.
+    /// Returns the announced client, and the bytes after the header.
     async fn announced(bytes: &[u8]) -> (Result<Option<String>, String>, Vec<u8>) {
         let mut rest = bytes;
         let read = read(&mut rest).await;

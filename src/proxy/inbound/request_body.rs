@@ -34,8 +34,8 @@ pub enum RequestBodyError {
 }
 
 impl RequestBody {
-    /// Wraps a body, and returns the cell that gets its fault, if one is found. On HTTP/2 `inflow`
-    /// is the count of its bytes.
+    /// Wraps a body. Also returns a cell, which gets the fault of the body if one is found. On
+    /// HTTP/2, `inflow` counts the bytes of the body.
     pub(in crate::proxy) fn new(
         body: Incoming,
         inflow: Option<Arc<Inflow>>,

@@ -1,4 +1,4 @@
-//! Observes a request at the connection, from its head to the last byte of its answer, or until its
+//! Observes a request on its connection, from its head to the last byte of its answer, or until the
 //! client leaves.
 
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -17,7 +17,7 @@ pub(in crate::proxy) struct RequestObserver {
 }
 
 impl RequestObserver {
-    /// Begins with a request that has arrived. The request gets a trail where there are observers.
+    /// Begins with a request that has arrived. If there are observers, the request gets a trail.
     pub fn begin<B>(
         observers: &Observers,
         request: &mut Request<B>,
@@ -26,8 +26,8 @@ impl RequestObserver {
     ) -> RequestObserver {
         let trail = observers.begin(|| {
             let client = client_address(peer, request.headers());
-            // The guard's stand-in for a refused request is no request of the client. It is the
-            // last one of its connection, and no other request has this method.
+            // The guard's stand-in for a refused request is not a request of the client. The
+            // stand-in is the last request of its connection, and no other request has this method.
             let stand_in = *request.method() == Method::TRACE && verdict.refused().is_some();
             if stand_in {
                 return Arrival::unreadable(client, request.version());
@@ -59,8 +59,8 @@ impl Drop for RequestObserver {
     }
 }
 
-/// Returns the client's address: the connection's peer, or the last one that a trusted proxy names,
-/// if that is an address.
+/// Returns the client's address. This is the connection's peer. If the peer is a trusted proxy and
+/// the last entry of its `X-Forwarded-For` is an address, it is that one.
 fn client_address(peer: &Peer, headers: &HeaderMap) -> String {
     let own = || peer.address.to_str().unwrap_or("unknown").to_owned();
     if !peer.trusted {

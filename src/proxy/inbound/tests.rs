@@ -1,4 +1,4 @@
-//! Both versions of HTTP before the same server: one request gets the same verdict by either.
+//! A request gets the same verdict in both versions of HTTP.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::proxy::inbound::inspect;
 
 const LIMIT: usize = 4096;
 
-/// The parts of a request, which either version can write.
+/// The parts of a request. Both versions of HTTP can express them.
 #[derive(Debug, Clone)]
 struct RequestParts {
     method: String,
@@ -54,7 +54,8 @@ impl RequestParts {
     }
 }
 
-/// Whether a server with guard and inspection accepts these bytes. Its service accepts all.
+/// Returns whether a server with guard and inspection accepts these bytes. Its service accepts
+/// every request.
 async fn accepts(bytes: &[u8], verdict_of: fn(&[u8]) -> Option<bool>) -> bool {
     let (mut client, server) = duplex(1 << 16);
     let verdict = Arc::new(GuardVerdict::default());
@@ -86,7 +87,8 @@ fn http1_verdict(answer: &[u8]) -> Option<bool> {
     whole.then(|| answer.starts_with(b"HTTP/1.1 200"))
 }
 
-/// A request is accepted if it gets a 200, and neither its stream nor its connection is ended.
+/// A request is accepted if it gets a 200 and the server ends neither its stream nor its
+/// connection.
 fn http2_verdict(mut frames: &[u8]) -> Option<bool> {
     while let Some(([a, b, c, kind, ..], rest)) = frames.split_first_chunk::<9>() {
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -150,9 +152,11 @@ proptest! {
 
     #[test]
     fn both_versions_give_the_same_verdict(parts in parts()) {
-        // A second Host field with the same host is a fault in HTTP/1.1 alone: HTTP/2 names the
-        // host elsewhere.
-        prop_assume!(!parts.fields.iter().any(|(name, value)| name == "host" && *value == parts.host));
+        // A second Host field with the same host is a fault only in HTTP/1.1. In HTTP/2 the host is
+        // in the target, so the Host field is the first one.
+        prop_assume!(
+            !parts.fields.iter().any(|(name, value)| name == "host" && *value == parts.host)
+        );
         let (http1, http2) = verdicts(&parts);
         prop_assert_eq!(http1, http2);
     }

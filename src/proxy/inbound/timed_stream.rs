@@ -1,4 +1,5 @@
-//! A client connection with timeouts: for silence, for header blocks, and for answers not taken.
+//! A client connection with timeouts: for silence, for header blocks, and for answers that the
+//! client does not take.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use crate::proxy::inbound::limits::ServerLimits;
 use crate::proxy::inbound::peers::ConnectionPermit;
 use crate::proxy::inbound::tls_socket::TlsSocket;
 
-/// How long, and for how many bytes, a closing connection still reads from its client.
+/// How long a closing connection still reads from its client, and how many bytes.
 const LINGER_MAX: Duration = Duration::from_millis(500);
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
@@ -23,21 +24,22 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 /// block too slowly, or doesn't take its answers.
 pub(in crate::proxy) struct TimedStream {
     stream: TlsSocket,
-    /// Held by the stream, because a tunnel takes the stream over and still counts as a connection.
+    /// The stream holds the permit, because a tunnel takes the stream over and still counts as a
+    /// connection.
     _permit: ConnectionPermit,
     state: Arc<ConnectionState>,
     timer: Pin<Box<Sleep>>,
     header_timeout: Duration,
     idle_timeout: Duration,
-    /// Since when the connection waits: for a first byte, or for the end of a header block.
+    /// The time from which the connection waits for a first byte, or for the end of a header block.
     since: Instant,
     /// Whether a header block has begun.
     began: bool,
-    /// How many requests had begun at the last look.
+    /// How many requests had begun at the last check.
     requests_begun: u64,
-    /// Since when the client has not taken the bytes written to it.
+    /// The time from which the client has not taken the bytes that were written to it.
     stalled: Option<Instant>,
-    /// While closing: how many bytes are still read and dropped.
+    /// While closing: how many more bytes are read and dropped.
     lingering: Option<usize>,
 }
 
@@ -65,8 +67,8 @@ impl TimedStream {
         }
     }
 
-    /// Returns whether a timeout is over. A connection has one timer, which is moved only when it
-    /// fires.
+    /// Returns whether a timeout is over. A connection has one timer. The timer gets a new deadline
+    /// only when it fires.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
         if self.state.verdict.tunnel.load(Ordering::Acquire) {
             return false;
@@ -95,8 +97,8 @@ impl TimedStream {
         false
     }
 
-    /// Follows a write: the next bytes that arrive after an answer begin a new request. Ends the
-    /// connection where the client takes nothing for too long.
+    /// Processes the result of a write. The next bytes that arrive after an answer begin a new
+    /// request. Ends the connection if the client takes nothing for too long.
     fn wrote(
         &mut self,
         cx: &mut Context<'_>,
@@ -104,7 +106,7 @@ impl TimedStream {
     ) -> Poll<io::Result<usize>> {
         self.began = false;
         if written.is_ready() {
-            // On HTTP/2 the bytes may as well be the answer to a ping, which must not extend the
+            // On HTTP/2 the written bytes may be the answer to a ping. A ping must not extend the
             // wait.
             if !self.state.framed.load(Ordering::Acquire) {
                 self.since = Instant::now();
@@ -172,8 +174,9 @@ impl AsyncWrite for TimedStream {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Closes gently: a socket that closes with unread bytes resets the connection. A reset can
-    /// overtake the last answer, such as a 431 to a header block that is still being sent.
+    /// Reads for a while before it closes. A socket that closes with unread bytes resets the
+    /// connection, and the client may get the reset before the last answer. An example is the 431
+    /// to a header block that is still being sent.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.state.verdict.tunnel.load(Ordering::Acquire) {

@@ -7,7 +7,7 @@ use crate::forwarding::ForwardError;
 use crate::proxy::outbound::wire::WriteTracker;
 use crate::record::AnswerFault;
 
-/// The maximum of fields in an answer. Answers with 100 and more occur: many cookies and policies,
+/// The maximum of fields in an answer. Some answers have more than 100: many cookies and policies,
 /// and the fields that every hop adds.
 pub(in crate::proxy) const FIELDS_MAX: usize = 256;
 
@@ -20,9 +20,9 @@ const FIELD_BYTES_MAX: usize = 64 << 10;
 /// Bytes that HTTP/2 counts for each field in addition to its text (RFC 9113, section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// The library's limit for the header list of an HTTP/2 answer, in bytes. The library has the same
-/// error for lists that are too large and for malformed ones. So its limit is higher than the limit
-/// of [`of_head`], which can name the fault.
+/// The library's limit for the header list of an HTTP/2 answer, in bytes. The library reports the
+/// same error for lists that are too large and for malformed ones. So this limit is higher than the
+/// limit of [`of_head`], which can name the fault.
 pub(in crate::proxy) const HEADER_LIST_MAX: u32 =
     4 * (FIELD_BYTES_MAX + FIELD_OVERHEAD * FIELDS_MAX) as u32;
 

@@ -20,7 +20,8 @@ pub enum FetchError {
     /// The request failed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
-    /// The status is not a success. Redirects are not followed: trust is configured per address.
+    /// The status is not a success. Redirects are not followed, because trust is configured per
+    /// address.
     #[error("the server answered {0}")]
     Status(StatusCode),
     /// The connection broke, or the document is too large.
@@ -67,7 +68,7 @@ where
     tokio::time::timeout(within, exchange).await.unwrap_or(Err(FetchError::TimedOut))
 }
 
-/// The largest answer to a post that is read, in bytes.
+/// How much of the answer to a post is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Posts a JSON document with these header fields. Fails after `within`.

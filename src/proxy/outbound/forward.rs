@@ -73,14 +73,15 @@ where
     }
 }
 
-/// Facts about a request that its sending and its answer need, and that its head no longer has.
+/// Facts that are removed from the head of a request, and are needed to send it and to prepare its
+/// answer.
 struct ForwardContext {
     target: PathAndQuery,
     rule: Option<Arc<SendRule>>,
     is_head: bool,
     /// The address that the client used. `Some` if `Location` fields are rewritten.
     client_address: Option<ClientAddress>,
-    /// The client's side of a requested switch of protocols.
+    /// The client's side of the connection, if the client requested a switch of protocols.
     client_upgrade: Option<OnUpgrade>,
     terms: Option<TunnelTerms>,
     permit: Option<SharedPermit>,
@@ -90,7 +91,7 @@ struct ForwardContext {
 enum SendResult<B: Send + 'static> {
     Answered(Response<UpstreamBody<B>>),
     /// The connection closed before it took the request. No byte of the request was written, and
-    /// the request is still in the caller's hands. The text names the error.
+    /// the caller still has the request. The text names the error.
     NotTaken(String),
 }
 
@@ -99,7 +100,8 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Forwards a request. The request is changed in place and taken out when it is sent.
+    /// Forwards a request. Changes the request in place, and takes it out of the option when it is
+    /// sent.
     async fn forward(
         &self,
         request: &mut Request<Payload<B>>,
@@ -152,7 +154,8 @@ where
         if let (Some(protocol), Some(_)) = (upgrade, &client_upgrade) {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             request.headers_mut().insert(UPGRADE, protocol);
-            // Connection would have to name TE, and a tunnel has no trailers.
+            // A tunnel has no trailers, and with `TE` the `Connection` field would have to name it
+            // too.
             request.headers_mut().remove(TE);
         }
         let target =
@@ -165,7 +168,7 @@ where
     /// upstream switched protocols.
     ///
     /// # Errors
-    /// The answer must not be used.
+    /// The answer has a fault, so it must not be used.
     fn prepare_response(
         &self,
         response: &mut Response<UpstreamBody<B>>,
@@ -173,8 +176,8 @@ where
     ) -> Result<(), ForwardError> {
         failure::of_head(response.version(), response.headers())?;
         let received = response.version();
-        // The upstream's version is not passed on: with an answer in HTTP/1.0 the client would get
-        // no framing that reveals a truncated body.
+        // The upstream's version is not passed on: an HTTP/1.0 answer would have no framing that
+        // shows the client that a body is truncated.
         *response.version_mut() = Version::HTTP_11;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = response.headers().get(UPGRADE).cloned();
@@ -229,7 +232,8 @@ where
             }
             let (connection, is_new) = match self.pooled(rule.is_some()) {
                 Some(pooled) => (pooled, false),
-                // Boxed: connecting is rare, and otherwise every request would carry its state.
+                // Boxed, because connecting is rare. Otherwise the future of every request would
+                // include the state of connecting.
                 None => Box::pin(self.connect(rule.is_some())).await?,
             };
             let result = match connection {
@@ -258,8 +262,8 @@ where
         if rule.is_some_and(|rule| !rule.hand_over()) {
             return Err(ForwardError::TooLate);
         }
-        // Every write checks the rule again. This check saves a connection that nothing was written
-        // to.
+        // Every write checks the rule again. This early check keeps the connection usable, because
+        // nothing was written to it.
         if rule.is_some_and(|rule| !rule.allows()) {
             self.pool.give_back(connection);
             return Err(ForwardError::TooLate);
@@ -298,8 +302,8 @@ where
         target: &PathAndQuery,
         rule: Option<&Arc<SendRule>>,
     ) -> Result<SendResult<B>, ForwardError> {
-        // The target has the host, and servers treat a second one as an attack. The field is put
-        // back if the request has to go to another connection.
+        // The target already has the host, and servers treat a second one as an attack. The field
+        // is put back if the request has to be sent on another connection.
         let host = request.headers_mut().remove(HOST).unwrap_or_else(|| self.host.clone());
         let authority = Authority::try_from(host.as_bytes()).ok();
         let mut uri = http::uri::Parts::default();

@@ -2,12 +2,12 @@
 //!
 //! The library queues a request and may write it much later: when a stream slot becomes free, when
 //! the peer opens a window, or when the socket accepts bytes again. After an attempt was given up,
-//! or its claim became too old, no frame of its request is written: the write fails, and the
-//! connection ends.
+//! or when its claim is too old, no frame of its request is written. The write of such a frame
+//! fails, and the connection ends.
 //!
-//! Danger: a stream is opened while the gate is locked, and then the library locks its streams. So
-//! the library must never write while it has its streams locked, or two threads deadlock. Since h2
-//! 0.4.16 it does not.
+//! Danger: the gate is locked while a stream is opened, and opening locks the library's streams. If
+//! the library wrote while it holds that lock, two threads could deadlock. Since version 0.4.16, h2
+//! does not do this.
 
 use std::collections::HashMap;
 use std::io;
@@ -28,9 +28,9 @@ use crate::proxy::outbound::frame_scan::{
 #[derive(Debug)]
 struct UnsentRequest {
     rule: Arc<SendRule>,
-    /// Its header block has END_STREAM, so it has no body.
+    /// Whether the header block has END_STREAM. Such a request has no body.
     bodiless: bool,
-    /// All of its bytes were given to the layer below.
+    /// Whether all of its bytes were given to the layer below.
     written: bool,
 }
 
@@ -44,7 +44,7 @@ struct RequestFrames {
     written: u32,
     /// The highest stream with a flushed header block.
     flushed: u32,
-    /// The layer below has bytes that the socket does not accept.
+    /// Whether the layer below has bytes that the socket does not accept.
     blocked: bool,
 }
 
@@ -53,9 +53,9 @@ struct RequestFrames {
 struct AnswerProgress {
     /// The length of its body, in bytes. `None` if a part of it is padded and was not counted.
     body: Option<usize>,
-    /// The header block that is arriving ends the stream.
+    /// Whether the header block that is arriving ends the stream.
     ending: bool,
-    /// Its end has arrived.
+    /// Whether the end of the answer has arrived.
     ended: bool,
 }
 
@@ -78,7 +78,7 @@ pub(in crate::proxy) struct FrameGate {
 }
 
 impl FrameGate {
-    /// Makes a gate for a new connection.
+    /// Creates a gate for a new connection.
     pub fn new() -> Arc<FrameGate> {
         let requests = RequestFrames {
             scan: FrameScan::of_client(),
@@ -126,9 +126,9 @@ impl FrameGate {
     }
 
     /// Ends the registration of `stream`, after its answer was read or given up. Returns whether
-    /// the connection has to end too: a part of the request is queued where a reset of the stream
-    /// does not reach it. If the request may no longer be sent, it stays registered until its reset
-    /// is written, so that no frame of it passes before.
+    /// the connection has to end too, because a part of the request is already below the library,
+    /// and a reset of the stream can't remove it there. A request that may no longer be sent stays
+    /// registered until its reset is written. So no frame of it passes before the reset.
     pub fn finish(&self, stream: u32) -> bool {
         self.answers().answers.remove(&stream);
         let mut requests = self.requests();
@@ -142,8 +142,8 @@ impl FrameGate {
         false
     }
 
-    /// Ends the registration of `stream`, which the upstream has refused. Frames of it that are
-    /// still written have no effect there.
+    /// Ends the registration of `stream`, which the upstream has refused. The upstream ignores the
+    /// frames of this stream that are still written.
     pub fn forget(&self, stream: u32) {
         self.answers().answers.remove(&stream);
         self.requests().unsent.remove(&stream);
@@ -189,7 +189,7 @@ impl AnswerFrames {
 }
 
 impl RequestFrames {
-    /// Returns whether these bytes may be written: each frame that they touch belongs to a request
+    /// Returns whether these bytes may be written: each of their frames must belong to a request
     /// that may still be sent.
     fn permits(&self, bytes: &[u8]) -> bool {
         let mut permitted = true;
@@ -241,8 +241,8 @@ impl RequestFrames {
     }
 }
 
-/// A connection with a [`FrameGate`] that checks its writes. It is above TLS, where frames are
-/// readable.
+/// A connection with a [`FrameGate`] that checks its writes. It is above TLS, because encrypted
+/// frames can't be read.
 pub(in crate::proxy) struct GatedWire<T> {
     io: T,
     gate: Arc<FrameGate>,

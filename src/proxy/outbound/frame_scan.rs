@@ -34,20 +34,20 @@ pub(super) struct FrameScan {
 
 /// A report of a [`FrameScan`] about a frame.
 pub(super) enum FrameProgress {
-    /// The scanned bytes have the last byte of the frame's head, or at least one byte of its
+    /// The scanned bytes contain the last byte of the frame's head, or at least one byte of its
     /// payload.
     Touched(FrameHead),
-    /// The scanned bytes have the last byte of the frame.
+    /// The scanned bytes contain the last byte of the frame.
     Ended(FrameHead),
 }
 
 impl FrameScan {
-    /// Makes a scan of the bytes that a client writes.
+    /// Creates a scan of the bytes that a client writes.
     pub fn of_client() -> FrameScan {
         FrameScan { preface_left: PREFACE_BYTES, ..FrameScan::of_server() }
     }
 
-    /// Makes a scan of the bytes that a server writes.
+    /// Creates a scan of the bytes that a server writes.
     pub fn of_server() -> FrameScan {
         FrameScan {
             preface_left: 0,

@@ -52,7 +52,8 @@ pub(in crate::proxy) fn rewrite(
     }
 }
 
-/// Returns the part of a url after scheme, host and port if these are the given ones.
+/// Returns the part of a url after scheme, host and port. Returns `None` if these differ from the
+/// given ones.
 fn after_authority<'u>(url: &'u str, scheme: &Scheme, authority: &Authority) -> Option<&'u str> {
     let (url_scheme, rest) = url.split_once("://")?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());

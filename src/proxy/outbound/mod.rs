@@ -1,4 +1,4 @@
-//! The side of the upstream: opens and pools connections, and forwards a request at most once.
+//! The upstream's side: opens and pools connections, and forwards a request at most once.
 
 mod failure;
 mod fetch;

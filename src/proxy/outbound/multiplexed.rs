@@ -1,4 +1,5 @@
-//! HTTP/2 connections to an upstream. As many requests share a connection as both sides allow.
+//! HTTP/2 connections to an upstream. Several requests share a connection, up to the limits of both
+//! sides.
 //!
 //! Danger: the HTTP/2 library queues requests beyond the peer's SETTINGS_MAX_CONCURRENT_STREAMS
 //! (RFC 9113, section 5.1.2), and sends them even if they were cancelled in the meantime. So every
@@ -37,8 +38,8 @@ pub(in crate::proxy) enum SendFailure<B> {
 }
 
 impl StreamSlot {
-    /// Sends a request at most once, and waits for the head of its answer. `rule` counts as
-    /// withheld until the first frame of the request is written.
+    /// Sends a request at most once, and waits for the head of its answer. For `rule`, the request
+    /// is withheld until its first frame is written.
     ///
     /// # Errors
     /// See [`SendFailure`].
@@ -88,13 +89,13 @@ impl StreamSlot {
                     .and_then(|length| length.to_str().ok()?.parse().ok());
                 Ok(answer.map(|stream| Http2ResponseBody::new(stream, length, exchange)))
             }
-            // The upstream ignores the request, even if a part of it is still to be written. The
+            // The upstream ignores the request, even if a part of it still has to be written. The
             // other requests on the connection continue.
             Err(error) if was_refused(&error) => {
                 exchange.refused = true;
                 failed(ForwardError::NeverSent(error.to_string()))
             }
-            // No byte of the request was written, and from now on none will be.
+            // No byte of the request was written, and from now on no byte of it can be written.
             Err(error) if rule.is_some_and(|rule| rule.revoke()) => {
                 failed(ForwardError::NeverSent(error.to_string()))
             }
@@ -104,7 +105,7 @@ impl StreamSlot {
 }
 
 /// Sets the length of a request's body, and drops the fields that HTTP/2 does not have (RFC 9113,
-/// section 8.2.2). If the length of an empty body is sent at all, the head already has it.
+/// section 8.2.2). If an empty body is sent with a length, the head already has the length.
 fn frame_head(headers: &mut HeaderMap, length: Option<u64>) {
     headers.remove(CONNECTION);
     headers.remove(UPGRADE);
@@ -113,9 +114,9 @@ fn frame_head(headers: &mut HeaderMap, length: Option<u64>) {
     }
 }
 
-/// Returns whether the upstream declared that it did not process the stream: by REFUSED_STREAM, or
-/// by a GOAWAY with a last stream below this one (RFC 9113, sections 6.8 and 8.7). h2 reports a
-/// remote GOAWAY only to the streams above the last one.
+/// Returns whether the upstream declared that it did not process the stream: with REFUSED_STREAM,
+/// or with a GOAWAY that has a lower last stream (RFC 9113, sections 6.8 and 8.7). h2 reports a
+/// remote GOAWAY only to the streams above that last stream.
 fn was_refused(error: &h2::Error) -> bool {
     error.is_remote()
         && (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)

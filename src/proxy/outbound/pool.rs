@@ -20,18 +20,18 @@ const IDLE_MAX: usize = 512;
 /// The longest time that a connection may take to become ready after its response ended.
 const READY_MAX: Duration = Duration::from_secs(5);
 
-/// An HTTP/1.1 connection, which one request uses at a time. If it is dropped during a request, it
-/// is reset.
+/// An HTTP/1.1 connection, which one request uses at a time. Dropping it during a request resets
+/// it.
 pub(in crate::proxy) struct Http1Connection<B> {
     pub sender: http1::SendRequest<B>,
     pub tracker: Arc<WriteTracker>,
     driver: DriverTask,
-    /// The time from which it is too old for another request.
+    /// The time from which the connection is too old for another request.
     until: Instant,
 }
 
-/// The task that reads and writes a connection. Dropping this aborts the task, unless it was
-/// detached.
+/// The handle of the task that reads and writes a connection. Dropping the handle aborts the task,
+/// unless the task was detached.
 struct DriverTask(Option<AbortHandle>);
 
 impl Drop for DriverTask {
@@ -50,7 +50,8 @@ impl<B> Http1Connection<B> {
         Http1Connection { sender, tracker, driver: DriverTask(Some(driver)), until }
     }
 
-    /// Returns whether it takes no further request: it is too old, closed, or a write failed.
+    /// Returns whether the connection takes no further request: it is too old or closed, or a write
+    /// failed.
     fn is_done(&self) -> bool {
         Instant::now() >= self.until || self.tracker.failed() || self.sender.is_closed()
     }
@@ -106,7 +107,7 @@ impl<B> Clone for Pool<B> {
 }
 
 impl<B: Send + 'static> Pool<B> {
-    /// Makes an empty pool. Its connections may be idle for `idle_timeout` and become `age_max`
+    /// Creates an empty pool. Its connections may be idle for `idle_timeout` and become `age_max`
     /// old.
     pub fn new(idle_timeout: Duration, age_max: Duration, entropy: Entropy) -> Pool<B> {
         Pool(Arc::new(PoolState {
@@ -121,8 +122,8 @@ impl<B: Send + 'static> Pool<B> {
 
     /// Returns the time from which a connection that is opened now is too old for another request.
     ///
-    /// This is the maximum age, minus up to a quarter of it at random. So connections that were
-    /// opened together are not replaced together.
+    /// The limit is the maximum age, minus a random part of up to a quarter. So connections that
+    /// were opened together are not replaced together.
     pub fn age_limit(&self) -> Instant {
         let PoolState { age_max, entropy, .. } = &*self.0;
         let earlier = u32::try_from(entropy.next() % 1024).unwrap_or(0);
@@ -145,8 +146,8 @@ impl<B: Send + 'static> Pool<B> {
         None
     }
 
-    /// Puts a connection back after its response has ended, as soon as it is ready for the next
-    /// request.
+    /// Puts a connection back after its response has ended, as soon as the connection is ready for
+    /// the next request.
     pub fn give_back(&self, mut connection: Http1Connection<B>) {
         if connection.is_done() {
             return;
@@ -199,12 +200,12 @@ impl<B: Send + 'static> Pool<B> {
     pub fn share(&self, protected: bool, connection: &Arc<Http2Connection>) -> Option<StreamSlot> {
         let (slot, lane) = (connection.slot(), self.lane(protected));
         let mut all = lock(&lane.connections);
-        // Many requests may arrive at once, and each opens a connection. Later requests need only
-        // one of these.
+        // If many requests arrive at once, each of them opens a connection. Later requests need
+        // only one of these connections.
         let spare: usize = all.iter().map(|connection| connection.free()).sum();
         if spare < STREAMS_MAX && connection.is_counted() {
             all.push(connection.clone());
-            // The other slots of the connection are free.
+            // The connection's other slots are free for requests that wait.
             lane.freed.notify_waiters();
             tokio::spawn(end_when_idle(self.clone(), protected, Arc::downgrade(connection)));
         }
@@ -229,8 +230,8 @@ impl Lane {
         // are dropped.
         let mut spare = 0;
         all.retain(|connection| {
-            // A connection that is too old ends with its last request, which keeps it open until
-            // then.
+            // A connection that is too old is dropped from the pool. Its last request keeps it open
+            // until that request ends.
             let fit =
                 !connection.is_old() && connection.idle_for().is_none_or(|idle| idle < idle_max);
             let kept =
@@ -238,8 +239,8 @@ impl Lane {
             spare += if connection.is_idle() { connection.free() } else { 0 };
             kept
         });
-        // A connection that has just ended or become too old gives no slot. It is removed, or this
-        // loop would not end.
+        // A connection that has just ended or become too old gives no slot. It must be removed, or
+        // this loop would not end.
         while let Some(at) = all.iter().position(|connection| connection.free() > 0) {
             match all[at].slot() {
                 Some(slot) if !all[at].is_closed() => return Some(slot),

@@ -9,10 +9,10 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// How long an attempt runs alone before the next address is tried as well (RFC 8305, section 5).
+/// How long after an attempt the next one begins, if none has succeeded yet (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// The maximum of attempts at once. Each needs a file descriptor.
+/// The maximum of simultaneous attempts. Each needs a file descriptor.
 const ATTEMPTS_MAX: usize = 8;
 
 /// Connects to the first address of a host that responds, and aborts the other attempts.
@@ -24,7 +24,7 @@ pub(in crate::proxy) async fn connect(host: &str, port: u16) -> io::Result<TcpSt
 }
 
 /// Sorts addresses so that the address families alternate (RFC 8305, section 4). The system has
-/// sorted the addresses by preference, so the family of the first one begins.
+/// sorted the addresses by preference, so the first address stays first.
 fn interleaved(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut addresses = addresses.peekable();
     let first = addresses.peek().is_some_and(SocketAddr::is_ipv6);

@@ -38,8 +38,8 @@ pub struct UpstreamSettings {
     pub connect_timeout: Duration,
     /// The longest time that a pooled connection may be idle.
     pub idle_timeout: Duration,
-    /// The age at which a connection takes no further request. For most connections the limit is a
-    /// little lower, at random.
+    /// The age from which a connection takes no further request. For each connection, the limit is
+    /// lowered at random by up to a quarter.
     pub max_connection_age: Duration,
     /// When HTTP/2 is used.
     pub http2: Http2,
@@ -65,7 +65,7 @@ pub enum Http2 {
 /// The reason why an upstream can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// There are no certificates to trust, or they can't be read.
+    /// There are no trusted certificates, or they can't be read.
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// The host is not a valid name for TLS.
@@ -143,8 +143,8 @@ where
     /// Opens a connection, or takes a stream slot that becomes free before it is open. Returns the
     /// connection and whether it is new.
     ///
-    /// If the upstream uses HTTP/2 and has its maximum of connections, this first waits until one
-    /// of them ends. `connect_timeout` bounds the whole time.
+    /// If the upstream uses HTTP/2 and already has the maximum of connections, this first waits
+    /// until one of them ends. `connect_timeout` bounds the whole time.
     pub(super) async fn connect(
         &self,
         protected: bool,
@@ -190,8 +190,8 @@ where
         let stream = race::connect(unbracketed_host(&self.settings.authority), port).await?;
         stream.set_nodelay(true)?;
         let tracker = Arc::new(WriteTracker::default());
-        // The tracker is below TLS, where a counted byte has left the process. The TLS layer may
-        // take bytes and fail later.
+        // The tracker is below TLS, so that each counted byte has left the process. The TLS layer
+        // may take bytes and fail later.
         let wire = Wire::new(stream, tracker.clone());
         let Some((tls, name)) = &self.tls else {
             return match self.settings.http2 {
@@ -231,8 +231,8 @@ where
         tracker: Arc<WriteTracker>,
     ) -> Result<RequestConnection<B>, BoxError> {
         let mut builder = http1::Builder::new();
-        // A proxy removes white space before the colon of a response's field (RFC 9112, section
-        // 5.1).
+        // A proxy must remove white space between a field's name and its colon in a response (RFC
+        // 9112, section 5.1).
         builder
             .max_headers(FIELDS_MAX)
             .max_buf_size(HEAD_MAX)

@@ -17,7 +17,7 @@ use crate::proxy::outbound::pool::{Http1Connection, Pool};
 pub(in crate::proxy) type BorrowedConnection<B> = (Http1Connection<Payload<B>>, Pool<Payload<B>>);
 
 /// The body of an upstream's answer. Its connection returns to the pool when the body has ended. If
-/// the body is dropped before, the connection is reset.
+/// the body is dropped before its end, the connection is reset.
 pub struct UpstreamBody<B: Send + 'static> {
     pub(in crate::proxy) body: BodySource,
     pub(in crate::proxy) borrowed: Option<BorrowedConnection<B>>,

@@ -1,10 +1,10 @@
 //! A connection to the upstream that records whether a byte of the current request was written, and
 //! that writes no byte that the send rule forbids.
 //!
-//! Danger: an upstream may answer and close while the request is still being written, for example
-//! with 413. The failed write then reaches the HTTP library before the answer that the system has
+//! Danger: an upstream may answer, for example with 413, and close while the request is still being
+//! written. The HTTP library would see the failed write before the answer that the system has
 //! already received, and the answer would be lost. So a failed write is not reported, and the
-//! connection is first read to its end. The end is then an error, because the answer may have been
+//! connection is first read to its end. Its end is then an error, because the answer may be
 //! truncated.
 
 use std::io;
@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::gate::SendRule;
 
-/// Records how much of the current request was written to a connection, and how many bytes were
-/// read since. An HTTP/1.1 connection carries one request at a time.
+/// Records whether a byte of the current request was written to a connection, and how many bytes
+/// were read since the request began. An HTTP/1.1 connection carries one request at a time.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct WriteTracker {
     written: AtomicBool,
@@ -73,7 +73,7 @@ impl WriteTracker {
     fn write(&self, write: impl FnOnce() -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.check()?;
         if let Some(kind) = self.failed.get() {
-            // The reader wakes this task: the connection is broken, so its end follows at once.
+            // The reader wakes this task, because a broken connection ends at once.
             return if self.written() { Poll::Pending } else { Poll::Ready(Err((*kind).into())) };
         }
         let written = write();

@@ -57,8 +57,8 @@ fn golden() -> Vec<(&'static str, Record)> {
     };
     let marker = Record { fingerprint: None, caller: None, ..base(State::Released) };
     vec![
-        ("in-flight", base(State::InFlight { doubt_since_ms: None })),
-        ("in-flight-again", base(State::InFlight { doubt_since_ms: Some(1_764_000_000_456) })),
+        ("in-flight", base(State::InFlight { uncertain_since_ms: None })),
+        ("in-flight-again", base(State::InFlight { uncertain_since_ms: Some(1_764_000_000_456) })),
         ("uncertain-broken", uncertain(Cause::Broken, None)),
         ("uncertain-many-fields", uncertain(Cause::Unreadable(AnswerFault::TooManyFields), None)),
         ("uncertain-large-head", uncertain(Cause::Unreadable(AnswerFault::HeadTooLarge), None)),
@@ -85,7 +85,7 @@ fn golden() -> Vec<(&'static str, Record)> {
         ("expired", base(State::Expired)),
         (
             "in-flight-with-extras",
-            Record { extras: extras(), ..base(State::InFlight { doubt_since_ms: None }) },
+            Record { extras: extras(), ..base(State::InFlight { uncertain_since_ms: None }) },
         ),
         (
             "completed-with-extras",
@@ -458,7 +458,7 @@ fn states() -> impl Strategy<Value = State> {
         },
     );
     prop_oneof![
-        time.clone().prop_map(|doubt_since_ms| State::InFlight { doubt_since_ms }),
+        time.clone().prop_map(|uncertain_since_ms| State::InFlight { uncertain_since_ms }),
         (cause, time, any::<Option<u64>>()).prop_map(|(cause, since_ms, retry)| State::Uncertain {
             cause,
             since_ms,

@@ -31,8 +31,8 @@ const SCAN_COUNT_MIN: usize = 10;
 const SCANS_PER_PAGE: usize = 20;
 
 impl Redis {
-    /// Implements [`crate::store::Records::due`]. Fails only if a server fails and the others have no
-    /// overdue slot.
+    /// Implements [`crate::store::Records::due`]. Fails only if a server fails and the others have
+    /// no overdue slot.
     pub(super) async fn overdue(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         let turn = self.next_partition.fetch_add(1, Ordering::Relaxed);
         let groups = self.servers.groups();

@@ -298,7 +298,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_running_claim_stays_when_a_duplicates_marker_lands_in_its_lost_slot() {
         let recent_writes = RecentWrites::default();
-        let running = record(100, 0, 1, 10, State::InFlight { doubt_since_ms: None });
+        let running = record(100, 0, 1, 10, State::InFlight { uncertain_since_ms: None });
         keep(&recent_writes, 1, &running, LEASE);
         for marker in
             [record(900, 0, 2, 20, State::Released), record(100, 1, 2, 20, State::Released)]
@@ -314,7 +314,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_processed_late_displaces_no_later_change() {
         let recent_writes = RecentWrites::default();
-        let running = record(100, 0, 1, 10, State::InFlight { doubt_since_ms: None });
+        let running = record(100, 0, 1, 10, State::InFlight { uncertain_since_ms: None });
         let result =
             Record { version: Version(102), fence: Fence(1), opened_unix_ms: 10, ..completed(0) };
         keep(&recent_writes, 1, &result, KEEP);

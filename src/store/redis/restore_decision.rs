@@ -175,7 +175,7 @@ mod tests {
     fn after_a_loss_a_write_prevails_over_earlier_states_and_over_markers_of_attempts_that_never_ran()
      {
         use RestoreDecision::{BegunAgain, Obsolete, OverEarlierState, UnderNewVersion};
-        let in_flight = State::InFlight { doubt_since_ms: None };
+        let in_flight = State::InFlight { uncertain_since_ms: None };
         let decision = |held: Record, current: Record| {
             let write = RecentWrite::new(&held, encode(&held), LEASE, Vec::new(), Instant::now());
             write.restore_decision(&current)

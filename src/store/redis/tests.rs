@@ -48,7 +48,7 @@ fn claim(version: u64, fence: u64) -> Record {
         opened_unix_ms: 1_799_999_999_999,
         kept: None,
         extras: Extras::default(),
-        state: State::InFlight { doubt_since_ms: None },
+        state: State::InFlight { uncertain_since_ms: None },
     }
 }
 

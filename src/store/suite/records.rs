@@ -55,7 +55,7 @@ pub(super) fn record(version: u64, fence: u64, state: State) -> Record {
 
 /// Returns a record in flight.
 pub fn claim(version: u64, fence: u64) -> Record {
-    record(version, fence, State::InFlight { doubt_since_ms: None })
+    record(version, fence, State::InFlight { uncertain_since_ms: None })
 }
 
 pub(super) fn marker(version: u64, fence: u64) -> Record {

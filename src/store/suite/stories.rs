@@ -438,7 +438,7 @@ pub async fn every_state_comes_back_as_it_was(stage: Stage) {
     };
     let states = [
         State::Completed { reply: Arc::new(trailed), by: Settler::Upstream },
-        State::InFlight { doubt_since_ms: Some(5) },
+        State::InFlight { uncertain_since_ms: Some(5) },
         State::Uncertain { cause: Cause::Status(504), since_ms: Some(6), retry: Some(Fence(9)) },
         State::Completed { reply: Arc::new(not_stored), by: Settler::Upstream },
         State::Expired,

@@ -10,7 +10,8 @@ pub struct Source {
     pub path: String,
     /// As it is.
     pub text: String,
-    /// The same without comments, texts and what is under `#[cfg(test)]`; blanks are in their place, so lines count.
+    /// The same without comments, texts and what is under `#[cfg(test)]`; blanks are in their
+    /// place, so lines count.
     pub code: String,
     /// Whether it belongs to tests as a whole.
     pub is_test: bool,
@@ -96,7 +97,8 @@ pub fn rust_files(folder: &str) -> Vec<(String, String)> {
     paths.into_iter().map(|path| (name(&path), std::fs::read_to_string(&path).unwrap())).collect()
 }
 
-/// All files of `src`. One whose module is declared under `#[cfg(test)]` is a test, and so is what is below it.
+/// All files of `src`. One whose module is declared under `#[cfg(test)]` is a test, and so is what
+/// is below it.
 pub fn all_sources() -> Vec<Source> {
     let mut sources: Vec<Source> =
         rust_files("src").iter().map(|(path, text)| Source::new(path, text)).collect();
@@ -118,8 +120,8 @@ pub fn all_sources() -> Vec<Source> {
     sources
 }
 
-/// Returns the top modules that a file's code names: after `crate::`, after the crate's own name, or
-/// after enough `super::`.
+/// Returns the top modules that a file's code names: after `crate::`, after the crate's own name,
+/// or after enough `super::`.
 pub fn modules_used_by(source: &Source) -> BTreeSet<String> {
     let words = words(&source.code);
     let mut modules = BTreeSet::new();

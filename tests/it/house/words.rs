@@ -131,3 +131,26 @@ fn the_names_of_public_types_are_found() {
                 struct D;\npub fn e() {}\npub type F = u8;";
     assert_eq!(public_types(&Source::new("src/a.rs", text)), ["A", "B", "C", "F"]);
 }
+
+/// Columns of a line of comment.
+const COLUMNS_MAX: usize = 100;
+
+/// Returns the lines of comment in a file that are too long. A command to copy stays on one line.
+fn long_comments(path: &str, text: &str) -> Vec<String> {
+    let is_comment = |line: &str| line.trim_start().starts_with("//") && !line.contains("cargo ");
+    let lines = text.lines().enumerate();
+    let long = lines.filter(|(_, line)| is_comment(line) && line.chars().count() > COLUMNS_MAX);
+    long.map(|(number, _)| format!("{path}:{}", number + 1)).collect()
+}
+
+#[test]
+fn comments_have_at_most_100_columns() {
+    let found: Vec<String> = ["src", "tests", "benches", "examples"]
+        .iter()
+        .flat_map(|folder| super::source::rust_files(folder))
+        .flat_map(|(path, text)| long_comments(&path, &text))
+        .collect();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+    let long = format!("fn f() {{}}\n    /// {}\n", "x".repeat(COLUMNS_MAX));
+    assert_eq!(long_comments("a.rs", &long), ["a.rs:2"]);
+}

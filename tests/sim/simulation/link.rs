@@ -289,7 +289,9 @@ impl World {
             self.remember(slot, before.filter(|before| !before.record.is_same_write(next)));
             match (&next.state, self.key_of(slot)) {
                 (State::Released, Some(key)) if releases => self.is_released(key),
-                (State::InFlight { doubt_since_ms: Some(_) }, Some(key)) => self.is_taken_over(key),
+                (State::InFlight { uncertain_since_ms: Some(_) }, Some(key)) => {
+                    self.is_taken_over(key)
+                }
                 _ => {}
             }
             self.notify_watchers(slot);

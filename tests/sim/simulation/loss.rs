@@ -91,16 +91,16 @@ impl World {
     }
 
     /// Whether a gateway can repeat it: the claim of an attempt with a valid lease when the store
-    /// began to hang, or a write of the last seconds before that. A write without an acknowledgement
-    /// is lost with the store, which is harmless only for a claim over nothing.
+    /// began to hang, or a write of the last seconds before that. A write without an
+    /// acknowledgement is lost with the store, which is harmless only for a claim over nothing.
     fn can_be_written_again(&self, key: usize, held: &Held, hung_since_ms: u64) -> bool {
         let known = self.book().operations[key]
             .acknowledged
             .iter()
             .any(|record| record.is_same_write(&held.record));
         match held.record.state {
-            State::InFlight { doubt_since_ms } => {
-                held.due_ms > hung_since_ms && (known || doubt_since_ms.is_none())
+            State::InFlight { uncertain_since_ms } => {
+                held.due_ms > hung_since_ms && (known || uncertain_since_ms.is_none())
             }
             _ => known && held.written_ms + LOST_MS >= hung_since_ms,
         }

@@ -1,5 +1,5 @@
-//! A simulation from one seed: gateways, a store, an upstream, clients, an operator and the weather,
-//! in simulated time.
+//! A simulation from one seed: gateways, a store, an upstream, clients, an operator and the
+//! weather, in simulated time.
 //!
 //! The gate, the engine, the sweeper, the reconciler and the store in memory (sealed in some seeds)
 //! are the product's own. Some seeds have a store that loses its last writes, with the Redis

@@ -5,18 +5,19 @@ use crate::proxy::byte_class::{CLASSES, TOKEN, VALUE, expect, stray};
 use crate::proxy::rules::{FIELDS_MAX, TRAILER_BYTES_MAX, TRAILER_NAME_KEPT, trailer_name};
 use crate::refusal::Malformation;
 
-/// Digits of a chunk's size. A parser with 32-bit integers must read the same number.
+/// The maximum of digits of a chunk's size. A parser with 32-bit integers must read the same
+/// number.
 const CHUNK_DIGITS_MAX: u8 = 8;
 
-/// Bytes of all chunk extensions of one body. Nobody uses them, and a recipient must limit them
-/// (RFC 9112, section 7.1.1).
+/// The maximum of bytes of all chunk extensions of one body. A recipient must limit them (RFC 9112,
+/// section 7.1.1), and nobody uses them.
 pub(super) const EXTENSION_BYTES_MAX: usize = 1024;
 
 /// The scanner of one chunked body.
 #[derive(Debug, Default)]
 pub(super) struct ChunkScanner {
     pub(super) step: ChunkStep,
-    /// The size of the chunk, then its bytes that are left.
+    /// The size of the chunk; while its data is scanned, the bytes of the chunk that are left.
     pub(super) left: u64,
     digits: u8,
     extension_bytes: usize,
@@ -68,7 +69,7 @@ impl ChunkScanner {
         (at, Ok(false))
     }
 
-    /// Returns the step behind a byte that isn't data; `None` behind the last byte of the body.
+    /// Returns the step after a byte that isn't data, or `None` after the last byte of the body.
     fn step(&mut self, byte: u8) -> Result<Option<ChunkStep>, Malformation> {
         use ChunkStep::{
             Data, DataCr, DataLf, EndLf, Extension, Size, SizeLf, TrailerLf, TrailerName,
@@ -90,7 +91,7 @@ impl ChunkScanner {
                 expect(byte, b'\n', Malformation::LineEnding)?;
                 if self.left == 0 { TrailerStart } else { Data }
             }
-            // `scan` passes data over as a whole.
+            // Not reached: `scan` skips the data of a chunk as a whole.
             Data => Data,
             DataCr => {
                 expect(byte, b'\r', Malformation::ChunkEnd)?;

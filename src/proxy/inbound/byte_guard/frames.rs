@@ -1,11 +1,13 @@
-//! The guard of HTTP/2: counts frames that cause work and carry nothing, and checks header blocks.
+//! The byte guard of HTTP/2: counts frames that cause work but have no content, and checks header
+//! blocks.
 //!
-//! It also counts header fields and body bytes, which the library keeps until they are read. Header
-//! blocks are checked because the library hides some of their faults from the server. A block that
-//! breaks the rules gets one more field, the mark, and the server refuses a request with the mark.
+//! It also counts the header fields and body bytes that the library keeps until they are read. It
+//! checks header blocks because the library hides some of their faults from the server. It adds one
+//! more field, the mark, to a block that breaks the rules. The server refuses a request with the
+//! mark.
 //!
-//! Danger: a frame of nine bytes can cost an answer, an opened and a cancelled request, or an entry
-//! in a table. The library limits the memory for them, not the number of frames that it processes
+//! Danger: a frame of nine bytes can cause an answer, open or cancel a request, or add an entry to
+//! a table. The library limits the memory for them, not the number of frames that it processes
 //! (CVE-2019-9512, CVE-2023-44487).
 
 use std::time::Duration;
@@ -15,34 +17,37 @@ use tokio::time::Instant;
 use crate::proxy::inbound::byte_guard::hpack::{BlockReader, BlockSummary, CorruptBlock};
 use crate::proxy::rules::{FIELDS_MAX, TRAILER_BYTES_MAX};
 
-/// Frames without content that a client may send in a period. An honest client sends few: pings, a
-/// changed setting, and the cancellation of its open requests.
+/// Frames without content that a client may send in a [`PERIOD`]. An honest client sends few:
+/// pings, a changed setting, and the cancellation of its open requests.
 const IDLE_FRAMES_MAX: u32 = 1000;
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// A header block with too many fields counts as this many frames without content. It is decoded,
-/// and then refused.
+/// A header block with too many fields counts as this many frames without content, because the
+/// block is decoded before it is refused.
 const REFUSED_BLOCK: u32 = 50;
 
-/// Bytes written to the client that allow one WINDOW_UPDATE: the smallest frame of an answer's body
-/// has ten, and two updates acknowledge it. Further updates count as frames without content.
+/// The client may send one uncounted WINDOW_UPDATE for each 5 bytes that were written to it. The
+/// smallest frame of an answer's body has ten bytes, and two updates may acknowledge this frame.
+/// Further updates count as frames without content.
 const WINDOW_UPDATE_BYTES: usize = 5;
 
-/// Most written bytes that are kept for later updates.
+/// The maximum of written bytes that are kept for later updates.
 const WRITTEN_MAX: usize = 1 << 20;
 
 /// Pseudo-fields that a request may have beside its fields (RFC 9113, section 8.3.1; RFC 8441).
 const PSEUDO_FIELDS: usize = 5;
 
-/// Memory that header blocks may cost before the library has to hand their requests on, in bytes.
-/// It reads all bytes that it can get, and would decode a hundred requests before the first is
-/// refused.
+/// Memory that header blocks may cost before the reader gets `Pending`, in bytes. Without this
+/// pause, the library reads all bytes that have arrived, and decodes a hundred requests before the
+/// server can refuse the first one.
 const BLOCKS_BYTES_MAX: usize = 64 * 1024;
 
-/// Least memory of a body's frame that waits to be read, in bytes: the buffer of a socket read.
+/// The least memory that a body's unread frame counts for, in bytes: the frame keeps the buffer of
+/// a whole socket read.
 pub(in crate::proxy) const DATA_BYTES_MIN: usize = 8 * 1024;
 
-/// The connection preface (RFC 9113, section 3.4) and a frame's header (section 4.1), in bytes.
+/// The lengths of the connection preface (RFC 9113, section 3.4) and of a frame's header (section
+/// 4.1), in bytes.
 const PREFACE_BYTES: usize = 24;
 const HEADER_BYTES: usize = 9;
 
@@ -88,8 +93,8 @@ pub struct FrameScanner {
     reader: BlockReader,
     /// Whether the current block is a trailer section.
     in_trailers: bool,
-    /// The last stream that was opened. A further header block of it or of an older one is a
-    /// trailer section.
+    /// The last stream that was opened. A further header block of this stream or of an older one is
+    /// a trailer section.
     last_stream: u32,
     /// The beginning of a field that continues in the next frame of the block.
     tail: Vec<u8>,
@@ -97,17 +102,18 @@ pub struct FrameScanner {
     blocks_bytes: usize,
     /// Memory of the bodies' frames and trailers since the last call of `take_unread`, in bytes.
     unread: usize,
-    /// The payload's length of a padded DATA frame, until its first byte, the padding's length,
-    /// arrives.
+    /// The payload's length of a padded DATA frame, until the first byte of the payload arrives.
+    /// That byte is the length of the padding.
     padded: Option<usize>,
 }
 
-/// The verdict on the bytes behind the safe ones.
+/// The verdict on the bytes after the safe ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FrameVerdict {
-    /// The frame is incomplete. Its bytes have to be scanned again, with more behind them.
+    /// The frame is incomplete. The caller has to scan its bytes again when more bytes have
+    /// arrived.
     Incomplete,
-    /// The bytes have to be scanned again, after the reader got `Pending`.
+    /// The caller has to scan the bytes again, after the reader got `Pending`.
     Pause,
     /// No further byte may be passed on: too many frames without content, or a corrupt header
     /// block.
@@ -151,8 +157,8 @@ impl FrameScanner {
         std::mem::take(&mut self.unread)
     }
 
-    /// Scans the bytes behind the last safe ones. Returns how many of them may be passed on, and
-    /// the verdict on the others. Safe bytes end within a frame's data, or with a whole frame.
+    /// Scans the bytes after the last safe ones. Returns how many of them may be passed on, and the
+    /// verdict on the others. Safe bytes end within a frame's data, or with a whole frame.
     pub fn scan(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> (usize, FrameVerdict) {
         let mut at = 0;
         loop {
@@ -180,9 +186,9 @@ impl FrameScanner {
             self.header = *header;
             let [high, middle, low, kind, ..] = *header;
             let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-            // The library would also read the header block of this frame, and change a table that
-            // the block reader doesn't follow. No client may send the frame (RFC 9113, section
-            // 8.4).
+            // The library would also read the header block of this frame, and change its dynamic
+            // table. The block reader would not follow that change. No client may send this frame
+            // (RFC 9113, section 8.4).
             if kind == PUSH_PROMISE {
                 return (at, FrameVerdict::Refused);
             }
@@ -205,8 +211,8 @@ impl FrameScanner {
         }
     }
 
-    /// Reads a frame of a header block. Returns a marked frame in its place where a faulty block
-    /// ends with it.
+    /// Reads a frame of a header block. If this frame ends a faulty block, returns a marked frame
+    /// that takes its place.
     fn header_block(
         &mut self,
         frame: &[u8],
@@ -237,7 +243,8 @@ impl FrameScanner {
             return Err(CorruptBlock);
         }
         let block = self.reader.finish();
-        // The library drops the fields of a list that is too long for it, with the mark.
+        // If a field list is too long for the library, the library drops its fields, the mark
+        // included.
         if self.in_trailers && block.list_bytes > TRAILER_LIST_MAX {
             return Err(CorruptBlock);
         }
@@ -246,7 +253,8 @@ impl FrameScanner {
         Ok(faulty.then(|| marked(frame, HEADER_BYTES + end)))
     }
 
-    /// Begins the frame of the last header, and counts it if it has no content.
+    /// Begins the frame with the header that was read last, and counts the frame if it has no
+    /// content.
     fn begin_frame(&mut self, now: impl Fn() -> Instant) {
         let [high, middle, low, kind, flags, ..] = self.header;
         self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
@@ -271,7 +279,8 @@ impl FrameScanner {
     fn data(&mut self, flags: u8) -> bool {
         let has_content = self.left > 0 || flags & END_STREAM != 0;
         if flags & PADDED != 0 && self.left > 0 {
-            // The library drops padding, so it must not be counted: no reader would give it back.
+            // The library drops padding. So padding must not be counted: no reader would give its
+            // memory back.
             self.padded = Some(self.left);
         } else if has_content {
             self.count_data(self.left);
@@ -287,7 +296,7 @@ impl FrameScanner {
     fn end_block(&mut self, block: &BlockSummary, now: impl Fn() -> Instant) {
         let too_many = block.fields > FIELDS_MAX + PSEUDO_FIELDS;
         if self.in_trailers {
-            // Trailers are checked only after the body, so no answer can refuse them.
+            // An answer can't refuse trailers, because they are checked only after the body.
             self.flooded |= too_many;
             self.unread = self.unread.saturating_add(block.cost());
             return;
@@ -310,8 +319,8 @@ impl FrameScanner {
 }
 
 /// Returns start and end of the header block's fragment in the payload of a HEADERS frame (RFC
-/// 9113, section 6.2). A stream that depends on itself is corrupt too: the library doesn't read its
-/// block, and its table would differ from then on.
+/// 9113, section 6.2). A stream that depends on itself is corrupt too. The library doesn't read the
+/// block of such a stream, so its dynamic table would differ from then on.
 fn fragment(flags: u8, stream: u32, payload: &[u8]) -> Result<(usize, usize), CorruptBlock> {
     let (padding, mut start) = match payload.first() {
         Some(padding) if flags & PADDED != 0 => (usize::from(*padding), 1),
@@ -329,7 +338,8 @@ fn fragment(flags: u8, stream: u32, payload: &[u8]) -> Result<(usize, usize), Co
     if start <= end { Ok((start, end)) } else { Err(CorruptBlock) }
 }
 
-/// Returns the frame with the mark at the end of its fragment, as a literal that is not indexed.
+/// Returns the frame with the mark added at the end of its fragment. The mark is a literal that is
+/// not indexed.
 fn marked(frame: &[u8], end: usize) -> Vec<u8> {
     const VALUE: &[u8] = b"1";
     let field = [&[0, MARK.len() as u8][..], MARK.as_bytes(), &[VALUE.len() as u8], VALUE].concat();

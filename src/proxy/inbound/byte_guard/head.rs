@@ -13,7 +13,7 @@ use crate::proxy::rules::{self, BodyFraming, FIELDS_MAX, HeadCheck, RequestTarge
 pub(super) struct HeadScanner {
     step: HeadStep,
     at: usize,
-    /// Start of the method, the target, the version or the field.
+    /// Start of the current method, target, version or field.
     start: usize,
     name_end: usize,
     fields: usize,
@@ -23,7 +23,7 @@ pub(super) struct HeadScanner {
 
 #[derive(Debug, Default, Clone, Copy)]
 enum HeadStep {
-    /// Before the request line, where one empty line is allowed (RFC 9112, section 2.2).
+    /// Before the request line. One empty line is allowed here (RFC 9112, section 2.2).
     #[default]
     Start,
     EmptyLf,
@@ -39,7 +39,7 @@ enum HeadStep {
 }
 
 impl HeadScanner {
-    /// Continues in `bytes`, which begin with the head. Returns the framing of the body once the
+    /// Continues the scan. `bytes` begin with the head. Returns the framing of the body when the
     /// head is complete.
     pub(super) fn scan(
         &mut self,
@@ -79,7 +79,7 @@ impl HeadScanner {
         }
     }
 
-    /// Returns the length of the head, once it is complete.
+    /// Returns the length of a complete head.
     pub(super) fn length(&self) -> usize {
         self.at
     }
@@ -89,7 +89,7 @@ impl HeadScanner {
         self.server_wide
     }
 
-    /// Takes the byte that ends a step of the request line.
+    /// Processes the byte that ends a step of the request line.
     fn request_line(&mut self, head: &[u8], byte: u8, bytes_max: usize) -> Result<(), Refusal> {
         match self.step {
             HeadStep::Start if byte == b'\r' => {
@@ -133,7 +133,7 @@ impl HeadScanner {
         Ok(())
     }
 
-    /// Takes the byte that ends a step of a field.
+    /// Processes the byte that ends a step of a field.
     fn field(&mut self, head: &[u8], byte: u8, bytes_max: usize) -> Result<(), Refusal> {
         match (self.step, byte) {
             (HeadStep::FieldStart, b'\r') => self.next(HeadStep::EndLf),
@@ -152,7 +152,7 @@ impl HeadScanner {
             }
             (HeadStep::Value, byte) => {
                 expect(byte, b'\r', Malformation::ControlByte)?;
-                // Trims spaces and tabs only: other white space can't be in a field value.
+                // This trims only spaces and tabs: a field value can't contain other white space.
                 let value = head[self.name_end + 1..self.at].trim_ascii();
                 self.check.field(&head[self.start..self.name_end], value)?;
                 self.next(HeadStep::ValueLf);
@@ -165,7 +165,7 @@ impl HeadScanner {
         Ok(())
     }
 
-    /// Continues behind the byte that ended a step.
+    /// Continues after the byte that ended a step.
     fn next(&mut self, step: HeadStep) {
         self.at += 1;
         (self.step, self.start) = (step, self.at);
@@ -178,7 +178,8 @@ fn too_large(bytes_max: usize) -> Refusal {
 }
 
 /// Returns whether a target is a URI with neither path nor query. OPTIONS with such a target is
-/// about the server as a whole (RFC 9112, section 3.2.4). The parser changes it to the path `/`.
+/// about the server as a whole (RFC 9112, section 3.2.4). The parser changes such a target to the
+/// path `/`.
 fn has_no_path(target: &[u8]) -> bool {
     let scheme = target.windows(3).position(|window| window == b"://");
     let authority = scheme.and_then(|at| target.get(at + 3..));

@@ -23,7 +23,7 @@ const STATIC_NAMES: [usize; 61] = [
     25, 17, 10, 4, 3, 16,
 ];
 
-/// The block breaks the rules of HPACK, or is one that the library wouldn't read.
+/// The block breaks the rules of HPACK, or the library wouldn't read the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CorruptBlock;
 
@@ -61,23 +61,24 @@ pub(super) struct BlockSummary {
     pub pseudo: bool,
     /// Number of fields, pseudo-header fields included.
     pub fields: usize,
-    /// Bytes of the names and values that the block spells out.
+    /// Bytes of the names and values that are literals in the block.
     pub text_bytes: usize,
-    /// Its size as a list of fields, 32 bytes beside each field's text (RFC 9113, section 6.5.2).
-    /// Undecoded Huffman text and values of the static table count with their longest length.
+    /// The size of the block as a list of fields: each field's text and 32 bytes (RFC 9113, section
+    /// 6.5.2). Huffman text that is not decoded, and values of the static table, count with the
+    /// greatest length that they can have.
     pub list_bytes: usize,
 }
 
 /// The longest value in the static table (`gzip, deflate`), in bytes.
 const STATIC_VALUE_MAX: usize = 13;
 
-/// Memory of a field beside its name and value, in bytes: its entry in a map, and its share of the
-/// map's growth.
+/// Memory that a field needs in addition to its name and value, in bytes: its entry in a map, and
+/// its share of the map's growth.
 pub(in crate::proxy) const FIELD_BYTES: usize = 160;
 
 impl BlockSummary {
-    /// Estimates the memory of its fields, in bytes. Compressed text and fields of the table are
-    /// longer.
+    /// Estimates the memory of the block's fields, in bytes. The estimate is too low for compressed
+    /// text and for fields of the table.
     pub fn cost(&self) -> usize {
         self.text_bytes.saturating_add(self.fields.saturating_mul(FIELD_BYTES))
     }
@@ -104,12 +105,12 @@ impl Default for BlockReader {
     }
 }
 
-/// An integer or a string, and the position behind it. `None`: its end has not arrived yet.
+/// An integer or a string, and the position after it. `None` if its end has not arrived yet.
 type Parsed<T> = Result<Option<(T, usize)>, CorruptBlock>;
 
 impl BlockReader {
-    /// Continues in a header block, and returns how many bytes were whole fields. The others begin
-    /// an incomplete field, and have to be read again with more bytes behind them.
+    /// Continues in a header block, and returns how many bytes were whole fields. The other bytes
+    /// begin an incomplete field. The caller has to pass them again when more bytes have arrived.
     pub fn read(&mut self, bytes: &[u8]) -> Result<usize, CorruptBlock> {
         let mut at = 0;
         while let Some(length) = self.representation(&bytes[at..])? {
@@ -171,8 +172,8 @@ impl BlockReader {
             _ => (None, at),
         };
         let Some((value, at)) = string(bytes, at)? else { return Ok(None) };
-        // Decoded only when the field is complete. An incomplete one is read again with every
-        // frame, and decoding its long name each time would keep the thread busy.
+        // The name is decoded only when the field is complete. An incomplete field is read again
+        // with every frame, and decoding a long name each time would keep the thread busy.
         let name = match &spelled {
             Some(text) => name_of(&text.decoded()?)?,
             None => self.name(index)?.0,
@@ -180,7 +181,7 @@ impl BlockReader {
         self.block.text_bytes += spelled.map_or(0, |text| text.bytes.len()) + value.bytes.len();
         let checked = matches!(name.kind, NameKind::Path | NameKind::Scheme);
         let (mut refused, mut length) = (false, value.length_max());
-        // Most values are neither checked nor kept, and are not decoded.
+        // Most values are neither checked nor kept, so they are not decoded.
         if checked || indexed {
             let value = value.decoded()?;
             length = value.len();
@@ -204,7 +205,8 @@ impl BlockReader {
         self.block.target_refused |= refused;
     }
 
-    /// Returns the name at an index, and its position in the dynamic table if it is there.
+    /// Returns the name at an index. Also returns its position in the dynamic table, unless the
+    /// name is in the static table.
     fn name(&self, index: usize) -> Result<(FieldName, Option<usize>), CorruptBlock> {
         let position = index.checked_sub(1).ok_or(CorruptBlock)?;
         if let Some(length) = STATIC_NAMES.get(position) {
@@ -220,7 +222,8 @@ impl BlockReader {
         self.entries.get(position).map(|entry| (entry.name, Some(position))).ok_or(CorruptBlock)
     }
 
-    /// Adds an entry. One that is larger than the table empties it (RFC 7541, section 4.4).
+    /// Adds an entry. An entry that is larger than the table empties the table (RFC 7541, section
+    /// 4.4).
     fn insert(&mut self, entry: TableEntry) {
         self.evict(entry.bytes);
         if entry.bytes <= self.bytes_max {
@@ -251,7 +254,7 @@ fn name_of(text: &[u8]) -> Result<FieldName, CorruptBlock> {
 
 /// Reads an integer with `prefix` bits in its first byte (RFC 7541, section 5.1).
 fn integer(bytes: &[u8], at: usize, prefix: u32) -> Parsed<usize> {
-    /// Most bytes behind the first one. The library reads fewer.
+    /// The maximum of bytes after the first one. The library reads fewer.
     const MORE_MAX: usize = 5;
     let mask = (1usize << prefix) - 1;
     let Some(first) = bytes.get(at) else { return Ok(None) };
@@ -293,8 +296,8 @@ impl EncodedText<'_> {
     }
 }
 
-/// Bits of each byte's code (RFC 7541, appendix B). The lengths define the codes: they count
-/// upwards from the shortest one, and those of one length are in the order of their bytes.
+/// Bits of each byte's code (RFC 7541, appendix B). The lengths define all codes. In the order of
+/// length, and within one length in the order of the bytes, each code is the next number.
 #[rustfmt::skip]
 const CODE_BITS: [u8; 256] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 28,
@@ -311,8 +314,8 @@ const CODE_BITS: [u8; 256] = [
 const BITS_MIN: usize = 5;
 const BITS_MAX: usize = 30;
 
-/// The bytes in the order of their codes; for each length the first code, and the position of its
-/// first byte.
+/// `bytes` has all bytes in the order of their codes. For each length, `first` has the first code,
+/// and `start` the position of that code's byte.
 struct HuffmanCodes {
     bytes: [u8; 256],
     first: [u32; BITS_MAX + 2],
@@ -339,7 +342,7 @@ const CODES: HuffmanCodes = {
     codes
 };
 
-/// Decodes a string in Huffman code. Its padding is less than a byte of ones.
+/// Decodes a string in Huffman code. The padding must be shorter than a byte, and all ones.
 fn huffman(bytes: &[u8]) -> Result<Vec<u8>, CorruptBlock> {
     static TABLE: HuffmanCodes = CODES;
     let mut decoded = Vec::with_capacity(bytes.len() * 8 / BITS_MIN);
@@ -355,7 +358,8 @@ fn huffman(bytes: &[u8]) -> Result<Vec<u8>, CorruptBlock> {
                 return Err(CorruptBlock);
             }
             let count = TABLE.start[bits + 1] - TABLE.start[bits];
-            // A number below the first code of this length is no code, nor the beginning of one.
+            // A number below the first code of this length is neither a code nor the beginning of a
+            // code.
             let offset =
                 code.checked_sub(TABLE.first[bits]).map_or(usize::MAX, |offset| offset as usize);
             if offset < count {

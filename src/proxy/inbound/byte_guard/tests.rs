@@ -1,5 +1,5 @@
-//! Bytes that are refused and bytes that pass, however they are cut. Hyper reads the latter the
-//! same way.
+//! Bytes that are refused and bytes that pass. The verdict does not depend on the pieces in which
+//! the bytes arrive. Hyper reads the passed bytes in the same way.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -18,8 +18,8 @@ use crate::proxy::rules::{FIELDS_MAX, TRAILER_BYTES_MAX};
 
 const HEAD_BYTES_MAX: usize = 1024;
 
-/// Scans bytes in pieces of these sizes, the last one repeated. Returns how many pass, and the
-/// refusal.
+/// Scans bytes in pieces of these sizes. The last size is repeated. Returns how many bytes pass,
+/// and the refusal.
 fn scan_in_pieces(bytes: &[u8], pieces: &[usize]) -> Scan {
     let mut scanner = Scanner::new(HEAD_BYTES_MAX);
     let (mut start, mut end, mut piece) = (0, 0, 0);
@@ -161,7 +161,7 @@ fn what_can_be_read_in_two_ways_is_refused_and_no_byte_of_its_head_passes() {
             Scan { safe: 0, refused: Some(Refusal::Malformed { why }) },
             "{text:?}"
         );
-        // Behind a good request the result is the same, and the good one passes.
+        // After a good request the result is the same, and the good request passes.
         let good = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}";
         let behind = scan(format!("{good}{text}").as_bytes());
         assert_eq!(
@@ -380,7 +380,8 @@ proptest! {
         let (lengths, complaint) = parsed(passed);
         prop_assert_eq!(complaint, None);
         let followed = followed(passed);
-        // After `Connection: close` the parser reads no more; all that it read before is the same.
+        // After `Connection: close` the parser reads nothing more. Up to there, both must have read
+        // the same.
         prop_assert_eq!(&lengths[..], &followed[..lengths.len().min(followed.len())]);
         let closes = String::from_utf8_lossy(passed).contains("close") || passed.windows(8).any(|w| w == b"HTTP/1.0");
         prop_assert!(closes || lengths.len() == followed.len(), "{:?} and {:?}", lengths, followed);

@@ -28,8 +28,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// How much of one answer an upstream may send before somebody reads it, in bytes. The connection's
-/// window has room for this amount of every stream, so that an unread answer does not delay the
-/// others.
+/// window has room for this amount on every stream. So an unread answer does not delay the others.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX as u32;
 
@@ -45,10 +44,10 @@ pub(in crate::proxy) struct Http2Connection {
     pub(super) abort: CancellationToken,
     /// The permit to be one of the upstream's connections.
     permit: Option<OwnedSemaphorePermit>,
-    /// The time from which it is too old for another request.
+    /// The time from which the connection is too old for another request.
     until: Instant,
-    /// Lets the connection close when it is not used any more. This is dropped after `sender`,
-    /// which keeps the connection open.
+    /// Lets the connection close when it is not used any more. It is dropped after `sender`,
+    /// because `sender` keeps the connection open.
     _unused: DropGuard,
 }
 

@@ -60,11 +60,11 @@ impl Http2ResponseBody {
         Http2ResponseBody { stream, left, in_trailers: false, taken: 0, ended: false, exchange }
     }
 
-    /// Returns what an error means for the body. `None` means its end: END_STREAM arrived before
-    /// the connection ended. Otherwise the body is truncated.
+    /// Interprets an error. Returns `None` if the body is complete, because END_STREAM arrived
+    /// before the connection ended. Otherwise the body is truncated, and this returns an error.
     ///
-    /// Errors of this side are never the end: the library refused the answer, or the request was
-    /// given up.
+    /// After an error of this side the body is never complete: the library refused the answer, or
+    /// the request was given up.
     fn end_or_error(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, BoxError>> {
         let connection_ended = error.is_io() || error.is_go_away() && error.is_remote();
         self.ended = true;
@@ -83,9 +83,9 @@ impl Body for Http2ResponseBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    /// Every end except END_STREAM is an error, even a reset with NO_ERROR or CANCEL: the answer
-    /// may be truncated. Events after END_STREAM are no errors, for example a reset of the rest of
-    /// the request, or the end of the connection.
+    /// Every end except END_STREAM is an error, even a reset with NO_ERROR or CANCEL, because the
+    /// answer may be truncated. Events after END_STREAM are not errors. Examples are a reset of the
+    /// rest of the request, and the end of the connection.
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

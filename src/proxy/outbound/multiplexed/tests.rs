@@ -1,4 +1,4 @@
-//! The requests that are written after the peer lowered its limit of streams.
+//! Which requests are written after the peer has lowered its limit of streams.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -39,7 +39,8 @@ impl Peer {
         self.write_frame(HEADERS, END_STREAM_AND_HEADERS, stream, &[STATUS_200]).await;
     }
 
-    /// Reads the next request and returns its stream, or `None` if the connection ends before.
+    /// Reads the next request and returns its stream. Returns `None` if the connection ends before
+    /// a request.
     async fn request(&mut self) -> Option<u8> {
         loop {
             let mut head = [0; 9];
@@ -77,8 +78,8 @@ fn rule(lease: Duration) -> Arc<SendRule> {
 
 const LEASE: Duration = Duration::from_secs(60);
 
-/// Sends a request, and lowers the limit to one while another request already has a slot. Returns
-/// the other slot.
+/// Sends a request. While another request also has a slot, the peer lowers the limit to one.
+/// Returns the other slot.
 async fn lowered() -> (Peer, tokio::task::JoinHandle<bool>, StreamSlot) {
     let (mut peer, connection) = connected().await;
     let (first, second) = (connection.slot().unwrap(), connection.slot().unwrap());
@@ -101,7 +102,7 @@ async fn a_request_that_is_given_up_in_the_librarys_queue_never_leaves() {
     assert!(sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     assert!(rule.revoke(), "no byte was sent");
     drop(sending);
-    // Without the gate, the library would send it now.
+    // Without the gate, the library would send the queued request now.
     peer.answer(1).await;
     assert_eq!(peer.request().await, None, "the connection ends");
     drop(answered);

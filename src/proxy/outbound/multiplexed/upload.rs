@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use crate::forwarding::BoxError;
 use crate::gate::{Payload, SendRule};
 
-/// The task that writes a request's body. Dropping this stops the task.
+/// The handle of the task that writes a request's body. Dropping it stops the task.
 pub(super) struct Upload(AbortHandle);
 
 impl Drop for Upload {
@@ -21,7 +21,8 @@ impl Drop for Upload {
     }
 }
 
-/// Writes a body. If it can't be written at once, a task of its own writes it, and is returned.
+/// Writes a body. If it can't be written at once, starts a task that writes it, and returns the
+/// handle of the task.
 pub(super) fn start<B>(
     body: Payload<B>,
     stream: SendStream<Bytes>,
@@ -70,9 +71,9 @@ where
         };
         let mut data = match frame.into_data() {
             Ok(data) => data,
-            // Trailers are dropped, as for HTTP/1.1 upstreams. The gateway has not read keys,
-            // scopes and callers in them, and an upstream may merge them into the head (RFC 9110,
-            // section 6.5.1).
+            // Trailers are dropped, as for HTTP/1.1 upstreams. The gateway has not looked for keys,
+            // scopes and callers in trailers, but an upstream may merge trailers into the head (RFC
+            // 9110, section 6.5.1).
             Err(_) => continue,
         };
         let last = body.is_end_stream();

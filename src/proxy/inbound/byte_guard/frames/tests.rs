@@ -1,4 +1,4 @@
-//! Frames that count, and floods of them.
+//! Frames that are counted, and floods of such frames.
 
 use super::*;
 use crate::proxy::inbound::byte_guard::hpack::FIELD_BYTES;
@@ -63,11 +63,12 @@ fn frames_that_carry_something_and_slow_ones_are_not_counted() {
         [(DATA, 0, &b"x"[..]), (DATA, END_STREAM, b""), (HEADERS, END_HEADERS, b"\x82")]
     {
         let bytes = frame(kind, flags, payload).repeat(5000);
-        // All but the first block of a stream are trailers, where a pseudo-header field is a fault.
+        // All blocks of a stream except the first are trailers. There a pseudo-header field is a
+        // fault.
         let bytes = if kind == HEADERS { frame(kind, flags, b"\x90").repeat(5000) } else { bytes };
         assert_eq!(frames.scan(&bytes, || now), (bytes.len(), FrameVerdict::Incomplete));
     }
-    // A client that takes an answer in the smallest frames there are, and acknowledges each of them
+    // This client gets an answer in the smallest possible frames, and acknowledges each of them
     // twice.
     for _ in 0..5000 {
         frames.wrote(10);
@@ -141,7 +142,8 @@ fn trailers_that_are_too_long_for_the_library_are_refused() {
     let now = Instant::now();
     let mut frames = opened(now);
     frames.scan(&frame(HEADERS, END_HEADERS, b"\x82"), || now);
-    // A field of 200 bytes is put into the table, and repeated from there.
+    // The client puts a field of 200 bytes into the dynamic table, and then refers to it many
+    // times.
     let (name, value) = (b"\x40\x01a\x7f\x49", [b'x'; 200]);
     let few = [&name[..], &value, &[0xbe; 40]].concat();
     assert_eq!(frames.scan(&opening(0, END_HEADERS, &few), || now).1, FrameVerdict::Incomplete);
@@ -168,7 +170,7 @@ fn blocks_that_nobody_can_read_are_refused_before_a_byte_of_them_passes() {
     }
 }
 
-/// Bytes that begin a stream, the n-th of a connection.
+/// Returns the bytes that begin the n-th stream of a connection.
 fn opening(n: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[HEADERS, flags], &(2 * n + 1).to_be_bytes(), payload].concat()
@@ -178,7 +180,7 @@ fn opening(n: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
 fn blocks_of_many_fields_are_passed_on_one_by_one_and_end_the_connection_when_they_are_many() {
     let now = Instant::now();
     let mut frames = opened(now);
-    // Each decodes to more than is passed on at once.
+    // Each block costs more memory than is passed on at once.
     let block = |n| opening(n, END_HEADERS | END_STREAM, &[0x82; 500]);
     let flood: Vec<u8> = (0..30).flat_map(block).collect();
     let (mut at, mut passed) = (0, Vec::new());
@@ -220,7 +222,7 @@ fn bodies_and_trailers_wait_to_be_taken_and_trailers_of_many_fields_end_the_conn
     let data = [&length[1..], &[DATA, PADDED, 0, 0, 0, 1], &padded[..]].concat();
     assert_eq!(scan_byte_by_byte(&mut frames, &data, now), (data.len(), FrameVerdict::Incomplete));
     assert_eq!(frames.take_unread(), 30_000, "padding is nothing that waits");
-    // The first of the static table's names that is no pseudo-header field, ten times.
+    // The first name of the static table that isn't a pseudo-header field, ten times.
     let few = opening(0, END_HEADERS | END_STREAM, &[0x90; 10]);
     assert_eq!(frames.scan(&few, || now), (few.len(), FrameVerdict::Incomplete));
     assert_eq!(frames.take_unread(), 10 * FIELD_BYTES);

@@ -1,4 +1,5 @@
-//! The examples of RFC 7541, and the findings in blocks, however they are written and cut.
+//! The examples of RFC 7541, and the findings in blocks. The findings depend neither on the
+//! encoding nor on the pieces in which a block arrives.
 
 use proptest::prelude::*;
 
@@ -12,7 +13,7 @@ fn hex(digits: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Whether the target is refused, and whether there are pseudo-header fields.
+/// Returns whether the target is refused, and whether there are pseudo-header fields.
 fn read(reader: &mut BlockReader, block: &[u8]) -> (bool, bool) {
     assert_eq!(reader.read(block), Ok(block.len()), "{block:x?}");
     let block = reader.finish();
@@ -142,7 +143,7 @@ proptest! {
 
 #[test]
 fn nothing_of_an_unfinished_field_is_decoded() {
-    // A name that is no Huffman code at all, as reading it would find.
+    // This name is not valid Huffman code. Decoding it would be an error.
     let name = b"\x40\x84\xff\xff\xff\xff";
     let mut reader = BlockReader::default();
     assert_eq!(reader.read(name), Ok(0), "the value has not begun");
