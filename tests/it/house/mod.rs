@@ -117,7 +117,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "layer",
             "read_model",
             "admin",
-            "cli",
             "demo",
         ],
     ),
