@@ -1,20 +1,21 @@
-//! Clocks, passed as arguments: the only module that reads the machine's clocks. And the format of
-//! times.
+//! The clocks of the process, and the text form of times. Apart from the timers of tokio, only this
+//! module reads the machine's clocks. Other modules get a [`Clock`] as an argument.
 //!
-//! Danger: with a clock that stops while the process is stopped, a gateway could send a payment on
-//! a claim after its lease ended. So durations are measured by a clock that continues while the
-//! process is stopped or the machine suspended.
+//! Danger: if the clock stopped with the process, a gateway could send a payment after the lease of
+//! its claim has ended. So durations are measured by a clock that continues while the process is
+//! stopped or the machine is suspended.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// The last millisecond of the year 9999, the last that RFC 3339 can write.
+/// The last millisecond of the year 9999. RFC 3339 can write no later time.
 const LAST_MS: u64 = 253_402_300_799_999;
 
-/// Formats a time in ms since 1970 by RFC 3339, in UTC. Times after the year 9999 are written as
-/// its end: stores contain times, and a forged one must not break the programs that show it.
+/// Formats a time in ms since 1970 by RFC 3339, in UTC. A time after the year 9999 is written as
+/// the end of that year: a store may contain a forged time, which must not break the programs that
+/// show it.
 pub fn rfc3339(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(unix_ms.min(LAST_MS)))
         .to_string()
@@ -58,14 +59,14 @@ impl Clock {
         Clock(ClockSource::System)
     }
 
-    /// Creates a clock that moves only through its handle, and the handle.
+    /// Creates a clock and its handle. The clock moves only through the handle.
     pub fn manual(boot_ms: u64, unix_ms: u64) -> (Clock, Arc<ManualClock>) {
         let manual = Arc::new(ManualClock { boot_ms: boot_ms.into(), unix_ms: unix_ms.into() });
         (Clock(ClockSource::Manual(manual.clone())), manual)
     }
 
-    /// Creates clocks from functions, for simulations with their own time. The first must continue
-    /// while the process is stopped, like [`Clock::boot_ms`].
+    /// Creates clocks from functions, for simulations with their own time. The function `boot_ms`
+    /// must continue while the process is stopped, like [`Clock::boot_ms`].
     pub fn given(
         boot_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
         unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
@@ -80,7 +81,8 @@ impl Clock {
             ClockSource::System => {
                 #[cfg(any(target_os = "linux", target_os = "android"))]
                 let id = rustix::time::ClockId::Boottime;
-                // Elsewhere the monotonic clock is the closest; on macOS it continues during sleep.
+                // On other systems, the monotonic clock comes closest. On macOS it continues during
+                // sleep.
                 #[cfg(not(any(target_os = "linux", target_os = "android")))]
                 let id = rustix::time::ClockId::Monotonic;
                 millis(rustix::time::clock_gettime(id))
@@ -90,8 +92,9 @@ impl Clock {
         }
     }
 
-    /// Returns milliseconds since 1970 by the machine's wall clock. For people, for `Date` fields
-    /// and for the times in tokens, which follow the issuer's clock; never for leases or retention.
+    /// Returns milliseconds since 1970 by the machine's wall clock. This time is for people, for
+    /// `Date` fields and for tokens, which have times by the issuer's clock. Leases and retention
+    /// never use it.
     pub fn unix_ms(&self) -> u64 {
         match &self.0 {
             ClockSource::System => {
@@ -105,7 +108,7 @@ impl Clock {
 
 impl Clock {
     /// Returns the clock of a store in this process: the current wall clock, continued by the boot
-    /// clock. Setting the wall clock later expires nothing early.
+    /// clock. If somebody sets the wall clock afterwards, no record expires early.
     pub fn anchored(&self) -> StoreClock {
         let clock = self.clone();
         let (boot_ms, unix_ms) = (self.boot_ms(), self.unix_ms());

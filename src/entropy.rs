@@ -1,8 +1,8 @@
 //! Random numbers for fences, first versions, trace ids and jitter, from one source.
 //!
-//! Fences must be distinct, not secret. A process has one random start, then a bijection over a
-//! counter: no two values of a process are equal, and two processes collide with a probability of
-//! 2^-64 per pair of values.
+//! Fences must be distinct, not secret. A process starts a counter at a random number and applies a
+//! bijection to it. So no two values of a process are equal, and two processes collide with a
+//! probability of 2^-64 per pair of values.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Entropy {
         z ^ (z >> 31)
     }
 
-    /// Returns a duration between half of `around` and one and a half times it.
+    /// Returns a random duration between 0.5 and 1.5 times `around`.
     pub fn jitter(&self, around: Duration) -> Duration {
         let percent = 50 + (self.next() % 101) as u32;
         around * percent / 100

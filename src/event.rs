@@ -19,12 +19,12 @@ mod observation;
 
 pub use observation::{Difference, Observation, ObservationKind};
 
-/// Longest reason of an operator, in bytes. Longer ones are cut, or the event would be too long to
-/// be read.
+/// Longest reason of an operator, in bytes. Longer reasons are cut, because otherwise the event
+/// could be too long to be read.
 pub const REASON_BYTES_MAX: usize = 1024;
 
-/// Initial capacity for an event without long fields: growing step by step would take a third of
-/// the time of writing it.
+/// Initial capacity for an event without long fields: growing the buffer step by step would take a
+/// third of the writing time.
 const USUAL_BYTES: usize = 384;
 
 /// Kind of a change.
@@ -104,7 +104,7 @@ pub struct Event {
 /// Data of a gateway about a change that is not in the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Context {
-    /// The mark of the tenant: all operations of one tenant have the same.
+    /// The mark of the tenant: all operations of one tenant have the same mark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
     /// Id of the request's trace, in 32 hexadecimal digits.
@@ -172,7 +172,8 @@ impl Event {
             route: next.route.to_string(),
             opened_ms: next.opened_unix_ms,
             keep_ms: millis(lifetime.keep),
-            // With a claim, the field has another meaning: an existing tombstone refuses it.
+            // In the lifetime of a claim, `tombstone` is not a time to keep a tombstone: see
+            // [`Lifetime`].
             tombstone_ms: lifetime.tombstone.filter(|_| status.is_some()).map(millis),
             lease_ms: lifetime.due.filter(|_| kind == EventKind::Claimed).map(millis),
             status,
@@ -260,8 +261,8 @@ impl Summary {
         }
     }
 
-    /// Returns the end of the active attempt's lease, if it was not renewed: renewals write no
-    /// events.
+    /// Returns the end of the active attempt's lease as it is without renewals, because renewals
+    /// write no events.
     pub fn lease_ends_ms(&self) -> Option<u64> {
         self.last.lease_ms.map(|lease| self.changed_ms.saturating_add(lease))
     }

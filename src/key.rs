@@ -1,5 +1,5 @@
-//! The identity of a request: idempotency key, scope, caller, slot and fingerprint. Parsed once, at
-//! the edge.
+//! The identity of a request: idempotency key, scope, caller, slot and fingerprint. Each is
+//! computed once, when the request arrives.
 //!
 //! Danger: two different requests with the same [`Slot`] would share an answer. So every hashed
 //! part is preceded by its length, and every hash by its purpose.
@@ -40,8 +40,9 @@ pub use tenant::TenantId;
 /// Number of partitions for records. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;
 
-/// Bytes of a slot: SHA-256 cut to 160 bits. Short enough to read aloud; finding the slot of a
-/// given operation takes 2^160 tries, and two operations with the same slot 2^80.
+/// Bytes of a slot: SHA-256 cut to 160 bits. Short enough to read aloud. Finding another operation
+/// with a given slot takes 2^160 tries. Finding any two operations with the same slot takes 2^80
+/// tries.
 pub const SLOT_BYTES: usize = 20;
 
 /// A refused key. The texts never contain the key.
@@ -64,7 +65,8 @@ pub enum KeyError {
     },
     /// The value has a byte outside visible ASCII, or a quote inside a bare key.
     #[error(
-        "has a character that a key can't have (allowed: visible ASCII characters without white space and quotes, or a quoted string)"
+        "has a character that a key can't have (allowed: visible ASCII characters without white \
+         space and quotes, or a quoted string)"
     )]
     Character,
     /// The value starts like a structured-field string and isn't a valid one.
@@ -281,8 +283,8 @@ fn hash_fields<'a>(
     hasher.finish()
 }
 
-/// The hash of a request's method, path, query and body. A request with another fingerprint is no
-/// duplicate.
+/// The hash of a request's method, path, query and body. By default, a request with a used key and
+/// another fingerprint is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
@@ -305,7 +307,7 @@ pub enum BodyHash<'a> {
     Json {
         /// Whether the request has a JSON media type.
         is_json: bool,
-        /// Members that don't count (RFC 6901).
+        /// Pointers to members that don't count (RFC 6901).
         ignore: &'a [Pointer],
     },
     /// The parts of a form, whatever its boundary; as bytes if readers could interpret the form

@@ -2,26 +2,28 @@
 //!
 //! The modules, in reading order:
 //!
-//! - [`key`] names an operation, [`record`] is its stored state, [`event`] a change of that state.
-//! - [`engine`] holds the rules as pure functions, and [`route`] finds the policy of a request.
-//! - [`store`] keeps the records and the event log.
-//! - [`refusal`] is the reason why a request is not run, [`forwarding`] how forwarding fails.
-//! - [`gate`] executes a request once per key, and [`layer`] puts it around a tower service.
-//! - [`http_message`], [`token`], [`telemetry`], [`clock`], [`entropy`] and [`hex`] serve these.
+//! - [`key`]: reads a key from a request, and computes the identity of the operation.
+//! - [`record`]: the stored state of an operation. [`event`]: one change of that state.
+//! - [`engine`]: the rules, as pure functions. [`route`]: finds the policy of a request.
+//! - [`store`]: keeps the records and the event log.
+//! - [`refusal`]: why a request is not run. [`forwarding`]: why forwarding a request failed.
+//! - [`gate`]: executes a request once per key. [`layer`]: puts the gate around a tower service.
+//! - [`http_message`]: bodies and header fields. [`token`]: verifies tokens with a scope.
+//! - [`telemetry`]: metrics, logs and traces. [`clock`], [`entropy`], [`hex`]: small helpers.
 //!
-//! The feature `gateway` adds the `onceward` command: `proxy`, `config`, `read_model`, `admin`,
-//! `cli`, `demo`, and `app`, which wires all of them.
+//! The feature `gateway` adds the modules of the `onceward` command: `proxy`, `config`,
+//! `read_model`, `admin`, `cli`, `demo`, and `app`, which connects all modules.
 //!
 //! # Features
 //!
 //! - `gateway` (default): the command. It implies `embedded` and `tls`.
-//! - `redis` (default): the store in Redis, `store::redis`. It implies `tls`.
-//! - `embedded`: the store in a file, `store::embedded`.
+//! - `redis` (default): the store in Redis, in `store::redis`. It implies `tls`.
+//! - `embedded`: the store in a file, in `store::embedded`.
 //! - `jemalloc` (default): the allocator of the command. Its build needs `make`.
-//! - `tls`: TLS to clients, upstreams and Redis, `tls`.
-//! - `test-suite`: the tests that every store must pass, `store::suite`.
+//! - `tls`: TLS to clients, upstreams and Redis, in the module `tls`.
+//! - `test-suite`: the tests that every store must pass, in `store::suite`.
 //!
-//! Without any of them the crate is the layer over memory.
+//! Without any feature, the crate has the layer and a store in memory.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-/// Requests take and give back dozens of small blocks, many at once. This allocator hands out the
-/// block that was given back last, which is still in the processor's cache; others walk through
-/// fresh memory and cost a fifth more per request.
+/// Every request allocates and frees dozens of small blocks, and many requests run at once. This
+/// allocator hands out the block that was freed last, which is still in the processor's cache.
+/// Other allocators hand out fresh memory, and a request costs a fifth more.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -1,8 +1,8 @@
 //! The record: the stored state of one operation, and the reply for its duplicates.
 //!
-//! `absent -> in flight -> completed | uncertain | released`. A record contains the caller
-//! (hashed), the fingerprint, the attempt that may still write to it (its fence) and the number of
-//! its last change (its version).
+//! `absent -> in flight -> completed | uncertain | released`. A record contains a hash of the
+//! caller, the fingerprint, the fence of the attempt that may still write to the record, and the
+//! version, which is the number of the last change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,8 @@ pub use codec::{
 };
 
 /// Counts the changes of a record. Each change increments it. In an empty slot it starts at a
-/// random number, so that a slot never has the same version twice and an old attempt can't pass for
-/// a new one.
+/// random number, so that a slot never has the same version twice and an old attempt can't be
+/// confused with a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version(pub u64);
 
@@ -31,15 +31,16 @@ impl Version {
         Version(self.0.wrapping_add(1))
     }
 
-    /// The version after the next one, for a change that races with the attempt. The attempt's own
-    /// write would have the next version, the same fence and perhaps the same state, and a store
-    /// treats two such records as one.
+    /// The version after the next one, for a change that races with the active attempt. The
+    /// attempt's own write has the next version. If both writes had equal versions, fences and
+    /// states, a store would treat them as one write.
     pub fn after_next(self) -> Version {
         self.next().next()
     }
 }
 
-/// Random id of one attempt to run an operation. A write with an old fence changes nothing.
+/// Random id of one attempt to run an operation, or of one decision by an operator or a probe. A
+/// write with an old fence changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fence(pub u64);
 
@@ -92,7 +93,7 @@ pub struct SpanId {
 pub enum State {
     /// An attempt is active, under a lease.
     InFlight {
-        /// For an attempt that began from an uncertain record: the time since when the record was
+        /// For an attempt that began from an uncertain record: the time at which the record became
         /// uncertain, in ms of the store's clock. Such an attempt completes the operation or leaves
         /// it uncertain, and never releases it.
         uncertain_since_ms: Option<u64>,
@@ -101,8 +102,9 @@ pub enum State {
     Uncertain {
         /// The reason.
         cause: Cause,
-        /// The time since when the operation is uncertain, in ms of the store's clock; `None`:
-        /// since this version. Only an attempt that provably did nothing restores an older time.
+        /// The time at which the operation became uncertain, in ms of the store's clock. `None`
+        /// means the time of this version's write. Later versions keep this time, unless the
+        /// outcome of another request came into doubt.
         since_ms: Option<u64>,
         /// The fence of the lost attempt, if an operator has decided that the next duplicate runs.
         /// The lost attempt may still settle the operation before a duplicate runs, although the
@@ -127,7 +129,7 @@ pub enum State {
 pub enum Cause {
     /// The connection broke after a byte of the request was written.
     Broken,
-    /// The upstream's answer can't be parsed. Versions without this cause read [`Cause::Broken`].
+    /// The upstream's answer can't be parsed. Older versions read this cause as [`Cause::Broken`].
     Unreadable(AnswerFault),
     /// The upstream didn't answer in time.
     TimedOut,
@@ -138,7 +140,7 @@ pub enum Cause {
     LeaseEnded,
     /// The gateway was stopped during the attempt.
     Stopped,
-    /// A later attempt did nothing, so the outcome of the first one is as unknown as before.
+    /// A later attempt did nothing, so the outcome of the first attempt is still unknown.
     NotRepeated,
 }
 
@@ -174,8 +176,8 @@ pub struct Reply {
     /// The body.
     pub body: ReplyBody,
     /// Trailers (RFC 9110, section 6.5), which are kept for gRPC answers with a whole body. Empty
-    /// if the body is sealed, which then contains them. Version 0.1.0 can't read records with
-    /// trailers.
+    /// if the body is sealed: the sealed body then contains the trailers. Version 0.1.0 can't read
+    /// records with trailers.
     pub trailers: Option<HeaderMap>,
 }
 
@@ -186,8 +188,8 @@ pub enum ReplyBody {
     Whole(Bytes),
     /// No body: it was too large, an event stream or a switched protocol, and was streamed once.
     NotStored,
-    /// A sealed body with its header fields. Only stores contain such replies; above them it means
-    /// that the key is missing.
+    /// A sealed body with its header fields. Only stores contain such replies. Outside a store, a
+    /// sealed body means that the encryption key is missing.
     Sealed(Bytes),
 }
 
@@ -196,11 +198,12 @@ pub enum ReplyBody {
 pub struct Lifetime {
     /// Time until the record disappears.
     pub keep: Duration,
-    /// Time until the record is due for a check, which is the lease while in flight. `None` keeps
-    /// it out of the index of unsettled records.
+    /// Time until the record is due for a check: for a record in flight, the lease. `None` keeps
+    /// the record out of the index of unsettled records.
     pub due: Option<Duration>,
-    /// With a result: the time until its tombstone disappears, counted from now (so at least
-    /// `keep`). With a claim, over an empty slot or a marker: an existing tombstone refuses it.
+    /// For a result: the time from now until its tombstone disappears, which is at least `keep`.
+    /// For a claim over an empty slot or a marker: if this is set, an existing tombstone refuses
+    /// the claim.
     pub tombstone: Option<Duration>,
 }
 
@@ -209,13 +212,13 @@ pub struct Lifetime {
 pub struct Held {
     /// The record.
     pub record: Record,
-    /// The time of the last change. For a settled record it may be off by the duration of a store
-    /// call.
+    /// The time of the last change. For a settled record, the error may be as large as the duration
+    /// of a store call.
     pub written_ms: u64,
-    /// The time of the next check: the end of the lease while in flight; 0: never.
+    /// The time of the next check: for a record in flight, the end of the lease. 0 means never.
     pub due_ms: u64,
-    /// The store's time at this read. For a settled record, derived from the store's earlier
-    /// answers, because its age has no effect.
+    /// The store's time at this read. For a settled record it may be an estimate from earlier
+    /// answers of the store, because no answer to a client depends on the record's age.
     pub now_ms: u64,
 }
 
@@ -231,8 +234,8 @@ impl Record {
         }
     }
 
-    /// Returns whether an attempt may still settle this record, by its fence: the record has the
-    /// attempt's fence, or an operator's retry names it.
+    /// Returns whether the attempt with this fence may still settle the record: the record has the
+    /// fence, or an operator's retry names the fence.
     pub fn belongs_to(&self, attempt: Fence) -> bool {
         let named =
             matches!(self.state, State::Uncertain { retry: Some(lost), .. } if lost == attempt);
@@ -290,7 +293,8 @@ impl Cause {
             Cause::TimedOut => "the upstream did not answer in time".into(),
             Cause::Status(code @ ..100) => {
                 format!(
-                    "the upstream answered with the gRPC status {code}, which does not say whether it acted"
+                    "the upstream answered with the gRPC status {code}, which does not say whether \
+                     it acted"
                 )
             }
             Cause::Status(code) => {
@@ -311,10 +315,12 @@ impl AnswerFault {
         match self {
             AnswerFault::TooManyFields => "the upstream's answer has more than 256 header fields",
             AnswerFault::HeadTooLarge => {
-                "the header of the upstream's answer is too large (HTTP/1.1: 408 KiB, HTTP/2: 64 KiB)"
+                "the header of the upstream's answer is too large (HTTP/1.1: 408 KiB, HTTP/2: 64 \
+                 KiB)"
             }
             AnswerFault::Malformed => {
-                "the header of the upstream's answer is not well-formed HTTP, or many times too large"
+                "the header of the upstream's answer is not well-formed HTTP, or many times too \
+                 large"
             }
         }
     }

@@ -20,8 +20,8 @@ mod folding;
 /// A route: enforced, shadowed or switched off.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// Path patterns. The route covers a path that matches one of them. `{name}` is one segment,
-    /// `{*rest}` one or more.
+    /// Path patterns. The route covers a path that matches one of them. `{name}` matches one
+    /// segment, and `{*rest}` matches one or more segments.
     pub paths: Vec<String>,
     /// Methods.
     pub methods: Vec<Method>,
@@ -51,8 +51,8 @@ pub struct PatternError {
     why: String,
 }
 
-/// The upstream could interpret the path as another one, which is protected, or as the path of
-/// another operation.
+/// The upstream could interpret the path as another, protected path, or as the path of another
+/// operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the path can be read as another path")]
 pub struct AmbiguousPath;
@@ -123,7 +123,7 @@ impl Routes {
             let matched = other.router.at(bare).is_ok();
             let leads_there = matched
                 || some_reading(other.case(), &|readings| other.some_reading_matches(readings));
-            // Paths of an earlier route don't lead to this one, except in another letter case.
+            // Paths of an earlier route don't lead to this route, except in another letter case.
             let found = found.filter(|found| *found < at).map(|found| &self.0[found]);
             let first = found.filter(|found| {
                 matched || !other.ignores_case() || found.case() == PathCase::Insensitive

@@ -2,9 +2,9 @@
 //! signature is verified.
 //!
 //! Danger: a forged token would get the answers of another caller. So the key decides which
-//! algorithms may verify with it: never one of another key type, one that the key's own `alg`
-//! excludes, `none`, or one that needs a shared secret. Before the signature is verified, only the
-//! key's id, the algorithm and `crit` are read.
+//! algorithms may verify with it. An algorithm is refused if it is for another key type, if the
+//! key's own `alg` excludes it, if it needs a shared secret, or if it is `none`. Before the
+//! signature is verified, only the key's id, the algorithm and `crit` are read.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -51,13 +51,13 @@ impl std::fmt::Debug for Subject {
     }
 }
 
-/// A refused token. The texts disclose no more than its sender may learn.
+/// A refused token. The texts disclose no more than the sender of the token may learn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// The token has expired.
     #[error("has expired")]
     Expired,
-    /// No key of the set could have signed the token. The set may be older than the key.
+    /// No key of the set could have signed the token. The set may lack newer keys.
     #[error("is signed with an unknown key")]
     UnknownKey,
     /// The token is invalid for any other reason.

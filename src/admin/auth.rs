@@ -16,7 +16,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// Creates a token with this name; `operate` allows changes.
+    /// Creates a token with this name. `operate` allows changes.
     pub fn new(name: &str, operate: bool, secret: &[u8]) -> Token {
         Token { name: name.to_owned(), operate, hash: Sha256::digest(secret).into() }
     }
@@ -35,7 +35,8 @@ impl Token {
 /// The access rule of the admin port.
 #[derive(Clone)]
 pub enum Access {
-    /// Everybody on this machine, through a listener on loopback. Web pages are refused.
+    /// Everybody on this machine, through a listener on loopback. Requests from web pages are
+    /// refused.
     Loopback,
     /// Holders of one of these tokens.
     Tokens(Vec<Token>),
@@ -45,7 +46,8 @@ pub enum Access {
 #[derive(Clone)]
 pub(super) struct Operator(pub String);
 
-/// Returns the operator of a request, or why it is refused; `changes`: it needs the role `operate`.
+/// Returns the operator of a request, or the reason why the request is refused. A request with
+/// `changes` needs the role `operate`.
 pub(super) fn authorize(
     access: &Access,
     headers: &HeaderMap,
@@ -69,8 +71,8 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(secret)
 }
 
-/// Returns the token with this secret. It compares every token in constant time, so that the
-/// duration reveals nothing about a near match.
+/// Returns the token with this secret. Compares every token in constant time, so that the duration
+/// reveals nothing about a similar secret.
 pub(super) fn find<'t>(tokens: &'t [Token], secret: &[u8]) -> Option<&'t Token> {
     let hash: [u8; 32] = Sha256::digest(secret).into();
     tokens.iter().fold(
@@ -79,9 +81,9 @@ pub(super) fn find<'t>(tokens: &'t [Token], secret: &[u8]) -> Option<&'t Token> 
     )
 }
 
-/// Returns whether a browser sent the request for a web page: it has an origin, or a host name that
-/// was rebound to this machine. The pages of the admin port have paths of their own, and this
-/// function guards none of them.
+/// Returns whether a browser sent the request for a web page. Such a request has an origin, or a
+/// host name that was rebound to this machine. This function does not guard the paths of the admin
+/// port's own pages.
 fn is_from_a_page(headers: &HeaderMap) -> bool {
     let by_a_page = headers.contains_key(header::ORIGIN)
         || headers.get("sec-fetch-site").is_some_and(|site| site != "none");

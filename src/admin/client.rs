@@ -17,14 +17,14 @@ use super::view::{
     ReportView, ResolveRequest, ScopeRequest, ScopeView, VerifiedView,
 };
 
-/// Longest wait for the admin port, and largest response.
+/// The longest wait for the admin port, and the largest response.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Why a call failed.
+/// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No response.
+    /// The admin port sent no response.
     #[error("the admin port {address} can't be reached: {why}")]
     Unreachable {
         /// The address.
@@ -32,7 +32,7 @@ pub enum ClientError {
         /// The reason.
         why: String,
     },
-    /// A refusal.
+    /// The admin port refused the request.
     #[error("{status}: {detail}")]
     Refused {
         /// The status.
@@ -42,12 +42,12 @@ pub enum ClientError {
     },
 }
 
-/// A decision that needs no more than its reason.
+/// A decision that needs only a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlainDecision {
-    /// The operation was not executed; the key is free.
+    /// The operation was not executed, and its key is free.
     Release,
-    /// The operation was not executed; the next duplicate runs.
+    /// The operation was not executed, and its next duplicate runs.
     Retry,
     /// The result is deleted before the end of its retention.
     Expire,
@@ -63,7 +63,7 @@ impl PlainDecision {
     }
 }
 
-/// The filters of a list of operations; all that are set must match.
+/// The filters of a list of operations. An operation must match all filters that are set.
 #[derive(Debug, Clone, Default)]
 pub struct OperationFilter {
     /// The state.
@@ -81,7 +81,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Creates a client for `host:port`, with a bearer token where the port requires one.
+    /// Creates a client for `host:port`, with a bearer token if the port requires one.
     pub fn new(address: impl Into<String>, token: Option<String>) -> Client {
         Client { address: address.into(), token }
     }
@@ -126,7 +126,7 @@ impl Client {
         self.json(Method::GET, "/v1/projection", None::<&()>, None).await
     }
 
-    /// Empties the read model, which is then rebuilt from the event log.
+    /// Empties the read model, and starts its rebuild from the event log.
     pub async fn rebuild_projection(&self) -> Result<ProjectionView, ClientError> {
         self.json(Method::POST, "/v1/projection/rebuild", None::<&()>, None).await
     }
@@ -142,8 +142,8 @@ impl Client {
         .await
     }
 
-    /// Returns events behind a cursor, since a time (RFC 3339), or from now on. The gateway waits
-    /// up to `wait_s` seconds for one.
+    /// Returns events after a cursor, since a time (RFC 3339), or only new ones. The gateway waits
+    /// up to `wait_s` seconds for an event.
     pub async fn tail(
         &self,
         after: Option<&str>,
@@ -265,7 +265,7 @@ impl Client {
     }
 }
 
-/// Returns the path with those parameters that have a value.
+/// Returns the path with the parameters that have a value.
 fn with_query<const N: usize>(path: &str, parameters: [(&str, Option<&str>); N]) -> String {
     let stated = parameters.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let written = stated.map(|(name, value)| {

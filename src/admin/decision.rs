@@ -1,8 +1,9 @@
-//! A change that an operator makes to an operation: on a version, for a reason, under a name.
+//! A change that an operator makes to an operation. It has a version, a reason and the operator's
+//! name.
 //!
-//! Danger: an operator decides on the state that the screen showed. A change that names no version
-//! could settle a different state, so it is refused ([`AdminRefusal::VersionMissing`]). A change to
-//! an older version is refused, too.
+//! Danger: an operator decides on the state that the screen shows. A change without a version could
+//! settle a different state, so it is refused ([`AdminRefusal::VersionMissing`]). A change with an
+//! old version is refused too.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::gate::OperatorError;
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, Version};
 
-/// Fields of a connection or of message framing, which no stored reply has.
+/// Fields of a connection or of message framing. No stored reply has them.
 const FRAMING: [HeaderName; 7] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -33,7 +34,7 @@ const FRAMING: [HeaderName; 7] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// Statuses without a body, whatever the fields are (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
+/// Statuses of responses that never have a body (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
 const BODILESS: [StatusCode; 3] =
     [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED];
 
@@ -44,7 +45,7 @@ pub(super) struct OperatorChange {
     version: Version,
 }
 
-/// The reason of a change: not empty, and at most as long as the event log stores.
+/// The reason of a change. It is not empty, and not longer than the event log can store.
 pub(super) struct Reason(String);
 
 impl Reason {
@@ -81,8 +82,8 @@ impl OperatorChange {
         Ok(OperatorChange { slot, route: held.record.route, version })
     }
 
-    /// Applies the decision. It is recorded with operator and reason in the event log, in the same
-    /// step, and in the process log.
+    /// Applies the decision. If the event log is enabled, the same store command writes operator
+    /// and reason to it. They are also in the process log.
     pub(super) async fn apply(
         self,
         admin: &Admin,
@@ -124,7 +125,7 @@ fn parse_tag(tag: &str) -> Option<Version> {
     tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok().map(Version)
 }
 
-/// Returns the reply that an operator entered, with a date and a media type where they are missing.
+/// Returns the reply that an operator entered. Adds a date and a media type if they are missing.
 pub(super) fn entered_reply(
     now_unix_ms: u64,
     request: &ResolveRequest,

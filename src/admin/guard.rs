@@ -11,7 +11,7 @@ use super::auth::{Access, authorize, names_this_machine};
 use super::problem::AdminRefusal;
 use super::state::Admin;
 
-/// Middleware that authorizes a request; a token with the role `read` may only use GET and HEAD.
+/// Middleware that authorizes a request. A token with the role `read` may only use GET and HEAD.
 pub(super) async fn guard(
     State(admin): State<Arc<Admin>>,
     request: Request,
@@ -21,7 +21,8 @@ pub(super) async fn guard(
     authorized(&admin, request, next, changes).await
 }
 
-/// Middleware that authorizes a request to a path that changes nothing, whatever its method.
+/// Middleware that authorizes a request to a path that changes nothing. All methods need only the
+/// role `read`.
 pub(super) async fn readers(
     State(admin): State<Arc<Admin>>,
     request: Request,
@@ -40,9 +41,9 @@ async fn authorized(admin: &Admin, mut request: Request, next: Next, changes: bo
     }
 }
 
-/// Middleware for a path that needs no token. On loopback every process of this machine may use it,
-/// under a local host name only: see [`own_host`]. A port beyond loopback accepts any host name,
-/// such as that of a proxy in front of it.
+/// Middleware for a path that needs no token. On loopback, every process of this machine may use
+/// the path, but only with a local host name: see [`own_host`]. A port that is not on loopback
+/// accepts any host name, for example the name of a proxy in front of it.
 pub(super) async fn open(
     State(admin): State<Arc<Admin>>,
     request: Request,
@@ -55,8 +56,8 @@ pub(super) async fn open(
 }
 
 /// Middleware that refuses requests for other host names, on every path of a loopback port without
-/// tokens. A web page may have rebound such a name to this machine (DNS rebinding), and would read
-/// the response.
+/// tokens. The owner of a web page may have rebound such a name to this machine (DNS rebinding).
+/// The page could then read the response.
 pub(super) async fn own_host(
     State(admin): State<Arc<Admin>>,
     request: Request,

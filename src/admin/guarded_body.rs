@@ -11,8 +11,8 @@ struct GuardedBody<G> {
     _guard: G,
 }
 
-/// Returns the same body with `guard`, which is dropped when the body was sent or abandoned. The
-/// length stays known.
+/// Returns a body that owns `guard`, and drops it when the body was sent or abandoned. The body
+/// keeps its known length.
 pub fn with_guard(body: Body, guard: impl Send + Unpin + 'static) -> Body {
     Body::new(GuardedBody { body, _guard: guard })
 }

@@ -1,9 +1,9 @@
-//! The admin port: health, metrics, the API and the pages where operators look up and settle
+//! The admin port: health, metrics, and the API and pages with which operators look up and settle
 //! operations.
 //!
-//! Danger: whoever reaches this port can settle payments. It has a listener of its own, on loopback
-//! by default. Beyond loopback it requires a bearer token; on loopback it refuses requests that a
-//! web page could send in an operator's name.
+//! Danger: whoever can use this port can settle payments. It has its own listener, which is on
+//! loopback by default. If it is not on loopback, it requires a bearer token. On loopback, it
+//! refuses requests that a web page could send in an operator's name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,25 +43,25 @@ pub use view::{
     ScopeView, StatisticsView, TallyView, TimelineView, VerifiedView,
 };
 
-/// Longest duration of a request, its body included: longer than a reload may take.
+/// The longest duration of a request, including its body. It is longer than the limit of a reload.
 const REQUEST_MAX: Duration = Duration::from_secs(45);
 
-/// Middleware that ends a request after [`REQUEST_MAX`], so that bodies that never arrive hold no
-/// connections.
+/// Middleware that ends a request after [`REQUEST_MAX`]. Otherwise clients that never send a body
+/// could hold connections forever.
 async fn limit_duration(request: Request, next: Next) -> Response {
     tokio::time::timeout(REQUEST_MAX, next.run(request))
         .await
         .unwrap_or_else(|_| AdminRefusal::TooSlow.into_response())
 }
 
-/// Most active requests, except for health and readiness. With bodies of the largest size they hold
-/// a quarter of a gigabyte.
+/// The maximum of active requests, except for health and readiness. With bodies of the largest
+/// size, they need a quarter of a gigabyte.
 const REQUESTS_MAX: usize = 128;
 
-/// Paths that orchestrators probe. They are answered however many other requests are active.
+/// Paths of health checks. They have no limit of active requests.
 const PROBED: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Middleware that limits active requests; a request counts until its response is sent.
+/// Middleware that limits active requests. A request counts until its response is sent.
 async fn limit_requests(
     State(permits): State<Arc<Semaphore>>,
     request: Request,
@@ -71,7 +71,8 @@ async fn limit_requests(
         return next.run(request).await;
     }
     let Ok(permit) = permits.try_acquire_owned() else { return AdminRefusal::Busy.into_response() };
-    // The body owns the permit: a client that reads no response keeps it until the connection ends.
+    // The body owns the permit, so a client that does not read its response keeps the permit until
+    // the connection ends.
     next.run(request).await.map(|body| with_guard(body, permit))
 }
 

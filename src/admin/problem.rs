@@ -1,5 +1,5 @@
-//! The refusals of the admin port: a closed set of problem documents (RFC 9457), each with its
-//! type, status and advice.
+//! The refusals of the admin port. Each is a problem document (RFC 9457) with type, status and
+//! advice.
 
 use axum::extract::Request;
 use axum::extract::rejection::JsonRejection;
@@ -16,22 +16,24 @@ use crate::read_model::QueryError;
 use crate::store::{ListError, StoreError};
 use crate::telemetry::FilterError;
 
-/// Longest detail that is copied from a text of the framework, in bytes.
+/// The longest part of a text of the framework that is used as detail, in bytes.
 const DETAIL_BYTES_MAX: usize = 1024;
 
-/// Why a request to the admin port is refused. Nothing was changed.
+/// The reason why a request to the admin port is refused. Except after a timeout, a refused request
+/// has changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AdminRefusal {
-    /// No token, or an unknown one.
+    /// The request has no token, or an unknown one.
     #[error("a valid bearer token is required")]
     TokenMissing,
-    /// A web page sent the request, or its host name may have been rebound to this machine.
+    /// A web page sent the request, or the request's host name may have been rebound to this
+    /// machine.
     #[error("requests from web pages, or for other host names, need a token")]
     FromPage,
     /// The token's role does not allow the request.
     #[error("this token may read, but not change anything")]
     ReadOnly,
-    /// No such path.
+    /// There is no such path.
     #[error("there is nothing here")]
     NotFound,
     /// The path does not have this method.
@@ -45,7 +47,8 @@ pub(super) enum AdminRefusal {
     TooLarge,
     /// The request did not finish in time.
     #[error(
-        "the request timed out, usually because its body did not arrive: check what was done before you send it again"
+        "the request timed out, usually because its body did not arrive: check what was done \
+         before you send it again"
     )]
     TooSlow,
     /// Too many requests are active.
@@ -53,31 +56,34 @@ pub(super) enum AdminRefusal {
         "too many requests are active on the admin port; health and readiness are still answered"
     )]
     Busy,
-    /// An unknown state.
+    /// The state is unknown.
     #[error(
-        "state must be in_flight, uncertain, completed, released or expired; in the read model also gone"
+        "state must be in_flight, uncertain, completed, released or expired; in the read model \
+         also gone"
     )]
     StateUnknown,
-    /// An unknown route.
+    /// The route is unknown.
     #[error("no route has this name: use the name from the configuration")]
     RouteUnknown,
     /// The key or the scope of a look-up does not fit the route.
     #[error(transparent)]
     Lookup(#[from] LookupError),
-    /// No operation under this key.
+    /// There is no operation under this key.
     #[error(
-        "no operation is stored under this key: it was never used on this route in this scope, or its retention is over"
+        "no operation is stored under this key: it was never used on this route in this scope, or \
+         its retention is over"
     )]
     NothingUnderKey,
-    /// A change without `If-Match`.
+    /// The change has no `If-Match`.
     #[error(
-        "a change must name the version it was decided on: send If-Match with the ETag of the operation as you read it"
+        "a change must name the version it was decided on: send If-Match with the ETag of the \
+         operation as you read it"
     )]
     VersionMissing,
-    /// `If-Match` is no version.
+    /// `If-Match` is not a version.
     #[error("If-Match must be one version in double quotes, as in the operation's ETag")]
     VersionInvalid,
-    /// Malformed reference of an operation.
+    /// The reference of the operation is malformed.
     #[error("{0}")]
     Reference(#[from] crate::key::ReferenceError),
     /// The configuration was refused.
@@ -88,7 +94,8 @@ pub(super) enum AdminRefusal {
     ReloadUnavailable(&'static str),
     /// The read model has no event of the operation.
     #[error(
-        "the event log has no entry of this operation: it is older than the log, or newer than the read model, or never existed"
+        "the event log has no entry of this operation: it is older than the log, or newer than the \
+         read model, or never existed"
     )]
     NoEvents,
     /// The log filter was not changed.
@@ -99,7 +106,8 @@ pub(super) enum AdminRefusal {
     LogOff,
     /// There is no read model.
     #[error(
-        "this needs the read model: set enabled = true under [log], keep it so under [read_model], and restart the gateway"
+        "this needs the read model: set enabled = true under [log], keep it so under [read_model], \
+         and restart the gateway"
     )]
     ReadModelOff,
     /// The read model failed.
@@ -120,7 +128,8 @@ pub(super) enum AdminRefusal {
 }
 
 impl AdminRefusal {
-    /// A change without a reason, or with one that is too long for the event log.
+    /// Returns the refusal of a change that has no reason, or a reason that is too long for the
+    /// event log.
     pub(super) fn reason() -> AdminRefusal {
         AdminRefusal::Invalid(format!(
             "reason is required: why the change is made, in 1 to {REASON_BYTES_MAX} bytes of text"
@@ -184,8 +193,8 @@ impl AdminRefusal {
     }
 }
 
-/// Describes a failed read of the store. The store's own text is about writes, and would send
-/// people looking for one.
+/// Describes a failed read of the store. The store's own text is about writes, and would mislead
+/// people.
 pub(super) fn describe_read_error(error: &StoreError) -> String {
     match error {
         StoreError::NotApplied(why) | StoreError::MaybeApplied(why) => {

@@ -1,5 +1,5 @@
 //! Queries of the read model and the store, for the API and the pages. The read model is behind the
-//! event log; [`lag_ms`] returns by how much.
+//! event log: [`lag_ms`] returns by how much.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::read_model::{Filter, QueryError, ReadModel};
 use crate::record::Held;
 use crate::store::Listing;
 
-/// Runs a query of the read model on a blocking thread, because it reads from a disk.
+/// Runs a query of the read model. It runs on a blocking thread, because it reads from a disk.
 pub(super) async fn ask<T: Send + 'static>(
     admin: &Admin,
     query: impl FnOnce(&ReadModel, u64) -> Result<T, QueryError> + Send + 'static,
@@ -27,8 +27,8 @@ pub(super) fn lag_ms(admin: &Admin) -> Option<u64> {
     admin.read_model.as_ref().and_then(|model| model.freshness().lag_ms(admin.clock.unix_ms()))
 }
 
-/// Parses the filter of a search from names and values: the names below, or `field.` and the name
-/// of a chosen field.
+/// Parses the filter of a search from names and values. A name is one of the names below, or
+/// `field.` and the name of a chosen field.
 pub(super) fn filter<'q>(
     pairs: impl IntoIterator<Item = (&'q str, &'q str)>,
 ) -> Result<Filter, AdminRefusal> {
@@ -57,7 +57,8 @@ pub(super) fn filter<'q>(
     Ok(filter)
 }
 
-/// Most scopes of one search: one per hashing secret of a rotation, for both readings of a claim.
+/// The maximum of scopes in one search. A client can have several: one for each hashing secret of a
+/// rotation, and two for a claim that can be read in two ways.
 const SCOPES_MAX: usize = 16;
 
 fn scopes(text: &str) -> Result<Vec<String>, AdminRefusal> {
@@ -78,7 +79,7 @@ pub(super) fn invalid(why: &str) -> AdminRefusal {
     AdminRefusal::Invalid(why.to_owned())
 }
 
-/// Parses a time in RFC 3339, in ms since 1970.
+/// Parses a time in RFC 3339. Returns it in ms since 1970.
 pub(super) fn moment(text: &str) -> Result<u64, AdminRefusal> {
     let time = humantime::parse_rfc3339_weak(text).ok();
     let since = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
@@ -99,7 +100,8 @@ pub(super) async fn search(
     Ok((found.operations.iter().map(OperationView::from).collect(), found.cursor))
 }
 
-/// Returns an operation's timeline; `None` if the read model has no event of it, or not yet.
+/// Returns an operation's timeline. Returns `None` if the read model has no event of the operation,
+/// or does not have it yet.
 pub(super) async fn timeline_of(
     admin: &Admin,
     slot: &Slot,
@@ -109,7 +111,8 @@ pub(super) async fn timeline_of(
     Ok(timeline.map(|timeline| TimelineView::new(&timeline, lag_ms(admin))))
 }
 
-/// Returns the read model's views of these operations, by reference; empty if the read model fails.
+/// Returns the read model's views of these operations, by reference. Returns an empty map if the
+/// read model fails.
 pub(super) async fn views_of(
     admin: &Admin,
     references: Vec<String>,
@@ -153,7 +156,7 @@ pub(super) async fn from_store(
     })
 }
 
-/// Returns the mark of a scope, or several separated by commas.
+/// Returns the mark of a scope, or several marks separated by commas.
 pub(super) fn mark_of(
     admin: &Admin,
     route: &str,
@@ -163,8 +166,8 @@ pub(super) fn mark_of(
     Ok(admin.gate.tenant_marks(policy, parts)?.join(","))
 }
 
-/// Returns the current state of the operation under a key, on a path if the route distinguishes
-/// paths.
+/// Returns the current state of the operation under a key. `path` is needed if the route
+/// distinguishes paths.
 pub(super) async fn find_by_key(
     admin: &Admin,
     route: &str,

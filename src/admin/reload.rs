@@ -1,18 +1,18 @@
-//! Reload requests of operators, on their way to the task that runs the gateway.
+//! Sends reload requests of operators to the task that runs the gateway.
 
 use tokio::sync::{mpsc, oneshot};
 
-/// Most queued reload requests. More at once are a mistake, and are refused.
+/// The maximum of queued reload requests. Further requests are refused.
 const WAITING_MAX: usize = 4;
 
-/// Why a configuration was refused, one sentence each.
+/// The reasons why a configuration was refused, one sentence each.
 pub type ReloadFaults = Vec<String>;
 
 /// The sender of reload requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Reloads(mpsc::Sender<ReloadRequest>);
 
-/// A reload request, with the way back for its result.
+/// A reload request, with the sender of its result.
 pub struct ReloadRequest {
     /// The operator who requested it.
     pub operator: String,
@@ -40,7 +40,7 @@ impl Reloads {
 impl ReloadRequest {
     /// Sends whether the configuration was applied.
     pub fn answer(self, result: Result<(), ReloadFaults>) {
-        // The client may have left.
+        // This fails if the client has disconnected, which is not an error.
         let _ = self.answer.send(result);
     }
 }

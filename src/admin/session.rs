@@ -1,9 +1,9 @@
-//! The sessions of the page: a cookie with a random name for a visitor who has entered a token, and
-//! the proof that a form comes from a page that was made for this cookie.
+//! The sessions of the pages. A visitor who has entered a token gets a cookie with a random name.
+//! Each form has a proof that it comes from a page that was made for this cookie.
 //!
-//! Danger: a browser sends its cookies with every request that any page causes. So a cookie alone
-//! changes nothing: a form also carries a proof, which only a page that can be read here contains,
-//! and browsers don't send the cookie from other sites.
+//! Danger: a browser may send its cookies with requests that other sites cause. So a cookie alone
+//! changes nothing. A form also needs a proof, and only the pages of this server contain the proof.
+//! In addition, the cookie asks browsers not to send it from other sites.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,20 +17,21 @@ use sha2::{Digest, Sha256};
 
 use super::auth::Token;
 
-/// Most sessions. More than a gateway has operators; a new session ends the oldest one.
+/// The maximum of sessions, which is more than a gateway has operators. A further session ends the
+/// oldest one.
 const SESSIONS_MAX: usize = 256;
 
-/// Lifetime of a session: a shift. After that the token is required again.
+/// The lifetime of a session, about one shift. Then the visitor has to enter the token again.
 const SESSION_MS: u64 = 8 * 60 * 60 * 1000;
 
 /// Bytes of a session's name, which is the only secret of the session.
 const NAME_BYTES: usize = 32;
 
-/// The open sessions, and the secret behind all proofs. Both end with the process.
+/// The open sessions, and the secret that all proofs are computed with. Both end with the process.
 pub struct Sessions {
     random: SystemRandom,
     secret: hmac::Key,
-    /// By the hash of their names: what is compared is not secret.
+    /// The sessions by the hash of their names, so that a look-up compares no secrets.
     open: Mutex<HashMap<[u8; 32], Session>>,
 }
 
@@ -39,7 +40,7 @@ struct Session {
     ends_boot_ms: u64,
 }
 
-/// The name in a browser's cookie. It belongs to no session until a token was entered.
+/// The name in a browser's cookie. It has no session until the visitor enters a token.
 #[derive(Clone)]
 pub(super) struct SessionName(String);
 
@@ -66,8 +67,8 @@ impl Sessions {
         Ok(SessionName(URL_SAFE_NO_PAD.encode(bytes)))
     }
 
-    /// Opens a session for the holder of a token, under a new name: an earlier name may be known to
-    /// others.
+    /// Opens a session for the holder of a token. It gets a new name, because somebody else may
+    /// have seen the earlier one.
     pub(super) fn open(&self, token: Token, now_boot_ms: u64) -> Result<SessionName, NoRandomness> {
         let name = self.name()?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,8 +123,9 @@ impl SessionName {
         is_name.then(|| SessionName(value.to_owned()))
     }
 
-    /// Returns the cookie with the name: for this server only, hidden from scripts, not sent from
-    /// other sites; over TLS only if the browser sent an https origin.
+    /// Returns the cookie with the name. The cookie is for this server only, hidden from scripts,
+    /// and not sent from other sites. If the browser sent an https origin, the cookie is sent over
+    /// TLS only.
     pub(super) fn cookie(&self, headers: &HeaderMap) -> String {
         let tls = headers
             .get(header::ORIGIN)
@@ -142,8 +144,8 @@ impl SessionName {
     }
 }
 
-/// Cookies are shared by all ports: without the port in the name, two gateways on one machine would
-/// sign each other's operators out.
+/// Returns the name of the cookie, which contains the port. Browsers share cookies between all
+/// ports of a host, so two gateways on one machine would overwrite each other's cookies.
 fn cookie_name(headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let port = host

@@ -12,7 +12,7 @@ use crate::engine::Policy;
 use crate::gate::Gate;
 use crate::read_model::ReadModel;
 
-/// The state that the admin port serves from.
+/// The state that all requests to the admin port share.
 pub struct Admin {
     /// The gate, with its store and metrics.
     pub gate: Arc<Gate>,
@@ -22,11 +22,11 @@ pub struct Admin {
     pub fallback: Policy,
     /// The access rule.
     pub access: Access,
-    /// Whether the port is on loopback: nobody then has a reason to use another host name.
+    /// Whether the port is on loopback. If so, only local host names are accepted.
     pub on_loopback: bool,
     /// Set when the process has begun to stop.
     pub draining: Arc<AtomicBool>,
-    /// For displayed times and the lifetime of sessions.
+    /// The clock for displayed times and for the lifetime of sessions.
     pub clock: Clock,
     /// The sessions of the page, which outlive reloads of the configuration.
     pub sessions: Arc<Sessions>,
@@ -37,7 +37,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Returns the policy of a route, or the fallback if it is no longer configured.
+    /// Returns the policy of a route, or the fallback if the route is no longer configured.
     pub(super) fn policy(&self, route: &str) -> &Policy {
         self.policies.get(route).unwrap_or(&self.fallback)
     }

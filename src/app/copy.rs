@@ -9,12 +9,12 @@ use crate::store::open::{CopyEnd, StoreOpenError};
 use crate::telemetry::BreakerMeter;
 
 /// Copies the store of one configuration into the store of another. The second store must be empty,
-/// or hold an interrupted copy of the first one. Calls `report` with the current step, and the
-/// number of items done.
+/// or hold an interrupted copy of the first one. Calls `report` with the current step and the
+/// number of copied items.
 ///
 /// # Errors
-/// The reason why nothing, or not everything, was copied. The second store stays closed to gateways
-/// until a copy is complete.
+/// The reason why the copy failed or is incomplete. Gateways can't open the second store until a
+/// copy is complete.
 pub async fn copy_store(
     from: &Config,
     to: &Config,

@@ -1,29 +1,30 @@
 //! File descriptors: how many the process may open, and how they are divided.
 //!
 //! Danger: without descriptors the process accepts no connection, not even for health checks, and
-//! can't reconnect to its store. So clients and upstreams get only what the admin port, the store
-//! and the process itself leave.
+//! can't reconnect to its store. So some descriptors are reserved for the admin port, the store and
+//! the process itself. Clients and upstreams get the rest.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Limits;
 
-/// Reserved for the admin port's connections, for the store (Redis takes a few per server, the
-/// embedded store a few files), and for log files, certificates and the runtime.
+/// Reserved descriptors: for the admin port's connections, for the store (a few per Redis server,
+/// or a few files), and for log files, certificates and the runtime.
 const RESERVED: u64 = 128 + 64 + 64;
 
-/// Idle connections that each further upstream may keep while the others use all permits.
+/// Idle connections that each further upstream may keep while the other upstreams use all permits.
 const IDLE_PER_UPSTREAM: u64 = 512;
 
-/// The limits of client connections and of requests in flight; each of these may take a connection
-/// to an upstream.
+/// The limits of client connections and of requests in flight. Each request in flight may need a
+/// connection to an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DescriptorShare {
     pub connections: usize,
     pub in_flight: usize,
 }
 
-/// Raises the limit of open files as far as the system allows, and warns if that is not enough.
+/// Raises the limit of open files as far as the system allows. Logs a warning if that is not
+/// enough.
 pub(super) fn raise(limits: &Limits, upstreams: usize) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
@@ -39,17 +40,19 @@ pub(super) fn raise(limits: &Limits, upstreams: usize) {
             needed,
             connections = share.connections,
             in_flight = share.in_flight,
-            "too few file descriptors: connections and in_flight are lowered; raise the limit of open files (LimitNOFILE, ulimit -n)"
+            "too few file descriptors: connections and in_flight are lowered; raise the limit of \
+             open files (LimitNOFILE, ulimit -n)"
         );
     }
 }
 
-/// Returns the limits of clients and upstreams under the process's limit of open files.
+/// Returns the limits of client connections and requests that fit the process's limit of open
+/// files.
 pub(super) fn share(limits: &Limits, upstreams: usize) -> DescriptorShare {
     fit(limits, upstreams, allowed())
 }
 
-/// Returns how many files the process may open; `None`: unlimited.
+/// Returns how many files the process may open, or `None` if there is no limit.
 fn allowed() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
@@ -64,8 +67,8 @@ fn needed(limits: &Limits, upstreams: usize) -> u64 {
         .saturating_add(reserved(upstreams))
 }
 
-/// Returns the configured limits; with too few descriptors both are lowered in proportion, to at
-/// least 1.
+/// Returns the configured limits. If there are too few descriptors, lowers both limits in
+/// proportion, to at least 1.
 fn fit(limits: &Limits, upstreams: usize, allowed: Option<u64>) -> DescriptorShare {
     let (connections, in_flight) = (limits.connections as u64, limits.in_flight as u64);
     let configured = connections.saturating_add(in_flight);

@@ -18,14 +18,14 @@ use crate::telemetry::{
     SpanQueue, Tracer, export_request,
 };
 
-/// Longest connect to a collector, and longest response.
+/// The longest time to connect to a collector, and the longest time until its response.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 const POST_MAX: Duration = Duration::from_secs(10);
 const IDLE_MAX: Duration = Duration::from_secs(4);
-/// Longest use of a connection; then the collector's name is resolved again.
+/// The longest use of a connection. A new connection resolves the collector's name again.
 const AGE_MAX: Duration = Duration::from_secs(300);
 
-/// Longest wait for pending exports when the process ends.
+/// The longest wait for pending exports when the process ends.
 const END_MAX: Duration = Duration::from_secs(2);
 
 /// The tasks of the exporters, which end after their senders are dropped.
@@ -35,8 +35,8 @@ pub(super) struct ExporterTasks {
     exporter: Option<JoinHandle<()>>,
 }
 
-/// Opens the access log, and sets up the collector without connecting yet. Returns no observers if
-/// the configuration has neither.
+/// Opens the access log, and sets up the collector without connecting to it. Returns no observers
+/// if the configuration has neither of them.
 ///
 /// # Errors
 /// The file can't be opened, or the collector has a name that no certificate could cover.
@@ -75,7 +75,7 @@ fn open(wanted: &AccessLogConfig, meter: &Meter) -> Result<(AccessLog, AccessLog
 }
 
 impl ExporterTasks {
-    /// Reopens the access log's file: it may have been moved away.
+    /// Reopens the access log's file, because the old file may have been moved away.
     pub fn reopen(&mut self, config: &Config, observers: &Observers, meter: &Meter) {
         let Some(wanted) = &config.access_log else { return };
         match open(wanted, meter) {
@@ -93,7 +93,7 @@ impl ExporterTasks {
         const POLL_PERIOD: Duration = Duration::from_millis(5);
         let until = Instant::now() + END_MAX;
         if let Some(exporter) = self.exporter.take() {
-            // Spans that are not sent in time are lost with the process.
+            // Spans that are not sent in time are lost when the process ends.
             let _ = timeout_at(until, exporter).await;
         }
         while self.access_log.as_ref().is_some_and(|end| !end.is_reached())
@@ -139,8 +139,8 @@ impl Collector {
         })
     }
 
-    /// Sends batches of spans. Spans that the collector does not accept are dropped and counted:
-    /// traces are not worth an unbounded queue.
+    /// Sends batches of spans. Spans that the collector does not accept are dropped and counted,
+    /// because a queue of spans must not grow without bound.
     async fn export(self, mut queue: SpanQueue, meter: ExportMetrics) {
         let mut failing = false;
         while let Some(batch) = queue.next().await {
@@ -154,7 +154,10 @@ impl Collector {
                 Err(error) => {
                     meter.dropped.inc_by(count);
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(%error, "the trace collector accepts no spans: they are dropped and counted");
+                        tracing::warn!(
+                            %error,
+                            "the trace collector accepts no spans: they are dropped and counted"
+                        );
                     }
                 }
             }

@@ -1,5 +1,5 @@
-//! Checks at the start, before anything is claimed, that the store keeps the identities of the
-//! configuration.
+//! Checks that the store has the identities of the configuration, at the start and before the first
+//! claim.
 
 use std::time::Duration;
 
@@ -19,17 +19,17 @@ use crate::store::Store;
 use crate::store::pending::PendingStore;
 use crate::telemetry::{BreakerMeter, Meter, VanishedRoutes};
 
-/// Pause before a store that does not answer yet is tried again.
+/// The pause between two tries to read from a store that does not answer yet.
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
-/// A store with checked identities; or with a check that must pass before the store opens.
+/// A store with checked identities, or a closed store with a check that has to pass first.
 pub(super) struct CheckedStore {
     pub store: Store,
     /// The pending check, if the store does not answer yet.
     pub pending: Option<PendingCheck>,
 }
 
-/// A check that waits for its store.
+/// A check that waits for the store to answer.
 pub(super) struct PendingCheck {
     pub disagreement: oneshot::Receiver<IdentityCheckError>,
     pub task: AbortOnDropHandle<()>,
@@ -43,8 +43,8 @@ pub(super) fn configured(config: &Config, hashing: &Hashing) -> Identities {
     )
 }
 
-/// Compares the identities of the configuration with those in the store. A store that does not
-/// answer stays closed until the check has passed: its gateway starts not ready.
+/// Compares the identities of the configuration with the ones in the store. A store that does not
+/// answer stays closed until the check has passed. Until then, the gateway is not ready.
 ///
 /// # Errors
 /// The configuration would change identities.
@@ -61,7 +61,10 @@ pub(super) async fn check(
         }
         Err(error @ IdentityCheckError::Changed(_)) => return Err(error.into()),
         Err(IdentityCheckError::Store(error)) => {
-            tracing::warn!(%error, "the store has not returned its identities yet: nothing is claimed until it does");
+            tracing::warn!(
+                %error,
+                "the store has not returned its identities yet: nothing is claimed until it does"
+            );
         }
     }
     let waiting = PendingStore::new(store.clone());
@@ -92,11 +95,12 @@ pub(super) async fn check(
     Ok(CheckedStore { store: waiting.store(), pending: Some(pending) })
 }
 
-/// Returns the differences between the identities and routes of a configuration and those in the
-/// store. `None` if the store keeps none, as in memory or in a directory that does not exist yet.
+/// Returns the differences between the identities and routes of a configuration and the ones in the
+/// store. Returns `None` if the store has no identities, for example in memory or in a directory
+/// that does not exist yet.
 ///
 /// # Errors
-/// A store that can't be read, or an unusable secret.
+/// The store can't be read, or a secret is unusable.
 pub async fn identity_changes(config: &Config, secrets: &Secrets) -> Result<Option<Vec<String>>> {
     let kept = if store::settings(config, BreakerMeter::default())?.may_exist() {
         let opened = store::open(config, &Clock::system(), &Meter::new()).await?;
@@ -177,7 +181,7 @@ mod tests {
         assert!(error.contains("route \"payments\" is not configured any more"), "{error}");
         assert!(store.records.ping().await.is_err());
         assert_eq!(notes(&*memory).await.unwrap(), kept);
-        // If it had answered at once, the gateway would not have started.
+        // With an answer of the store at the start, the gateway would not have started.
         assert!(
             check(memory.clone().into(), identities("payouts"), false, &VanishedRoutes::default())
                 .await

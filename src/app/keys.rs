@@ -1,5 +1,5 @@
-//! The keys for verifying tokens: read at the start, refreshed, and shared by routes with the same
-//! source.
+//! The keys that verify tokens. They are read at the start and refreshed. Routes with the same
+//! source share them.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,12 +16,14 @@ use crate::config::{Config, JwksSource};
 use crate::proxy::{Forward, Http2, RequestBody, Upstream, UpstreamSettings, fetch};
 use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, RefreshIntervals};
 
-/// Longest connect and longest response of a key server. No request waits for it.
+/// The longest time to connect to a key server, and the longest time until its response. No request
+/// waits for a key server.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 const FETCH_MAX: Duration = Duration::from_secs(10);
-/// Key servers are queried rarely.
+/// The longest time that a connection stays idle. It is short, because key servers are queried
+/// rarely.
 const IDLE_MAX: Duration = Duration::from_secs(4);
-/// Longest use of a connection; then the server's name is resolved again.
+/// The longest use of a connection. A new connection resolves the server's name again.
 const AGE_MAX: Duration = Duration::from_secs(300);
 
 /// The keyrings, by the route's name.
@@ -39,12 +41,12 @@ struct SharedKeyring {
 }
 
 /// Reads all keys from files, and starts to query the key servers. Keyrings of sources that are
-/// also in `before` are taken over: keys of a server are available at once, and its tokens are not
-/// refused until it is queried again.
+/// also in `before` are reused. So the keys of a server are available at once, and tokens are not
+/// refused until the next query.
 ///
 /// # Errors
-/// A file that can't be read or has no usable key, or a server with a name that no certificate
-/// could cover.
+/// A file can't be read or has no usable key, or a server has a name that no certificate could
+/// cover.
 pub(super) async fn keyrings(config: &Config, before: &Keyrings) -> Result<Keyrings> {
     let mut keyrings = Keyrings::default();
     for route in &config.routes {

@@ -1,5 +1,6 @@
-//! Wiring: builds the gateway from a configuration, runs it, and ends it in order: not ready, no
-//! new connections, active requests are settled, then the store is closed.
+//! Builds the gateway from a configuration, runs it, and shuts it down gracefully. A shutdown has
+//! four steps: the gateway reports not ready, accepts no new connections, settles active requests,
+//! and closes the store.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,8 +70,8 @@ impl Gateway {
     /// Builds everything, binds both listeners and begins to serve.
     ///
     /// # Errors
-    /// A store that can't be opened or that keeps other identities, an upstream that can't be set
-    /// up, or an address that can't be bound.
+    /// The store can't be opened or has other identities, an upstream can't be set up, or an
+    /// address can't be bound.
     pub async fn start(mut config: Config, secrets: Secrets) -> Result<Gateway> {
         config.add_secrets(&secrets);
         descriptors::raise(&config.limits, 1 + config.upstreams.len());
@@ -131,11 +132,11 @@ impl Gateway {
         })
     }
 
-    /// Waits until the store's identities are checked. That is at once, unless the store did not
-    /// answer at the start.
+    /// Waits until the store's identities are checked. They are checked already, unless the store
+    /// did not answer at the start.
     ///
     /// # Errors
-    /// The store keeps other identities; the gateway must end.
+    /// The store has other identities. The gateway must end.
     pub fn identities_checked(&mut self) -> impl Future<Output = Result<()>> + use<> {
         let pending = self.pending.take();
         async move {
@@ -146,7 +147,7 @@ impl Gateway {
         }
     }
 
-    /// Returns the next reload request of an operator; waits forever if nobody can send one.
+    /// Returns the next reload request of an operator. Waits forever if nobody can send one.
     pub async fn reload_request(&mut self) -> ReloadRequest {
         match self.reload_requests.recv().await {
             Some(request) => request,
@@ -154,9 +155,9 @@ impl Gateway {
         }
     }
 
-    /// Puts a new configuration in force, if it was read and can be applied: for new requests at
-    /// once, and without dropping a connection. Active requests end under the configuration they
-    /// began with.
+    /// Applies a new configuration, if it was read and can be applied. New requests use it at once,
+    /// and no connection is dropped. Active requests end under the configuration that they began
+    /// with.
     ///
     /// # Errors
     /// The configuration was refused, and nothing has changed.
@@ -181,19 +182,20 @@ impl Gateway {
         replaced
     }
 
-    /// Begins to stop: not ready, no new connections; active requests are settled.
+    /// Begins to stop: the gateway reports not ready, accepts no new connections, and settles
+    /// active requests.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Waits for the end; `true` if all active requests were settled.
+    /// Waits for the end. Returns `true` if all active requests were settled.
     pub async fn ended(self) -> bool {
         self.served.await.unwrap_or(false)
     }
 }
 
 impl RunningGateway {
-    /// Serves until it is stopped, and then ends in order.
+    /// Serves until the gateway is stopped, and then shuts down gracefully.
     async fn serve(
         self: Arc<Self>,
         server: Server,
@@ -208,7 +210,7 @@ impl RunningGateway {
             .map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
         let operators = tokio::spawn(operators::serve(admin, self.live.operators.clone()));
         let gate = self.active.lock().await.gate.clone();
-        // All gates of later configurations share these observations.
+        // The gates of all later configurations share these observations.
         let end_of_export = CancellationToken::new();
         let export = AbortOnDropHandle::new(tokio::spawn({
             let end = end_of_export.clone();
@@ -218,7 +220,8 @@ impl RunningGateway {
         let serving = tokio::spawn({
             let (stop, drained, service) =
                 (stop.clone(), drained.clone(), self.live.clients.clone());
-            async move { server.run(service, stop.cancelled_owned(), drained.cancelled_owned()).await }
+            let (stop, drained) = (stop.cancelled_owned(), drained.cancelled_owned());
+            async move { server.run(service, stop, drained).await }
         });
         stop.cancelled().await;
         self.process.draining.store(true, Ordering::Release);
@@ -231,7 +234,7 @@ impl RunningGateway {
         self.active.lock().await.stop(&self.live).await;
         drop(keeper);
         end_of_export.cancel();
-        // A store that does not answer must not block the end.
+        // A store that does not answer must not block the shutdown.
         const OBSERVATIONS_MAX: Duration = Duration::from_secs(1);
         let _ = tokio::time::timeout(OBSERVATIONS_MAX, export).await;
         store.close().await;
@@ -240,8 +243,8 @@ impl RunningGateway {
     }
 }
 
-/// Waits for active requests: first for their connections, then for those that continue without a
-/// client.
+/// Waits for active requests: first for the ones with a client connection, then for the ones that
+/// continue without a client.
 async fn end(
     gate: &Gate,
     mut serving: JoinHandle<()>,
@@ -252,7 +255,7 @@ async fn end(
     let connections_done = tokio::time::timeout_at(until, &mut serving).await.is_ok();
     let settled = gate.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
     if !connections_done {
-        // Time for the responses to requests that were just marked uncertain; their clients are
+        // Time to send the responses to requests that were just marked uncertain. Their clients are
         // still connected.
         const ANSWERS_MAX: Duration = Duration::from_secs(1);
         let _ = tokio::time::timeout(ANSWERS_MAX, &mut serving).await;

@@ -1,9 +1,9 @@
-//! The admin port's listener. It shares memory and file descriptors with payments, so its share is
-//! limited.
+//! The admin port's listener. It uses the same memory and file descriptors as payments, so its
+//! share is limited.
 //!
-//! Danger: clients that open connections and send nothing must not block probes, or an orchestrator
-//! ends a healthy process. So when all permits are taken, the connection that has been without a
-//! request for longest is closed.
+//! Danger: if clients that open connections and send nothing block the health checks, an
+//! orchestrator ends a healthy process. So when all permits are taken, the connection that has been
+//! without a request for the longest time is closed.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -27,16 +27,16 @@ use tower_service::Service;
 use super::swappable::SwappableService;
 use crate::admin::with_guard;
 
-/// Most connections: as many as the admin port processes requests other than probes, and some for
-/// probes.
+/// The maximum of connections: one for each request that the admin port processes at once, and some
+/// for health checks.
 const CONNECTIONS_MAX: usize = 160;
 
-/// A client that sends no request for this long is disconnected.
+/// The gateway disconnects a client that sends no request for this long.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest life of a connection, and longest duration of its last request after that, which exceeds
-/// any request's limit. Otherwise clients that read no responses could hold all permits forever,
-/// and block probes. Other clients reconnect.
+/// The longest life of a connection, and then also the longest duration of its last request, which
+/// is longer than the limit of any request. Without this, clients that read no responses could hold
+/// all permits forever and block health checks. Other clients reconnect.
 const LIFE: Duration = Duration::from_secs(300);
 const LAST_REQUEST: Duration = Duration::from_secs(60);
 
@@ -66,7 +66,7 @@ struct Waiting {
     connections: BTreeMap<u64, CancellationToken>,
 }
 
-/// A connection's permit.
+/// The permit of a connection.
 struct ConnectionPermit {
     waiting: Arc<Mutex<Waiting>>,
     /// The connection's number in `waiting`.
@@ -76,7 +76,7 @@ struct ConnectionPermit {
     _held: OwnedSemaphorePermit,
 }
 
-/// An active request. The connection waits again when this is dropped.
+/// Guard for an active request. When it is dropped, the connection waits for a request again.
 struct RequestGuard(Arc<ConnectionPermit>);
 
 impl ConnectionPermits {
@@ -84,8 +84,8 @@ impl ConnectionPermits {
         ConnectionPermits { free: Arc::new(Semaphore::new(count)), waiting: Arc::default() }
     }
 
-    /// Returns a permit for a new connection, if necessary by closing the connection that has
-    /// waited for longest.
+    /// Returns a permit for a new connection. If no permit is free, closes the connection that has
+    /// waited for the longest time.
     async fn enter(&self) -> Arc<ConnectionPermit> {
         const RETRY: Duration = Duration::from_millis(20);
         let held = loop {
@@ -95,7 +95,8 @@ impl ConnectionPermits {
             if let Some((_, oldest)) = lock(&self.waiting).connections.pop_first() {
                 oldest.cancel();
             }
-            // If all connections have an active request, one of them will end it.
+            // If all connections have an active request, a permit becomes free when one of these
+            // requests ends.
             if let Ok(Ok(held)) = timeout(RETRY, self.free.clone().acquire_owned()).await {
                 break held;
             }
@@ -121,7 +122,8 @@ impl Waiting {
 }
 
 impl ConnectionPermit {
-    /// Marks a request as active: until it is answered, the connection is not closed for others.
+    /// Marks a request as active. Until it is answered, its connection is not closed in favour of a
+    /// new one.
     fn begin(self: &Arc<ConnectionPermit>) -> RequestGuard {
         let number = *lock(&self.number);
         lock(&self.waiting).connections.remove(&number);
@@ -143,7 +145,8 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// A panic elsewhere leaves the map consistent: every change is a single insert or removal.
+/// Locks a mutex, even after a panic of another holder. The map is still consistent then, because
+/// every change is a single insert or removal.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -160,12 +163,13 @@ async fn serve_connection<S>(
         let (mut service, guard) = (service.clone(), permit.begin());
         async move {
             let answer = service.call(request).await?;
-            // The body owns the guard: the connection must not be closed while a response is being
-            // sent.
+            // The body owns the guard, because the connection must not be closed while a response
+            // is being sent.
             Ok::<_, Infallible>(answer.map(|body| with_guard(body, guard)))
         }
     });
-    // HTTP/1.1 only: detecting HTTP/2 would mean waiting for the first bytes without a time limit.
+    // HTTP/1.1 only, because the detection of HTTP/2 waits for the first bytes without a time
+    // limit.
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));

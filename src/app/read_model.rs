@@ -1,5 +1,5 @@
-//! Keeps the read model up to date with the event log: beside the gateway, or in a process of its
-//! own.
+//! Keeps the read model up to date with the event log, in the gateway's process or in a separate
+//! one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::store::Store;
 use crate::store::open::StoreSettings;
 use crate::telemetry::{BreakerMeter, Meter};
 
-/// The file's name, in any folder.
+/// The name of the file.
 const FILE: &str = "read-model.sqlite";
 
-/// Period in which a gateway reads how far another process has brought the file.
+/// How often a gateway reads the file's position, if another process updates the file.
 const REFRESH_PERIOD: Duration = Duration::from_secs(1);
 
 /// A read model that follows the event log while this is held.
@@ -31,8 +31,8 @@ pub(super) struct FollowedReadModel {
     _task: AbortOnDropHandle<()>,
 }
 
-/// Opens the read model, and starts to follow the log or to refresh the position that another
-/// process writes. `None` if there is no read model or no log.
+/// Opens the read model, and starts to follow the log. If another process updates the file, only
+/// refreshes the position from the file. Returns `None` if there is no read model or no log.
 pub(super) async fn follow(
     config: &Config,
     store: Store,
@@ -48,16 +48,17 @@ pub(super) async fn follow(
     Ok(Some(FollowedReadModel { model, _task: AbortOnDropHandle::new(task) }))
 }
 
-/// A read model that is kept up to date by a process without a gateway.
+/// A read model that a process without a gateway keeps up to date.
 pub struct Projection(FollowedReadModel);
 
 impl Projection {
-    /// Opens the configured store and read model, and starts to follow the log; with `rebuild`,
-    /// from its beginning. It reads no records, and needs no secrets except the store's own.
+    /// Opens the configured store and read model, and starts to follow the log. With `rebuild`, it
+    /// begins at the start of the log. It reads no records, and needs no secrets except the store's
+    /// own.
     ///
     /// # Errors
-    /// There is no log, no file, or no store that other processes can read; or one of them can't be
-    /// opened.
+    /// There is no log, no file, or no store that several processes can read, or one of them can't
+    /// be opened.
     pub async fn start(config: &Config, rebuild: bool) -> Result<Projection> {
         let Some(keep) = config.log_keep else {
             bail!("the event log is off: set enabled = true under [log]")
@@ -67,13 +68,15 @@ impl Projection {
         };
         if !store::settings(config, BreakerMeter::default())?.capabilities().shared {
             bail!(
-                "the store {} can't be read by another process: its gateway keeps the read model itself",
+                "the store {} can't be read by another process: its gateway keeps the read model \
+                 itself",
                 config.store.url
             );
         }
         let Some(path) = configured_path(config, wanted)? else {
             bail!(
-                "a read model in memory can't be read by another process: set path under [read_model]"
+                "a read model in memory can't be read by another process: set path under \
+                 [read_model]"
             )
         };
         let clock = Clock::system();
@@ -105,8 +108,8 @@ fn projector(model: Arc<ReadModel>, store: Store, keep: Duration, clock: Clock) 
     Projector::new(model, store.log, keep, Arc::new(move || clock.unix_ms()))
 }
 
-/// Refreshes the position of the file forever. A failed refresh is tried again; the displayed lag
-/// grows meanwhile.
+/// Refreshes the position of the file forever. A failed refresh is tried again. Until it succeeds,
+/// the displayed lag grows.
 async fn refresh(model: Arc<ReadModel>) {
     loop {
         let refreshed = model.clone();
@@ -126,9 +129,9 @@ fn configured_path(config: &Config, read_model: &ReadModelConfig) -> Result<Opti
     Ok(default_path(&store::settings(config, BreakerMeter::default())?, state()))
 }
 
-/// Returns the path of the file: beside an embedded store; for other stores in the folder that the
-/// service manager provides (the first one, if there are several). Without such a folder the read
-/// model is in memory, and is rebuilt after a restart.
+/// Returns the path of the file. It is in the folder of an embedded store. For other stores, it is
+/// in the folder that the service manager provides (the first one, if there are several). Without
+/// such a folder the read model is in memory, and is rebuilt after a restart.
 fn default_path(store: &StoreSettings, state_directory: Option<PathBuf>) -> Option<PathBuf> {
     if let Some(folder) = store.folder() {
         return Some(folder.join(FILE));

@@ -1,8 +1,8 @@
-//! The active configuration, and how a reload replaces it: active requests end under the
-//! configuration they began with, and no connection is dropped.
+//! The active configuration, and its replacement by a reload. Active requests end under the
+//! configuration that they began with, and no connection is dropped.
 //!
-//! Danger: a configuration must not be applied in part. So everything that can fail is done first,
-//! the store's check last; after that nothing can fail.
+//! Danger: a configuration must not be applied in part. So a reload first does everything that can
+//! fail. The last of these steps is the check against the store, and nothing after it can fail.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ use crate::tls::Identity;
 /// The service that answers clients.
 type ClientService = OncewardService<Forward<RequestBody>>;
 
-/// Why a configuration was refused; the active one stays in force.
+/// The reason why a configuration was refused. The active one stays in use.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// The file can't be read.
@@ -43,16 +43,16 @@ pub enum ReloadError {
     Unreadable {
         /// The file.
         file: String,
-        /// What went wrong.
+        /// The text of the error.
         why: String,
     },
     /// The configuration has faults.
     #[error(transparent)]
     Faulty(#[from] Faults),
-    /// It changes a setting that needs a restart.
+    /// The new configuration changes a setting that needs a restart.
     #[error("{} can't be changed without a restart", .0.join(", "))]
     NeedsRestart(Vec<&'static str>),
-    /// The store keeps other identities, or does not answer.
+    /// The store has other identities, or does not answer.
     #[error(transparent)]
     Disagreed(#[from] IdentityCheckError),
     /// A resource of the configuration can't be used.
@@ -61,7 +61,7 @@ pub enum ReloadError {
 }
 
 impl ReloadError {
-    /// Returns the faults, one sentence each, with file and line if known.
+    /// Returns the faults, one sentence each. A sentence has file and line if they are known.
     pub fn sentences(&self) -> Vec<String> {
         match self {
             ReloadError::Faulty(faults) => faults.0.iter().map(|fault| fault.sentence()).collect(),
@@ -89,7 +89,7 @@ pub(super) struct LiveParts {
     pub observers: Observers,
 }
 
-/// The active configuration, and the tasks it runs.
+/// The active configuration, and the tasks that it runs.
 pub(super) struct ActiveConfig {
     pub gate: Arc<Gate>,
     pub config: Config,
@@ -117,8 +117,8 @@ pub(super) struct PreparedConfig {
 }
 
 impl PreparedConfig {
-    /// Sets up a configuration. Connections to upstreams and keys are taken over from `before`
-    /// where both have them.
+    /// Sets up a configuration. Reuses connections to upstreams, and keys, of `before` if both
+    /// configurations have them.
     ///
     /// # Errors
     /// A resource of the configuration can't be used.
@@ -246,7 +246,7 @@ impl ActiveConfig {
         Ok(())
     }
 
-    /// Reopens log files after a refused reload: they may have been moved away.
+    /// Reopens log files after a refused reload, because the old files may have been moved away.
     pub fn reopen(&mut self, live: &LiveParts) {
         self.exporters.reopen(&self.config, &live.observers, self.gate.meter());
     }
@@ -260,8 +260,8 @@ impl ActiveConfig {
     }
 }
 
-/// Returns the changed settings that a running process can't change: sockets are bound, and the
-/// store is open.
+/// Returns the changed settings that a running process can't change, because sockets are bound and
+/// the store is open.
 fn needs_restart(
     (before, old): (&Config, &Secrets),
     (now, new): (&Config, &Secrets),

@@ -49,7 +49,7 @@ pub(super) fn settings(config: &Config, hashing: Hashing) -> Settings {
 pub(super) fn server_limits(config: &Config, gate: &Gate) -> ServerLimits {
     let limits = &config.limits;
     let connections = descriptors::share(limits, 1 + config.upstreams.len()).connections;
-    // Where descriptors are scarce, one address could otherwise take all connections that are left.
+    // Without this, one address could take all connections if there are few descriptors.
     let scarce = connections < limits.connections;
     let peer_max = if scarce { connections.div_ceil(2) } else { limits.connections_per_peer };
     ServerLimits {
@@ -97,8 +97,8 @@ pub(super) fn layer_settings(
     }
 }
 
-/// Sets up the upstreams, the default one first. Those with the same settings as one of `before`
-/// keep their connections.
+/// Sets up the upstreams, the default one first. An upstream that has the same settings in `before`
+/// keeps its connections.
 pub(super) async fn upstreams(
     config: &Config,
     before: &[Arc<Upstream<RequestBody>>],
@@ -156,13 +156,14 @@ pub(super) fn access(secrets: &Secrets, address: SocketAddr) -> Result<Access> {
     }
     if !address.ip().is_loopback() {
         bail!(
-            "the admin port {address} is open to others: set [admin_auth] tokens, or listen on 127.0.0.1"
+            "the admin port {address} is open to others: set [admin_auth] tokens, or listen on \
+             127.0.0.1"
         );
     }
     Ok(Access::Loopback)
 }
 
-/// Returns the policy of records with a route that is no longer configured.
+/// Returns the policy for records of routes that are no longer configured.
 pub(super) fn fallback() -> Result<Policy> {
     let overrides = Overrides { upstream: Some("http://localhost".into()), ..Default::default() };
     let mut routes = Config::load(None, overrides)?.routes;

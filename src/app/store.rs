@@ -69,13 +69,14 @@ fn redis_settings(config: &Config, breakers: BreakerMeter) -> Result<StoreSettin
     })))
 }
 
-/// Returns an error: this build has no Redis. The configuration refuses its urls already.
+/// Returns an error, because this build has no Redis. The configuration already refuses the urls of
+/// Redis.
 #[cfg(not(feature = "redis"))]
 fn redis_settings(_: &Config, _: BreakerMeter) -> Result<StoreSettings> {
     anyhow::bail!(crate::config::WITHOUT_REDIS)
 }
 
-/// Opens the configured store, and checks what the settings of its servers put at risk.
+/// Opens the configured store, and checks the settings of its servers for risks to records.
 ///
 /// # Errors
 /// The store can't be opened, or `durability = "strict"` refuses it.
@@ -85,10 +86,10 @@ pub(super) async fn open(config: &Config, clock: &Clock, meter: &Meter) -> Resul
     Ok(opened)
 }
 
-/// Returns the store as gateways use it: sealed and cached as configured.
+/// Returns the store for gateways, with the configured encryption and cache.
 ///
 /// # Errors
-/// A key that is malformed, or a cache that can't be set up.
+/// A key is malformed, or the cache can't be set up.
 pub(super) fn for_gateway(
     opened: &OpenStore,
     config: &Config,
@@ -108,10 +109,10 @@ pub(super) fn for_gateway(
     Ok(opened.for_gateway(keys, cache)?)
 }
 
-/// Checks the servers of the configured store; `None` if it has none.
+/// Checks the servers of the configured store. Returns `None` if the store has no servers.
 ///
 /// # Errors
-/// An invalid url, or a server that can't be reached.
+/// A url is invalid, or a server can't be reached.
 pub async fn survey(config: &Config) -> Result<Option<Vec<Remark>>> {
     let settings = settings(config, BreakerMeter::default())?;
     if !settings.capabilities().shared {
@@ -120,8 +121,8 @@ pub async fn survey(config: &Config) -> Result<Option<Vec<Remark>>> {
     Ok(settings.open(&Clock::system())?.survey().await?)
 }
 
-/// Logs what the servers' settings put at risk. With "strict", a risk is an error, and so are
-/// settings that can't be read.
+/// Logs the risks in the servers' settings. With "strict", a risk is an error, and so are settings
+/// that can't be read.
 async fn check_durability(opened: &OpenStore, durability: Durability) -> Result<()> {
     let strict = durability == Durability::Strict;
     let remarks = match opened.survey().await {
@@ -130,7 +131,7 @@ async fn check_durability(opened: &OpenStore, durability: Durability) -> Result<
             return Err(error)
                 .context("durability = \"strict\" needs a store with settings that can be read");
         }
-        // Not fatal: the gateway starts not ready, and becomes ready when the store answers.
+        // This is not fatal: the gateway becomes ready when the store answers.
         Err(error) => {
             tracing::warn!(%error, "the store does not answer yet");
             return Ok(());

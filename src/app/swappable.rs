@@ -1,13 +1,13 @@
-//! A service that can be swapped while it serves: a request is answered by the service that was
-//! current when it came.
+//! A service that can be swapped while it serves. The service that is current when a request
+//! arrives answers the request.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-/// The swappable service. Cheap to clone; all clones are swapped together. Only for services that
-/// are always ready.
+/// The swappable service. It is cheap to clone, and a swap applies to all clones. Only for services
+/// that are always ready.
 pub(super) struct SwappableService<S>(Arc<RwLock<S>>);
 
 impl<S> Clone for SwappableService<S> {
@@ -17,7 +17,7 @@ impl<S> Clone for SwappableService<S> {
 }
 
 impl<S: Clone> SwappableService<S> {
-    /// Starts with this service.
+    /// Creates a swappable service that begins with this service.
     pub fn new(first: S) -> SwappableService<S> {
         SwappableService(Arc::new(RwLock::new(first)))
     }

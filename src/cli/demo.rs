@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use crate::telemetry::{LogFormat, init_logs};
 
-/// Runs the demo; exit 0 if no order was charged twice through the gateway.
+/// Runs the demo. The exit code is 0 if no order was charged twice through the gateway.
 pub(super) fn demo(once: bool) -> ExitCode {
-    // Log lines between the tables would only distract; ONCEWARD_LOG shows them.
+    // Log lines between the tables would only distract. ONCEWARD_LOG enables them.
     if std::env::var_os("ONCEWARD_LOG").is_some()
         && let Err(error) = init_logs(LogFormat::Plain)
     {

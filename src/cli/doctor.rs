@@ -7,7 +7,7 @@ use crate::app::{self, Grade, Remark};
 use crate::config::{Config, Overrides};
 use crate::telemetry::{escape, print_error};
 
-/// Inspects the store's servers, and prints the risks for records.
+/// Inspects the store's servers, and prints the risks to records.
 pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
     let mut file = None;
     if let Some(path) = &args.config {
@@ -17,7 +17,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
             Err(error) => return super::fail(&format!("can't read {name}: {error}"), 2),
         }
     }
-    // The upstream is not contacted, and a file may leave it to a flag.
+    // The upstream is not contacted, but a configuration needs one.
     let upstream = file.is_none().then(|| "http://127.0.0.1:9000".to_owned());
     let overrides = Overrides { upstream, store: args.store.clone(), ..Overrides::default() };
     let config = match Config::load(
@@ -39,12 +39,12 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
         Err(error) => return super::fail(&error, 1),
     };
     let sound = print_servers(servers.as_deref());
-    // Without a file it is unknown with which routes the store is used.
+    // Without a file, the routes are unknown, so there is nothing to compare.
     let agreed = file.is_none() || check_identities(&config);
     if sound && agreed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Prints the remarks about the servers. Returns whether all are sound.
+/// Prints the remarks about the servers. Returns whether all servers are sound.
 fn print_servers(remarks: Option<&[Remark]>) -> bool {
     match remarks {
         None => {
@@ -70,7 +70,7 @@ fn print_servers(remarks: Option<&[Remark]>) -> bool {
     }
 }
 
-/// Compares the configuration's identities with those in the store, and prints the differences.
+/// Compares the configuration's identities with the ones in the store, and prints the differences.
 /// Returns whether they agree.
 fn check_identities(config: &Config) -> bool {
     let secrets = match config.resolve_secrets(|name| std::env::var(name).ok()) {

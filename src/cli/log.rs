@@ -45,7 +45,8 @@ fn print_verification(client: &Client) -> ExitCode {
     }
 }
 
-/// Verifies the whole log, and prints each break. Returns the number of entries and breaks.
+/// Verifies the whole log, and prints each broken link. Returns the numbers of entries and of
+/// breaks.
 async fn verify(client: &Client) -> Result<(usize, usize), ClientError> {
     let (mut entries, mut breaks, mut cursor) = (0, 0, None);
     loop {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Writes a page for the command and each of its subcommands.
+/// Writes manual pages for the command and each of its subcommands.
 pub(super) fn write(command: &clap::Command, dir: &Path) -> ExitCode {
     let written =
         std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command.clone(), dir));

@@ -36,14 +36,17 @@ struct Cli {
 }
 
 const LONG_ABOUT: &str = "\
-Onceward stands in front of a payment API. Clients send an Idempotency-Key with each request; Onceward forwards the
-first request with a key, stores the response, and replays it to every retry. If the outcome is unknown (a connection
+Onceward stands in front of a payment API. Clients send an Idempotency-Key with each request; \
+Onceward forwards the
+first request with a key, stores the response, and replays it to every retry. \
+If the outcome is unknown (a connection
 broke after the request was sent), the operation is held as uncertain instead of being run again.";
 
 const EXAMPLES: &str = "\
 Examples:
   onceward demo                                   see a double charge happen, and not happen
-  onceward run --upstream http://127.0.0.1:9000   protect every POST and PATCH that carries an Idempotency-Key
+  onceward run --upstream http://127.0.0.1:9000   protect every POST and PATCH that carries an \
+  Idempotency-Key
   onceward check --config onceward.toml           list every fault of a configuration
   onceward operations list --state uncertain      list operations that must be settled by hand";
 
@@ -53,10 +56,9 @@ enum Command {
     Run(RunArgs),
     /// Show a double charge without the gateway, and none with it, on a toy payment API.
     Demo(DemoArgs),
-    /// Validate a configuration; needs no store and no upstream.
+    /// Validate a configuration. This needs no store and no upstream.
     Check(CheckArgs),
-    /// Inspect the store's servers: whether they can keep records safely. Exit 0 if all is sound,
-    /// else 1.
+    /// Check whether the store's servers can keep records safely. Exit 0 if they can, else 1.
     Doctor(DoctorArgs),
     /// Copy a store into another one.
     Store(StoreArgs),
@@ -107,8 +109,8 @@ struct StoreArgs {
 #[derive(Debug, Subcommand)]
 enum StoreVerb {
     /// Copy a store that no gateway uses into an empty one: for backups, and for moves between a
-    /// file and Redis. The copy is compared afterwards. If it was interrupted, run the same command
-    /// again to continue it. Exit 0 if done, 1 if refused or failed, 2 for invalid arguments.
+    /// file and Redis. Afterwards both stores are compared. To continue an interrupted copy, run
+    /// the same command again. Exit 0 if done, 1 if refused or failed, 2 for invalid arguments.
     Copy {
         /// The store to copy: file:DIR, redis://.. and so on, with ?namespace=NAME in Redis. It is
         /// not changed.
@@ -122,11 +124,11 @@ enum StoreVerb {
     },
 }
 
-/// The addresses of the gateway's parts; flags override the environment, which overrides the file,
-/// which overrides the defaults.
+/// Arguments of `onceward run`. Flags override environment variables, these override the file, and
+/// the file overrides the defaults.
 #[derive(Debug, Clone, Args)]
 struct RunArgs {
-    /// The configuration file; none is needed with --upstream.
+    /// The configuration file. It is not needed with --upstream.
     #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// The API to protect, for example http://127.0.0.1:9000.
@@ -143,8 +145,9 @@ struct RunArgs {
     /// file:onceward-data].
     #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
-    /// Start although the store keeps other identities of operations (routes were renamed, scopes
-    /// or hashing secrets changed): duplicates of requests that were answered before run again.
+    /// Start although the store has other identities of operations (routes were renamed, scopes or
+    /// hashing secrets changed). Danger: duplicates of requests that were answered before run
+    /// again.
     #[arg(long, env = "ONCEWARD_ACCEPT_NEW_IDENTITIES", value_parser = FalseyValueParser::new())]
     accept_new_identities: bool,
     /// The format of log lines. ONCEWARD_LOG sets the filter (for example `info` or
@@ -155,8 +158,8 @@ struct RunArgs {
 
 #[derive(Debug, Args)]
 struct DemoArgs {
-    /// Exit at the end instead of keeping the gateway running, with a page for the browser and curl
-    /// commands to try.
+    /// Exit at the end. By default the gateway keeps running, with a page for the browser and with
+    /// curl commands to try.
     #[arg(long)]
     once: bool,
 }
@@ -206,8 +209,13 @@ struct HealthArgs {
 struct ReportArgs {
     #[command(flatten)]
     admin: AdminArgs,
-    /// The time range of the report, such as 90m, 24h or 7d; hours are counted whole.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    /// The time range of the report, such as 90m, 24h or 7d. Hours are counted whole.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "24h",
+        value_parser = humantime::parse_duration
+    )]
     since: Duration,
     /// Print JSON instead of text.
     #[arg(long)]
@@ -224,14 +232,14 @@ struct ProjectionArgs {
 
 #[derive(Debug, Subcommand)]
 enum ProjectionVerb {
-    /// Show its position and lag.
+    /// Show the position and the lag of the read model.
     Status {
         /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
     },
-    /// Empty it and rebuild it, and wait until that is done. Requests are not affected; searches
-    /// and statistics miss entries that are not applied yet.
+    /// Empty the read model, rebuild it, and wait until it is complete. Requests are not affected.
+    /// Until then, searches and statistics miss entries that are not applied yet.
     Rebuild {
         /// Don't wait for the end of the rebuild.
         #[arg(long)]
@@ -265,20 +273,20 @@ struct LogArgs {
 
 #[derive(Debug, Subcommand)]
 enum LogVerb {
-    /// Recompute the links between the entries of the event log: exit 0 if each is as it was
-    /// written, 1 if an entry was changed, inserted or removed.
+    /// Recompute the links between the entries of the event log. Exit 0 if the log is unaltered, 1
+    /// if an entry was changed, inserted or removed.
     Verify,
-    /// Print each change of an operation from the event log, from now on, until it is interrupted.
-    /// If the gateway goes away, wait until it is back.
+    /// Print each new change of an operation from the event log, until the command is interrupted.
+    /// If the gateway stops, wait until it runs again.
     Tail {
-        /// Begin with the changes of this time range, such as 90m, 24h or 7d.
+        /// Begin with the changes of the last 90m, 24h, 7d or another duration.
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         since: Option<Duration>,
         /// Print JSON, one object per line.
         #[arg(long)]
         json: bool,
     },
-    /// Show the log filter, or change it until the process ends.
+    /// Show the log filter, or change it until the gateway's process ends.
     Level {
         /// Levels by target, such as `info,onceward::store=debug`.
         filter: Option<String>,
@@ -300,19 +308,19 @@ struct OperationsArgs {
 enum Verb {
     /// List operations.
     List {
-        /// Only those in this state.
+        /// Only operations in this state.
         #[arg(long, value_parser = ["in_flight", "uncertain", "completed", "released", "expired"])]
         state: Option<String>,
-        /// Only those on this route.
+        /// Only operations on this route.
         #[arg(long, value_name = "NAME")]
         route: Option<String>,
-        /// Only those of the scope with this mark, as operations, reports and the access log show
-        /// it.
+        /// Only operations of the scope with this mark. Operations, reports and the access log show
+        /// the mark of their scope.
         #[arg(long, value_name = "MARK")]
         scope: Option<String>,
-        /// Only those of the client in this file (`-` for stdin). It has a line `name: value` for
-        /// each name of the scope of --route; for a route without a scope, the field that
-        /// distinguishes its clients, such as `authorization`.
+        /// Only operations of the client in this file (`-` for stdin). The file has a line `name:
+        /// value` for each name of the scope of --route. For a route without a scope, it has the
+        /// field that distinguishes its clients, such as `authorization`.
         #[arg(long, value_name = "FILE", requires = "route", conflicts_with = "scope")]
         client: Option<PathBuf>,
         /// At most this many operations.
@@ -324,7 +332,7 @@ enum Verb {
         /// The reference, op_...
         operation: String,
     },
-    /// Set the result of an uncertain operation: it was executed, and duplicates get this response.
+    /// Record that an uncertain operation was executed. Duplicates get this response.
     Resolve {
         #[command(flatten)]
         change: ChangeArgs,
@@ -338,13 +346,13 @@ enum Verb {
         #[arg(long = "header", value_name = "FIELD")]
         headers: Vec<String>,
     },
-    /// Record that an uncertain operation was not executed, and let its next duplicate run: the
-    /// same request, by the same caller.
+    /// Record that an uncertain operation was not executed, and let its next duplicate run (the
+    /// same request by the same caller).
     Retry(ChangeArgs),
     /// Record that an uncertain operation was not executed, and free its key for any request.
     Release(ChangeArgs),
-    /// Delete the result of a completed operation before the end of its retention. Its duplicates
-    /// are refused (409), and never run, until the key would have been new again.
+    /// Delete the result of a completed operation before the end of its retention. Until the key
+    /// would have been new again, duplicates are refused (409) and never run.
     Expire(ChangeArgs),
 }
 
@@ -356,7 +364,7 @@ struct ChangeArgs {
     /// Why. The reason is stored with the change in the event log, and logged by the gateway.
     #[arg(long)]
     reason: Option<String>,
-    /// The version that you decided on, from `show --json`: if the operation has changed since,
+    /// The version that you decided on, from `show --json`. If the operation has changed since,
     /// nothing is done. By default, the version is read just before the change.
     #[arg(long = "version", value_name = "VERSION")]
     version: Option<u64>,
@@ -394,13 +402,13 @@ fn run_command(command: Command) -> ExitCode {
     }
 }
 
-/// Prints a text with escaped fields. A closed stdout is no error.
+/// Prints a text, in which the caller has escaped all fields. A closed stdout is not an error.
 fn print_text(text: &str) -> ExitCode {
     let _ = writeln!(std::io::stdout(), "{}", escape_block(text));
     ExitCode::SUCCESS
 }
 
-/// Returns the time that was so long ago, in RFC 3339.
+/// Returns the time `ago` before now, in RFC 3339.
 fn since(ago: Duration) -> String {
     let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
     rfc3339(Clock::system().unix_ms().saturating_sub(ago_ms))
@@ -412,7 +420,7 @@ fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Ignores SIGUSR1 and SIGUSR2 from now on; by default they end a process. Needs a runtime.
+/// Ignores SIGUSR1 and SIGUSR2 from now on, because by default they end a process. Needs a runtime.
 ///
 /// # Errors
 /// The operating system refuses a signal handler.

@@ -36,11 +36,11 @@ pub(super) fn operations(args: OperationsArgs) -> ExitCode {
     }
 }
 
-/// The reason in the event log if the command has none: the admin port refuses a change without a
-/// reason.
+/// The reason in the event log if the command has no reason. The admin port refuses a change
+/// without one.
 const NO_REASON: &str = "none given on the command line";
 
-/// A verb, with its files read.
+/// A verb with the contents of its files.
 enum PreparedVerb {
     List(OperationFilter, Option<ScopeRequest>, usize),
     Show(String),
@@ -94,8 +94,8 @@ fn named(line: &str) -> Option<(String, String)> {
     Some((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// Reads the scope values of a client from a file: a command line appears in histories and lists of
-/// processes. For the same reason errors do not repeat them.
+/// Reads the scope values of a client. They are in a file, because histories and process lists show
+/// command lines. Errors must not contain them either.
 fn read_client(file: &Path) -> Result<BTreeMap<String, String>, String> {
     let from = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
     let read = if file == Path::new("-") {
@@ -112,8 +112,8 @@ fn read_client(file: &Path) -> Result<BTreeMap<String, String>, String> {
         .collect()
 }
 
-/// Runs a verb. Without `--version` a change names the version that is read here: it then fails
-/// against a concurrent change of another operator, but not against an earlier one.
+/// Runs a verb. Without `--version`, a change uses the version that is read here. It then fails if
+/// another operator changes the operation at the same time, but not if somebody changed it earlier.
 async fn carry_out(client: &Client, verb: PreparedVerb) -> Result<Vec<OperationView>, ClientError> {
     let view = match verb {
         PreparedVerb::List(mut filter, of, limit) => {
@@ -159,7 +159,7 @@ async fn version_of(client: &Client, change: &ChangeArgs) -> Result<String, Clie
     }
 }
 
-/// Prints operations, one per line; with `details` also their times and versions.
+/// Prints operations, one per line. With `details`, prints their times and versions too.
 fn print(views: &[OperationView], json: bool, details: bool) -> ExitCode {
     if json {
         return match serde_json::to_string_pretty(views) {

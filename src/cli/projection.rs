@@ -11,7 +11,7 @@ use crate::admin::ProjectionView;
 use crate::admin::client::{Client, ClientError};
 use crate::telemetry::{escape, escape_json, print_error};
 
-/// Periods of polling a rebuild, and of reporting its progress.
+/// How often the command polls a rebuild, and how often it reports the progress.
 const POLL_PERIOD: Duration = Duration::from_millis(250);
 const REPORT_PERIOD: Duration = Duration::from_secs(2);
 
@@ -40,7 +40,8 @@ pub(super) fn projection(args: ProjectionArgs) -> ExitCode {
     }
 }
 
-/// Rebuilds the read model, and waits until it has all entries from before the request.
+/// Rebuilds the read model, and waits until it has all entries that were written before the
+/// request.
 async fn rebuild(client: &Client) -> Result<String, ClientError> {
     let requested = Instant::now();
     client.rebuild_projection().await?;

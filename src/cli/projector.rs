@@ -13,17 +13,17 @@ use crate::clock::Clock;
 use crate::config::{Config, Overrides};
 use crate::telemetry::{init_logs, print_error};
 
-/// Period of progress reports while the read model is behind.
+/// How often progress is reported while the read model is behind.
 const REPORT_PERIOD: Duration = Duration::from_secs(5);
 
-/// Time before the first report: an empty log is read by then.
+/// The time before the first report. It is long enough to read an empty log.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
 
-/// A larger lag is reported.
+/// The lag above which progress is reported.
 const BEHIND: Duration = Duration::from_secs(10);
 
-/// Follows the event log until SIGTERM or SIGINT. The next process repeats what was interrupted;
-/// nothing is lost.
+/// Follows the event log until SIGTERM or SIGINT. Nothing is lost: the next process repeats an
+/// interrupted step.
 pub(super) fn run(args: &ProjectorArgs) -> ExitCode {
     if let Err(error) = init_logs(args.log_format) {
         return super::fail(&format!("can't start: {error}"), 1);
@@ -43,7 +43,8 @@ fn load(args: &ProjectorArgs) -> Result<Config, ExitCode> {
     let name = args.config.display().to_string();
     let text = std::fs::read_to_string(&args.config)
         .map_err(|error| super::fail(&format!("can't read {name}: {error}"), 2))?;
-    // This process forwards no requests, and the file may leave the upstream to a flag.
+    // This process forwards no requests, but a configuration needs an upstream, and the file may
+    // have none.
     let overrides = |upstream: Option<&str>| Overrides {
         upstream: upstream.map(str::to_owned),
         store: args.store.clone(),
@@ -64,7 +65,7 @@ async fn follow(config: &Config, rebuild: bool) -> anyhow::Result<()> {
     let supervisor = Supervisor::new(std::env::var_os("NOTIFY_SOCKET"));
     let projection = tokio::select! {
         biased;
-        // The process may be ended while a store or a disk is slow.
+        // A signal must end the process even while a store or a disk is slow.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
         started = Projection::start(config, rebuild) => started?,

@@ -1,5 +1,5 @@
-//! `onceward report`: what enforcing would have done on shadow routes, over the admin port of a
-//! running gateway.
+//! `onceward report`: reports the requests on shadow routes that enforcing would have replayed or
+//! refused. It uses the admin port of a running gateway.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,9 +39,11 @@ fn in_words(report: &ReportView) -> String {
         );
     }
     let mut text = format!(
-        "What enforcing would have done on shadow routes since {since} (hours are counted whole), {known}.\n\
-         A client is the beginning of its scope's hash; for a route without a scope, the hash of the field that distinguishes clients. \
-         Requests that would simply have run are not listed.\n\n"
+        "What enforcing would have done on shadow routes since {since} (hours are counted whole), \
+         {known}.\n\
+         A client is the beginning of its scope's hash; for a route without a scope, the hash of \
+         the field that distinguishes clients. Requests that would simply have run are not \
+         listed.\n\n"
     );
     text.push_str(&table(&report.rows));
     text.push_str(&format!(
@@ -50,7 +52,8 @@ fn in_words(report: &ReportView) -> String {
     ));
     if report.cut {
         text.push_str(&format!(
-            "\nThese are the {} rows with the most requests; the totals also count the omitted rows.",
+            "\nThese are the {} rows with the most requests; the totals also count the omitted \
+             rows.",
             report.rows.len()
         ));
     }
@@ -64,8 +67,9 @@ fn why_nothing(report: &ReportView) -> String {
             .to_owned();
     }
     format!(
-        "In shadow mode: {}. No duplicate came there, and no request that would have been refused; or it came less than a few \
-         seconds ago, or before [log] was enabled. onceward_shadow_total counts all requests on these routes.",
+        "In shadow mode: {}. These routes got no duplicate, and no request that would have been \
+         refused. Or they got it less than a few seconds ago, or before [log] was enabled. \
+         onceward_shadow_total counts all requests on these routes.",
         escape(&report.shadow_routes.join(", "))
     )
 }

@@ -11,8 +11,8 @@ use crate::app::{Gateway, ReloadError};
 use crate::config::{Config, Overrides, Secrets};
 use crate::telemetry::{init_logs, print_error};
 
-/// Runs the gateway until SIGTERM or SIGINT: exit 0 if everything was settled, 1 if not, 2 for a
-/// faulty configuration.
+/// Runs the gateway until SIGTERM or SIGINT. The exit code is 0 if all requests were settled, 1 if
+/// not, and 2 for a faulty configuration.
 pub(super) fn run(args: &RunArgs) -> ExitCode {
     if let Err(error) = init_logs(args.log_format) {
         return super::fail(&format!("can't start: {error}"), 1);
@@ -36,7 +36,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     }
 }
 
-/// Reads the configuration and its secrets: at the start, and for every reload.
+/// Reads the configuration and its secrets, at the start and for every reload.
 fn load(args: &RunArgs) -> Result<(Config, Secrets), ReloadError> {
     let file = match &args.config {
         Some(path) => {
@@ -98,7 +98,7 @@ async fn serve(config: Config, secrets: Secrets, args: &RunArgs) -> anyhow::Resu
         supervisor.reloading();
         tokio::select! {
             biased;
-            // A store that does not answer must not block the end of the process.
+            // A signal must end the process even while the store does not answer.
             () = signals.end() => break None,
             () = reload(&gateway, args, request) => {}
         }
@@ -149,7 +149,7 @@ struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers; a signal before that ends the process.
+    /// Installs the handlers. Before that, a signal ends the process at once.
     fn catch() -> std::io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,

@@ -9,10 +9,10 @@ use crate::app::{self, Copied, CopyStep};
 use crate::clock::Clock;
 use crate::config::{Config, Overrides, StoreUrl};
 
-/// Period of progress reports on a terminal, in ms: short enough to look alive.
+/// How often progress is reported on a terminal, in ms.
 const TERMINAL_PERIOD_MS: u64 = 100;
 
-/// Period of progress reports elsewhere, in ms.
+/// How often progress is reported if stderr is not a terminal, in ms.
 const LINE_PERIOD_MS: u64 = 5_000;
 
 /// Copies a store into another one.
@@ -23,7 +23,8 @@ pub(super) fn copy(from: &str, to: &str, file: Option<&Path>) -> ExitCode {
     };
     if [&from, &to].iter().any(|config| config.store.url == StoreUrl::Memory) {
         return super::fail(
-            &"memory: belongs to one process: it can't be copied, and nothing can be copied into it",
+            &"memory: belongs to one process: it can't be copied, and nothing can be copied into \
+              it",
             2,
         );
     }
@@ -44,7 +45,7 @@ pub(super) fn copy(from: &str, to: &str, file: Option<&Path>) -> ExitCode {
     }
 }
 
-/// Returns a configuration with this store; or the exit code.
+/// Returns a configuration with this store, or the exit code for a faulty one.
 fn config_of(store: &str, file: Option<&Path>) -> Result<Config, ExitCode> {
     let read = |path: &Path| -> Result<(String, String), ExitCode> {
         let name = path.display().to_string();
@@ -67,25 +68,28 @@ fn summary(from: &str, to: &str, copied: Copied) -> String {
     let Copied { items, events, resumed, relinked, breaks } = copied;
     let again = if resumed { ", continuing an interrupted copy" } else { "" };
     let mut text = format!(
-        "copied {from} to {to}{again}: {items} records and tombstones and {events} events, all compared\n"
+        "copied {from} to {to}{again}: {items} records and tombstones and {events} events, all \
+         compared\n"
     );
     if relinked && events > 0 {
-        text += "the event log has other partitions there: its links were recomputed, and an existing read model must be rebuilt \
-                 (onceward projection rebuild)\n";
+        text += "the event log has other partitions there: its links were recomputed, and an \
+                 existing read model must be rebuilt (onceward projection rebuild)\n";
     }
     if breaks > 0 {
         text += &format!(
-            "WARN  {breaks} links of the original event log were broken; the new links do not show that\n"
+            "WARN  {breaks} links of the original event log were broken; the new links do not show \
+             that\n"
         );
     }
     text
 }
 
-/// Prints the progress of a copy: in one line on a terminal, in a line every few seconds elsewhere.
+/// Prints the progress of a copy. On a terminal, it updates one line. Otherwise, it prints a line
+/// every few seconds.
 struct ProgressReport {
     clock: Clock,
     terminal: bool,
-    /// When progress was last printed, by the machine's uptime; 0: never.
+    /// When progress was last printed, as the machine's uptime in ms; 0: never.
     shown_ms: AtomicU64,
     step: AtomicU64,
 }

@@ -1,7 +1,8 @@
 //! Notifications to the service manager that started the process (systemd, `Type=notify`): ready,
-//! alive, stopping. The messages are those of sd_notify(3).
+//! alive, stopping. The manual page sd_notify(3) describes the messages.
 //!
-//! Danger: the socket may have no reader. So no send waits, and a failed send is only logged.
+//! Danger: if the socket has no reader, a send could block forever. So no send waits, and a failed
+//! send is only logged.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::monotonic_us;
 
-/// Shortest period of watchdog messages, whatever is configured.
+/// The shortest period of watchdog messages, even if a shorter one is configured.
 const WATCHDOG_MIN: Duration = Duration::from_millis(10);
 
 /// The socket of the service manager, if there is one.
@@ -24,18 +25,23 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Uses the socket in `NOTIFY_SOCKET`: a path, or an abstract name after an `@`.
+    /// Uses the socket that `NOTIFY_SOCKET` names: a path, or an abstract name after an `@`.
     pub fn new(named: Option<OsString>) -> Supervisor {
         let socket = named.filter(|name| !name.is_empty()).and_then(|name| {
             let found = find(&name);
             found
-                .inspect_err(|error| tracing::warn!(%error, "NOTIFY_SOCKET can't be used: the service manager gets no notifications"))
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        %error,
+                        "NOTIFY_SOCKET can't be used: the service manager gets no notifications"
+                    );
+                })
                 .ok()
         });
         Supervisor { socket }
     }
 
-    /// Reports that the gateway listens, but claims nothing yet.
+    /// Reports that the gateway listens, but can't claim operations yet.
     pub fn waiting(&self) {
         self.notify("STATUS=listening, and waiting for the store's identities");
     }
@@ -45,12 +51,12 @@ impl Supervisor {
         self.notify("READY=1\nSTATUS=serving");
     }
 
-    /// Reports that the event log is followed.
+    /// Reports that this process follows the event log.
     pub fn following(&self) {
         self.notify("READY=1\nSTATUS=following the event log");
     }
 
-    /// Reports a reload. systemd distinguishes reloads by the time.
+    /// Reports a reload, with the time, by which systemd distinguishes reloads.
     pub fn reloading(&self) {
         self.notify(&format!(
             "RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again",
@@ -63,9 +69,9 @@ impl Supervisor {
         self.notify("STOPPING=1\nSTATUS=no new connections, waiting for active requests");
     }
 
-    /// Sends watchdog messages from now on, in half the period of `WATCHDOG_USEC`, if
-    /// `WATCHDOG_PID` is this process. They come from the runtime that serves requests: a runtime
-    /// that hangs sends none.
+    /// Sends watchdog messages from now on, twice per period of `WATCHDOG_USEC`, if `WATCHDOG_PID`
+    /// is this process. The runtime that serves requests sends them, so a runtime that hangs sends
+    /// no message.
     pub fn watched(
         &self,
         every_us: Option<OsString>,

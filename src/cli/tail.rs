@@ -1,8 +1,8 @@
 //! `onceward log tail`: prints events of the event log as they are written.
 //!
-//! It ends when its reader goes away, by a signal, or if the gateway refuses; there is nothing to
-//! clean up. If the gateway or its store goes away, it waits: somebody who watches a log overnight
-//! must not find it ended by a restart.
+//! The command ends when stdout has no reader, by a signal, or if the gateway refuses a request.
+//! There is nothing to clean up. If the gateway or its store does not answer, the command waits, so
+//! a restart of the gateway does not end it.
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -17,16 +17,16 @@ use crate::admin::client::{Client, ClientError};
 use crate::entropy::{Entropy, EntropyError};
 use crate::telemetry::{escape, escape_json, print_error};
 
-/// How long the gateway may wait for the next event, in seconds.
+/// How long one request waits at the gateway for the next event, in seconds.
 const WAIT_S: u64 = 5;
 
-/// The pause before a failed request is repeated: doubled each time, up to the maximum, with
-/// jitter, since many clients may wait for the same gateway.
+/// The pause before a failed request is repeated. It doubles each time, up to the maximum. It has
+/// jitter, because many clients may wait for the same gateway.
 const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Period of checking whether stdout still has a reader. Printing would find out, too, but there
-/// may be no event for days.
+/// How often the command checks whether stdout still has a reader. Printing would detect this too,
+/// but there may be no event for days.
 const READER_PERIOD: Duration = Duration::from_millis(250);
 
 /// Why the command ended.
@@ -54,7 +54,7 @@ pub(super) fn tail(client: &Client, since: Option<Duration>, json: bool) -> Exit
     }
 }
 
-/// Follows the log until an error that does not go away by waiting.
+/// Follows the log until an error that waiting can't resolve.
 async fn follow(client: &Client, mut since: Option<String>, json: bool) -> TailEnd {
     let entropy = match Entropy::from_system() {
         Ok(entropy) => entropy,
@@ -64,7 +64,7 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> TailE
     loop {
         let piece = match client.tail(cursor.as_deref(), since.as_deref(), WAIT_S).await {
             Ok(piece) => piece,
-            // Before the first response the address is probably wrong.
+            // If there was no response yet, the address is probably wrong, so the command ends.
             Err(error) if cursor.is_some() && may_pass(&error) => {
                 if pause == PAUSE {
                     print_error(&format!(
@@ -79,11 +79,12 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> TailE
         };
         if piece.trimmed && !gap_reported {
             print_error(
-                "onceward: some of the events since then are no longer in the event log, and are left out",
+                "onceward: some of the events since then are no longer in the event log, and are \
+                 left out",
             );
         }
-        // The partitions of an old log reach their gaps one by one: one message is enough until the
-        // end is reached.
+        // If entries were removed from several partitions, several pages in a row may report a gap.
+        // One message is enough until the end of the log is reached.
         gap_reported = (gap_reported || piece.trimmed) && !piece.events.is_empty();
         for event in &piece.events {
             if let Err(error) = print(event, json) {
@@ -94,8 +95,8 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> TailE
     }
 }
 
-/// Returns whether the same request may succeed later: the gateway is unreachable, or failed. A
-/// gateway that does not support the request (501: the log is disabled) is as final as a refusal.
+/// Returns whether the same request may succeed later: the gateway is unreachable, or failed. A 501
+/// (the log is disabled) is as final as a refusal.
 fn may_pass(error: &ClientError) -> bool {
     match error {
         ClientError::Unreachable { .. } => true,
@@ -105,7 +106,7 @@ fn may_pass(error: &ClientError) -> bool {
     }
 }
 
-/// Waits until stdout has no reader any more.
+/// Waits until stdout has no reader.
 async fn reader_leaves() {
     let stdout = std::io::stdout();
     loop {
@@ -124,7 +125,7 @@ fn print(event: &EventView, json: bool) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{line}")
 }
 
-/// Formats an event as a line: time, operation, kind, route, and all other known facts.
+/// Formats an event as a line: time, operation, kind, route, and all other members of the event.
 fn in_words(event: &EventView) -> String {
     let moment = &event.moment;
     let mut line =
@@ -190,7 +191,8 @@ mod tests {
         let line = escape(&in_words(&event)).into_owned();
         assert_eq!(
             line,
-            "2026-11-25T19:00:00.000Z  op_1  resolved   payments  status 201  by ann: seen\\n\\u{1b}[2J  order=A-\\u{202e}17"
+            "2026-11-25T19:00:00.000Z  op_1  resolved   payments  status 201  by ann: \
+             seen\\n\\u{1b}[2J  order=A-\\u{202e}17"
         );
     }
 }

@@ -1,4 +1,5 @@
-//! `[admin_auth]`: tokens for the admin port. And the resolution of all secrets.
+//! `[admin_auth]`, the tokens for the admin port, and the resolution of all secrets of a
+//! configuration.
 
 use std::collections::HashMap;
 use std::fs;
@@ -27,7 +28,7 @@ pub enum Role {
     Operate,
 }
 
-/// A token in the file, which never contains the secret itself.
+/// A token as the file describes it. The file never contains the secret itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenSource {
     /// The holder's name, for the audit trail.
@@ -73,7 +74,8 @@ pub struct Secrets {
     pub tracing_headers: HeaderMap,
 }
 
-const TOKEN_EXPECTED: &str = "a list of tokens such as [{ name = \"on-call\", role = \"operate\", env = \"ONCEWARD_ADMIN_TOKEN\" }]";
+const TOKEN_EXPECTED: &str = "a list of tokens such as [{ name = \"on-call\", role = \"operate\", \
+                              env = \"ONCEWARD_ADMIN_TOKEN\" }]";
 const ROLES: [(&str, Role); 2] = [("read", Role::Read), ("operate", Role::Operate)];
 
 /// Reads `[admin_auth]`.
@@ -120,7 +122,7 @@ impl TokenSource {
     /// Reads the secret.
     fn resolve(&self, env: impl Fn(&str) -> Option<String>) -> Result<AdminToken, String> {
         let secret = self.source.read(env)?;
-        // The secret is sent as one word of an `Authorization` field.
+        // Clients send the secret as one word of an `Authorization` field.
         if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(
                 "expected a secret of visible ASCII characters without white space".to_owned()
@@ -220,7 +222,7 @@ impl Secrets {
         }
     }
 
-    /// Reads the keys that results are sealed with.
+    /// Reads the keys that seal results.
     fn resolve_encryption_keys(
         &mut self,
         config: &Config,
@@ -243,7 +245,7 @@ impl Secrets {
         }
     }
 
-    /// Reads the secrets that identities are hashed with.
+    /// Reads the secrets for the hashes of identities.
     fn resolve_hash_secrets(&mut self, config: &Config, env: Environment<'_>, faults: &mut Faults) {
         for (index, source) in config.hash_secrets.iter().enumerate() {
             let checked = match source.read(env) {

@@ -128,7 +128,8 @@ fn write_route(text: &mut String, number: usize, route: &RouteConfig) -> std::fm
     Ok(())
 }
 
-/// Writes the effective status lists: those of the route, its profile and the defaults, merged.
+/// Writes the effective status lists, which are merged from the route, its profile and the
+/// defaults.
 fn write_statuses(text: &mut String, statuses: &StatusRules) -> std::fmt::Result {
     let listed = |verdict| statuses.listed(verdict).join(", ");
     writeln!(text, "     statuses: store {}", listed(Verdict::Store))?;

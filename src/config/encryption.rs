@@ -17,7 +17,7 @@ pub struct EncryptionKeySource {
     pub source: SecretSource,
 }
 
-/// Reads `[encryption]`. The first key seals, all keys open.
+/// Reads `[encryption]`. The first key seals results, and all keys open them.
 pub(super) fn read(root: &Table<'_>) -> Option<Vec<EncryptionKeySource>> {
     let Some(whole) = root.get("encryption") else { return Some(Vec::new()) };
     let table = root.table("encryption", "a table with keys");

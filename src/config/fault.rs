@@ -1,5 +1,5 @@
-//! Faults of a configuration, formatted like compiler errors: key, expected value, file, line and
-//! caret.
+//! Faults of a configuration, formatted like compiler errors. A fault has key, expected value,
+//! file, line and caret.
 
 use std::fmt;
 use std::ops::Range;
@@ -65,8 +65,8 @@ impl fmt::Display for Fault {
             let snippet = Snippet::source(text)
                 .line_start(*line)
                 .annotation(AnnotationKind::Primary.span(span.clone()));
-            // The snippet counts columns in the masked text; a mask before the span would shift
-            // them.
+            // The snippet counts columns in the masked text. If a mask before the span shifts them,
+            // the origin names the column.
             let is_shifted = 1 + text[..span.start].chars().count() != *column;
             group = if is_shifted {
                 group.element(Origin::path(file).line(*line).char_column(*column)).element(snippet)
@@ -100,8 +100,8 @@ impl Fault {
 }
 
 impl Excerpt {
-    /// Cuts out the line at a byte range of the file. `hidden` are ranges of the file to mask,
-    /// besides those that look like secrets.
+    /// Returns the line at a byte range of the file. `hidden` are ranges of the file to mask, in
+    /// addition to texts that look like secrets.
     pub(super) fn of(
         file: &str,
         text: &str,
@@ -128,7 +128,8 @@ impl Excerpt {
     }
 }
 
-/// Returns the part of a byte range of the file that is in one line, counted from the line's start.
+/// Returns the part of a byte range of the file that is in one line. The result counts from the
+/// line's start.
 fn within(range: &Range<usize>, line_start: usize, line_length: usize) -> Option<Range<usize>> {
     let start = range.start.saturating_sub(line_start);
     let end = range.end.checked_sub(line_start)?.min(line_length);

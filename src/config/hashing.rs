@@ -5,8 +5,8 @@ use super::read::Table;
 
 const SECRETS_EXPECTED: &str = "a list of secrets such as [{ env = \"ONCEWARD_HASH_SECRET\" }]";
 
-/// Reads `[hashing]`. The first secret writes, all secrets are looked up. The file never contains a
-/// secret itself.
+/// Reads `[hashing]`. New records use the first secret, and look-ups try all secrets. The file
+/// never contains a secret itself.
 pub(super) fn read(root: &Table<'_>) -> Option<Vec<SecretSource>> {
     let Some(whole) = root.get("hashing") else { return Some(Vec::new()) };
     let table = root.table("hashing", "a table with secrets");

@@ -1,4 +1,4 @@
-//! `[limits]`: bounds that keep clients and upstreams from exhausting the gateway.
+//! `[limits]`: limits that prevent clients and upstreams from exhausting the gateway.
 
 use std::time::Duration;
 
@@ -7,26 +7,26 @@ use super::read::Table;
 /// All limits. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest body of a protected request; a larger one gets 413.
+    /// Largest body of a protected request. A larger one gets 413.
     pub request_body: usize,
     /// Largest response that is stored. A larger one passes through and can't be replayed.
     pub response_body: usize,
     /// All buffers together, in bytes.
     pub buffered_bytes: usize,
-    /// Client connections.
+    /// The maximum of client connections.
     pub connections: usize,
-    /// Client connections from one address.
+    /// The maximum of client connections from one address.
     pub connections_per_peer: usize,
-    /// Active requests.
+    /// The maximum of active requests.
     pub in_flight: usize,
-    /// Held duplicates.
+    /// The maximum of held duplicates.
     pub waiters: usize,
-    /// Held duplicates of one key.
+    /// The maximum of held duplicates of one key.
     pub waiters_per_key: usize,
-    /// New operations that one scope of a route may begin at this gateway within the route's
+    /// How many new operations one scope of a route may begin at this gateway within the route's
     /// retention; 0: no limit.
     pub records_per_scope: usize,
-    /// Largest header block, in bytes; a larger one gets 431.
+    /// Largest header block, in bytes. A larger one gets 431.
     pub header_bytes: usize,
     /// How long a client may take to send its header block.
     pub header_timeout: Duration,
@@ -36,9 +36,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
 }
 
-/// Smallest header block limit: the buffer of the HTTP/1.1 parser is never smaller.
+/// Smallest value of the header block limit, because the buffer of the HTTP/1.1 parser is never
+/// smaller.
 const HEADER_BYTES_MIN: u64 = 8 * 1024;
-/// Largest number of connections, requests or waiters: more than a machine has ports.
+/// Largest number of connections, requests or waiters. It is more than a machine has ports.
 const COUNT_MAX: u64 = 10_000_000;
 
 impl Limits {

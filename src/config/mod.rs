@@ -1,9 +1,9 @@
-//! The configuration: one TOML file, overridden by flags and completed by documented defaults, read
-//! into typed values.
+//! The configuration: one TOML file, read into typed values. Flags override the file, and
+//! documented defaults complete it.
 //!
-//! Danger: a key that is misread or silently ignored could leave a payment unprotected. So an
-//! unknown key is a fault, all faults of a file are reported at once, and values for unfinished
-//! features are refused.
+//! Danger: if a key is misread or silently ignored, a payment could be unprotected. So an unknown
+//! key is a fault, and values for unfinished features are refused. All faults of a file are
+//! reported at once.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -51,10 +51,11 @@ pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Http2Mode, UpstreamConfig, Upst
 /// The documented default file. The values that it sets are the defaults.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
-/// Time that draining allows beyond the longest `response_timeout`, for storing the response.
+/// The default `drain_timeout` is this much longer than the longest `response_timeout`, so that the
+/// response can be stored.
 const DRAIN_MARGIN: Duration = Duration::from_secs(15);
 
-/// Everything that an operator configures. `Debug` shows no secret.
+/// All settings of an operator. `Debug` shows no secret.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Address for clients.
@@ -63,18 +64,18 @@ pub struct Config {
     pub admin: SocketAddr,
     /// How long active requests may continue after SIGTERM.
     pub drain_timeout: Duration,
-    /// Certificate and key for clients that connect by TLS; `None`: clients connect without TLS.
+    /// Certificate and key for clients that connect with TLS; `None`: clients connect without TLS.
     pub tls: Option<IdentityFiles>,
     /// Proxies in front of the gateway. Their `X-Forwarded-*` fields are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether trusted proxies announce the client of each connection by the PROXY protocol.
     pub proxy_protocol: bool,
-    /// Prefix of problem types, instead of `urn:onceward:problem:`. Ends with a character after
-    /// which a type can follow.
+    /// Prefix of problem types, instead of `urn:onceward:problem:`. It ends with a separator, so
+    /// that the name of a type can follow.
     pub problem_base_url: Option<String>,
     /// Whether clients can read the policy at `/.well-known/idempotency`.
     pub publish_policy: bool,
-    /// Upstream for requests without a route, and for routes that name no other.
+    /// Upstream for requests without a route, and for routes that name no upstream.
     pub upstream: UpstreamConfig,
     /// Further upstreams, `[upstreams.NAME]`.
     pub upstreams: Vec<UpstreamConfig>,
@@ -98,17 +99,17 @@ pub struct Config {
     pub hash_secrets: Vec<SecretSource>,
     /// Holders of tokens for the admin port. [`Config::resolve_secrets`] reads the secrets.
     pub admin_tokens: Vec<TokenSource>,
-    /// Whether a start may change the identities that the store has recorded. Decided for one
-    /// start, so not in the file.
+    /// Whether a start may change the identities that the store has recorded. This is decided for a
+    /// single start, so it is not in the file.
     pub accept_new_identities: bool,
-    /// Routes in order: the first match wins, and a request without a match passes through.
+    /// Routes in order. The first match applies, and a request without a match passes through.
     pub routes: Vec<RouteConfig>,
-    /// Warnings about legal but doubtful values, each with its key.
+    /// Warnings about valid but questionable values, each with its key.
     pub warnings: Vec<String>,
 }
 
-/// Values from flags or environment variables, which override the file. Unparsed: their faults are
-/// reported with those of the file.
+/// Values from flags or environment variables, which override the file. They are not parsed yet, so
+/// that their faults are reported together with the faults of the file.
 #[derive(Clone, Default)]
 pub struct Overrides {
     /// `--upstream`, the url of `[upstream]`.
@@ -122,7 +123,7 @@ pub struct Overrides {
 }
 
 impl Config {
-    /// Reads a configuration. `file` is the file's name, for messages, and its text.
+    /// Reads a configuration. `file` has the file's name, for messages, and its text.
     ///
     /// # Errors
     /// All faults of the file and the overrides at once. No fault shows a password.
@@ -156,8 +157,9 @@ impl Config {
         named.unwrap_or(&self.upstream)
     }
 
-    /// Adds the secret header fields to the probes, and decides which probes may run in the
-    /// background: only those with fields of their own, and only where keys can be kept sealed.
+    /// Adds the secret header fields to the probes. Also decides which probes may run in the
+    /// background: the ones that have header fields, if results are sealed, because their keys are
+    /// stored.
     pub fn add_secrets(&mut self, secrets: &Secrets) {
         for route in &mut self.routes {
             if let OnUncertain::Probe(probe) = &mut route.policy.on_uncertain {
@@ -348,7 +350,7 @@ fn read_upstreams<'a>(
     (default, named.into_iter().map(read).collect())
 }
 
-/// Reads addresses, and networks such as 10.0.0.0/8.
+/// Reads the trusted proxies: addresses, and networks such as 10.0.0.0/8.
 fn read_trusted_proxies(root: &Table<'_>) -> Option<Vec<IpNet>> {
     let Some(value) = root.get("trusted_proxies") else { return Some(Vec::new()) };
     let network =
@@ -381,7 +383,11 @@ fn check_addresses(
 ) {
     let Some((admin, span)) = admin else { return };
     if !admin.ip().is_loopback() && tokens.is_some_and(<[_]>::is_empty) {
-        report.note(span, "not a loopback address, so anybody who reaches it could resolve operations: add tokens under [admin_auth]");
+        report.note(
+            span,
+            "not a loopback address, so anybody who reaches it could resolve operations: add \
+             tokens under [admin_auth]",
+        );
     }
     if listen.is_some_and(|(listen, _)| listen == admin && listen.port() != 0) {
         report.note(span, "the same address as listen: the admin port is never served to clients");
@@ -390,8 +396,8 @@ fn check_addresses(
 
 const BASE_URL_EXPECTED: &str = "a url such as \"https://docs.example.com/problems/\"";
 
-/// Parses a url that a problem's type can follow. It is written into a `Link` field between angle
-/// brackets.
+/// Parses a url to which a problem's type can be appended. The url is written into a `Link` field
+/// between angle brackets.
 fn base_url(text: &str) -> Result<String, String> {
     let expected = || format!("expected {BASE_URL_EXPECTED}");
     let uri: Uri = text.parse().map_err(|_| expected())?;

@@ -34,11 +34,11 @@ pub struct AccessLogConfig {
 pub struct TracingConfig {
     /// The collector.
     pub url: UpstreamUrl,
-    /// Path that takes spans.
+    /// Path for spans.
     pub path: PathAndQuery,
     /// Certificates to trust instead of the system's, a PEM file.
     pub ca_file: Option<PathBuf>,
-    /// Ratio of exported traces among those that begin here, from 0 to 1.
+    /// Ratio of exported traces among the traces that begin here, from 0 to 1.
     pub sample_ratio: f64,
     /// Header fields for the collector, without the secret ones.
     pub headers: HeaderMap,
@@ -56,7 +56,7 @@ const ENDPOINT_EXPECTED: &str = "a url such as \"http://127.0.0.1:4318\"";
 /// Path of a collector for spans, below its endpoint (OTLP/HTTP).
 const TRACES: &str = "/v1/traces";
 
-/// Reads `[access_log]`; the inner value is `None` if it is off.
+/// Reads `[access_log]`. The inner value is `None` if the log is off.
 pub(super) fn read_access_log(table: Table<'_>) -> Option<Option<AccessLogConfig>> {
     let format = table.get("format").and_then(|value| value.choice(&FORMATS, &[]));
     let path =
@@ -66,7 +66,7 @@ pub(super) fn read_access_log(table: Table<'_>) -> Option<Option<AccessLogConfig
     Some(format.map(|format| AccessLogConfig { format, path }))
 }
 
-/// Reads `[tracing]`; the inner value is `None` if it is off.
+/// Reads `[tracing]`. The inner value is `None` if tracing is off.
 pub(super) fn read_tracing(table: Table<'_>) -> Option<Option<TracingConfig>> {
     let endpoint =
         table.get("otlp_endpoint").map(|value| value.checked(ENDPOINT_EXPECTED, endpoint));

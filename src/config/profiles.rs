@@ -1,5 +1,5 @@
-//! Profiles: a payment vendor's rules for idempotency keys, as defaults for routes. They are data,
-//! in `config/profiles.toml`.
+//! Profiles: the rules of payment vendors for idempotency keys, as defaults for routes. The
+//! profiles are in `config/profiles.toml`.
 
 use super::read::{Table, Value, closest};
 
@@ -18,7 +18,7 @@ impl<'a> Profiles<'a> {
         Profiles(root.entries("a profile"))
     }
 
-    /// Returns whether a profile exists, and reports if it doesn't.
+    /// Returns whether a profile exists. Reports a fault if it doesn't.
     pub fn check(&self, name: &str, value: &Value<'_>) -> bool {
         let known = self.find(name).is_some();
         if !known {
@@ -31,7 +31,8 @@ impl<'a> Profiles<'a> {
         known
     }
 
-    /// Puts a profile below a route, and the default profile, which has every value, below both.
+    /// Returns a table with three layers: the route, its profile, and the default profile, which
+    /// has every value.
     pub fn above_profile(&self, route: Table<'a>, name: &str) -> Option<Table<'a>> {
         Some(route.over(self.find(name)?).over(self.find(DEFAULT_PROFILE)?))
     }

@@ -1,5 +1,5 @@
 //! Layered TOML tables: a value comes from the first layer that has it. Faults are collected with
-//! their positions, and keys that the reader never requested are reported at the end.
+//! their positions. At the end, keys that the reader never requested are reported as unknown.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ mod value;
 
 pub(super) use value::Value;
 
-/// Most edits between an unknown key and the key that a message suggests.
+/// The maximum of edits between an unknown key and the key that a message suggests.
 const EDITS_MAX: usize = 2;
 
 /// A parsed file.
@@ -22,7 +22,7 @@ pub(super) struct ConfigSource<'a> {
     name: &'a str,
     text: &'a str,
     root: DeTable<'a>,
-    /// Whether the file is built in. A fault in it is not the operator's.
+    /// Whether the file is built in. A fault in such a file is not the operator's fault.
     builtin: bool,
 }
 
@@ -30,8 +30,8 @@ pub(super) struct ConfigSource<'a> {
 #[derive(Default)]
 pub(super) struct FaultCollector {
     noted: RefCell<Vec<NotedFault>>,
-    /// Lines that don't parse, by file and first byte. Other faults of such a line would only
-    /// confuse.
+    /// Lines that don't parse, by file and first byte. Only the first fault of such a line is
+    /// reported.
     broken: RefCell<BTreeSet<(String, usize)>>,
     hidden: RefCell<Vec<(String, Range<usize>)>>,
     warnings: RefCell<Vec<String>>,
@@ -42,11 +42,11 @@ struct NotedFault {
     at: SourceSpan,
     text: String,
     help: Option<String>,
-    /// Whether something is missing. A syntax error elsewhere can be the cause.
+    /// Whether the fault is a missing value. A syntax error in another place can be the cause.
     absence: bool,
 }
 
-/// The path of a key, and the bytes of its value in a file. Values of flags have no file.
+/// The path of a key, and the byte range of its value in a file. Values of flags have no file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SourceSpan {
     pub path: String,
@@ -74,7 +74,7 @@ impl<'a> ConfigSource<'a> {
                 bytes,
                 given: !builtin,
             };
-            // One misplaced byte can violate several rules of the grammar; the first message is the
+            // One misplaced byte can violate several rules of the grammar. The first message is the
             // clearest.
             if report.broken.borrow_mut().insert((name.to_owned(), line_start)) {
                 report.note(&at, error.message());
@@ -83,7 +83,7 @@ impl<'a> ConfigSource<'a> {
         ConfigSource { name, text, root: root.into_inner(), builtin }
     }
 
-    /// Returns a source without content.
+    /// Returns an empty source.
     pub fn empty() -> ConfigSource<'a> {
         ConfigSource { name: "", text: "", root: DeTable::new(), builtin: false }
     }
@@ -105,7 +105,7 @@ impl FaultCollector {
         self.push(at, text.into(), help, false);
     }
 
-    /// Notes that something is missing.
+    /// Notes that a value is missing.
     pub fn note_absence(&self, at: &SourceSpan, text: impl Into<String>) {
         self.push(at, text.into(), None, true);
     }
@@ -127,7 +127,7 @@ impl FaultCollector {
         self.noted.borrow_mut().push(NotedFault { at: at.clone(), text, help, absence });
     }
 
-    /// Notes something legal that the operator should reconsider.
+    /// Notes a valid value that the operator should reconsider.
     pub fn warn(&self, path: &str, text: &str) {
         self.warnings.borrow_mut().push(format!("{path}: {text}"));
     }
@@ -173,7 +173,7 @@ impl SourceSpan {
     }
 }
 
-/// A table of the operator, over the tables that supply missing values.
+/// A table of the operator, and below it the layers that supply missing values.
 pub(super) struct Table<'a> {
     pub report: &'a FaultCollector,
     path: String,
@@ -189,7 +189,7 @@ struct Layer<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// Creates the root table from files. The first file wins.
+    /// Creates the root table from files. The first file is the top layer.
     pub fn roots(
         report: &'a FaultCollector,
         sources: impl IntoIterator<Item = &'a ConfigSource<'a>>,
@@ -230,7 +230,7 @@ impl<'a> Table<'a> {
             )
     }
 
-    /// Returns the span of a key's value, or else of the table.
+    /// Returns the span of a key's value. Without a value, returns the span of the table.
     pub fn span_of(&self, name: &'static str) -> SourceSpan {
         match self.get(name) {
             Some(value) => value.span,
@@ -262,14 +262,14 @@ impl<'a> Table<'a> {
         Some(Value { report: self.report, source: layer.source, span, inner: value.get_ref() })
     }
 
-    /// Returns an inner table with all its layers; empty if no layer has it.
+    /// Returns an inner table with all its layers. Returns an empty table if no layer has it.
     pub fn table(&self, name: &'static str, expected: &str) -> Table<'a> {
         let layers =
             self.get_all(name).into_iter().filter_map(|value| value.layer(expected)).collect();
         Table::new(self.report, self.path_of(name), layers)
     }
 
-    /// Returns the inner tables, where the operator chooses their names.
+    /// Returns all inner tables with their names, which the operator chooses.
     pub fn entries(&self, expected: &str) -> Vec<(String, Table<'a>)> {
         let Some(layer) = self.layers.first() else { return Vec::new() };
         let mut tables = Vec::new();
@@ -282,7 +282,7 @@ impl<'a> Table<'a> {
         tables
     }
 
-    /// Returns the inner values, where the operator chooses their names.
+    /// Returns all inner values with their names, which the operator chooses.
     pub fn values(&self) -> Vec<(String, Value<'a>)> {
         let Some(layer) = self.layers.first() else { return Vec::new() };
         let parsed = layer.entries.iter().filter(|(_, value)| is_parsed(value));
@@ -305,7 +305,7 @@ impl<'a> Table<'a> {
             {
                 let at = layer.source.span_at(self.path_of(key.get_ref()), key.span());
                 let near = closest(key.get_ref(), requested.iter().copied());
-                // The value may be a password under a wrong key.
+                // The value may be a password under a misspelt key.
                 if near.is_none() {
                     self.report.hide(layer.source.name, &value.span(), value.get_ref());
                 }
@@ -322,13 +322,13 @@ impl ConfigSource<'_> {
     }
 }
 
-/// Returns whether a value is from the file. The parser fills gaps with empty values where it can't
-/// parse one.
+/// Returns whether a value is from the file. If the parser can't parse a value, it inserts an empty
+/// one.
 fn is_parsed(value: &Spanned<DeValue<'_>>) -> bool {
     !value.span().is_empty()
 }
 
-/// Returns the name that was probably meant.
+/// Returns the known name that the operator probably meant.
 pub(super) fn closest<'n>(text: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let near = names
         .map(|name| (strsim::levenshtein(text, name), name))

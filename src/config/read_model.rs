@@ -9,14 +9,14 @@ use super::texts::file_name;
 /// Settings of the read model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadModelConfig {
-    /// The file; `None`: in the folder of an embedded store, else in the service manager's state
-    /// folder, else in memory.
+    /// The file. `None`: a file in the folder of an embedded store, or else in the service
+    /// manager's state folder. Without either folder, the read model is in memory.
     pub path: Option<PathBuf>,
-    /// Whether the gateway updates it; otherwise `onceward projector` does.
+    /// Whether the gateway updates the read model. Otherwise `onceward projector` does.
     pub project: bool,
 }
 
-/// Reads `[read_model]`; the inner value is `None` if it is off.
+/// Reads `[read_model]`. The inner value is `None` if the read model is off.
 pub(super) fn read(
     table: Table<'_>,
     store: Option<&StoreUrl>,
@@ -39,7 +39,8 @@ pub(super) fn read(
             _ if path == Some(None) => {
                 table.report.note(
                     &span,
-                    "another process updates the read model: set path to the file that both processes open",
+                    "another process updates the read model: set path to the file that both \
+                     processes open",
                 );
             }
             _ => {}

@@ -1,4 +1,4 @@
-//! `[[routes]]`: which requests are protected, and by which rules.
+//! `[[routes]]`: the protected requests and their rules.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +26,13 @@ pub(super) use identity::key_location;
 pub use scope::JwksSource;
 pub(super) use uncertain::read_headers;
 
-/// The name of the route that is used when the file has none.
+/// The name of the route that is used if the file has no routes.
 pub const IMPLICIT_ROUTE: &str = "default";
 
-/// Shortest lease. Below it, a busy scheduler alone would make operations uncertain.
+/// Shortest lease. With a shorter one, a busy scheduler alone could make operations uncertain.
 const LEASE_MIN: Duration = Duration::from_secs(1);
-/// The lease must be longer than this many store timeouts. Claiming may take one timeout, and
-/// reading the claim back another; a third of the lease must remain when the request is sent.
+/// The lease must be longer than this many store timeouts. A claim may take one timeout, and
+/// reading the claim back another one. A third of the lease must then remain to send the request.
 const LEASE_TIMEOUTS: u32 = 3;
 
 const HEADER_EXPECTED: &str = "a header field's name such as \"Idempotency-Key\"";
@@ -61,13 +61,13 @@ const ERRORS: [(&str, Dialect); 6] = [
 pub struct RouteConfig {
     /// The unique name, which is part of every record's identity.
     pub name: String,
-    /// Path patterns, for `matchit`, without a trailing slash. One, except in the implicit route.
+    /// Path patterns, for `matchit`, without a trailing slash. Only the implicit route has several.
     pub paths: Vec<String>,
     /// Methods that the route matches.
     pub methods: Vec<Method>,
-    /// The named upstream, if it isn't the default one.
+    /// The name of the upstream, if it isn't the default one.
     pub upstream: Option<String>,
-    /// The profile that supplies values which the route doesn't set.
+    /// The profile, which supplies the values that the route doesn't set.
     pub profile: String,
     /// The rules.
     pub policy: Policy,
@@ -77,10 +77,10 @@ pub struct RouteConfig {
     pub jwks: Option<JwksSource>,
 }
 
-/// Settings outside a route's own table that its checks need.
+/// Settings outside a route's own table that the checks of a route need.
 pub(super) struct RouteContext<'a> {
     pub profiles: Profiles<'a>,
-    /// Names and response timeouts of the named upstreams; the timeout is `None` if it is faulty.
+    /// Names and response timeouts of the named upstreams. The timeout is `None` if it is faulty.
     pub upstreams: Vec<(String, Option<Duration>)>,
     /// The default upstream's response timeout.
     pub response_timeout: Option<Duration>,
@@ -165,7 +165,7 @@ fn read(
             .text("a profile's name such as \"stripe\"")
             .filter(|name| context.profiles.check(name, &value)),
     };
-    // A route with an unknown profile is read on, to report its other faults.
+    // A route with an unknown profile is read further, to report its other faults.
     let table = context.profiles.above_profile(table, profile.unwrap_or(DEFAULT_PROFILE))?;
     let path = table
         .get("path")
@@ -199,7 +199,10 @@ fn read(
         && policy.key.required
         && methods.contains(&Method::OPTIONS)
     {
-        value.fault("OPTIONS is among the route's methods, and a browser's preflight has no key: remove it from methods");
+        value.fault(
+            "OPTIONS is among the route's methods, and a browser's preflight has no key: remove it \
+             from methods",
+        );
     }
     table.finish();
     Some(RouteConfig {
@@ -214,7 +217,7 @@ fn read(
     })
 }
 
-/// Reads the name, by default the path.
+/// Reads the name. The default is the path.
 fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
     let (value, expected) = match (table.get("name"), table.get("path")) {
         (Some(name), _) => (name, "a name without control characters"),
@@ -225,7 +228,10 @@ fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
     };
     let name = value.parsed(expected, plain)?;
     if names.contains(&name) {
-        value.fault(format!("a second route is named {name:?}: both would share the same operations; set another name"));
+        value.fault(format!(
+            "a second route is named {name:?}: both would share the same operations; set another \
+             name"
+        ));
     }
     names.push(name.clone());
     Some(name)
@@ -249,7 +255,7 @@ fn read_methods(value: &Value<'_>) -> Option<Vec<Method>> {
     Some(methods)
 }
 
-/// Reads the name of the upstream; `None` if there is no such upstream.
+/// Reads the name of the upstream. Returns `None` if there is no such upstream.
 fn read_upstream(table: &Table<'_>, context: &RouteContext<'_>) -> Option<Option<String>> {
     let Some(value) = table.get("upstream") else { return Some(None) };
     let name = value.text("the NAME of an [upstreams.NAME]")?;
@@ -357,7 +363,7 @@ fn read_redact(table: &Table<'_>) -> Option<Vec<Pointer>> {
     })
 }
 
-/// Reads the route's own setting; without one, the store's applies.
+/// Reads the route's own setting, or else the store's setting.
 fn read_on_failure(table: &Table<'_>, context: &RouteContext<'_>) -> Option<OnFailure> {
     let Some(value) = table.get("on_failure") else { return context.on_failure };
     let chosen = value.choice(&ON_FAILURE, &[]);
@@ -384,8 +390,8 @@ fn read_times(table: &Table<'_>, context: &RouteContext<'_>) -> Option<Times> {
     let needed = retention + tombstone + lease;
     if value.span.given && unsettled < needed {
         value.fault(format!(
-            "shorter than retention, tombstone and lease together ({}): an operation with unknown outcome would disappear \
-             before a settled one",
+            "shorter than retention, tombstone and lease together ({}): an operation with unknown \
+             outcome would disappear before a settled one",
             duration_text(needed)
         ));
     }
@@ -395,15 +401,18 @@ fn read_times(table: &Table<'_>, context: &RouteContext<'_>) -> Option<Times> {
 
 fn check_lease(lease: Duration, value: &Value<'_>, context: &RouteContext<'_>) {
     if lease < LEASE_MIN {
-        value.fault("shorter than a second: a short pause of the gateway would make every running operation uncertain");
+        value.fault(
+            "shorter than a second: a short pause of the gateway would make every running \
+             operation uncertain",
+        );
         return;
     }
     let (Some(timeout), timeout_span) = &context.store_timeout else { return };
     if lease <= *timeout * LEASE_TIMEOUTS {
         let at = if value.span.given { &value.span } else { timeout_span };
         let text = format!(
-            "the lease ({}) has to be longer than {LEASE_TIMEOUTS} times the store's timeout ({}): nothing is sent unless a \
-             third of the lease remains after claiming",
+            "the lease ({}) has to be longer than {LEASE_TIMEOUTS} times the store's timeout ({}): \
+             nothing is sent unless a third of the lease remains after claiming",
             duration_text(lease),
             duration_text(*timeout)
         );

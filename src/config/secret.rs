@@ -6,10 +6,11 @@ use std::ops::Range;
 /// Replaces a secret in messages.
 pub(super) const MASK: &str = "***";
 
-/// Parts of names that mark a secret value, whether or not such a key exists.
+/// If a name contains one of these texts, its value is treated as a secret, even if there is no
+/// such key.
 const SECRET_NAMES: [&str; 4] = ["pass", "secret", "token", "credential"];
 
-/// A text that no log, error or `Debug` shows.
+/// A secret text. Logs, errors and `Debug` never show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -19,7 +20,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// Returns the text. For connecting and comparing only.
+    /// Returns the text. Use it only to connect and to compare.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -31,7 +32,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Masks the password of a url, wherever it is.
+/// Masks all passwords in a url: in the user part and in the query.
 pub(super) fn masked_url(url: &str) -> String {
     let hidden = secrets_in(url);
     let mut shown = String::with_capacity(url.len());
@@ -47,14 +48,14 @@ pub(super) fn masked_url(url: &str) -> String {
     shown
 }
 
-/// Returns the byte ranges of a line that may be secrets, sorted. It also works on broken lines,
-/// and masks too much rather than too little.
+/// Returns the sorted byte ranges of a line that may be secrets. This also works on lines that
+/// don't parse. In unclear cases it returns too much rather than too little.
 pub(super) fn secrets_in(line: &str) -> Vec<Range<usize>> {
     let mut hidden: Vec<Range<usize>> =
         line.match_indices("://").filter_map(|(at, _)| user_info(line, at)).collect();
     hidden.extend(line.match_indices('=').filter_map(|(at, _)| named_secret(line, at)));
-    // The text after an opening of a multi-line string may continue on the next line, unmasked
-    // here.
+    // If a multi-line string begins on this line, its end is on another one. So everything after
+    // its opening is masked.
     for quotes in ["\"\"\"", "'''"] {
         hidden.extend(line.find(quotes).map(|at| at + quotes.len()..line.len()));
     }
@@ -62,8 +63,8 @@ pub(super) fn secrets_in(line: &str) -> Vec<Range<usize>> {
     hidden
 }
 
-/// Returns the password of the url with `://` at `at`, or the whole user part if there is no
-/// password.
+/// Returns the password of the url that has its `://` at `at`. Without a password, returns the
+/// whole user part.
 fn user_info(line: &str, at: usize) -> Option<Range<usize>> {
     let scheme_start =
         line[..at].rfind(|c: char| !(c.is_ascii_alphanumeric() || "+.-".contains(c)));
@@ -73,14 +74,14 @@ fn user_info(line: &str, at: usize) -> Option<Range<usize>> {
     let start = at + "://".len();
     let rest = &line[start..];
     let end = quote.map_or(rest.len(), |quote| closing_quote(rest, quote));
-    // In a faulty url, a password may contain an `@` or a slash.
+    // A password in a faulty url may contain an `@` or a slash.
     let user = &rest[..rest[..end].rfind('@')?];
     let password = user.find(':').map_or(0, |colon| colon + 1);
     Some(start + password..start + user.len())
 }
 
-/// Returns the value after the `=` at `at`, if its name marks a secret: in a url's query, or as a
-/// key of the file.
+/// Returns the value after the `=` at `at`, if the name before it marks a secret. The name may be
+/// in a url's query, or a key of the file.
 fn named_secret(line: &str, at: usize) -> Option<Range<usize>> {
     let before = line[..at].trim_end().trim_end_matches(['"', '\'']);
     let name_start = before
@@ -97,14 +98,15 @@ fn named_secret(line: &str, at: usize) -> Option<Range<usize>> {
         return Some(start..start + end);
     }
     match rest.as_bytes().first()? {
-        // A table, or a list of tables: secrets inside have names of their own.
+        // A table, or a list of tables. Secrets in it have their own names.
         b'[' | b'{' => None,
         quote @ (b'"' | b'\'') => Some(start + 1..start + 1 + closing_quote(&rest[1..], *quote)),
         _ => Some(start..line.len()),
     }
 }
 
-/// Returns the end of the string that continues in `rest`; the end of `rest` if it isn't closed.
+/// Returns the end of the string that continues in `rest`. If the string isn't closed, returns the
+/// end of `rest`.
 fn closing_quote(rest: &str, quote: u8) -> usize {
     let mut escaped = false;
     for (at, byte) in rest.bytes().enumerate() {

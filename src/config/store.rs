@@ -11,14 +11,15 @@ use super::tls;
 use crate::engine::OnFailure;
 use crate::tls::ClientFiles;
 
-/// The store, and the behaviour while it is unreachable.
+/// Settings of the store, and of the behaviour while the store is unreachable.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
     /// The url.
     pub url: StoreUrl,
-    /// Prefix of all keys and channels in Redis. Another namespace is another store.
+    /// Prefix of all keys and channels in Redis. A different namespace is a different store.
     pub namespace: String,
-    /// Default of the routes for requests without the store. Already part of every route's policy.
+    /// Behaviour of requests while the store is unreachable. It is the default of the routes, and
+    /// already part of every route's policy.
     pub on_failure: OnFailure,
     /// Longest time for one command.
     pub timeout: Duration,
@@ -30,13 +31,14 @@ pub struct StoreConfig {
     pub ack: AckPolicy,
     /// Whether a server that can lose acknowledged writes is refused.
     pub durability: Durability,
-    /// Room for completed records in the process, in bytes; 0: no cache.
+    /// Memory for completed records in the process, in bytes; 0: no cache.
     pub local_cache: usize,
     /// The format of new records.
     pub format: StoreFormat,
 }
 
-/// The newest record format that may be written. All formats can be read, whichever is set.
+/// The newest record format that may be written. All formats can be read, independently of this
+/// setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreFormat {
     /// The format that version 0.1.0 reads.
@@ -63,7 +65,7 @@ pub enum AckPolicy {
     Fsync,
 }
 
-/// The reaction to a server that can lose acknowledged writes.
+/// Reaction to a server that can lose acknowledged writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// Log a warning.
@@ -126,7 +128,7 @@ fn without_namespace(text: &str) -> Result<(String, Option<String>), String> {
 /// A store's url. `Display` and `Debug` mask a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreUrl {
-    /// `memory:`, lost on exit.
+    /// `memory:`, which is lost when the process ends.
     Memory,
     /// `file:DIR`, embedded.
     File(PathBuf),
@@ -139,7 +141,7 @@ pub enum StoreUrl {
         /// Whether it is a unix socket.
         unix: bool,
     },
-    /// `redis+cluster://`: some nodes of a cluster; the others are discovered.
+    /// `redis+cluster://`, some nodes of a cluster. The other nodes are discovered.
     Cluster {
         /// The url as written.
         url: Secret,
@@ -154,7 +156,7 @@ pub enum StoreUrl {
         url: Secret,
         /// One url per sentinel.
         sentinels: Vec<Secret>,
-        /// Credentials and database for the primary; host and port are ignored.
+        /// Credentials and database for the primary. Host and port are ignored.
         primary: Secret,
         /// The sentinels' name for the primary.
         name: String,
@@ -163,13 +165,15 @@ pub enum StoreUrl {
     },
 }
 
-const URL_EXPECTED: &str = "a store's url: memory:, file:DIR, redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH, \
-     redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME, for Redis optionally followed by ?namespace=NAME";
+const URL_EXPECTED: &str = "a store's url: memory:, file:DIR, redis://HOST:PORT, \
+                            rediss://HOST:PORT, unix:///PATH, redis+cluster://HOST:PORT,HOST:PORT \
+                            or redis+sentinel://HOST:PORT,HOST:PORT/NAME, for Redis optionally \
+                            followed by ?namespace=NAME";
 
 /// Default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
 
-/// The fault of a url of Redis in a build without the feature `redis`.
+/// The text of the fault of a Redis url in a build without the feature `redis`.
 pub const WITHOUT_REDIS: &str =
     "this build has no Redis: use memory: or file:DIR, or build with the feature `redis`";
 
@@ -202,8 +206,8 @@ impl StoreUrl {
         }
     }
 
-    /// Parses a store's url that may contain the namespace of its keys (`?namespace=NAME`, only for
-    /// Redis).
+    /// Parses a store's url. A url of Redis may contain the namespace of its keys
+    /// (`?namespace=NAME`).
     ///
     /// # Errors
     /// A description of the fault, without the text itself.
@@ -238,7 +242,8 @@ impl StoreUrl {
     fn sentinel(scheme: &str, text: &str) -> Result<StoreUrl, String> {
         let why = || {
             format!(
-                "expected sentinels and their name for the primary, as in {scheme}://:PASSWORD@HOST:PORT,HOST:PORT/NAME"
+                "expected sentinels and their name for the primary, as in \
+                 {scheme}://:PASSWORD@HOST:PORT,HOST:PORT/NAME"
             )
         };
         let Parts { plain, user, hosts, path, query } = Parts::of(text).ok_or_else(why)?;
@@ -277,7 +282,8 @@ impl StoreUrl {
         }
     }
 
-    /// Parses with the client library, so that an accepted url can connect later.
+    /// Parses a Redis url with the client library, so that the library can use each accepted url
+    /// later.
     fn redis(scheme: &str, text: &str) -> Result<StoreUrl, String> {
         let example = match scheme {
             "unix" => "unix:///run/redis.sock",
@@ -300,10 +306,10 @@ impl StoreUrl {
 struct Parts<'a> {
     /// `redis` or `rediss`.
     plain: &'a str,
-    /// With its `@`.
+    /// The user part, with its `@`.
     user: &'a str,
     hosts: &'a str,
-    /// Without its slash.
+    /// The path, without its slash.
     path: &'a str,
     query: Option<&'a str>,
 }
@@ -319,8 +325,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Returns whether a connection to this url checks certificates, if it needs any; `None` where the
-/// client library does not understand the url.
+/// Returns whether a connection to this url checks certificates if it uses TLS. Returns `None` if
+/// the client library can't parse the url.
 #[cfg(feature = "redis")]
 fn has_certificate_checks(url: &str) -> Option<bool> {
     use redis::{ConnectionAddr, IntoConnectionInfo};
@@ -328,13 +334,13 @@ fn has_certificate_checks(url: &str) -> Option<bool> {
     Some(!matches!(info.addr(), ConnectionAddr::TcpTls { insecure: true, .. }))
 }
 
-/// Understands no url: this build has no client library.
+/// Returns `None`, because this build has no client library.
 #[cfg(not(feature = "redis"))]
 fn has_certificate_checks(_: &str) -> Option<bool> {
     None
 }
 
-/// Builds the url of one server, if the client library understands it.
+/// Builds the url of one server. Returns `None` if the client library can't parse it.
 fn node(plain: &str, user: &str, host: &str, port: Option<u16>, path: &str) -> Option<Secret> {
     let port = port
         .filter(|_| host.ends_with(']') || !host.contains(':'))
@@ -368,7 +374,7 @@ pub(super) const FAIL_OPEN_WARNING: &str =
     "without the store, requests are forwarded unprotected and may run twice";
 
 impl StoreConfig {
-    /// Returns the url, with the namespace if it isn't the default. Masks a password.
+    /// Returns the url with a masked password. Adds the namespace if it isn't the default.
     pub fn location(&self) -> String {
         match self.namespace.as_str() {
             name if name != NAMESPACE_DEFAULT && self.url.is_redis() => {
@@ -439,7 +445,7 @@ impl StoreConfig {
     }
 }
 
-/// Warns of settings that have no effect in a store of this kind.
+/// Warns about settings that have no effect in a store of this kind.
 fn warn_of_unused(
     table: &Table<'_>,
     url: Option<&StoreUrl>,

@@ -1,4 +1,4 @@
-//! Stories of configurations.
+//! Tests of configurations.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
@@ -14,7 +14,7 @@ fn load(text: &str) -> Result<Config, Faults> {
     Config::load(Some(("test.toml", text)), Overrides { upstream, ..Overrides::default() })
 }
 
-/// Loads a route, given the lines under its `[[routes]]`.
+/// Loads a file with one route. `lines` are the lines under its `[[routes]]`.
 fn load_route(lines: &str) -> Result<Config, Faults> {
     load(&format!("[[routes]]\npath = \"/p\"\n{lines}"))
 }
@@ -23,7 +23,7 @@ fn route(lines: &str) -> RouteConfig {
     load_route(lines).unwrap_or_else(|faults| panic!("{faults}")).routes.remove(0)
 }
 
-/// The only fault of a text, as `key: text`.
+/// Returns the only fault of a text, as `key: text`.
 fn fault_of(loaded: Result<Config, Faults>) -> String {
     let faults = loaded.expect_err("accepted").0;
     assert_eq!(faults.len(), 1, "{}", Faults(faults.clone()));

@@ -1,9 +1,9 @@
-//! Texts of values that several tables have: durations and names of files.
+//! Formats and parses values that several tables have: durations and file names.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Formats a duration as the file would write it, in units of fixed length: no months.
+/// Formats a duration as in the file. It uses only units of fixed length, so no months.
 pub(super) fn duration_text(duration: Duration) -> String {
     const UNITS: [(&str, u128); 5] =
         [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];

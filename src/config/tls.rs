@@ -1,5 +1,5 @@
-//! `[tls]`, the certificate for clients; and `cert` and `key` of upstreams and the store, the
-//! client certificates.
+//! Reads certificates: `[tls]` for clients, and `cert` and `key`, the client certificates for
+//! upstreams and the store.
 
 use super::read::Table;
 use super::texts::file_name;
@@ -7,7 +7,7 @@ use crate::tls::{ClientFiles, IdentityFiles};
 
 const FILE_EXPECTED: &str = "a file's name";
 
-/// Reads `[tls]`; the inner value is `None` without TLS.
+/// Reads `[tls]`. The inner value is `None` without TLS.
 pub(super) fn read(root: &Table<'_>) -> Option<Option<IdentityFiles>> {
     if root.get("tls").is_none() {
         return Some(None);
@@ -32,8 +32,8 @@ pub(super) fn read(root: &Table<'_>) -> Option<Option<IdentityFiles>> {
     }))
 }
 
-/// Reads the client certificate (`cert`, `key`) for a server; the inner value is `None` without
-/// one. `unused` is a warning for a server that never requests one.
+/// Reads the client certificate (`cert`, `key`) for a server. The inner value is `None` if none is
+/// set. `unused` is the warning to give if the server never requests a certificate.
 pub(super) fn read_client(table: &Table<'_>, unused: Option<&str>) -> Option<Option<ClientFiles>> {
     let file = |name| table.get(name).map(|value| value.parsed(FILE_EXPECTED, file_name));
     let missing = |name: &'static str, other: &str| {

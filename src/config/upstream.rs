@@ -22,14 +22,14 @@ pub struct UpstreamConfig {
     pub name: String,
     /// Scheme, host and port.
     pub url: UpstreamUrl,
-    /// How long connecting may take, TLS included.
+    /// How long connecting may take, including TLS.
     pub connect_timeout: Duration,
-    /// Longest time from sending a request to the end of its response. For unprotected requests it
-    /// bounds only silence.
+    /// Longest time from sending a request to the end of its response. For unprotected requests, it
+    /// limits only the time without data.
     pub response_timeout: Duration,
     /// How long an unused pooled connection stays open.
     pub idle_timeout: Duration,
-    /// Oldest age at which a connection takes another request.
+    /// The age from which a connection takes no further requests.
     pub max_connection_age: Duration,
     /// Use of HTTP/2.
     pub http2: Http2Mode,
@@ -47,7 +47,7 @@ pub struct UpstreamConfig {
 /// Use of HTTP/2 towards an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Http2Mode {
-    /// Where TLS negotiates it.
+    /// If TLS negotiates it.
     Negotiate,
     /// Always, without TLS.
     PriorKnowledge,
@@ -58,12 +58,12 @@ pub enum Http2Mode {
 pub enum HostHeader {
     /// The host of the upstream's url.
     Upstream,
-    /// The client's.
+    /// The client's `Host`.
     Preserve,
 }
 
-/// Scheme and authority of an upstream. It has no path and no credentials: paths are forwarded as
-/// received, and a fingerprint must mean the same path on both sides.
+/// Scheme and authority of an upstream. The url has no credentials. It has no path, because paths
+/// are forwarded as received, and a fingerprint must mean the same path on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamUrl {
     /// Whether it is `https`.
@@ -104,8 +104,11 @@ impl UpstreamUrl {
             return Err(expected());
         }
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() || text.contains('#') {
-            return Err("an upstream's url has no path: paths are forwarded as received (expected scheme, host and port only)"
-                .to_owned());
+            return Err(
+                "an upstream's url has no path: paths are forwarded as received (expected scheme, \
+                 host and port only)"
+                    .to_owned(),
+            );
         }
         Ok(UpstreamUrl { tls, authority: authority.clone() })
     }
@@ -124,7 +127,8 @@ impl UpstreamConfig {
             (None, None) => {
                 let help = match name {
                     DEFAULT_UPSTREAM => {
-                        "no upstream: pass --upstream URL (ONCEWARD_UPSTREAM), or set url under [upstream]"
+                        "no upstream: pass --upstream URL (ONCEWARD_UPSTREAM), or set url under \
+                         [upstream]"
                     }
                     _ => "an upstream needs a url",
                 };
@@ -137,9 +141,18 @@ impl UpstreamConfig {
         let idle_timeout = table.get("idle_timeout").and_then(|value| value.duration());
         let max_connection_age = table.get("max_connection_age").and_then(|value| value.duration());
         let http2 = table.get("http2").and_then(|value| {
-            let http2 = value.choice(&[("negotiate", Http2Mode::Negotiate), ("prior-knowledge", Http2Mode::PriorKnowledge)], &[])?;
+            let http2 = value.choice(
+                &[
+                    ("negotiate", Http2Mode::Negotiate),
+                    ("prior-knowledge", Http2Mode::PriorKnowledge),
+                ],
+                &[],
+            )?;
             if http2 == Http2Mode::PriorKnowledge && url.as_ref().is_some_and(|url| url.tls) {
-                value.fault("means HTTP/2 without TLS, but the url is https, where HTTP/2 is negotiated; expected \"negotiate\"");
+                value.fault(
+                    "means HTTP/2 without TLS, but the url is https, where HTTP/2 is negotiated; \
+                     expected \"negotiate\"",
+                );
                 return None;
             }
             Some(http2)

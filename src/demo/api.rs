@@ -1,8 +1,8 @@
 //! The toy payment API: it charges for every request, as an API without idempotency keys does, and
 //! keeps a ledger.
 //!
-//! For some orders the first charge fails as on a bad day: it is slow, or the connection breaks
-//! between the charge and the response. The list of these orders is fixed, so that every run is the
+//! For some orders the first request has a problem: the charge is slow, or the connection breaks
+//! between the charge and the response. The list of these orders is fixed, so that all runs are the
 //! same.
 
 use std::collections::HashSet;
@@ -30,16 +30,16 @@ pub const PAYMENTS: &str = "/v1/payments";
 /// The path of the ledger.
 pub const LEDGER: &str = "/v1/ledger";
 
-/// Orders with a first charge that takes longer than their client waits.
+/// Orders with a slow first charge: it takes longer than the client waits.
 pub const SLOW: [&str; 5] = ["order-03", "order-07", "order-11", "order-14", "order-18"];
-/// Orders with a first charge that succeeds, and a response that is lost.
+/// Orders with a lost response: the first charge succeeds, and the connection then breaks.
 pub const LOST: [&str; 4] = ["order-05", "order-09", "order-16", "order-20"];
 
-/// How long a charge takes, normally and for slow orders.
+/// How long a charge takes: normally, and for slow orders.
 const CHARGE: Duration = Duration::from_millis(200);
 const CHARGE_SLOW: Duration = Duration::from_millis(1000);
 
-/// Largest payment request.
+/// Largest payment request, in bytes.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 
 /// The body of a payment request.
@@ -65,9 +65,9 @@ pub struct Charge {
 /// The state of an API.
 #[derive(Debug, Default)]
 struct ApiState {
-    /// Orders that were requested.
+    /// Orders with at least one request.
     begun: HashSet<String>,
-    /// All charges, in their order.
+    /// All charges, oldest first.
     charges: Vec<Charge>,
 }
 
@@ -79,14 +79,14 @@ pub struct Api {
     listening: AbortHandle,
 }
 
-/// Handles payments. A charge continues when its client leaves.
+/// Handles payments. A charge continues if its client disconnects.
 #[derive(Clone, Default)]
 struct PaymentHandler {
     state: Arc<Mutex<ApiState>>,
     charging: TaskTracker,
 }
 
-/// The connection is closed without a response.
+/// The error that closes a connection without a response.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is closed without an answer")]
 struct HangUp;
@@ -101,7 +101,7 @@ impl Api {
         Ok(Api { address, handler, listening })
     }
 
-    /// Returns all charges so far, after the active ones have ended.
+    /// Waits until active charges have ended, and returns all charges.
     pub async fn charges(&self) -> Vec<Charge> {
         self.handler.charging.close();
         self.handler.charging.wait().await;
@@ -116,12 +116,12 @@ impl Drop for Api {
 }
 
 async fn listen(listener: TcpListener, handler: PaymentHandler) {
-    // Aborted with this task, so that no connection outlives the API.
+    // The connections are aborted together with this task, so that none of them outlives the API.
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(connections.spawn(serve(stream, handler.clone()))),
-            // Probably out of file descriptors.
+            // The process has probably no free file descriptors.
             Err(_) => tokio::time::sleep(CHARGE).await,
         }
         while connections.try_join_next().is_some() {}
@@ -130,7 +130,7 @@ async fn listen(listener: TcpListener, handler: PaymentHandler) {
 
 async fn serve(stream: TcpStream, handler: PaymentHandler) {
     let service = service_fn(move |request| handler.clone().answer(request));
-    // Fails if the API closes the connection on purpose, or if a client leaves: the demo has both.
+    // Errors are expected: the API closes connections on purpose, and clients disconnect.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 

@@ -1,7 +1,7 @@
-//! A client that retries, as real shops do: it waits, and sends the same request again.
+//! A client that retries like a real shop: it waits, and sends the same request again.
 //!
-//! Double charges come from this: a client can't distinguish a request that never arrived from a
-//! response that was lost.
+//! Retries cause double charges, because a client can't distinguish a request that never arrived
+//! from a response that was lost.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,13 +20,13 @@ use super::api::{Order, PAYMENTS};
 
 /// How long a client waits for a response.
 const TIMEOUT: Duration = Duration::from_millis(600);
-/// Most tries of one payment.
+/// The maximum of tries of one payment.
 const TRIES_MAX: usize = 4;
 /// The pause before the first retry; it doubles with each retry.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longest pause that a server may ask for.
+/// The longest pause that a server may request.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Largest response.
+/// Largest response, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// The result of one try.
@@ -34,9 +34,9 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 pub enum Try {
     /// A response.
     Answered(ApiResponse),
-    /// No response in time.
+    /// There was no response in time.
     TimedOut,
-    /// A connection that broke or could not be opened.
+    /// The connection broke or could not be opened.
     Dropped,
 }
 
@@ -45,9 +45,9 @@ pub enum Try {
 pub struct ApiResponse {
     /// The status.
     pub status: StatusCode,
-    /// Whether it is the stored response to an earlier try.
+    /// Whether the response is the stored one to an earlier try.
     pub is_replayed: bool,
-    /// Whether the server allows or forbids to send the same request again.
+    /// Whether the client should send the same request again, if the server states this.
     pub should_retry: Option<bool>,
     /// The pause before a retry.
     pub retry_after: Option<Duration>,
@@ -64,14 +64,14 @@ pub enum RetryDecision {
     Stop,
     /// The client sends the same request again.
     RetryAfter(Duration),
-    /// The client has tried often enough, and does not learn the outcome of its payment.
+    /// The client has no tries left, and never learns the outcome of its payment.
     GiveUp,
 }
 
 /// All tries of a client for one order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentTries {
-    /// The tries; at least one.
+    /// The tries. There is at least one.
     pub tries: Vec<Try>,
     /// Whether the client gave up without a reliable response.
     pub gave_up: bool,
@@ -94,8 +94,8 @@ pub async fn pay(server: SocketAddr, order: &Order) -> PaymentTries {
 
 /// Decides what to do after the `count`th try.
 ///
-/// If the server states whether to retry, the client follows it. Otherwise a response is final,
-/// unless it has one of the statuses for "not now" and a Retry-After.
+/// If the server states whether to retry, the client does that. Otherwise a response is final,
+/// unless it has a Retry-After and a status that means "not now".
 pub fn decide(tried: &Try, count: usize) -> RetryDecision {
     let backoff =
         PAUSE * 2u32.saturating_pow(u32::try_from(count).unwrap_or(u32::MAX).saturating_sub(1));
@@ -125,8 +125,8 @@ async fn try_once(server: SocketAddr, order: &Order) -> Try {
     }
 }
 
-/// Sends one request on a new connection, which is closed when this is dropped. `None` if the
-/// connection breaks.
+/// Sends one request on a new connection. Dropping the future closes the connection. Returns `None`
+/// if the connection breaks.
 async fn exchange(server: SocketAddr, order: &Order) -> Option<ApiResponse> {
     let request = Request::post(PAYMENTS)
         .header(HOST, server.to_string())
@@ -165,7 +165,7 @@ impl ApiResponse {
 }
 
 impl PaymentTries {
-    /// Returns the operation that is held according to the response: its outcome is unknown.
+    /// Returns the operation, if the response reports that its outcome is unknown and it is held.
     pub fn held(&self) -> Option<&str> {
         match self.tries.last() {
             Some(Try::Answered(answer))

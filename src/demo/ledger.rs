@@ -1,4 +1,4 @@
-//! The ledger as a table: a line per order, marked double charges, totals below.
+//! The ledger as a table. It has a line per order, marks double charges, and ends with the totals.
 
 use std::fmt;
 
@@ -53,7 +53,7 @@ impl Ledger {
         }
     }
 
-    /// Returns the orders that are held according to their client's last response, each with the
+    /// Returns the orders with a last response that reports a held operation, each with the
     /// operation's reference.
     pub fn held(&self) -> impl Iterator<Item = (&Order, &str)> {
         self.0.iter().filter_map(|row| row.history.held().map(|operation| (&row.order, operation)))

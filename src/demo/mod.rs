@@ -33,7 +33,7 @@ const ORDERS: u64 = 20;
 /// Runs the demo. Without `once` the gateway keeps running until it is interrupted.
 ///
 /// # Errors
-/// Something can't be started, or an order was charged more than once through the gateway.
+/// A part of the demo can't be started, or an order was charged more than once through the gateway.
 pub async fn run(once: bool) -> Result<()> {
     let mut interrupted = Interrupted::listen()?;
     let scratch = Scratch::create()?;
@@ -43,7 +43,8 @@ pub async fn run(once: bool) -> Result<()> {
     };
     if once {
         print_line(
-            "\n`onceward demo` without --once keeps running: with a page for the browser that shows the history",
+            "\n`onceward demo` without --once keeps running: with a page for the browser that \
+             shows the history",
         );
         print_line("of each order, and with curl commands to paste.");
     } else {
@@ -56,7 +57,7 @@ pub async fn run(once: bool) -> Result<()> {
     Ok(())
 }
 
-/// The parts of the demo that keep running afterwards.
+/// The parts that keep running after the tables are printed.
 struct RunningDemo {
     api: Api,
     gateway: Gateway,
@@ -95,12 +96,13 @@ same Idempotency-Key.
     Ok(RunningDemo { api, gateway, ledger: with })
 }
 
-/// Fails if an order was charged twice. This is checked here and not only in tests: a demo with a
+/// Fails if an order was charged more than once. The demo checks this itself, because a demo with a
 /// double charge must not look like a success.
 fn check(with: Totals) -> Result<()> {
     if with.doubled > 0 {
         bail!(
-            "{} of {} orders were charged more than once through the gateway. This must never happen: please report it",
+            "{} of {} orders were charged more than once through the gateway. This must never \
+             happen: please report it",
             with.doubled,
             with.orders
         );
@@ -132,7 +134,7 @@ async fn pay_all(api: &Api, server: SocketAddr) -> Ledger {
     Ledger::new(history.await, &api.charges().await)
 }
 
-/// Returns an amount as in a shop: between 9.95 and 99.94.
+/// Returns a realistic amount in cents, between 9.95 and 99.94.
 fn amount(number: u64) -> u64 {
     995 + number * 1733 % 9000
 }
@@ -163,7 +165,7 @@ outcome-uncertain until an operator looks up the payment and settles it:
 }
 
 impl RunningDemo {
-    /// Prints commands for another terminal. Each of them works as it is, in this order.
+    /// Prints commands for another terminal. They work without changes, in this order.
     async fn invite(&self) {
         let (api, listen, admin) = (self.api.address, self.gateway.listen, self.gateway.admin);
         let mine = Order { order: "my-order".into(), amount: 4200 };
@@ -183,7 +185,8 @@ impl RunningDemo {
             pay(listen, "my-key", &dearer)
         ));
         print_line(
-            "# The held payments (or: onceward operations list --state uncertain, with this --admin).",
+            "# The held payments (or: onceward operations list --state uncertain, with this \
+             --admin).",
         );
         print_line(format_args!("curl 'http://{admin}/v1/operations?state=uncertain'\n"));
         let charges = self.api.charges().await;
@@ -213,7 +216,8 @@ impl RunningDemo {
 fn pay(listen: SocketAddr, key: &str, order: &Order) -> String {
     let body = serde_json::json!(order);
     format!(
-        "curl -i http://{listen}{PAYMENTS} -H 'Content-Type: application/json' -H 'Idempotency-Key: {key}' \\\n    -d '{body}'"
+        "curl -i http://{listen}{PAYMENTS} -H 'Content-Type: application/json' -H \
+         'Idempotency-Key: {key}' \\\n    -d '{body}'"
     )
 }
 
@@ -222,26 +226,28 @@ fn resolve(admin: SocketAddr, operation: &str, charge: &Charge) -> String {
     let stated =
         serde_json::json!({ "status": 201, "body_base64": body, "reason": "found in the ledger" });
     let operation = format!("http://{admin}/v1/operations/{operation}");
-    // The operation must not have changed since it was looked up.
+    // If-Match makes the change fail if the operation has changed since it was read.
     let version = format!("If-Match: $(curl -so /dev/null -w '%header{{etag}}' {operation})");
     format!(
-        "curl {operation}/resolve -H 'Content-Type: application/json' \\\n    -H \"{version}\" \\\n    -d '{stated}'"
+        "curl {operation}/resolve -H 'Content-Type: application/json' \\\n    -H \"{version}\" \
+         \\\n    -d '{stated}'"
     )
 }
 
-/// Prints a line. A closed stdout is no error.
+/// Prints a line. A closed stdout is not an error.
 fn print_line(text: impl Display) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-/// A directory of the demo, which is removed with its content at the end.
+/// The directory of the demo. It is removed with its content at the end.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn create() -> Result<Scratch> {
         let path = std::env::temp_dir()
             .join(format!("onceward-demo-{:016x}", Entropy::from_system()?.next()));
-        // Fails if the path exists: the demo writes to and removes nothing that it did not create.
+        // This fails if the path exists, because the demo must not change or remove anything that
+        // it did not create.
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("can't make the directory {}", path.display()))?;
         Ok(Scratch(path))
@@ -256,7 +262,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Ctrl-C or SIGTERM: the demo then removes its files.
+/// The signals Ctrl-C and SIGTERM. The demo removes its files before it ends.
 struct Interrupted {
     interrupt: Signal,
     terminate: Signal,

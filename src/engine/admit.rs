@@ -15,15 +15,15 @@ pub struct ClaimRequest {
     pub caller: Caller,
     /// The hash of the request's content.
     pub fingerprint: Fingerprint,
-    /// The fence of this request's claim. Repeated writes of one claim share it; after a claim was
-    /// given up the next claim needs a new one.
+    /// The fence of this request's claim. Repeated writes of one claim have the same fence. After
+    /// the gateway gave up a claim, the next claim needs a new fence.
     pub fence: Fence,
 }
 
 /// What a request may do next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Admission {
-    /// The request's own claim is stored: send it, if the send rule allows.
+    /// The request's own claim is stored: send the request, if the send rule allows.
     Run,
     /// No attempt is active: claim the operation.
     Claim(ClaimOver),
@@ -85,12 +85,13 @@ pub enum DuplicateRefusal {
     KeyReused,
     /// The first request is still running.
     InFlight {
-        /// When the same request may be sent again.
+        /// How long the client waits before it sends the same request again.
         retry_after: Duration,
     },
     /// It is unknown whether the first request was executed.
     OutcomeUncertain {
-        /// When the same request may be sent again; `None` where an operator has to decide.
+        /// How long the client waits before it sends the same request again; `None` if an operator
+        /// has to decide first.
         retry_after: Option<Duration>,
     },
     /// The first request succeeded, and its response was not stored.
@@ -108,8 +109,8 @@ pub enum DuplicateRefusal {
 
 /// Decides what a request may do. Pure and total: every state has an answer.
 ///
-/// The caller is compared first, so that another caller learns nothing about the record, not even
-/// its state.
+/// The caller is compared first. So another caller learns nothing about the record, not even its
+/// state.
 pub fn admit(current: Option<&Held>, asked: &ClaimRequest, policy: &Policy) -> Admission {
     let Some(held) = current else { return Admission::Claim(ClaimOver::Nothing) };
     let record = &held.record;
@@ -144,8 +145,8 @@ pub fn admit(current: Option<&Held>, asked: &ClaimRequest, policy: &Policy) -> A
                 status: reply.status.as_u16(),
             }),
         },
-        // A marker with this request's fence: its own claim was given up. Only the marker of
-        // another attempt may be replaced, by its version.
+        // A marker with this request's fence shows that the request's own claim was given up. A
+        // claim may replace only the marker of another attempt.
         State::Released if record.fence == asked.fence => {
             Admission::Refuse(DuplicateRefusal::NotSent)
         }

@@ -16,7 +16,7 @@ use crate::record::{Fence, Held, State};
 pub enum Belief {
     /// Write this record: it has the result.
     Write(Next),
-    /// Admit the duplicate in this way.
+    /// Continue with the duplicate in this way.
     Admit(Admission),
 }
 
@@ -45,8 +45,8 @@ pub fn believe(held: &Held, finding: Finding, fence: Fence, policy: &Policy) -> 
     }
 }
 
-/// Decides what a finding changes where no duplicate waits: an "absent" that counts frees the key.
-/// Returns `None` if nothing changes. Pure and total.
+/// Decides what a finding changes if no duplicate waits for it. An "absent" that counts frees the
+/// key. Returns `None` if nothing changes. Pure and total.
 pub fn believe_in_background(
     held: &Held,
     finding: Finding,

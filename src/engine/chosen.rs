@@ -1,7 +1,7 @@
 //! Chosen fields: members of bodies by which operators find an operation, such as an order number.
 //!
-//! Danger: the event log stores them in plain text. So only configured members are taken, only
-//! short values, and never a whole card number.
+//! Danger: the event log stores them in plain text. So the gateway takes only configured members,
+//! only short values, and never a whole card number.
 
 use std::collections::BTreeMap;
 
@@ -65,8 +65,8 @@ pub fn chosen(
     of_side.filter_map(value).collect()
 }
 
-/// Returns the last digits of a card number in a text: digits, grouped or not, that satisfy the
-/// Luhn formula.
+/// Returns the last digits of the first card number in a text. A card number is 13 to 19 digits,
+/// perhaps in groups, that satisfy the Luhn formula.
 fn card_end(text: &str) -> Option<String> {
     // Most texts have too few digits.
     if text.bytes().filter(u8::is_ascii_digit).count() < *CARD_DIGITS.start() {

@@ -1,9 +1,9 @@
-//! The outcome of a gRPC call. Its HTTP status is always 200; the gRPC status is in the trailers,
-//! or in the head of an answer without a body.
+//! The outcome of a gRPC call. The HTTP status of the answer is always 200. The gRPC status is in
+//! the trailers, or in the head of an answer without a body.
 //!
-//! Danger: client libraries resend a request after UNAVAILABLE and similar statuses. If such an
-//! answer were a result, a payment that the upstream has executed would be answered as failed until
-//! its retention ends.
+//! Danger: client libraries resend a request after UNAVAILABLE and similar statuses. If the gateway
+//! stored such an answer as the result, duplicates of an executed payment would get an error until
+//! the retention ends.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName};
@@ -16,7 +16,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// DEADLINE_EXCEEDED and UNAVAILABLE.
 const UNCERTAIN: [u8; 3] = [UNKNOWN, 4, 14];
 
-/// The status UNKNOWN. A malformed status, or one outside 0 to 16, counts as this.
+/// The status UNKNOWN. A malformed status, or a status outside 0 to 16, counts as UNKNOWN.
 const UNKNOWN: u8 = 2;
 
 /// The largest defined status.
@@ -47,7 +47,8 @@ pub fn grpc_uncertainty(reply: &Reply) -> Option<Cause> {
     // The answer ended before its status.
     let Some(status) = statuses.next() else { return Some(Cause::Broken) };
     let number = status.to_str().ok().and_then(|text| text.parse::<u8>().ok());
-    // Of several statuses clients read one, and different clients read different ones.
+    // If statuses contradict each other, different clients read different ones. So the status
+    // counts as UNKNOWN.
     let number = number.filter(|_| statuses.all(|other| other == status));
     let status = number.filter(|number| *number <= STATUS_MAX).unwrap_or(UNKNOWN);
     UNCERTAIN.contains(&status).then_some(Cause::Status(status.into()))
@@ -99,7 +100,7 @@ mod tests {
             (None, Some("4"), status(4)),
             (None, Some("14"), status(14)),
             (Some("14"), None, status(14)),
-            // Two that contradict each other.
+            // Two statuses that contradict each other.
             (Some("0"), Some("14"), status(2)),
             (Some("14"), Some("0"), status(2)),
             (Some("0"), Some("0"), None),

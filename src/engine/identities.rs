@@ -1,4 +1,5 @@
-//! Compares the rules that identify operations with those that the store was written under.
+//! Compares the configured rules that identify operations with the rules under which the store was
+//! written.
 //!
 //! An operation's identity depends on its route's rules and on the hashing secrets. The store keeps
 //! notes of both, so that a start with another configuration is refused before it does harm.
@@ -7,8 +8,8 @@
 //! requests run again.
 //!
 //! Removing a route changes no identity: its requests pass unprotected. But if another route covers
-//! its requests, their operations get that route's name. So the store also keeps which requests
-//! each route covers.
+//! its requests, their operations get that route's name. So the store also keeps a list of the
+//! requests that each route covers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -62,7 +63,8 @@ struct StoredIdentities {
 }
 
 /// The note of paths, as it is stored: for each route, all requests that it has covered since the
-/// note exists. It lacks routes that only earlier versions have written.
+/// note exists. The note lacks routes that only earlier versions wrote, because these versions
+/// wrote no note of paths.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredTargets {
@@ -95,8 +97,8 @@ pub enum IdentityChange {
     /// A route is not configured any more, and the store does not have its paths.
     #[error(
         "route {route:?} is not configured any more, and its name is part of its operations' \
-         identity. An earlier version wrote the store without the route's paths, so another route may \
-         cover them: give the name back"
+         identity. An earlier version wrote the store without the route's paths, so another route \
+         may cover them: give the name back"
     )]
     Gone {
         /// Its name.
@@ -115,7 +117,8 @@ pub enum IdentityChange {
         /// A request that both cover: a method and the path pattern of the first route.
         target: String,
     },
-    /// A route is still configured, but another one protects requests that it protected.
+    /// A route is still configured, but another route protects requests that the first route
+    /// protected.
     #[error(
         "route {now:?} takes the requests for {target}, which route {route:?} protected: their \
          retries would be new operations; move {route:?} before it"
@@ -157,8 +160,8 @@ pub enum IdentityChange {
     },
     /// The notes can't be read.
     #[error(
-        "the store's notes about identities can't be read: a newer version may have written them; if \
-         so, run that version"
+        "the store's notes about identities can't be read: a newer version may have written them; \
+         if so, run that version"
     )]
     Unreadable,
 }
@@ -168,9 +171,9 @@ pub enum IdentityChange {
 pub struct IdentityComparison {
     /// The changes of identities.
     pub changes: Vec<IdentityChange>,
-    /// Routes that are not configured any more, and do not change identities.
+    /// Routes that are not configured any more. Their removal changes no identities.
     pub vanished: Vec<VanishedRoute>,
-    /// Warnings for the operator that are no changes of identities.
+    /// Warnings for the operator about hashing secrets.
     pub remarks: Vec<&'static str>,
     /// The notes to store if there are no changes.
     pub next: Notes,
@@ -183,8 +186,8 @@ impl std::fmt::Display for VanishedRoute {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "route {:?} is not configured any more: requests for {} pass unprotected now, also retries \
-             of requests that it protected; put the route back, or start once with \
+            "route {:?} is not configured any more: requests for {} pass unprotected now, also \
+             retries of requests that it protected; put the route back, or start once with \
              --accept-new-identities to forget it",
             self.route,
             self.targets.join(", ")
@@ -338,7 +341,8 @@ impl Identities {
         })
     }
 
-    /// Returns the effect of removing a route: it has only vanished, or identities would change.
+    /// Returns the effect of a removed route: `Ok` if the route has only vanished, an error if
+    /// identities would change.
     fn removed(
         &self,
         route: &str,
@@ -365,9 +369,10 @@ impl Identities {
         })
     }
 
-    /// Makes the notes to store. They have the routes that protect, those that protected and are
-    /// switched off, and those that protected and are not configured any more. They keep every
-    /// request that such a route ever covered, because the store still has its operations.
+    /// Makes the notes to store. They contain the routes that protect, the routes that protected
+    /// before and are switched off now, and the routes that protected before and are not configured
+    /// any more. For each of these routes, the notes keep every request that the route ever
+    /// covered, because the store still has its operations.
     fn notes(
         &self,
         kept: &BTreeMap<String, String>,

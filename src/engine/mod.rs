@@ -1,8 +1,9 @@
 //! The rules, as pure functions: no clock, no network, no randomness.
 //!
 //! [`admit`] decides what a request may do, given the record of its operation. [`settle`] decides
-//! how an attempt's outcome changes the record. [`decide`] and [`expire`] do the same for operators
-//! and for ended leases, [`believe`] for the answer to a probe.
+//! how an attempt's outcome changes the record. [`decide`] returns the record after an operator's
+//! decision, and [`expire`] the record after the end of a lease. [`believe`] decides what the
+//! answer to a probe changes.
 
 mod admit;
 mod belief;

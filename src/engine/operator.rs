@@ -12,16 +12,16 @@ use crate::record::{Cause, Fence, Held, Lifetime, Record, Reply, Settler, State}
 /// A decision about an operation. All but [`Decision::Expire`] need an uncertain operation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// It was executed: duplicates get this result.
+    /// The operation was executed: duplicates get this result.
     Resolve(Arc<Reply>),
-    /// A probe found that it was executed, with this result.
+    /// A probe found that the operation was executed, with this result.
     Found(Arc<Reply>),
-    /// It was not executed: the key is free, for any request.
+    /// The operation was not executed: the key is free, for any request.
     Release,
-    /// It was not executed: the next duplicate runs, and no other request does.
+    /// The operation was not executed: the next duplicate runs, but no other request.
     Retry,
-    /// Deletes the result of a completed operation. A tombstone blocks its key for as long as the
-    /// result and its tombstone would have been kept.
+    /// Deletes the result of a completed operation. A tombstone blocks the key for as long as the
+    /// store would have kept the result and its tombstone.
     Expire,
 }
 
@@ -38,7 +38,10 @@ pub enum DecisionDenied {
     #[error("the operation is {0}: only the result of a completed operation can be expired")]
     NoResult(&'static str),
     /// The lost request may still wait in a queue of the upstream.
-    #[error("too early: the lost request may still be executed for another {} s", .wait.as_secs() + 1)]
+    #[error(
+        "too early: the lost request may still be executed for another {} s",
+        .wait.as_secs() + 1
+    )]
     TooEarly {
         /// How long to wait.
         wait: Duration,
@@ -47,8 +50,8 @@ pub enum DecisionDenied {
 
 /// Returns the record after a decision. Pure and total.
 ///
-/// The new fence shuts out the lost attempt: a late answer of it changes nothing. Only
-/// [`Decision::Retry`] names the lost attempt beside the new fence, so that its late answer is the
+/// The new fence shuts out the lost attempt: its late answer changes nothing. [`Decision::Retry`]
+/// is the exception: the record also names the lost attempt. The late answer of that attempt is the
 /// result if it arrives before a duplicate runs.
 pub fn decide(
     held: &Held,
@@ -88,9 +91,9 @@ pub fn decide(
         Decision::Resolve(reply) => Ok(completed(reply, Settler::Operator)),
         Decision::Found(reply) => Ok(completed(reply, Settler::Probe)),
         Decision::Release => rested().map(|()| released(fence, version, record, policy)),
-        // Names the lost attempt: its late answer is the result if it arrives before a duplicate
-        // runs. If the record kept the lost attempt's own fence, a late "uncertain" of that attempt
-        // would look like this decision.
+        // The record names the lost attempt: a late answer is the result if it arrives before a
+        // duplicate runs. If the record kept the lost attempt's own fence, a late "uncertain" of
+        // that attempt would look like this decision.
         Decision::Retry => rested().map(|()| {
             let state = State::Uncertain {
                 cause,
@@ -103,15 +106,15 @@ pub fn decide(
     }
 }
 
-/// Returns a tombstone in place of a result, until the time at which the key would have become new.
-/// Expiring never permits a run, also if the policy keeps no tombstones.
+/// Returns a tombstone that replaces a result. The store keeps it until the time at which the key
+/// would have become new. So the decision never permits a run, even if the policy keeps no
+/// tombstones.
 fn expired(held: &Held, fence: Fence, policy: &Policy) -> Next {
     let ends_ms = held.written_ms.saturating_add(millis(policy.retention + policy.tombstone));
     let left = Duration::from_millis(ends_ms.saturating_sub(held.now_ms));
     Next {
         record: Record { version: held.record.version.next(), fence, ..held.record.tombstone() },
-        // At least as long as a marker, because a changed policy may have put the end into the
-        // past.
+        // At least as long as a marker: after a change of the policy, the end may be in the past.
         lifetime: Lifetime {
             keep: left.max(policy.marker_retention()),
             due: None,

@@ -12,8 +12,8 @@ use super::statuses::StatusRules;
 use crate::key::path::PathCase;
 use crate::key::{CookieName, KeySyntax, Pointer};
 
-/// Longest time that a client is asked to wait before it sends the same request again: long enough
-/// to bound the load, short enough that a payment page does not stall.
+/// Longest time for which a refusal lets a client wait before it sends the same request again: long
+/// enough to bound the load, short enough that a payment page does not stall.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
 
 /// The rules of one route. Durations are as configured; the store applies them by its own clock.
@@ -23,7 +23,7 @@ pub struct Policy {
     pub route: Arc<str>,
     /// Whether the route protects requests, only counts duplicates, or does nothing.
     pub mode: Mode,
-    /// Whether paths that differ in letter case are different paths to the upstream.
+    /// Whether the upstream treats paths that differ in letter case as different paths.
     pub path_case: PathCase,
     /// Where the key is, and its form.
     pub key: KeyRule,
@@ -122,7 +122,8 @@ pub enum KeySource {
         /// The field of the form, by its decoded name.
         form: Option<String>,
     },
-    /// Derived from parts of the request, and from the scope or, without one, the caller.
+    /// Derived from parts of the request and from the scope. On a route without a scope, the caller
+    /// takes its place.
     Derived(Vec<KeyPart>),
 }
 
@@ -237,7 +238,7 @@ pub enum OnMismatch {
     Reject,
     /// With the stored response of the first request, if the caller is the same.
     Replay,
-    /// By its own execution: at most one per key and fingerprint.
+    /// It is executed too: at most once per key and fingerprint.
     Supersede,
 }
 
@@ -290,9 +291,9 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Returns whether a held operation is answered with a `Retry-After`, although an operator must
-    /// decide first. The Agentic Commerce Protocol treats it as in flight, and its clients take a
-    /// new key if the field is missing.
+    /// Returns whether a duplicate of a held operation gets a `Retry-After`, although an operator
+    /// must decide first. The Agentic Commerce Protocol treats a held operation as in flight, and
+    /// its clients take a new key if the field is missing.
     pub fn sends_retry_after_while_held(self) -> bool {
         self == Dialect::Acp
     }
@@ -326,7 +327,10 @@ impl Policy {
     /// the identity or of a derived key.
     pub fn separates_paths(&self) -> bool {
         self.by_path
-            || matches!(&self.key.source, KeySource::Derived(parts) if parts.contains(&KeyPart::Path))
+            || matches!(
+                &self.key.source,
+                KeySource::Derived(parts) if parts.contains(&KeyPart::Path)
+            )
     }
 
     /// Returns whether a header field has a part of this route's identities: the key, a part of a

@@ -28,8 +28,8 @@ pub struct Probe {
     /// Fields that identify the gateway to the upstream. If empty, the credentials of the duplicate
     /// are used.
     pub headers: HeaderMap,
-    /// Whether the reconciler sends it too, without a duplicate. Needs `headers`, and stores that
-    /// encrypt the key which is kept for it.
+    /// Whether the reconciler also sends the probe, without a duplicate. This needs `headers` and a
+    /// store that encrypts records, because the record then keeps the key.
     pub background: bool,
 }
 
@@ -40,7 +40,7 @@ pub enum Finding {
     Found(Arc<Reply>),
     /// The upstream has no such operation.
     Absent,
-    /// The answer does not show which.
+    /// The answer does not show whether the operation was executed.
     Unclear,
 }
 
@@ -64,8 +64,8 @@ impl Probe {
         fill(&self.path, Probe::KEY, key)
     }
 
-    /// Reads an upstream's answer. Only an explicit answer counts as found or absent: a page that
-    /// is not JSON is unclear if a member is needed.
+    /// Reads an upstream's answer. Only an explicit answer counts as found or absent: an answer
+    /// that is not JSON is unclear if `found_if` needs a member.
     pub fn finding(&self, reply: Reply) -> Finding {
         match self.statuses.verdict(reply.status, &reply.headers) {
             Verdict::Uncertain => Finding::Unclear,

@@ -23,9 +23,9 @@ const OF_THE_BYTES: [HeaderName; 5] = [
     HeaderName::from_static("content-md5"),
 ];
 
-/// Returns the reply with the values at these pointers replaced. A body that can't be parsed
-/// becomes [`ReplyBody::NotStored`]: one that is encoded, that claims to be JSON and is malformed,
-/// or that two parsers could interpret differently.
+/// Returns the reply with the values at these pointers replaced. A body becomes
+/// [`ReplyBody::NotStored`] if it is encoded, if it claims to be JSON and is malformed, or if two
+/// parsers could interpret it differently.
 pub fn redacted(reply: Reply, pointers: &[Pointer]) -> Reply {
     let ReplyBody::Whole(body) = &reply.body else { return reply };
     if pointers.is_empty() || body.is_empty() {
@@ -128,7 +128,7 @@ mod tests {
             assert_eq!(
                 redacted(reply(fields, body), &[]),
                 reply(fields, body),
-                "nothing is asked for: {body}"
+                "there are no pointers: {body}"
             );
         }
     }
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(
             redacted(reply(&fields, "{}"), &pointers).headers.len(),
             fields.len(),
-            "an unchanged one keeps it"
+            "an unchanged body keeps them"
         );
     }
 }

@@ -7,7 +7,8 @@ use super::policy::Policy;
 use super::statuses::Verdict;
 use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, Settler, State, Version};
 
-/// How an attempt ended. There are three cases; a timeout is in doubt, not a failure.
+/// How an attempt ended. After a timeout the outcome is in doubt: the upstream may have executed
+/// the request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// The upstream answered, and the answer was read to its end.
@@ -35,14 +36,15 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Returns whether an outcome leaves the operation as uncertain as it was before this attempt.
+    /// Returns whether the operation is uncertain again, since the same time as before: this
+    /// attempt began from an uncertain operation, and the upstream did nothing.
     pub fn restores_uncertainty(&self, outcome: &Outcome, policy: &Policy) -> bool {
         self.uncertain_since_ms().is_some()
             && matches!(Effect::of(outcome, true, policy), Effect::Nothing)
     }
 
-    /// Returns when the operation became uncertain, in ms of the store's clock, if this attempt
-    /// began from an uncertain operation.
+    /// For an attempt that began from an uncertain operation, returns when the operation became
+    /// uncertain, in ms of the store's clock.
     pub fn uncertain_since_ms(&self) -> Option<u64> {
         match self.record.state {
             State::InFlight { uncertain_since_ms } => uncertain_since_ms,
@@ -56,16 +58,16 @@ impl Claim {
 pub struct Next {
     /// The record.
     pub record: Record,
-    /// Durations; the store computes the deadlines by its own clock.
+    /// How long the store keeps the record. The store computes the times by its own clock.
     pub lifetime: Lifetime,
 }
 
 /// What a settlement does with the record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Settlement {
-    /// Write this over the record that was read.
+    /// Write this record in place of the record that was read.
     Write(Next),
-    /// The record already is as this outcome would leave it.
+    /// The record already has the state that this outcome leads to. Write nothing.
     Done,
     /// Another attempt or an operator has settled the operation: the outcome changes nothing.
     Stale,
@@ -104,7 +106,7 @@ pub fn claim(
     }
 }
 
-/// What the upstream did, as far as an outcome shows it.
+/// What the upstream did, if the outcome shows it.
 enum Effect<'o> {
     /// It executed the request, with this result.
     Result(&'o Arc<Reply>),
@@ -115,7 +117,8 @@ enum Effect<'o> {
 }
 
 /// Statuses that mean "not now" or "another request is active". For a first attempt they are
-/// results. For an attempt that began from uncertain they may refer to the first one.
+/// results. For an attempt that began from an uncertain operation, the upstream may mean the first
+/// attempt: the operation stays uncertain.
 const UNCLEAR_AFTER_UNCERTAIN: [u16; 3] = [409, 423, 425];
 
 impl Effect<'_> {
@@ -140,10 +143,11 @@ impl Effect<'_> {
 
 /// Decides how an attempt's outcome changes the current record. Pure and total.
 ///
-/// Only the attempt with the record's fence may change it, and only while it is unsettled: a
-/// settled result may have been sent to a client, and stays. If an attempt that began from
-/// uncertain was not executed, the operation is uncertain again, never free. `fresh` is the version
-/// of a marker in an empty slot.
+/// Only the attempt with the record's fence may settle the record, and only while the record is
+/// unsettled. A settled result stays, because a client may have got it. If an attempt began from an
+/// uncertain operation and was not executed, the operation is uncertain again, never free. An
+/// attempt that gives up its claim also changes the version of the record that the claim would
+/// replace. `fresh` is the version of a marker in an empty slot.
 pub fn settle(
     current: Option<&Record>,
     claim: &Claim,
@@ -156,7 +160,7 @@ pub fn settle(
     let gives_up = *outcome == Outcome::NeverSent;
     let Some(record) = current else {
         return match gives_up {
-            // The claim may still arrive: the marker takes its slot.
+            // The claim may still arrive at the store: the marker in its slot refuses it.
             true => Settlement::Write(marker(claim, fresh, policy)),
             false => Settlement::Stale,
         };
@@ -174,18 +178,18 @@ pub fn settle(
                     uncertain(record, claim.fence, (Cause::NotRepeated, since), version, policy)
                 }
                 // Uncertain since now: this attempt's own request is in doubt too, and may wait in
-                // a queue.
+                // a queue of the upstream.
                 (Effect::Unknown(cause), _) => {
                     uncertain(record, claim.fence, (cause, None), version, policy)
                 }
             };
-            // An attempt writes each outcome once. A repetition under a higher version could equal
-            // a write of the sweeper.
+            // An attempt writes each outcome once. A second write under the next version could be
+            // taken for a write of the sweeper.
             let stands = next.record == Record { version, ..record.clone() };
             if stands { Settlement::Done } else { Settlement::Write(next) }
         }
-        // The record that the claim would replace is still there, and the claim may still arrive:
-        // the record needs another version than the claim expects.
+        // The claim may still arrive, and the record that it would replace is still there. A new
+        // version of that record makes the claim fail.
         (State::Uncertain { .. }, Effect::Nothing)
             if gives_up && version == claim.record.version =>
         {
@@ -202,7 +206,7 @@ pub fn settle(
         }
         (State::InFlight { .. } | State::Uncertain { .. }, _) => Settlement::Stale,
         // A new marker replaces any marker, because the given-up claim may expect the version of
-        // the present one.
+        // the old marker.
         (State::Released, Effect::Nothing) if gives_up && uncertain_since_ms.is_none() => {
             Settlement::Write(marker(claim, version, policy))
         }
@@ -211,8 +215,8 @@ pub fn settle(
     }
 }
 
-/// Every write of an attempt has the attempt's own fence, also over an operator's retry, which set
-/// another one.
+/// Returns the completed record. It has the attempt's own fence, also if an operator's retry gave
+/// the record another fence.
 fn completed(
     record: &Record,
     fence: Fence,
@@ -243,8 +247,8 @@ pub(super) fn uncertain(
 pub(super) fn unsettled(record: Record, policy: &Policy) -> Next {
     Next {
         record,
-        // Due only when it is about to be removed, so that the index of unsettled records lists it
-        // until then.
+        // The record is due only when its retention ends. Until then the index of unsettled records
+        // lists it.
         lifetime: Lifetime {
             keep: policy.unsettled_retention,
             due: Some(policy.unsettled_retention),
@@ -253,7 +257,8 @@ pub(super) fn unsettled(record: Record, policy: &Policy) -> Next {
     }
 }
 
-/// Returns a released marker: the attempt's fence, a new version, no fingerprint, no caller.
+/// Returns a released marker. It has the attempt's fence, a new version, no fingerprint and no
+/// caller.
 fn marker(claim: &Claim, version: Version, policy: &Policy) -> Next {
     released(claim.fence, version, &claim.record, policy)
 }

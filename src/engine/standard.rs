@@ -18,8 +18,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 impl Policy {
     /// Returns the policy that a route of this name has by default: the profile "ietf" of
-    /// `config/profiles.toml`, which a test compares with it. `response_timeout` is how long an
-    /// uncertain operation rests.
+    /// `config/profiles.toml`. A test compares the two. `response_timeout` is how long an uncertain
+    /// operation rests.
     pub fn standard(route: &str, response_timeout: Duration) -> Policy {
         Policy {
             route: Arc::from(route),

@@ -1,5 +1,5 @@
-//! Status rules: which of the upstream's statuses are results, which prove that nothing was done,
-//! which neither.
+//! Status rules: what each status of the upstream means. A status is a result, or proves that the
+//! upstream did nothing, or leaves the outcome uncertain.
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -28,17 +28,18 @@ pub struct StatusRules {
 pub enum StatusRulesError {
     /// The text has none of the three forms.
     #[error(
-        "`{0}` is not a status: write a code (`404`), a class (`4xx`), or a code and the field it needs (`503 retry-after`)"
+        "`{0}` is not a status: write a code (`404`), a class (`4xx`), or a code and the field it \
+         needs (`503 retry-after`)"
     )]
     Form(String),
-    /// Listed with two meanings.
+    /// A status is in two lists.
     #[error("`{0}` stands in two of the three status lists")]
     Twice(String),
 }
 
 /// First code that is a status.
 const STATUS_MIN: u16 = 100;
-/// First code past the statuses.
+/// First code after the last status.
 const STATUS_END: u16 = 600;
 /// Codes of one class.
 const CLASS_CODES: usize = 100;
@@ -126,7 +127,8 @@ impl StatusRules {
     /// codes have the verdict, then single codes of other classes, then codes with a required
     /// field.
     ///
-    /// A status in no list is uncertain, so mostly uncertain classes are left out of that list.
+    /// The list of uncertain statuses leaves out classes in which most codes are uncertain, because
+    /// a status in no list is uncertain.
     pub fn listed(&self, verdict: Verdict) -> Vec<String> {
         let mut listed = Vec::new();
         let mut single = Vec::new();

@@ -274,8 +274,8 @@ fn settle_has_one_answer_for_every_case() {
         (Some((State::Released, OWN)), [Stale, Done, Stale, Stale, Marker, Stale]),
         (Some((State::Released, OTHER)), [Stale, Stale, Stale, Stale, Marker, Stale]),
     ];
-    // An attempt that began from uncertain never leaves less, even if a sweeper has marked it in
-    // the meantime.
+    // An attempt that began from an uncertain operation never frees the key, even if a sweeper has
+    // marked the operation in the meantime.
     let rows_again: [(Option<(State, Fence)>, [Becomes; 6]); 6] = [
         (None, [Stale, Stale, Stale, Stale, Marker, Stale]),
         (Some((doubted(), OWN)), restored()),

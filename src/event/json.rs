@@ -1,5 +1,5 @@
-//! JSON objects, written member by member. A few are written per request, and a generic serializer
-//! takes three times as long.
+//! JSON objects, written member by member. Every request writes a few objects, and a generic
+//! serializer takes three times as long.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,8 @@ impl<'o> Object<'o> {
         value.into_iter().for_each(|value| self.number(name, value));
     }
 
-    /// Ends the object, which has at least one member: the first one writes the opening brace.
+    /// Ends the object. It must have at least one member, because the first member writes the
+    /// opening brace.
     pub fn end(self) {
         self.out.push(b'}');
     }

@@ -26,7 +26,7 @@ pub enum ObservationKind {
     /// On a shadow route: enforcing would have answered with the operation's result, at once or
     /// after waiting.
     WouldReplay,
-    /// On a shadow route: enforcing would have refused it.
+    /// On a shadow route: enforcing would have refused the request.
     WouldRefuse,
 }
 
@@ -55,9 +55,9 @@ pub struct Difference {
 pub struct Observation {
     /// Kind of the observation.
     pub kind: ObservationKind,
-    /// Time of the request, in ms since 1970 by the gateway's clock; of several, the first.
+    /// Time of the request, or of the first of several, in ms since 1970 by the gateway's clock.
     pub at_ms: u64,
-    /// Time of the last request, of several.
+    /// Time of the last request, if there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<u64>,
     /// Number of requests; `None`: one.
@@ -67,14 +67,14 @@ pub struct Observation {
     pub operation: String,
     /// The route.
     pub route: String,
-    /// The mark of the tenant: all operations of one tenant have the same.
+    /// The mark of the tenant: all operations of one tenant have the same mark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
     /// Status of the answer; on a shadow route, the status that enforcing would have given, if
     /// known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Waiting time in ms; of several, the longest.
+    /// Waiting time in ms; for several requests, the longest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waited_ms: Option<u64>,
     /// Reason of the refusal: the short name of the problem's type.
@@ -83,7 +83,7 @@ pub struct Observation {
     /// Places that differ from the first request, if known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differing: Vec<Difference>,
-    /// Id of the request's trace, in 32 hexadecimal digits; of several, the first.
+    /// Id of the request's trace, or of the first of several, in 32 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
 }

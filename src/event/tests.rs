@@ -175,7 +175,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn the_events_of_an_operation_fold_to_its_record(steps in prop::collection::vec(0_u8..13, 1..40)) {
+    fn the_events_of_an_operation_fold_to_its_record(
+        steps in prop::collection::vec(0_u8..13, 1..40),
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let mut play = Play::new();
@@ -206,7 +208,12 @@ async fn the_wire_form_is_what_readers_were_promised() {
     let lifetime = Lifetime { due: Some(Duration::from_secs(30)), ..LIFE };
     let event = Event::of(&record, lifetime, context);
     let text = String::from_utf8(event.encode()).unwrap();
-    let expected = r#"{"kind":"claimed","version":"3000","fence":"2000","route":"payments","opened_ms":5,"keep_ms":60000,"lease_ms":30000,"scope":"00112233","trace":"4bf92f3577b34da6a3ce929d0e0e4736","request_bytes":2,"upstream_ms":41,"fields":{"order":"o-17"},"operator":"on-call","reason":"seen"}"#;
+    let expected = concat!(
+        r#"{"kind":"claimed","version":"3000","fence":"2000","route":"payments","opened_ms":5,"#,
+        r#""keep_ms":60000,"lease_ms":30000,"scope":"00112233","#,
+        r#""trace":"4bf92f3577b34da6a3ce929d0e0e4736","request_bytes":2,"upstream_ms":41,"#,
+        r#""fields":{"order":"o-17"},"operator":"on-call","reason":"seen"}"#,
+    );
     assert_eq!(text, expected);
     assert_eq!(Event::decode(text.as_bytes()).unwrap(), event);
     let newer = text.replace("{\"kind\"", "{\"later\":[1],\"kind\"");
@@ -256,7 +263,11 @@ fn a_batch_of_observations_comes_back_and_what_later_versions_say_is_passed_over
     let batch =
         [seen(ObservationKind::WouldReplay), seen(ObservationKind::Refused), unknown.clone()];
     let text = String::from_utf8(Observation::encode(&batch)).unwrap();
-    let first = r#"[{"kind":"refused","route":"payments","status":422,"problem":"key-reused","seen":[{"operation":"op_00112233445566778899aabbccddeeff00112233","at_ms":7,"differing":[{"pointer":"/amount"}]},{"at_ms":9}]},{"kind":"would_replay""#;
+    let first = concat!(
+        r#"[{"kind":"refused","route":"payments","status":422,"problem":"key-reused","#,
+        r#""seen":[{"operation":"op_00112233445566778899aabbccddeeff00112233","at_ms":7,"#,
+        r#""differing":[{"pointer":"/amount"}]},{"at_ms":9}]},{"kind":"would_replay""#,
+    );
     assert!(text.starts_with(first), "{text}");
     let newer = text.replace("\"would_replay\"", "\"astonished\"").replacen(
         "\"at_ms\"",

@@ -12,8 +12,8 @@ use tokio::time::{Sleep, sleep, timeout};
 use crate::forwarding::BoxError;
 use crate::refusal::Refusal;
 
-/// Reads a request body of at most `limit` bytes, in at most `within`. `reserve` takes memory for
-/// as many further bytes, and returns `false` if no memory is left.
+/// Reads a request body of at most `limit` bytes, in at most `within`. `reserve` reserves memory
+/// for the given number of further bytes, and returns `false` if no memory is left.
 ///
 /// # Errors
 /// The body is too large, too slow or broken, or there is no memory for it.
@@ -67,8 +67,8 @@ where
     })
 }
 
-/// Bytes of an unwanted request body that are read and discarded at most, so that the client reads
-/// its refusal instead of a reset, and can reuse the connection.
+/// Most bytes of an unwanted request body that are read and discarded. After that the client can
+/// read its refusal instead of a connection reset, and reuse the connection.
 const DISCARD_BYTES_MAX: usize = 4 << 20;
 
 /// How long discarding may take.

@@ -32,7 +32,8 @@ pub enum UnclearJson {
 }
 
 /// Returns the body without a UTF-8 byte order mark at its start. RFC 8259, section 8.1 lets a
-/// reader ignore the mark, and upstreams do: with and without it, a body is the same document.
+/// reader ignore the mark, and upstreams do: with and without the mark, a body is the same
+/// document.
 pub(super) fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
@@ -195,8 +196,8 @@ impl<'a> JsonValue<'a> {
                     members[at].1.remove(rest);
                 }
             }
-            // An element is blanked rather than removed: the positions of the others have a
-            // meaning.
+            // An element is blanked, not removed, because the positions of the other elements have
+            // a meaning.
             JsonValue::Array(items) => {
                 let Some(item) = first.parse::<usize>().ok().and_then(|at| items.get_mut(at))
                 else {
@@ -213,18 +214,19 @@ impl<'a> JsonValue<'a> {
     }
 }
 
-/// A decimal number, `0.digits * 10^exponent`, with no zeros at either end of the digits. Zero has
-/// no digits.
+/// A decimal number, `0.digits * 10^exponent`, with no zeros at either end of the digits. The
+/// number zero has no digits.
 struct Number<'a> {
     negative: bool,
-    /// The digits in up to two pieces (before and after the point), to read one after the other.
+    /// The digits before and after the decimal point. Both pieces together are the digits of the
+    /// number.
     digits: [&'a str; 2],
     exponent: i64,
 }
 
 impl Number<'_> {
-    /// Returns the decimal form without an exponent, if it has at most about `max` bytes: an
-    /// exponent can't cost memory.
+    /// Returns the decimal form without an exponent, if it has at most about `max` bytes. So a
+    /// large exponent can't take much memory.
     fn plain(&self, max: usize) -> Option<String> {
         if self.digits.iter().map(|digits| digits.len()).sum::<usize>() > max {
             return None;

@@ -10,8 +10,8 @@ pub struct CookieName {
     label: String,
 }
 
-/// The cookie is present more than once with different values. Upstreams differ in which one they
-/// read.
+/// The cookie is present more than once with different values. Different upstreams read different
+/// ones of these values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cookie is given with different values")]
 pub struct CookieRepeated;
@@ -30,8 +30,8 @@ impl CookieName {
         &self.name
     }
 
-    /// Returns the name for hashing. No header field's name has a colon, so it can't collide with
-    /// one.
+    /// Returns the name for hashing. It contains a colon, so it can't equal the name of a header
+    /// field.
     pub fn label(&self) -> &str {
         &self.label
     }

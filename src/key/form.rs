@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
-/// The values of a form under one name.
+/// The result of looking up a field of a form by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FormField<'b> {
     /// No field.

@@ -1,8 +1,8 @@
 //! The hash function of identities: plain SHA-256, or HMAC-SHA-256 (RFC 2104) with secrets that can
 //! be rotated.
 //!
-//! Danger: an operation that is looked up with another secret than it was written with is not
-//! found, and runs again. So the first secret writes, and all secrets are looked up.
+//! Danger: an operation that was written under one secret and is looked up under another is not
+//! found, and runs again. So new records use the first secret, and a look-up tries all secrets.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub const HASH_SECRET_BYTES_MIN: usize = 32;
 /// Bytes of a check value: enough to distinguish secrets, and useless for anything else.
 const CHECK_BYTES: usize = 8;
 
-/// Bytes of a mark: enough to distinguish tenants, and short enough for a log line.
+/// Bytes of a tenant's mark: enough to distinguish tenants, and short enough for a log line.
 const MARK_BYTES: usize = 8;
 
 /// Hashes identities. `Debug` shows no secret.
@@ -47,7 +47,8 @@ pub struct OperationParts<'n> {
 }
 
 impl Hashing {
-    /// Creates a hash function. The first secret writes; without secrets it is plain SHA-256.
+    /// Creates a hash function. New records use the first secret. Without secrets, the function is
+    /// plain SHA-256.
     ///
     /// # Errors
     /// A secret is too short.
@@ -59,7 +60,7 @@ impl Hashing {
         keys.map(|keys| Hashing(keys.into())).ok_or(SecretError)
     }
 
-    /// Returns an operation's slot, and its caller as stored, under the secret that writes.
+    /// Returns an operation's slot, and its caller as stored, under the first secret.
     pub fn identity(&self, operation: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
         match self.0.first() {
             None => (
@@ -76,7 +77,7 @@ impl Hashing {
         }
     }
 
-    /// Returns slot and caller under each of the other secrets.
+    /// Returns slot and caller under each of the other secrets, for look-ups.
     pub fn other_identities(
         &self,
         operation: &OperationParts<'_>,
@@ -100,7 +101,7 @@ impl Hashing {
         self.0.iter().map(|secret| tenant_mark(Some(secret), tenant)).collect()
     }
 
-    /// Returns a check value per secret, in hexadecimal, that identifies the secret.
+    /// Returns for each secret a check value, in hexadecimal, that identifies the secret.
     pub fn checks(&self) -> Vec<String> {
         let check = |secret: &hmac::Key| {
             let signed = hmac::sign(secret, b"onceward: which secret is this");
@@ -120,7 +121,7 @@ fn tenant_mark(secret: Option<&hmac::Key>, tenant: &TenantId) -> String {
     hex::encode(&hash[..MARK_BYTES])
 }
 
-/// Signs hashes of length-prefixed parts, so that the rules for scopes and callers need no secret.
+/// Signs a hash of the parts. The code that makes scopes and callers hashes them without a secret.
 fn identity(secret: &hmac::Key, operation: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
     let mut parts = PartHasher::new("slot:keyed");
     parts

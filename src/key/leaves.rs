@@ -1,5 +1,5 @@
 //! Digests of a request's members, one per leaf value, so that a refusal can name the places in
-//! which a request differs from the first one.
+//! which a request differs from the first request.
 //!
 //! Danger: an amount is quickly guessed from its digest. So digests never leave the store. Each
 //! record has its own salt, so that equal values of two records have different digests. Only the
@@ -17,8 +17,8 @@ pub const LEAVES_MAX: usize = 64;
 /// Longest pointer, in bytes.
 pub const LEAF_POINTER_BYTES_MAX: usize = 128;
 
-/// Bytes of a digest. Two different values have equal digests with a probability of 2^-64 at worst;
-/// then their difference is not named.
+/// Bytes of a digest. Two different values have equal digests with a probability of 2^-128. In that
+/// case a refusal does not name their difference.
 const DIGEST_BYTES: usize = 16;
 
 /// Random bytes for a record's digests.
@@ -79,10 +79,12 @@ impl LeafDigests {
         Some(leaves)
     }
 
-    /// Returns the places in which another request differs, sorted; `None` if it has no digests.
+    /// Returns the places in which another request differs, sorted; `None` if the other request has
+    /// no digests.
     pub fn differing(&self, other: &RequestParts<'_>) -> Option<Vec<String>> {
         let other = LeafDigests::of(other, self.salt)?;
-        // If only one of the two bodies has a JSON value, the difference has no finer place.
+        // If only one of the two bodies has a JSON value, the place of the difference is the whole
+        // body.
         if self.digests.contains_key("body") != other.digests.contains_key("body") {
             return Some(vec!["body".to_owned()]);
         }
@@ -97,7 +99,8 @@ impl LeafDigests {
         Some(differing)
     }
 
-    /// Encodes the salt; then for each leaf the length of its pointer, the pointer and the digest.
+    /// Encodes the salt, and then for each leaf the length of its pointer, the pointer and the
+    /// digest.
     pub fn encode(&self) -> Bytes {
         let mut out =
             BytesMut::with_capacity(self.salt.len() + self.digests.len() * (DIGEST_BYTES + 24));

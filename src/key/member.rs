@@ -71,8 +71,8 @@ fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, Un
     Ok((at.get() != "null").then(|| at.get()))
 }
 
-/// Inserts or replaces a text under a pointer. `None` if its parent is not an object. A byte order
-/// mark is dropped.
+/// Inserts or replaces a text under a pointer; `None` if the parent of the member is not an object.
+/// A byte order mark is dropped.
 pub fn with_member(document: &[u8], pointer: &Pointer, text: &str) -> Option<Bytes> {
     Document::parse(document).ok()?;
     let at: &RawValue = serde_json::from_slice(without_mark(document)).ok()?;
@@ -96,8 +96,8 @@ fn put(at: &RawValue, tokens: &[String], text: &str) -> Option<String> {
         }
     }
     if !found {
-        // Only the last name is created: the upstream should report an object that the client
-        // omitted.
+        // Only the last member is created. If the client omitted a parent object, the upstream
+        // should report that.
         rest.is_empty().then_some(())?;
         out.push(if out.is_empty() { '{' } else { ',' });
         out.push_str(&serde_json::to_string(token).ok()?);

@@ -1,5 +1,5 @@
-//! Forms (`multipart/form-data`, RFC 7578) by their parts: a retry has another boundary and is the
-//! same form.
+//! Hashes forms (`multipart/form-data`, RFC 7578) by their parts, because a retry sends the same
+//! form with another boundary.
 //!
 //! Danger: two different forms with the same hash would share an answer, and parsers of forms are
 //! lenient in different ways. So only forms that all parsers interpret equally are compared by
@@ -15,7 +15,7 @@ use super::PartHasher;
 /// as bytes.
 pub const PARTS_MAX: usize = 1000;
 
-/// Largest header block of a part, in bytes. A body with a larger one is compared as bytes.
+/// Largest header block of a part, in bytes. A body with a larger block is compared as bytes.
 const PART_HEAD_MAX: usize = 8 * 1024;
 
 /// Most fields of a part: `Content-Disposition`, `Content-Type`, and some that old clients add.
@@ -27,7 +27,7 @@ const PARAMETERS_MAX: usize = 8;
 /// Longest boundary (RFC 2046, section 5.1.1), in bytes.
 const BOUNDARY_MAX: usize = 70;
 
-/// Returns the boundary of a `Content-Type`, if it is a form's type and has one.
+/// Returns the boundary of a `Content-Type`, if it is the type of a form and has a boundary.
 pub fn form_boundary(content_type: &str) -> Option<&str> {
     let (essence, parameters) = content_type.split_once(';')?;
     if !essence.trim().eq_ignore_ascii_case("multipart/form-data") {
@@ -41,8 +41,8 @@ pub fn form_boundary(content_type: &str) -> Option<&str> {
         }
     }
     let boundary = boundary?;
-    // A quoted boundary may contain more characters, but no quote: the split above may have cut it
-    // there.
+    // A quoted boundary may contain more characters than a token. If the split above has cut the
+    // boundary at a `;`, the boundary has no closing quote.
     let boundary = match boundary.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"')?,
         None => boundary,
@@ -151,7 +151,7 @@ impl<'a> Iterator for Lines<'a> {
 }
 
 /// Parses `form-data; name="a"; filename="b"`. A backslash is a plain character, as in browsers. A
-/// backslash before a quote is ambiguous, so it is refused.
+/// backslash before a quote is ambiguous, so the result is `None`.
 fn read_disposition(value: &[u8]) -> Option<Vec<(String, &[u8])>> {
     const KIND: &[u8] = b"form-data";
     let (kind, mut rest) = value.split_at_checked(KIND.len())?;
@@ -226,7 +226,8 @@ mod tests {
 
     const AMOUNT: (&str, &str) = ("Content-Disposition: form-data; name=\"amount\"", "1000");
     const FILE: (&str, &str) = (
-        "Content-Disposition: form-data; name=\"file\"; filename=\"a.pdf\"\r\nContent-Type: application/pdf",
+        "Content-Disposition: form-data; name=\"file\"; filename=\"a.pdf\"\r\nContent-Type: \
+         application/pdf",
         "%PDF\r\n--x",
     );
 

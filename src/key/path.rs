@@ -1,5 +1,5 @@
-//! Paths: the form in which they are compared, and the interpretations that a hop behind the
-//! gateway may give them.
+//! Paths: the form in which the gateway compares them, and the ways in which a hop behind the
+//! gateway may interpret them.
 //!
 //! Danger: two hops can interpret a path in different ways. A hop may cut path parameters (`;x`),
 //! resolve dot segments, merge slashes, treat `\` as `/`, decode `%2F` and decode the result again,
@@ -16,8 +16,8 @@ pub enum PathCase {
     /// `/Payments` and `/payments` are two resources.
     #[default]
     Sensitive,
-    /// They are the same resource. A path in another letter case than the route's is refused, not
-    /// matched.
+    /// `/Payments` and `/payments` are the same resource. A path that differs from a route's path
+    /// only in letter case is refused, not matched.
     Insensitive,
 }
 
@@ -88,9 +88,9 @@ impl Decoded {
         self.literal.resize(self.bytes.len(), false);
     }
 
-    /// Removes differences of letter case if the upstream ignores it: converts to upper case, then
-    /// to lower case, by Unicode's rules (some upstreams read `\u{212a}`, the Kelvin sign, as a
-    /// `k`, and `\u{130}` as an `i`).
+    /// Removes differences of letter case if the upstream ignores letter case: converts to upper
+    /// case, then to lower case, by Unicode's rules (some upstreams read `\u{212a}`, the Kelvin
+    /// sign, as a `k`, and `\u{130}` as an `i`).
     pub fn fold_case(mut self, case: PathCase) -> Decoded {
         if case == PathCase::Sensitive || self.bytes.is_ascii() {
             if case == PathCase::Insensitive {
@@ -103,8 +103,8 @@ impl Decoded {
         let mut at = 0;
         for chunk in self.bytes.utf8_chunks() {
             for c in chunk.valid().chars() {
-                // A letter must stay one letter: the upper case of `\u{df}` is two, and so is the
-                // lower case of `\u{130}`.
+                // A letter must stay one letter: the upper case of `\u{df}` has two letters, and so
+                // has the lower case of `\u{130}`.
                 let mut upper = c.to_uppercase();
                 let upper = if upper.len() == 1 { upper.next() } else { None }.unwrap_or(c);
                 let lower = upper.to_lowercase().next().unwrap_or(upper);
@@ -120,9 +120,9 @@ impl Decoded {
     }
 }
 
-/// Returns whether a decoded byte ends the path for some reader, with a query or a fragment behind
-/// it. Some readers also stop at control characters: NUL ends a text in C, and patterns with `$`
-/// ignore a line end.
+/// Returns whether some reader ends the path at this decoded byte. A query begins at `?`, and a
+/// fragment at `#`. Some readers also stop at control characters: NUL ends a text in C, and
+/// patterns with `$` ignore a line end.
 pub fn ends_paths(byte: u8) -> bool {
     matches!(byte, b'?' | b'#') || byte.is_ascii_control()
 }
@@ -212,11 +212,11 @@ pub fn identity(path: &str, case: PathCase) -> Vec<u8> {
     case.fold(percent_decode_str(without_trailing_slash(path)).collect())
 }
 
-/// Fills a value into a path template, which may have a query, wherever `place` is.
+/// Replaces every `place` in a path template by a value. The template may have a query.
 ///
-/// Returns `None` if the result would not be the template with one opaque segment: the value `..`
-/// leads to another resource, and so does `a/b` behind a hop that decodes `%2F`. A request to such
-/// a path must not be sent. In a query the value is encoded and can be anything.
+/// Returns `None` if the filled segment would not be opaque: the value `..` leads to another
+/// resource, and so does `a/b` behind a hop that decodes `%2F`. The gateway must not send a request
+/// to such a path. In a query the value is encoded and can be anything.
 pub fn fill(template: &str, place: &str, value: &str) -> Option<String> {
     let encoded = utf8_percent_encode(value, IN_A_PATH).to_string();
     let (path, query) = template.find('?').map_or((template, ""), |at| template.split_at(at));

@@ -23,7 +23,7 @@ pub enum KeySyntax {
 pub(super) const BARE: &str = "the bare key, without quotes";
 
 impl KeySyntax {
-    /// Returns a description of the required form, if a decoded key doesn't have it.
+    /// Returns a description of the required form, if a decoded key has another form.
     pub(super) fn differing_form(self, text: &str) -> Option<&'static str> {
         let (has_form, expected) = match self {
             KeySyntax::Lenient | KeySyntax::Strict => return None,

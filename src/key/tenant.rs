@@ -4,7 +4,7 @@ use super::{Caller, Scope};
 
 /// The tenant of an operation: the hash of its scope, or of its caller on a route without a scope.
 ///
-/// Quotas count by it, and events and observations carry a mark of it
+/// Quotas count the operations of each tenant. Events and observations contain a mark of the tenant
 /// ([`Hashing::tenant_mark`](super::Hashing::tenant_mark)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantId([u8; 32]);

@@ -2,7 +2,7 @@
 //! Fetch standard).
 //!
 //! Danger: a stored answer has the fields that the upstream made for the page that sent the first
-//! request. Replayed to another page, they would not fit, and a cache could keep them.
+//! request. For another page these fields would be wrong, and a cache could keep them.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
@@ -11,7 +11,7 @@ use http::header::{
 
 use crate::engine::{CrossOrigin, Origins};
 
-/// The fields that the gateway adds to answers; pages can't read them unless they are named.
+/// The fields that the gateway adds to answers. Pages can read only fields that an answer names.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "Idempotent-Replayed, Retry-After, X-Should-Retry, Stripe-Should-Retry, Link, \
      WWW-Authenticate, Accept-Encoding, Allow",
@@ -51,7 +51,7 @@ pub(super) fn fit(rule: &CrossOrigin, origin: Option<&HeaderValue>, headers: &mu
     headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
 }
 
-/// Lets the page read one more field, where it may read the answer.
+/// Lets the page read one more field, if the page may read the answer.
 pub(super) fn expose(name: &HeaderName, headers: &mut HeaderMap) {
     if headers.contains_key(ACCESS_CONTROL_EXPOSE_HEADERS)
         && let Ok(name) = HeaderValue::from_str(name.as_str())

@@ -1,4 +1,4 @@
-//! The client's key on its answer, by which clients match answers to requests.
+//! Adds the client's key to the answer, so that clients can match answers to requests.
 //!
 //! Danger: a key is a secret of its client. The field is added last, after everything that stores,
 //! counts or logs the answer, and replaces the upstream's field of the same name.
@@ -7,13 +7,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::engine::Policy;
 
-/// A key as its client sent it, and the field that it came in.
+/// A key as its client sent it, with the name of its field.
 pub(super) struct Echo(HeaderName, HeaderValue);
 
 impl Echo {
     /// Takes the key from a request of a route that echoes it. Returns `None` if the field is
-    /// absent, came twice or holds other than printable ASCII. A key that is refused for another
-    /// reason, such as its length, is echoed as well.
+    /// absent, occurs twice or has other characters than printable ASCII. A key that is refused for
+    /// another reason, such as its length, is echoed as well.
     pub fn of(policy: &Policy, headers: &HeaderMap) -> Option<Echo> {
         let name = policy.echoed_field()?;
         let mut lines = headers.get_all(name).iter();

@@ -3,8 +3,8 @@
 //! Danger: servers that turn fields into variables (CGI, WSGI, PHP and others) read `_` as `-`. To
 //! them a client's `X_Forwarded_For` is the gateway's `X-Forwarded-For`, and `Idempotency_Key` is a
 //! key that the gateway did not see. So the gateway drops a field if its name, with `_` read as
-//! `-`, is a name that the gateway sets, trusts or reads. Other spellings of the fields that frame
-//! a message are refused instead, by the rules of the listener.
+//! `-`, is a name that the gateway sets, trusts or reads. The listener refuses requests with other
+//! spellings of the fields that frame a message.
 
 use http::{HeaderMap, HeaderName};
 
@@ -31,11 +31,12 @@ const ALWAYS: [&str; 16] = [
     "x-should-retry",
 ];
 
-/// The field names that no other spelling may stand in for.
+/// Names of fields. A field with another spelling of one of these names is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Lookalikes {
     names: Box<[HeaderName]>,
-    /// Whether a name has an underscore, so that fields without one can be other spellings too.
+    /// Whether one of the names has an underscore. Then a field name without an underscore can be
+    /// another spelling too.
     underscored: bool,
 }
 

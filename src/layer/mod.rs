@@ -30,8 +30,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The service's error type states what may be done after a failure: return
-//! [`ForwardError::NeverSent`] only where nothing was done. Any other error leaves the outcome
+//! The service's error decides how the gate continues after a failure: return
+//! [`ForwardError::NeverSent`] only if nothing was done. Any other error leaves the outcome
 //! uncertain.
 
 use std::sync::Arc;
@@ -140,9 +140,9 @@ impl OncewardLayer {
         Ok(OncewardLayer::new(gate, LayerSettings::standard())?)
     }
 
-    /// Probes upstreams about uncertain operations that no duplicate asks about. Runs until it is
-    /// dropped, and does nothing where no route has a probe for the background. `service` is the
-    /// service inside the layer.
+    /// Probes upstreams for the outcome of uncertain operations, without waiting for duplicates.
+    /// Runs until the future is dropped, and does nothing if no route has a background probe.
+    /// `service` is the service inside the layer.
     pub async fn reconcile<S, B>(&self, service: S)
     where
         S: UpstreamService<B> + Clone,

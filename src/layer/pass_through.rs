@@ -1,5 +1,5 @@
-//! Requests that pass through without protection: each takes a permit among the requests in flight,
-//! and streams.
+//! Requests that pass through without protection. Each request takes a permit of the limit for
+//! requests in flight, and its body is streamed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +25,13 @@ pub(super) struct BodyCopy {
     pub limit: usize,
     /// The memory that the copy takes.
     pub hold: Hold,
-    /// Receives the copy, or `None` where it was not made, at the end of the body.
+    /// Called at the end of the body, with the copy or with `None` if no copy was made.
     pub done: Box<dyn FnOnce(Option<Bytes>, Hold) + Send>,
 }
 
 impl LayerState {
-    /// Streams a request through, whatever its size. `silence` limits how long neither side sends
-    /// anything.
+    /// Streams a request through, whatever its size. The request fails if neither side sends
+    /// anything for the duration `silence`.
     pub(super) async fn pass<S, B>(
         &self,
         request: Request<B>,
@@ -87,8 +87,8 @@ impl LayerState {
     }
 }
 
-/// Takes a permit among the requests in flight. If none is free, the request's body is discarded,
-/// so that the client reads its refusal.
+/// Takes a permit of the limit for requests in flight. If no permit is free, the request's body is
+/// discarded, so that the client can read its refusal.
 ///
 /// # Errors
 /// [`Refusal::Overloaded`].

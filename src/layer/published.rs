@@ -2,8 +2,9 @@
 //! (draft-ietf-httpapi-idempotency-key-header, section 2) asks resources to publish when keys
 //! expire and which form they have.
 //!
-//! Danger: anybody may read it. So it has the facts that a client needs to send a request and to
-//! understand its answer, and no names, upstreams, scopes, callers or parts of derived keys.
+//! Danger: anybody may read the document. So it has only the facts that a client needs to send a
+//! request and to understand the answer. It has no names, upstreams, scopes, callers or parts of
+//! derived keys.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
@@ -36,8 +37,8 @@ impl Published {
     /// Renders the policy of these routes.
     pub fn of(routes: &Routes, renderer: &RefusalRenderer) -> Published {
         let all: Vec<_> = routes.iter().collect();
-        // The first match wins: a route that protects nothing matters only where it hides a later
-        // route that does.
+        // The first match wins: an unprotected route matters only if it hides a later protected
+        // route.
         let last =
             all.iter().rposition(|route| route.policy.mode == Mode::Enforce).map_or(0, |at| at + 1);
         let listed: Vec<Value> =

@@ -1,4 +1,5 @@
-//! The last step of every request: its result becomes a response, and is counted and logged.
+//! The last step of every request: the layer makes a response from the result, counts it and logs
+//! it.
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 
@@ -18,7 +19,7 @@ pub type OncewardBody<B> = AnswerBody<SilenceLimit<B>>;
 pub(super) struct AnswerContext {
     /// The trace that the request belongs to.
     pub trace: TraceParent,
-    /// The request's trail, where observers follow it.
+    /// The request's trail, if an exporter is enabled.
     pub trail: Option<Trail>,
     /// The origin of the page that sent the request.
     pub origin: Option<HeaderValue>,
@@ -41,7 +42,8 @@ impl AnswerContext {
 }
 
 impl LayerState {
-    /// Renders, counts and logs the result of a request. `guarded`: its route, if it has one.
+    /// Renders, counts and logs the result of a request. `guarded` is the route that covers the
+    /// request, if there is one.
     pub(super) fn respond<RB>(
         &self,
         result: Result<Answered<RB>, Refusal>,

@@ -1,5 +1,5 @@
-//! The service that a layer makes: every request goes through the gate, streams through, or is
-//! refused.
+//! The service that a layer makes. It hands each request to the gate, passes it through without
+//! protection, or refuses it.
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -27,14 +27,15 @@ use crate::http_message::{discard, read_whole};
 use crate::refusal::Refusal;
 use crate::telemetry::Answer;
 
-/// A service that executes a request once per key. Cheap to clone where the service inside is.
+/// A service that executes a request once per key. Cheap to clone if the service inside is cheap to
+/// clone.
 #[derive(Clone)]
 pub struct OncewardService<S> {
     state: Arc<LayerState>,
     inner: S,
 }
 
-/// The head of a request that asks for protection.
+/// The head of a request that the gate protects.
 struct Head {
     parts: Box<Parts>,
     intake: Intake,
@@ -74,8 +75,8 @@ where
 impl LayerState {
     /// Answers a request, from its fields to its response.
     ///
-    /// Each of the ways has a future of its own, so that none holds memory for the state of
-    /// another.
+    /// Each way to answer has its own future, so that no future holds memory for the state of
+    /// another way.
     fn answer<S, B>(
         self: Arc<Self>,
         mut request: Request<B>,

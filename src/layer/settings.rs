@@ -16,7 +16,7 @@ pub struct LayerSettings {
     /// The routes, each with the longest time from sending a request to the end of its response.
     pub routes: Vec<(Route, Duration)>,
     /// The keys that verify tokens, by the name of the route that has its scope in a token. Such a
-    /// route refuses every request until its keys are there.
+    /// route refuses every request until its keys are loaded.
     pub keyrings: HashMap<String, Arc<Keyring>>,
     /// Renders refusals.
     pub renderer: RefusalRenderer,
@@ -30,7 +30,7 @@ pub struct LayerSettings {
     pub silence: Duration,
 }
 
-/// From sending a request to the end of its response.
+/// Longest time from sending a request to the end of its response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a protected request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);

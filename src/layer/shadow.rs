@@ -18,13 +18,13 @@ use crate::gate::{
 use crate::record::{Cause, Reply, ReplyBody};
 use crate::refusal::Refusal;
 
-/// The slot of a request's observer, which begins when the body is read and ends when the response
-/// begins.
+/// The place for a request's observer. The observer begins when the body has been read, and ends
+/// when the response begins.
 #[derive(Clone, Default)]
 struct ObserverSlot(Arc<Mutex<Option<ShadowObserver>>>);
 
 impl ObserverSlot {
-    /// Stores the observer, which is `None` where the gate watches too many requests already.
+    /// Stores the observer; `None` if the gate already watches too many requests.
     fn put(&self, observer: Option<ShadowObserver>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = observer;
     }
@@ -69,7 +69,8 @@ impl LayerState {
         result
     }
 
-    /// Returns a copy of the request's body that begins the observation when it is complete.
+    /// Returns the instructions for copying the request's body. The complete copy begins the
+    /// observation.
     fn observing_copy(
         &self,
         guarded: &Arc<ProtectedRoute>,
@@ -77,14 +78,14 @@ impl LayerState {
         context: &RequestContext,
         slot: ObserverSlot,
     ) -> BodyCopy {
-        // Verified before any of the body is kept.
+        // The scope is verified before any part of the body is kept.
         let verified = self.gate.verify_scope(guarded, &parts.headers, context);
         let parts = parts.clone();
         let (gate, route) = (self.gate.clone(), guarded.clone());
         let limit = self.gate.settings().request_body;
         let hold = self.gate.passing_room(context.address_share.as_ref());
         let done = move |bytes: Option<Bytes>, mut hold: Hold| {
-            // A body without memory for its decoded form counts as one that was too large.
+            // If there is no memory for the decoded body, the body counts as too large.
             let content = bytes.and_then(|bytes| {
                 Content::read_at_once(&parts.headers, &bytes, limit, &mut hold).ok()
             });

@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, Version};
 use crate::gate::AnswerBody;
 use crate::http_message::takes_trailers;
 
-/// Returns whether trailers have to be announced to a client. To other HTTP/1.1 clients they are
-/// not sent.
+/// Returns whether trailers have to be announced to a client. Other HTTP/1.1 clients get no
+/// trailers.
 pub(super) fn need_announcement(version: Version, headers: &HeaderMap) -> bool {
     version == Version::HTTP_11 && takes_trailers(headers)
 }

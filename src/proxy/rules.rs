@@ -68,8 +68,8 @@ const TRAILERS_FORBIDDEN: [&[u8]; 29] = [
     b"x-real-ip",
 ];
 
-/// How many bytes of a trailer's name are enough to decide whether it is forbidden: one more than
-/// the longest forbidden name has.
+/// How many bytes of a trailer's name are enough to decide whether it is forbidden: the length of
+/// the longest forbidden name, plus one.
 pub(super) const TRAILER_NAME_KEPT: usize = 20;
 
 /// A request's target, in the form of its version of HTTP.

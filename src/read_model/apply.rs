@@ -72,8 +72,8 @@ impl ReadModel {
         Ok(applied)
     }
 
-    /// Returns the name under which its projectors mark their position in the log. It is the same
-    /// for as long as the file exists.
+    /// Returns the name under which the model's projectors mark their position in the log. The name
+    /// is the same for as long as the file exists.
     ///
     /// # Errors
     /// The file can't be read.
@@ -99,7 +99,7 @@ impl<'t> Batch<'t> {
             transaction.query_row("SELECT max(id) FROM operations", [], |row| row.get(0))?;
         Ok(Batch {
             transaction,
-            // From the file, because another process may have applied more entries.
+            // The position is from the file, because another process may have applied more entries.
             position: position(transaction)?,
             moved: HashSet::new(),
             operations: HashMap::new(),
@@ -118,7 +118,7 @@ impl<'t> Batch<'t> {
         self.moved.insert(entry.partition);
         self.applied.entries += 1;
         let Ok(event) = Event::decode(&entry.event) else {
-            // An event of a later version, or another program wrote it.
+            // A later version or another program wrote the event.
             self.applied.unknown += 1;
             return Ok(());
         };
@@ -152,7 +152,8 @@ impl<'t> Batch<'t> {
     /// has the current state, but must not be counted twice.
     fn keep(&self, changed: &Folded, entry: &LogEntry) -> Result<bool, QueryError> {
         let mut insert = self.transaction.prepare_cached(
-            "INSERT OR IGNORE INTO events (operation, version, fence, kind, ms, seq, event) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR IGNORE INTO events (operation, version, fence, kind, ms, seq, event) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
         let (version, fence, kind) = changed.change();
         let id = entry.id;

@@ -10,13 +10,14 @@ use super::error::QueryError;
 use super::values::{stored, unstored};
 use crate::event::EventKind;
 
-/// Upper bounds of the latency buckets, in ms. A last bucket has longer times.
+/// Upper bounds of the latency buckets, in ms. One more bucket counts the longer times.
 pub const LATENCY_BOUNDS_MS: [u64; 9] = [10, 25, 50, 100, 250, 500, 1000, 2500, 10_000];
 
 const BUCKETS: usize = LATENCY_BOUNDS_MS.len() + 1;
 
-/// A minute and an hour, in ms.
+/// A minute, in ms.
 pub(super) const MINUTE_MS: u64 = 60_000;
+/// An hour, in ms.
 pub(super) const HOUR_MS: u64 = 60 * MINUTE_MS;
 
 /// Response times of upstreams.
@@ -201,7 +202,8 @@ pub(super) fn columns() -> Vec<String> {
     COUNTERS.into_iter().map(str::to_owned).chain(times).chain(buckets).collect()
 }
 
-/// Returns the columns, each summed over the groups of a query.
+/// Returns the columns for a query with groups, each as a sum, or as the maximum for the longest
+/// time.
 pub(super) fn sums() -> String {
     let sum = |column: String| {
         if column == LATENCY_MAX { format!("max({column})") } else { format!("sum({column})") }
@@ -218,8 +220,8 @@ pub(super) fn table() -> String {
         .collect::<Vec<_>>()
         .join(", ");
     format!(
-        "CREATE TABLE counts (span INTEGER NOT NULL, start INTEGER NOT NULL, route INTEGER NOT NULL, {columns}, \
-         PRIMARY KEY (span, start, route)) WITHOUT ROWID"
+        "CREATE TABLE counts (span INTEGER NOT NULL, start INTEGER NOT NULL, \
+         route INTEGER NOT NULL, {columns}, PRIMARY KEY (span, start, route)) WITHOUT ROWID"
     )
 }
 
@@ -234,7 +236,7 @@ type CountKey = (usize, u64, i64);
 pub(super) struct Counts(HashMap<CountKey, Tally>);
 
 impl Counts {
-    /// Counts on a route at a time.
+    /// Applies `count` to the minute and the hour of this time, for one route.
     pub(super) fn count(&mut self, route: i64, at_ms: u64, count: impl Fn(&mut Tally)) {
         for (span, length_ms) in SPANS_MS.into_iter().enumerate() {
             count(self.0.entry((span, at_ms / length_ms, route)).or_default());
@@ -248,7 +250,8 @@ impl Counts {
             _ => format!("{column} = {column} + excluded.{column}"),
         };
         let sql = format!(
-            "INSERT INTO counts (span, start, route, {}) VALUES (?, ?, ?{}) ON CONFLICT DO UPDATE SET {}",
+            "INSERT INTO counts (span, start, route, {}) VALUES (?, ?, ?{}) \
+             ON CONFLICT DO UPDATE SET {}",
             columns.join(", "),
             ", ?".repeat(columns.len()),
             columns.iter().map(add).collect::<Vec<_>>().join(", "),

@@ -18,9 +18,10 @@ pub enum QueryError {
     /// The file is in use, for example by another process that rebuilds it.
     #[error("the read model is in use: ask again in a moment")]
     Busy,
-    /// The file was emptied since the entries were read for it.
+    /// The file was emptied after the entries for it were read.
     #[error(
-        "the read model was emptied meanwhile; it is being built anew from the event log: ask again later"
+        "the read model was emptied meanwhile; it is being built anew from the event log: ask \
+         again later"
     )]
     Emptied,
     /// The folder or file can't be used.

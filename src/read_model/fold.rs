@@ -15,10 +15,10 @@ use crate::event::{Event, EventKind, Summary};
 #[derive(Debug, Clone)]
 pub(super) struct Folded {
     pub id: i64,
-    /// The route and state under which the file counts it; `None`: it is new.
+    /// The route and state under which the file counts the operation; `None` for a new operation.
     pub counted: Option<(i64, OperationState)>,
-    /// Whether it began, or began anew, in this batch. Then columns must be written that otherwise
-    /// never change.
+    /// Whether the operation began, or began anew, in this batch. Then the columns that otherwise
+    /// never change are written too.
     began: bool,
     changed: bool,
     route: i64,
@@ -54,8 +54,9 @@ impl Folded {
     /// Reads an operation from the file.
     pub fn load(transaction: &Transaction<'_>, slot: &[u8]) -> Result<Option<Folded>, QueryError> {
         let mut select = transaction.prepare_cached(
-            "SELECT id, route, standing, kind, version, fence, status, scope, cause, opened_ms, began_ms, changed_ms, \
-             lease_ends_ms, ends_ms, gone_ms, request_bytes, response_bytes, upstream_ms, trace FROM operations WHERE slot = ?1",
+            "SELECT id, route, standing, kind, version, fence, status, scope, cause, opened_ms, \
+             began_ms, changed_ms, lease_ends_ms, ends_ms, gone_ms, request_bytes, response_bytes, \
+             upstream_ms, trace FROM operations WHERE slot = ?1",
         )?;
         let found = select.query_row([slot], |row| {
             let number = |at: usize| row.get::<_, i64>(at).map(unstored);
@@ -97,7 +98,7 @@ impl Folded {
             Before::Unknown(id) => (id, None),
         };
         // A claim of a free key opens the operation anew. A claim after an uncertain outcome keeps
-        // the time of its opening.
+        // the opening time.
         let same = before.as_ref().filter(|before| {
             event.kind != EventKind::Claimed || before.opened_ms == event.opened_ms
         });
@@ -105,7 +106,7 @@ impl Folded {
         let began_ms = match (same, event.kind) {
             (Some(same), _) => same.began_ms,
             (None, EventKind::Claimed) => at_ms,
-            // The event of its beginning was trimmed.
+            // The event of the operation's beginning was trimmed from the log.
             (None, _) => at_ms.min(event.opened_ms),
         };
         let context = mem::take(&mut event.context);
@@ -141,7 +142,7 @@ impl Folded {
         }
     }
 
-    /// Identifies its last change: version, fence and kind.
+    /// Identifies the last change by version, fence and kind.
     pub fn change(&self) -> (i64, i64, i64) {
         (self.version, self.fence, kind_number(self.kind))
     }
@@ -185,9 +186,11 @@ impl Folded {
                 .execute([self.id])?;
         }
         let mut insert = transaction.prepare_cached(
-            "INSERT INTO operations (id, slot, route, standing, next_ms, kind, version, fence, status, scope, cause, opened_ms, \
-             began_ms, changed_ms, lease_ends_ms, ends_ms, gone_ms, request_bytes, response_bytes, upstream_ms, trace) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+            "INSERT INTO operations (id, slot, route, standing, next_ms, kind, version, fence, \
+             status, scope, cause, opened_ms, began_ms, changed_ms, lease_ends_ms, ends_ms, \
+             gone_ms, request_bytes, response_bytes, upstream_ms, trace) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
+             ?18, ?19, ?20, ?21)",
         )?;
         insert.execute(params![
             self.id,
@@ -224,8 +227,9 @@ impl Folded {
         next_ms: Option<i64>,
     ) -> Result<(), QueryError> {
         let mut update = transaction.prepare_cached(
-            "UPDATE operations SET standing = ?2, next_ms = ?3, kind = ?4, version = ?5, fence = ?6, status = ?7, cause = ?8, \
-             opened_ms = ?9, changed_ms = ?10, lease_ends_ms = ?11, ends_ms = ?12, gone_ms = ?13, request_bytes = ?14, \
+            "UPDATE operations SET standing = ?2, next_ms = ?3, kind = ?4, version = ?5, \
+             fence = ?6, status = ?7, cause = ?8, opened_ms = ?9, changed_ms = ?10, \
+             lease_ends_ms = ?11, ends_ms = ?12, gone_ms = ?13, request_bytes = ?14, \
              response_bytes = ?15, upstream_ms = ?16, trace = ?17 WHERE id = ?1",
         )?;
         update.execute(params![
@@ -257,8 +261,10 @@ impl Folded {
         if self.fields.is_empty() {
             return Ok(());
         }
-        let mut insert_field = transaction
-            .prepare_cached("INSERT OR REPLACE INTO fields (operation, name, value, began_ms) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut insert_field = transaction.prepare_cached(
+            "INSERT OR REPLACE INTO fields (operation, name, value, began_ms) \
+             VALUES (?1, ?2, ?3, ?4)",
+        )?;
         let mut insert_name =
             transaction.prepare_cached("INSERT OR IGNORE INTO field_names VALUES (?1)")?;
         for (name, value) in &self.fields {
@@ -269,7 +275,7 @@ impl Folded {
     }
 }
 
-/// Converts a version or fence, bit by bit. It is only compared.
+/// Converts a version or fence, bit by bit. The result is only compared for equality.
 fn bits(digits: &str) -> i64 {
     digits.parse::<u64>().unwrap_or(0).cast_signed()
 }

@@ -1,11 +1,11 @@
-//! The read model: the event log, laid out so that people find operations by route, state, scope or
-//! chosen fields.
+//! The read model: data from the event log, laid out so that people can find operations by route,
+//! state, scope or chosen fields.
 //!
-//! It is an SQLite file. Only the event log feeds it, and it can be deleted at any time: then it is
-//! built anew.
+//! The read model is an SQLite file. All its data comes from the event log, so the file may be
+//! deleted at any time: then it is built anew.
 //!
-//! Danger: it lags behind the store, by the time that [`Freshness`] reports. So no decision uses
-//! it, and no request of a client reads it or waits for it.
+//! Danger: the read model is behind the store, by the time that [`Freshness`] reports. So no
+//! decision uses the read model, and no request of a client reads it or waits for it.
 
 mod apply;
 mod counts;

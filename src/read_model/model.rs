@@ -14,12 +14,12 @@ use super::freshness::{AS_OF_MS, Freshness, Known, ModelGeneration, ModelProgres
 use super::schema;
 use super::values::{set_meta, stored};
 
-/// Limit for the readers at once; each has a connection of its own, and further callers wait. More
-/// would only share the disk.
+/// Most readers at the same time. Each reader has its own connection, and further callers wait.
+/// More readers would only share the disk.
 const READERS: usize = 4;
 
 /// Time between two writes of the progress to the file while the log has no new entries. Other
-/// processes read the age of the file from it.
+/// processes read the age of the file from this progress.
 const WRITE_PERIOD: Duration = Duration::from_secs(1);
 
 /// A read model. Its methods block for the disk.
@@ -37,9 +37,8 @@ pub struct ReadModel {
     damaged: AtomicBool,
     /// Progress of the file, as this process last read or set it.
     known: Mutex<Known>,
-    /// Held from reading the progress until it is taken over into `known`. Otherwise progress that
-    /// was read before another process emptied the file could replace progress that was read after
-    /// that.
+    /// Locked while a thread reads the progress and stores it in `known`. Without this lock,
+    /// progress from before another process emptied the file could replace newer progress.
     pub(super) learning: Mutex<()>,
 }
 
@@ -63,7 +62,7 @@ impl ReadModel {
     /// Returns a read model in the memory of this process.
     ///
     /// # Errors
-    /// SQLite failed, for want of memory.
+    /// SQLite has too little memory.
     pub fn in_memory() -> Result<ReadModel, QueryError> {
         let mut connection = Connection::open_in_memory()?;
         schema::prepare(&mut connection)?;
@@ -85,8 +84,8 @@ impl ReadModel {
         })
     }
 
-    /// Empties the model, and puts it at the beginning of the log. Its name as a reader stays.
-    /// Projectors of all processes notice, and begin anew.
+    /// Empties the model, and puts it at the beginning of the log. Its name as a reader stays. The
+    /// projectors of all processes notice this, and begin anew.
     ///
     /// # Errors
     /// The file can't be written.
@@ -96,7 +95,7 @@ impl ReadModel {
     }
 
     /// Replaces a damaged file by a new one, and changes to the new file if another process
-    /// replaced it. Returns whether the file is another one now.
+    /// replaced it. Returns whether the model now has another file.
     ///
     /// # Errors
     /// The folder can't be used.
@@ -112,8 +111,8 @@ impl ReadModel {
         let mut writer = lock(&self.writer);
         let mut readers: Vec<_> = self.readers.iter().map(lock).collect();
         readers.iter_mut().for_each(|reader| **reader = None);
-        // Close the connection before its file is moved: it would use the new file's write-ahead
-        // log.
+        // Close the connection before its file is moved. Otherwise the connection would use the new
+        // file's write-ahead log.
         *writer = Connection::open_in_memory()?;
         if is_mine {
             schema::set_aside(path)?;
@@ -131,8 +130,8 @@ impl ReadModel {
         write: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, QueryError>,
     ) -> Result<T, QueryError> {
         let mut writer = lock(&self.writer);
-        // Immediate, so that values that are read in it stay valid: other processes may write to
-        // the file too.
+        // Immediate: other processes may write to the file too, but not while this transaction
+        // runs. So the values that it reads stay valid.
         let done = (|| {
             let transaction =
                 writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -194,14 +193,14 @@ impl ReadModel {
         done
     }
 
-    /// Whether damage was found since the file was opened.
+    /// Returns whether damage was found since the file was opened.
     fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Acquire)
     }
 }
 
 impl ReadModel {
-    /// Returns the age of the model, as this process knows it from following the log or from
+    /// Returns the age of the model. This process gets it by following the log, or by
     /// [`ReadModel::refresh`].
     pub fn freshness(&self) -> Freshness {
         let known = lock(&self.known);
@@ -212,7 +211,8 @@ impl ReadModel {
         }
     }
 
-    /// Reads the progress from the file, if another process follows the log.
+    /// Reads the progress from the file. This is for processes that do not follow the log
+    /// themselves.
     ///
     /// # Errors
     /// The file can't be read.
@@ -222,10 +222,10 @@ impl ReadModel {
         Ok(())
     }
 
-    /// How far the log was applied to the file.
+    /// Returns how far the log was applied to the file.
     ///
     /// # Errors
-    /// It can't be read.
+    /// The file can't be read.
     pub fn progress(&self) -> Result<ModelProgress, QueryError> {
         let _learning = lock(&self.learning);
         let (known, progress) = self.snapshot(|connection| {
@@ -267,14 +267,14 @@ impl ReadModel {
         })
     }
 
-    /// Whether the known progress is of this generation.
+    /// Returns whether the known progress is of this generation.
     pub(super) fn is_known(&self, generation: ModelGeneration) -> bool {
         lock(&self.known).generation == generation
     }
 
-    /// Takes over the progress that was read from the file while [learning](ReadModel::learning).
-    /// If this process set the time of the same generation a moment ago, that time stays: the file
-    /// is not written every time.
+    /// Stores progress that was read from the file while [learning](ReadModel::learning) was
+    /// locked. If this process set the time of the same generation a moment ago, that time stays,
+    /// because not every time is written to the file.
     pub(super) fn know(&self, read: Known) {
         let mut known = lock(&self.known);
         if known.generation != read.generation {
@@ -299,7 +299,7 @@ fn file_at(path: &Path) -> Option<FileId> {
     Some((found.dev(), found.ino()))
 }
 
-/// Locks a mutex. A panic while it was locked rolled the transaction back.
+/// Locks a mutex, also after a panic of its holder: the panic rolled the transaction back.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,7 +18,7 @@ use crate::key::Slot;
 use crate::store::log::{EntryId, member};
 
 /// Limit for the observations stored per operation: a client that retries for days must not fill
-/// the disk. All of them are counted.
+/// the disk. All observations are counted.
 const KEPT_PER_OPERATION: i64 = 200;
 
 impl ReadModel {
@@ -127,17 +127,19 @@ impl ObservationBatch<'_> {
     ) -> Result<(), QueryError> {
         let mut count = self.transaction.prepare_cached(
             "INSERT INTO duplicates (slot, count, last_ms) VALUES (?1, ?3, ?2) \
-             ON CONFLICT DO UPDATE SET count = count + excluded.count, last_ms = max(last_ms, excluded.last_ms)",
+             ON CONFLICT DO UPDATE SET count = count + excluded.count, \
+             last_ms = max(last_ms, excluded.last_ms)",
         )?;
         count.execute(params![
             slot,
             stored(observation.last_ms()),
             stored(observation.requests())
         ])?;
-        // Repeated requests that were observed as one take one row, so that they don't displace
+        // Repeated requests that are one observation take one row, so that they don't displace
         // other observations.
         let mut insert = self.transaction.prepare_cached(
-            "INSERT OR REPLACE INTO observations (slot, at_ms, ms, seq, nth, observation) SELECT ?1, ?2, ?3, ?4, ?5, ?6 \
+            "INSERT OR REPLACE INTO observations (slot, at_ms, ms, seq, nth, observation) \
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6 \
              WHERE (SELECT count(*) FROM observations WHERE slot = ?1) < ?7",
         )?;
         // Encoding can't fail: an observation has only numbers, texts and enums.
@@ -157,7 +159,8 @@ impl ObservationBatch<'_> {
     fn write(self) -> Result<(), QueryError> {
         self.counts.write(self.transaction)?;
         let mut add = self.transaction.prepare_cached(
-            "INSERT INTO shadows (hour, route, scope, would, problem, count) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+            "INSERT INTO shadows (hour, route, scope, would, problem, count) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
              ON CONFLICT DO UPDATE SET count = count + excluded.count",
         )?;
         for ((hour, route, scope, would, problem), count) in &self.shadows {

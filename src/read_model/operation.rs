@@ -24,7 +24,7 @@ pub enum OperationState {
     Released,
     /// The result is gone and a tombstone refuses duplicates.
     Expired,
-    /// The store has nothing left of it: the key is new again.
+    /// The store has no record and no tombstone of the operation any more: the key is new again.
     Gone,
 }
 
@@ -127,7 +127,7 @@ pub(super) struct StateTimes {
     pub kind: EventKind,
     /// End of the record's retention.
     pub ends_ms: u64,
-    /// End of the tombstone's retention, or of the record's if it leaves no tombstone.
+    /// End of the tombstone's retention, or of the record's retention if there is no tombstone.
     pub gone_ms: u64,
 }
 
@@ -171,18 +171,19 @@ pub struct Operation {
     pub cause: Option<String>,
     /// Time when the first attempt began, by the gateway's clock.
     pub opened_ms: u64,
-    /// Time when it began, by the store's clock. Searches sort and filter by it. A key that is new
-    /// again begins anew.
+    /// Time when the operation began, by the store's clock. Searches sort and filter by this time.
+    /// It is set anew if the key became new and is used again.
     pub began_ms: u64,
     /// Time of its last change, by the store's clock.
     pub changed_ms: u64,
-    /// End of the record's retention, unless it changes.
+    /// End of the record's retention, unless the record changes before.
     pub ends_ms: u64,
-    /// End of its tombstone's retention, if it leaves one.
+    /// End of the tombstone's retention, if the record leaves a tombstone.
     pub tombstone_ends_ms: Option<u64>,
     /// End of the lease of an operation in flight, as claimed. Renewals make no events.
     pub lease_ends_ms: Option<u64>,
-    /// Whether the lease has ended as claimed: it was renewed, or will be marked uncertain soon.
+    /// Whether the lease would have ended without renewals. Either it was renewed, or the operation
+    /// will be marked uncertain soon.
     pub lease_over: bool,
     /// Bytes of the request's body.
     pub request_bytes: Option<u64>,
@@ -199,9 +200,10 @@ pub struct Operation {
 }
 
 /// Columns that [`read`] expects a query to select, from the table `o`.
-pub(super) const COLUMNS: &str = "o.id, o.slot, (SELECT name FROM routes WHERE id = o.route), o.kind, o.scope, o.version, o.fence, \
-     o.status, o.cause, o.opened_ms, o.began_ms, o.changed_ms, o.ends_ms, o.gone_ms, o.lease_ends_ms, o.request_bytes, \
-     o.response_bytes, o.upstream_ms, o.trace, (SELECT count FROM duplicates WHERE slot = o.slot)";
+pub(super) const COLUMNS: &str = "o.id, o.slot, (SELECT name FROM routes WHERE id = o.route), \
+     o.kind, o.scope, o.version, o.fence, o.status, o.cause, o.opened_ms, o.began_ms, \
+     o.changed_ms, o.ends_ms, o.gone_ms, o.lease_ends_ms, o.request_bytes, o.response_bytes, \
+     o.upstream_ms, o.trace, (SELECT count FROM duplicates WHERE slot = o.slot)";
 
 /// Reads an operation and its number from a row. The chosen fields must be read separately.
 pub(super) fn read(row: &Row<'_>, now_ms: u64) -> rusqlite::Result<(i64, Operation)> {

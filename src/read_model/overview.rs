@@ -1,4 +1,5 @@
-//! The overview, made of counters alone: its cost does not depend on the number of operations.
+//! The overview. It is made from counters only, so its cost does not depend on the number of
+//! operations.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -9,8 +10,9 @@ use super::model::ReadModel;
 use super::operation::OperationState;
 use super::values::{stored, unstored};
 
-/// Minutes of the series, and of a day.
+/// Minutes of the series.
 const SERIES_MINUTES: u64 = 60;
+/// Minutes of a day.
 const DAY_MINUTES: u64 = 24 * 60;
 
 /// Numbers of the two spans in the table of counters.
@@ -82,7 +84,8 @@ impl ReadModel {
                 freshness,
             })
         })?;
-        // The age from before the reading, unless the file was emptied meanwhile.
+        // Reports the age from before the read. If the file was emptied meanwhile, the age is not
+        // known.
         overview.freshness =
             std::cmp::min_by_key(freshness, self.freshness(), |known| known.as_of_ms);
         Ok(overview)
@@ -153,7 +156,8 @@ fn count_in(connection: &Connection, state: OperationState) -> Result<u64, Query
 
 fn oldest(connection: &Connection, state: OperationState) -> Result<Option<u64>, QueryError> {
     let mut select = connection.prepare_cached(
-        "SELECT began_ms FROM operations INDEXED BY operations_by_state WHERE standing = ?1 ORDER BY began_ms LIMIT 1",
+        "SELECT began_ms FROM operations INDEXED BY operations_by_state WHERE standing = ?1 \
+         ORDER BY began_ms LIMIT 1",
     )?;
     Ok(select.query_row([state.number()], |row| row.get(0)).optional()?.map(unstored))
 }

@@ -25,8 +25,8 @@ const BATCH: usize = 4096;
 const OBSERVED_BATCH: usize = 16;
 
 /// Time between two rounds while the log has no more entries. Each round reads every partition and
-/// costs the file a transaction, however few entries there are. So entries that arrive meanwhile
-/// are applied together. The page shows them with at most this delay.
+/// needs a transaction, even for a single entry. So entries that arrive meanwhile are applied
+/// together. The web page shows them with at most this delay.
 const PERIOD: Duration = Duration::from_millis(300);
 
 /// Pauses after rounds that fail.
@@ -52,8 +52,8 @@ enum Remaining {
     Much,
 }
 
-/// Follows a log for a read model. Several projectors may share one file: each skips the entries
-/// that another has applied.
+/// Follows a log for a read model. Several projectors may share one file: each projector skips the
+/// entries that another one has applied.
 pub struct Projector {
     model: Arc<ReadModel>,
     reader: LogReader,
@@ -88,7 +88,10 @@ impl Projector {
                 }
                 Err(error) => {
                     if backoff.is_fresh() {
-                        tracing::warn!(%error, "the read model is not brought up to date; trying again");
+                        tracing::warn!(
+                            %error,
+                            "the read model is not brought up to date; trying again"
+                        );
                     }
                     sleep(backoff.pause()).await;
                 }
@@ -96,7 +99,7 @@ impl Projector {
         }
     }
 
-    /// Applies all entries that the log has now, behind those that the model has.
+    /// Applies all entries that the log has now and the model does not have yet.
     ///
     /// # Errors
     /// The reason why a round failed, for people. Entries that were applied stay.
@@ -138,9 +141,9 @@ impl Projector {
         if !batches.is_empty() {
             self.blocking(move |model| model.apply_observations(generation, &batches)).await?;
         }
-        // The model has all entries that were written before the log was read. Where a partition
-        // has more, it has only those up to the last one read. Those times are of the store's
-        // clock, which may be ahead of this one.
+        // The model has all entries that were written before the log was read. If a partition has
+        // more entries, the model has only those up to the last one that was read. The times of
+        // entries are of the store's clock, which may be ahead of this process's clock.
         let as_of_ms = more_ms.map_or(before_ms, |more_ms| more_ms.min(before_ms));
         self.blocking(move |model| model.complete_until(generation, as_of_ms)).await?;
         let now_ms = (self.now)();
@@ -168,15 +171,15 @@ impl Projector {
         Ok(())
     }
 
-    /// Builds the model anew: after a gap of the log, later entries of its operations may be
+    /// Builds the model anew: if the log has a gap, entries of the model's operations may be
     /// missing.
     async fn rebuild(&self, gap: Gap) -> Result<Remaining, RoundError> {
         match gap {
             Gap::Lost => tracing::warn!(
-                "the event log ends before what the read model has read of it: it is built anew"
+                "the event log ends before the read model's position: the read model is built anew"
             ),
             Gap::Trimmed => tracing::warn!(
-                "the event log was trimmed beyond what the read model had read: it is built anew"
+                "the event log was trimmed beyond the read model's position: it is built anew"
             ),
         }
         self.blocking(ReadModel::clear).await?;

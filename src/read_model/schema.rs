@@ -24,9 +24,9 @@ const WRITER_CACHE_KIB: i64 = 32 << 10;
 /// Cache of each reader, in KiB.
 const READER_CACHE_KIB: i64 = 8 << 10;
 
-/// Pages of the write-ahead log at which it is written into the file. More than SQLite's default of
-/// 1000: under load each batch writes more than that, and pages that change repeatedly are then
-/// written once.
+/// Pages of the write-ahead log after which SQLite writes the log into the file. SQLite's default
+/// is 1000, but under load each batch writes more pages. With the larger number, a page that
+/// changes repeatedly is written once.
 const CHECKPOINT_PAGES: i64 = 8000;
 
 const TABLES: &str = "
@@ -39,7 +39,7 @@ CREATE TABLE operations (
     id INTEGER PRIMARY KEY,
     slot BLOB NOT NULL UNIQUE,
     route INTEGER NOT NULL,
-    -- The state that was reached when somebody last looked, and when it changes by itself.
+    -- The state at the last update, and the time at which it changes by itself.
     standing INTEGER NOT NULL,
     next_ms INTEGER,
     kind INTEGER NOT NULL,
@@ -53,7 +53,7 @@ CREATE TABLE operations (
     changed_ms INTEGER NOT NULL,
     lease_ends_ms INTEGER,
     ends_ms INTEGER NOT NULL,
-    -- When nothing is left of it, no tombstone either.
+    -- When the store has nothing left of the operation, not even a tombstone.
     gone_ms INTEGER NOT NULL,
     request_bytes INTEGER,
     response_bytes INTEGER,
@@ -77,7 +77,7 @@ CREATE TABLE fields (
 ) WITHOUT ROWID;
 CREATE INDEX fields_by_value ON fields (name, value, began_ms, operation);
 
--- By what a change is known by: one that is told again after a failover is in it already.
+-- The primary key identifies a change: after a failover, the log may have a change twice.
 CREATE TABLE events (
     operation INTEGER NOT NULL,
     version INTEGER NOT NULL,
@@ -90,7 +90,11 @@ CREATE TABLE events (
 ) WITHOUT ROWID;
 
 -- By slot, because an observation can come before the operation's own events.
-CREATE TABLE duplicates (slot BLOB PRIMARY KEY, count INTEGER NOT NULL, last_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE duplicates (
+    slot BLOB PRIMARY KEY,
+    count INTEGER NOT NULL,
+    last_ms INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE INDEX duplicates_by_time ON duplicates (last_ms);
 CREATE TABLE observations (
     slot BLOB NOT NULL,
@@ -103,10 +107,17 @@ CREATE TABLE observations (
 ) WITHOUT ROWID;
 
 CREATE TABLE standings (
-    standing INTEGER NOT NULL, route INTEGER NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (standing, route)
+    standing INTEGER NOT NULL,
+    route INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (standing, route)
 ) WITHOUT ROWID;
 CREATE TABLE shadows (
-    hour INTEGER NOT NULL, route INTEGER NOT NULL, scope TEXT NOT NULL, would TEXT NOT NULL, problem TEXT NOT NULL,
+    hour INTEGER NOT NULL,
+    route INTEGER NOT NULL,
+    scope TEXT NOT NULL,
+    would TEXT NOT NULL,
+    problem TEXT NOT NULL,
     count INTEGER NOT NULL,
     PRIMARY KEY (hour, route, scope, would, problem)
 ) WITHOUT ROWID;
@@ -165,8 +176,8 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), QueryError> {
     Ok(())
 }
 
-/// Empties the file. Its name as a reader of the log stays: under a new name, trimming would still
-/// wait for the old one.
+/// Empties the file. The file keeps its name as a reader of the log: under a new name, trimming
+/// would still wait for the old name.
 pub(super) fn clear(transaction: &Transaction<'_>) -> Result<(), QueryError> {
     let reader = reader(transaction)?;
     create_tables(transaction)?;
@@ -201,7 +212,8 @@ fn create_tables(transaction: &Transaction<'_>) -> Result<(), QueryError> {
     Ok(())
 }
 
-/// Renames a damaged file, so that its damage can be examined. Replaces an earlier one.
+/// Renames a damaged file, so that its damage can be examined. Replaces a file that was set aside
+/// earlier.
 pub(super) fn set_aside(path: &Path) -> Result<(), QueryError> {
     let with = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -211,7 +223,8 @@ pub(super) fn set_aside(path: &Path) -> Result<(), QueryError> {
     let aside = with(".damaged");
     tracing::error!(
         file = %path.display(), set_aside = %aside.display(),
-        "the read model is damaged: it is set aside and built anew from the event log; payments are not concerned"
+        "the read model is damaged: it is set aside and built anew from the event log; payments \
+         are not concerned"
     );
     let unless_absent = |done: std::io::Result<()>| match done {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -220,7 +233,8 @@ pub(super) fn set_aside(path: &Path) -> Result<(), QueryError> {
         _ => Ok(()),
     };
     unless_absent(std::fs::rename(path, &aside))?;
-    // These belong to the old file and would damage the new one. Usually they do not exist.
+    // The other two files belong to the old file and would damage the new one. Usually they do not
+    // exist.
     unless_absent(std::fs::remove_file(with("-wal")))?;
     unless_absent(std::fs::remove_file(with("-shm")))
 }

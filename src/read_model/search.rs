@@ -1,7 +1,7 @@
 //! Search for operations, page by page, newest first.
 //!
-//! Each search uses one index, which is named here: the one that is likely to leave the fewest
-//! rows. SQLite's planner does not choose it, because it does not know the distribution of states.
+//! Each search uses the index that is likely to leave the fewest rows. The queries here name this
+//! index, because SQLite's planner has no statistics on the states and would choose another one.
 
 use std::fmt::Write;
 
@@ -22,8 +22,8 @@ pub const PAGE_MAX: usize = 1000;
 /// Limit for the names of chosen fields in which a free text is searched.
 const FIELD_NAMES_MAX: i64 = 64;
 
-/// A value that more operations share is not selective: a currency, for example, or one large
-/// tenant.
+/// If more operations than this share a value, the value is not selective. Examples are a currency
+/// and one large tenant.
 const COMMON: i64 = 20_000;
 
 /// Selects operations: those that match all given conditions.
@@ -236,7 +236,7 @@ fn gather(
     if order == PageOrder::NewestFirst {
         found.reverse();
     }
-    // A text may match two fields.
+    // A text may match two fields of one operation.
     found.dedup_by_key(|(id, _)| *id);
     let more = found.len() > limit;
     found.truncate(limit);
@@ -290,9 +290,9 @@ fn queries(
     Ok(queries.into_iter().map(narrowed).collect())
 }
 
-/// Returns queries by values that many operations share. Operations that time has moved to the
-/// state, and that the upkeep has not updated yet, are found by a second query: along the times of
-/// such changes.
+/// Returns queries by values that many operations share. Some operations are in the state by now,
+/// and the upkeep has not updated them yet. A second query finds these, along the times at which
+/// states change.
 fn by_kind(filter: &Filter, route: Option<i64>, now_ms: u64) -> Vec<IndexQuery> {
     let state = match (filter.state, filter.status) {
         (Some(state), None) => state,
@@ -332,7 +332,7 @@ fn by_text(connection: &Connection, text: &str) -> Result<Vec<IndexQuery>, Query
     let names = names
         .query_map([FIELD_NAMES_MAX], |row| row.get(0))?
         .collect::<Result<Vec<String>, _>>()?;
-    // The last digits of a card number are stored behind an ellipsis, which no keyboard has.
+    // The last digits of a card number are stored behind an ellipsis, which people do not type.
     let card = (text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit()))
         .then(|| format!("\u{2026}{text}"));
     let values = || std::iter::once(text).chain(card.as_deref());
@@ -363,23 +363,28 @@ fn narrow(mut query: IndexQuery, filter: &Filter, route: Option<i64>) -> IndexQu
         query = query.with(&format!("{began} < ?"), [Value::from(stored(until))]);
     }
     if let Some((name, value)) = &filter.field {
-        let has = "EXISTS (SELECT 1 FROM fields g WHERE g.operation = o.id AND g.name = ? AND g.value = ?)";
+        let has = "EXISTS (SELECT 1 FROM fields g WHERE g.operation = o.id AND g.name = ? \
+                   AND g.value = ?)";
         query = query.with(has, [Value::from(name.clone()), Value::from(value.clone())]);
     }
     query
 }
 
-/// Whether many operations have this value in a chosen field.
+/// Returns whether many operations have this value in a chosen field.
 fn is_common_value(connection: &Connection, name: &str, value: &str) -> Result<bool, QueryError> {
-    let mut select = connection
-        .prepare_cached("SELECT 1 FROM fields INDEXED BY fields_by_value WHERE name = ?1 AND value = ?2 LIMIT 1 OFFSET ?3")?;
+    let mut select = connection.prepare_cached(
+        "SELECT 1 FROM fields INDEXED BY fields_by_value WHERE name = ?1 AND value = ?2 \
+         LIMIT 1 OFFSET ?3",
+    )?;
     Ok(select.exists(rusqlite::params![name, value, COMMON])?)
 }
 
-/// Whether one of these scopes has many operations.
+/// Returns whether one of these scopes has many operations.
 fn are_common_scopes(connection: &Connection, scopes: &[String]) -> Result<bool, QueryError> {
-    let mut select = connection
-        .prepare_cached("SELECT 1 FROM operations INDEXED BY operations_by_scope WHERE scope = ?1 LIMIT 1 OFFSET ?2")?;
+    let mut select = connection.prepare_cached(
+        "SELECT 1 FROM operations INDEXED BY operations_by_scope WHERE scope = ?1 \
+         LIMIT 1 OFFSET ?2",
+    )?;
     for scope in scopes {
         if select.exists(rusqlite::params![scope, COMMON])? {
             return Ok(true);

@@ -11,8 +11,8 @@ use crate::event::{Event, Observation};
 use crate::key::Slot;
 use crate::store::log::member;
 
-/// Limit for the events of a timeline, the newest ones: an operation that is retried for a month
-/// has thousands.
+/// Most events of a timeline. Older events are left out: an operation that is retried for a month
+/// has thousands of events.
 const EVENTS_MAX: i64 = 1000;
 
 /// An operation and its history.
@@ -47,8 +47,8 @@ pub enum MomentDetail {
 }
 
 impl ReadModel {
-    /// Returns an operation by its reference, with its state at `now_ms`, and its timeline. `None`:
-    /// no entry of it was applied.
+    /// Returns an operation by its reference, with its state at `now_ms`, and its timeline. `None`
+    /// if no entry of the operation was applied.
     ///
     /// # Errors
     /// The file can't be read.

@@ -25,16 +25,22 @@ impl ReadModel {
     pub fn turn(&self, now_ms: u64) -> Result<bool, QueryError> {
         self.writing(|transaction| {
             let mut select = transaction.prepare_cached(
-                "SELECT id, route, standing, kind, ends_ms, gone_ms FROM operations INDEXED BY operations_by_next \
+                "SELECT id, route, standing, kind, ends_ms, gone_ms \
+                 FROM operations INDEXED BY operations_by_next \
                  WHERE next_ms <= ?1 ORDER BY next_ms LIMIT ?2",
             )?;
             let due = select.query_map(params![stored(now_ms), STEP as i64], |row| {
-                let times =
-                    StateTimes { kind: kind_of_number(row.get(3)?), ends_ms: unstored(row.get(4)?), gone_ms: unstored(row.get(5)?) };
+                let times = StateTimes {
+                    kind: kind_of_number(row.get(3)?),
+                    ends_ms: unstored(row.get(4)?),
+                    gone_ms: unstored(row.get(5)?),
+                };
                 Ok((row.get(0)?, row.get(1)?, OperationState::of_number(row.get(2)?), times))
             })?;
             let due: Vec<(i64, i64, OperationState, StateTimes)> = due.collect::<Result<_, _>>()?;
-            let mut set = transaction.prepare_cached("UPDATE operations SET standing = ?2, next_ms = ?3 WHERE id = ?1")?;
+            let mut set = transaction.prepare_cached(
+                "UPDATE operations SET standing = ?2, next_ms = ?3 WHERE id = ?1",
+            )?;
             let mut standings = StateCounts::default();
             for (id, route, standing, times) in &due {
                 let now = times.state(now_ms);
@@ -72,7 +78,8 @@ impl ReadModel {
 }
 
 fn retire_operations(transaction: &Transaction<'_>, before: u64) -> Result<usize, QueryError> {
-    // An operation that began before and changed after this time is read each time. There are few.
+    // Each call also reads operations that began before this time and changed after it. There are
+    // few of them.
     let mut select = transaction.prepare_cached(
         "SELECT id, route FROM operations INDEXED BY operations_by_state \
          WHERE standing = ?1 AND began_ms < ?2 AND changed_ms < ?2 ORDER BY began_ms LIMIT ?3",
@@ -95,7 +102,8 @@ fn retire_operations(transaction: &Transaction<'_>, before: u64) -> Result<usize
 
 fn retire_duplicates(transaction: &Transaction<'_>, before: u64) -> Result<usize, QueryError> {
     let mut select = transaction.prepare_cached(
-        "SELECT slot FROM duplicates INDEXED BY duplicates_by_time WHERE last_ms < ?1 ORDER BY last_ms LIMIT ?2",
+        "SELECT slot FROM duplicates INDEXED BY duplicates_by_time WHERE last_ms < ?1 \
+         ORDER BY last_ms LIMIT ?2",
     )?;
     let found = select
         .query_map(params![stored(before), STEP as i64], |row| row.get(0))?

@@ -1,11 +1,11 @@
-//! Values in the file: numbers, and values that exist once.
+//! Values in the file: converts numbers for SQLite, and reads and writes values by name.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::error::QueryError;
 
-/// Converts a time or count for SQLite. One that is too large becomes the largest number, which is
-/// as far away.
+/// Converts a time or count for SQLite. A number that is too large becomes the largest number that
+/// SQLite has. As a time, that number is never reached.
 pub(super) fn stored(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

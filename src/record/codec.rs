@@ -3,7 +3,8 @@
 //!
 //! Danger: a record that decodes differently than it was written would replay a wrong answer or run
 //! a payment twice. So the payload has a checksum over head and content, every length is checked,
-//! and no byte may remain. A test decodes golden files of every format that was ever written.
+//! and extra bytes at the end are an error. A test decodes golden files of every format that was
+//! ever written.
 
 use std::sync::Arc;
 
@@ -147,7 +148,7 @@ pub fn encode(record: &Record) -> Encoded {
         }
         State::Released | State::Expired => {}
     }
-    // At the end, and only if present: most records have none.
+    // The kept key is at the end, and only if present: most records have no kept key.
     if let Some(kept) = &record.kept {
         put_text(&mut out, kept);
     }
@@ -168,8 +169,8 @@ fn reply_size(state: &State) -> usize {
     fields + body
 }
 
-/// Covers the format byte too: damage to it could turn one format into another. Only the first
-/// format was written without it.
+/// Returns the checksum over head, format byte and content. It covers the format byte, because
+/// damage could turn one format into another. Only format 1 has a checksum without the format byte.
 fn checksum(head: &[u8], format: u8, content: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     if format != FORMAT {
@@ -222,7 +223,7 @@ fn put_time(out: &mut BytesMut, time_ms: Option<u64>) {
 fn put_reply(out: &mut BytesMut, reply: &Reply) {
     out.put_u16(reply.status.as_u16());
     put_fields(out, &reply.headers);
-    // Before the body, which has no length of its own.
+    // The trailers are before the body, because the body has no length of its own.
     if let Some(trailers) = &reply.trailers {
         put_fields(out, trailers);
     }
@@ -247,7 +248,8 @@ fn put_fields(out: &mut BytesMut, fields: &HeaderMap) {
     }
 }
 
-/// Encodes a reply alone, as in a record. The caller must remember whether it has trailers.
+/// Encodes a reply without its record, in the format of records. The caller must remember whether
+/// it has trailers.
 pub fn encode_reply(reply: &Reply) -> Bytes {
     let mut out = BytesMut::new();
     put_reply(&mut out, reply);

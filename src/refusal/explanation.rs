@@ -1,7 +1,7 @@
 //! The facts with which a route explains the refusal of a reused key.
 
-/// Facts about the first request of an operation, for its own caller, who used its key for another
-/// request.
+/// Facts about the first request of an operation. Only the caller of that request gets them, after
+/// using the same key for another request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// The places where the two requests differ: JSON pointers into the body, and `method`, `path`,

@@ -1,5 +1,6 @@
-//! Refusals as HTTP responses: problem documents (RFC 9457) that state what happened, whether the
-//! same request may be sent again, and what to do; or the error format of a vendor.
+//! Renders refusals as HTTP responses. A problem document (RFC 9457) states what happened, whether
+//! the client may send the same request again, and what the client can do otherwise. A route can
+//! choose the error format of a vendor instead.
 
 use std::time::Duration;
 
@@ -20,11 +21,10 @@ pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const STRIPE_SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
 
-/// How long a client waits where an operator has to decide, in a format that asks clients to come
-/// back in that case. Operators take minutes: clients that came back every second or two would only
-/// add load.
+/// The `Retry-After` while an operator has to decide, in an error format that requires the field.
+/// Operators take minutes, so a shorter time would only add load.
 const HELD_RETRY: Duration = Duration::from_secs(30);
-/// How long a client waits before the next try where nothing better is known.
+/// The `Retry-After` where no better time is known.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
 /// Renders refusals as HTTP responses.
@@ -46,7 +46,7 @@ pub struct RefusalStyle {
 }
 
 impl RefusalStyle {
-    /// Returns the style that a route's policy asks for.
+    /// Returns the style that a route's policy configures.
     pub fn of(policy: &Policy) -> RefusalStyle {
         let Policy { mismatch_status, stripe_should_retry, errors, .. } = policy;
         RefusalStyle {
@@ -119,7 +119,7 @@ fn insert_retry_fields(
     const TRUE: HeaderValue = HeaderValue::from_static("true");
     const FALSE: HeaderValue = HeaderValue::from_static("false");
     if let Some(after) = retry_after {
-        // Rounded up: a client that comes back a moment too early comes back twice.
+        // Rounded up: a client that retries a moment too early has to retry once more.
         let seconds = after.as_millis().div_ceil(1000).max(1);
         headers.insert(RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(1)));
         headers.insert(SHOULD_RETRY, TRUE);
@@ -135,12 +135,12 @@ fn insert_retry_fields(
     }
 }
 
-/// Returns the advice to the client, which depends on whether an uncertain outcome can still be
-/// found out.
+/// Returns the advice to the client. For an uncertain outcome, the advice depends on whether the
+/// gateway can still find the outcome out.
 fn advice(refusal: &Refusal) -> &'static str {
     if let Refusal::OutcomeUncertain { retry_after: Some(_), .. } = refusal {
-        return "Send the same request again, under the same key: what became of the first is then \
-                found out.";
+        return "Send the same request again, under the same key: the gateway then finds out whether \
+                the first request was executed.";
     }
     refusal.kind().advice()
 }
@@ -152,7 +152,8 @@ fn retry_after(refusal: &Refusal, errors: Dialect) -> Option<Duration> {
         Refusal::InFlight { retry_after, .. }
         | Refusal::StoreUnavailable { retry_after }
         | Refusal::QuotaReached { retry_after } => Some(*retry_after),
-        // Without a key nothing is held: the request, sent again, would run again.
+        // Without a key there is no protection: if the client sent the request again, it would run
+        // again.
         Refusal::OutcomeUncertain { slot, retry_after, .. } => retry_after
             .or((slot.is_some() && errors.sends_retry_after_while_held()).then_some(HELD_RETRY)),
         Refusal::ScopeUnavailable
@@ -182,7 +183,8 @@ fn retry_after(refusal: &Refusal, errors: Dialect) -> Option<Duration> {
     }
 }
 
-/// Returns the field that names an acceptable request, where HTTP defines one for the status.
+/// Returns the field that describes an acceptable request, where HTTP defines such a field for the
+/// status.
 fn remedy_field(kind: RefusalKind) -> Option<(HeaderName, &'static str)> {
     match kind {
         // RFC 9110, section 15.5.16.
@@ -234,7 +236,7 @@ fn problem_document(text: &RefusalText<'_>, problem_type: &str, retryable: bool)
         "detail": text.detail,
         // Whether this same request, with this same key, may be sent again as it is.
         "retryable": retryable,
-        // An official SDK takes any JSON body without this member for a success, whatever the
+        // An official SDK treats any JSON body without this member as a success, whatever the
         // status.
         "error": {
             "type": "idempotency_error",

@@ -229,8 +229,8 @@ impl RefusalKind {
                 "Ask the operator; the same request may be sent again and will not run twice."
             }
             RefusalKind::QuotaReached => {
-                "Send the same request again later; retries of what was answered are answered \
-                 as ever."
+                "Send the same request again later; retries of answered requests still get their \
+                 answers."
             }
             RefusalKind::BodyTooLarge => "Send a smaller one.",
             RefusalKind::UnsupportedEncoding => {
@@ -292,9 +292,8 @@ impl RefusalKind {
         }
     }
 
-    /// Returns the metric label for a request of a shadow route that could not be identified, and
-    /// that enforcing would have refused. The kinds that no such request has share the label
-    /// "refuse".
+    /// Returns the metric label for an unidentified request of a shadow route that enforcing would
+    /// have refused. Kinds that no such request can have share the label "refuse".
     pub fn would_refuse(self) -> &'static str {
         match self {
             RefusalKind::KeyMissing => "refuse_key_missing",
@@ -331,8 +330,8 @@ impl RefusalKind {
     }
 
     /// Returns whether the event log records a duplicate, or an unidentified request, with this
-    /// refusal. The others are about the state of the gateway, its store or its upstream, or
-    /// concern no operation.
+    /// refusal. The other refusals are about the state of the gateway, its store or its upstream,
+    /// or concern no operation.
     pub fn is_observed(self) -> bool {
         match self {
             RefusalKind::KeyMissing

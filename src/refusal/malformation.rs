@@ -12,7 +12,7 @@ pub enum Malformation {
     /// Not a method, a target and a version with one space between (section 3).
     #[error("the request line is not a method, a target and a version with one space between them")]
     RequestLine,
-    /// The method has lower-case letters; those of all registered methods are upper case (RFC 9110,
+    /// The method has lower-case letters. All registered methods are in upper case (RFC 9110,
     /// section 9.1).
     #[error("the method is not in upper case")]
     Method,
@@ -22,7 +22,7 @@ pub enum Malformation {
     /// Not HTTP/1.1 or HTTP/1.0.
     #[error("the version is neither HTTP/1.1 nor HTTP/1.0")]
     Version,
-    /// The name is not a token, or something stands between the name and its colon (section 5.1).
+    /// The name is not a token, or there is a byte between the name and its colon (section 5.1).
     #[error("a field's name is not a word with a colon right behind it")]
     FieldName,
     /// White space around the value, which HTTP/2 reads as a part of it (RFC 9113, section 8.2.1).
@@ -40,7 +40,8 @@ pub enum Malformation {
     /// Not one plain decimal number (section 6.3).
     #[error("the Content-Length is not one plain number, given once")]
     ContentLength,
-    /// Another coding than `chunked`, or more than that, or on HTTP/1.0 (section 6.1).
+    /// A coding other than `chunked`, more than one coding, or any coding on HTTP/1.0 (section
+    /// 6.1).
     #[error("the Transfer-Encoding is not `chunked` alone")]
     TransferEncoding,
     /// Both ways of framing at once (section 6.3).
@@ -55,7 +56,7 @@ pub enum Malformation {
     /// A chunk does not end where its size requires.
     #[error("a chunk is longer than its size")]
     ChunkEnd,
-    /// A field that is not allowed in a trailer section, or too many of them (section 7.1.2).
+    /// A field that is not allowed in a trailer section, or too many fields (section 7.1.2).
     #[error("the trailer section has a field that is not allowed there, or is too long")]
     Trailer,
 }

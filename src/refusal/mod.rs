@@ -50,20 +50,20 @@ pub enum Refusal {
         /// The fault of the key.
         why: KeyFault,
     },
-    /// A part of the request that the scope is made of is missing.
+    /// A part of the request that the scope is computed from is missing.
     #[error("{what}, which names the owner of this key, is missing")]
     ScopeMissing {
         /// The missing part, in words.
         what: String,
     },
-    /// A plain field that the scope is made of, or a cookie that the scope or the caller is made
-    /// of, came more than once.
+    /// The request has more than one value of the scope's header field, or of the cookie for the
+    /// scope or the caller.
     #[error("{what}, which names the owner of this key, is given more than once")]
     ScopeRepeated {
         /// The repeated part, in words.
         what: String,
     },
-    /// The token that holds the scope does not verify.
+    /// The token with the scope has expired or is not valid.
     #[error(
         "the token, which names the owner of this key, {}",
         if *.expired { "has expired" } else { "is not valid" }
@@ -73,7 +73,7 @@ pub enum Refusal {
         /// forge tokens.
         expired: bool,
     },
-    /// The keys that tokens are verified with are not loaded yet.
+    /// The keys that verify tokens are not loaded yet.
     #[error(
         "the token, which names the owner of this key, cannot be verified yet; \
          nothing was sent to the upstream"
@@ -99,12 +99,13 @@ pub enum Refusal {
     /// The upstream may or may not have executed the request.
     #[error("it is not known whether the upstream executed this request")]
     OutcomeUncertain {
-        /// The operation; `None` for a request that no key protects and that may not be repeated.
+        /// The operation; `None` for an unprotected request with a method that is not idempotent.
         slot: Option<Slot>,
-        /// The status where the refusal comes from the attempt itself: the upstream's own, 502 or
-        /// 504. `None` for a duplicate, which gets 409.
+        /// The status, if the refusal comes from the attempt itself: the upstream's own status, or
+        /// 502 or 504 from the gateway. `None` for a duplicate, which gets 409.
         status: Option<u16>,
-        /// When the same request may be sent again; `None` where it may not.
+        /// How long to wait before sending the same request again; `None` if the client must not
+        /// send it again.
         retry_after: Option<Duration>,
     },
     /// The first request succeeded with a response that was not kept.
@@ -133,7 +134,7 @@ pub enum Refusal {
         /// The operation, if a key protects it.
         slot: Option<Slot>,
     },
-    /// An unprotected request that may be repeated failed after it was sent.
+    /// An unprotected request with an idempotent method failed after it was sent.
     #[error("the upstream broke off or did not answer in time")]
     UpstreamFailed {
         /// Whether the failure was a timeout.
@@ -154,7 +155,7 @@ pub enum Refusal {
     /// A limit is reached.
     #[error("too many requests at once")]
     Overloaded,
-    /// The scope has begun as many operations as its quota allows.
+    /// The tenant has begun as many operations as its quota allows.
     #[error(
         "as many new operations were begun as one account may begin; \
          nothing was sent to the upstream"
@@ -206,7 +207,7 @@ pub enum Refusal {
         /// The fault of the bytes.
         why: Malformation,
     },
-    /// The request line and header fields are too many or too long.
+    /// The header block is too large, or has too many or too long fields.
     #[error("the header block is larger than {limit} bytes, or has too many or too long fields")]
     HeaderTooLarge {
         /// The limit, in bytes.

@@ -1,4 +1,5 @@
-//! Every refusal as clients get it, a row a kind, and what the event log records of it.
+//! Every refusal as clients get it, with one row for each kind, and the part of it that the event
+//! log records.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use crate::key::{SLOT_BYTES, Slot, Space};
 const SLOT: Slot = Slot::from_hash(Space::Enforced, [7; SLOT_BYTES]);
 const AFTER: Duration = Duration::from_millis(2_500);
 
-/// A refusal; its status, the name of its problem, its `Retry-After` and `X-Should-Retry`; whether
-/// the event log records it.
+/// A refusal, its status, the name of its problem, its `Retry-After`, its `X-Should-Retry`, and
+/// whether the event log records it.
 type Row = (Refusal, u16, &'static str, Option<&'static str>, Option<&'static str>, bool);
 
 fn rows() -> Vec<Row> {

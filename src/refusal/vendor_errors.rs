@@ -1,6 +1,6 @@
 //! Refusals in the error formats of payment vendors, so that a vendor's own client library raises
-//! the matching error. Its error classes depend on the status and on the codes here, never on the
-//! prose.
+//! the matching error. The library's error classes depend on the status and on the codes here,
+//! never on the prose.
 //!
 //! Sources: Stripe's API reference (error types and codes), Square's API reference (categories and
 //! codes), PayPal's REST reference (error object), the RFC "Agentic Checkout" of the Agentic
@@ -24,7 +24,7 @@ pub(super) struct RefusalText<'a> {
     pub detail: &'a str,
 }
 
-/// Who has to act, which vendors' error classes distinguish.
+/// The party that has to act. Vendors' error classes distinguish these parties.
 #[derive(Clone, Copy, PartialEq)]
 enum FaultClass {
     /// The request has to change.
@@ -44,8 +44,8 @@ struct VendorCodes {
     square: &'static str,
     /// The issue in PayPal's details, where it has one.
     paypal: Option<&'static str>,
-    /// The code of the Agentic Commerce Protocol, where it has one. The Universal one has no codes
-    /// for these cases, and gets the same where both protocols give them one meaning.
+    /// The code of the Agentic Commerce Protocol, where it has one. The Universal Commerce Protocol
+    /// has no codes for these cases, so its refusals have the same code.
     acp: Option<&'static str>,
     /// Whether the refusal is about the key, which the formats name as the faulty field.
     key_field: bool,
@@ -65,7 +65,8 @@ impl VendorCodes {
         match kind {
             // Stripe distinguishes this case by its type, see `stripe`.
             RefusalKind::KeyReused => VendorCodes {
-                // Second-hand: PayPal's pages do not mention another payload.
+                // This code is from other sources: PayPal's own pages do not describe a used id
+                // with another payload.
                 paypal: Some("DUPLICATE_REQUEST_ID"),
                 acp: Some("idempotency_conflict"),
                 key_field: true,
@@ -140,7 +141,8 @@ pub(super) fn body(dialect: Dialect, text: &RefusalText<'_>) -> Option<Value> {
         Dialect::Acp => return Some(acp(text, &codes)),
         Dialect::Ucp => return Some(ucp(text, &codes)),
     };
-    // Client libraries ignore unknown members, and operators are asked for this one.
+    // Client libraries ignore unknown members. Clients need this one when they ask an operator
+    // about the operation.
     if let Some(slot) = text.refusal.operation() {
         body["operation"] = json!(slot.to_string());
     }
@@ -193,8 +195,8 @@ fn paypal(text: &RefusalText<'_>, codes: &VendorCodes) -> Value {
         detail["field"] = json!("PayPal-Request-Id");
         detail["location"] = json!("header");
     }
-    // A vendor's support looks a call up by this reference; here the operation's reference takes
-    // its place.
+    // PayPal's support finds a call by its `debug_id`. Here this member has the operation's
+    // reference.
     let reference = text.refusal.operation().map(|slot| slot.to_string()).unwrap_or_default();
     json!({
         "name": paypal_name(text.status),
@@ -205,7 +207,7 @@ fn paypal(text: &RefusalText<'_>, codes: &VendorCodes) -> Value {
     })
 }
 
-/// Returns PayPal's name of an error, which it has for each status.
+/// Returns PayPal's name of the errors with this status.
 fn paypal_name(status: StatusCode) -> &'static str {
     match status {
         StatusCode::UNAUTHORIZED => "AUTHENTICATION_FAILURE",
@@ -218,11 +220,11 @@ fn paypal_name(status: StatusCode) -> &'static str {
     }
 }
 
-/// The format allows no further members (`additionalProperties` is false), so the operation's
-/// reference is a part of the message.
+/// Returns the body in the format of the Agentic Commerce Protocol. The format allows no further
+/// members (`additionalProperties` is false), so the message contains the operation's reference.
 fn acp(text: &RefusalText<'_>, codes: &VendorCodes) -> Value {
     let kind = text.refusal.kind();
-    // To this protocol, a duplicate that waits for an operator is a request that is still in
+    // The protocol treats a duplicate that waits for an operator as a request that is still in
     // flight.
     let is_held =
         matches!(text.refusal, Refusal::OutcomeUncertain { slot: Some(_), status: None, .. });

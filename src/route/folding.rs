@@ -1,13 +1,14 @@
-//! The foldings of a path: all paths that hops behind the gateway may interpret it as.
+//! The foldings of a path: all paths into which hops behind the gateway may change it.
 //!
 //! A hop may cut path parameters, resolve dot segments, merge slashes, treat `\` as `/`, decode
-//! escapes, and end the path at a `;` or at a decoded `?`; each at any place, in any order, more
-//! than once. These readings are too many to list, so they are searched together: a path is a row
-//! of *nodes*, one after each separator, and a reading is a way from the first to the last node. A
-//! step between two nodes is one segment, which may span separators that only some hops recognize
-//! (`%2F`, `\`). *Erasable* spans (`//`, `/./`, `/x/../`) can also be crossed without a segment.
-//! Sets of nodes are the bits of a word, which bounds the work by the square of [`NODES_MAX`] for
-//! each pattern.
+//! escapes, and end the path at a `;` or at a decoded `?`. It may do each of these at any place, in
+//! any order, and more than once. A *reading* is the path as one such hop interprets it. There are
+//! too many readings to list, so this module searches all of them together. It treats a path as a
+//! row of *nodes*, one after each separator and one at the end. A reading is a way from the first
+//! node to the last. A step between two nodes is one segment, which may span separators that only
+//! some hops recognize (`%2F`, `\`). A reading can also cross an *erasable* span (`//`, `/./`,
+//! `/x/../`) without a segment. A set of nodes is the bits of one word, so the work for each
+//! pattern is bounded by the square of [`NODES_MAX`].
 
 use crate::key::path::{Decoded, PathCase, ends_paths};
 
@@ -79,8 +80,8 @@ impl PatternPart {
         match self {
             PatternPart::Literal(literal) => text == literal,
             PatternPart::Parameter { before, after } => {
-                // Most literals are empty, and `memcmp` can be slow for an empty text at no
-                // address.
+                // Most literals are empty, and `memcmp` can be slow for an empty text, which has no
+                // real address.
                 text.len() > before.len() + after.len()
                     && (before.is_empty() || text.starts_with(before))
                     && (after.is_empty() || text.ends_with(after))
@@ -101,7 +102,7 @@ fn members(mut nodes: Nodes) -> impl Iterator<Item = usize> {
     })
 }
 
-/// All readings of one path, in one letter case if the upstream ignores it.
+/// All readings of one path, in one letter case if the upstream ignores letter case.
 pub(super) struct Readings {
     path: Decoded,
     /// For each node but the first, the position of the separator before it; for the last node, the
@@ -113,8 +114,8 @@ pub(super) struct Readings {
     parameters: Vec<usize>,
     /// Positions of escaped characters that end the path once they are decoded.
     path_ends: Vec<usize>,
-    /// For each node, the nodes that can be reached by erasing everything between, including
-    /// itself.
+    /// For each node, the nodes that a reading reaches by erasing everything in between. Includes
+    /// the node itself.
     erasable: Vec<Nodes>,
     /// Nodes where the first segment can begin.
     first: Nodes,
@@ -178,9 +179,10 @@ impl Readings {
         node + 1..=node + count
     }
 
-    /// Returns the nodes that a segment can lead to if one of its readings satisfies the condition:
-    /// the whole segment, or its text up to a parameter. A reader may also end the path there
-    /// (Jetty before 9.3), or at a character that ends paths.
+    /// Returns the nodes to which a segment can lead, if one of the segment's readings satisfies
+    /// the condition. The readings of a segment are its whole text and its text before a path
+    /// parameter. A reader may also end the path at the parameter (Jetty before 9.3), or at a
+    /// character that ends paths.
     fn after(&self, node: usize, holds: impl Fn(&[u8]) -> bool) -> Nodes {
         let start = self.start(node);
         let first_of = |cuts: &[usize]| {
@@ -279,7 +281,7 @@ impl Readings {
             }
             if let PatternPart::Rest { before } = part {
                 let is_other = |node| {
-                    // The part's literal must be the end.
+                    // A reading that ends right after the literal does not match.
                     let behind_literal = self.erased_after(self.after_text(node, before));
                     behind_literal & 1 << last != 0
                         || self.after(node, |text| !text.starts_with(before)) != 0
@@ -293,7 +295,7 @@ impl Readings {
                 members(nodes).fold(0, |set, node| set | self.after(node, |text| part.is(text))),
             );
         }
-        // Only one slash may follow the pattern.
+        // A reading with more than one slash after the pattern does not match it.
         members(nodes).any(|node| node != last && self.start(node) != self.path.bytes.len())
     }
 }

@@ -49,7 +49,7 @@ const FOLDED: &[(&str, &str)] = &[
     ("//%2F../x/v1/payments", "and whatever is resolved before it"),
     (
         "/%2F./x/v1/payments",
-        "the second slash is encoded, and a dot segment stands before the host",
+        "the second slash is encoded, and there is a dot segment before the host",
     ),
     ("/v1/payments;x/y", "Jetty before 9.3, Tomcat 5: the parameter ends the path"),
     ("/v1/payments/;x/y", "the same behind a slash"),

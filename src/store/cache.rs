@@ -1,10 +1,10 @@
-//! A cache of completed records in the process: their replays need no server, as long as the store
-//! reports every change.
+//! A cache of completed records in the process. Replays of cached records need no server, as long
+//! as the store reports every change of a record.
 //!
 //! Danger: a record that is gone from the store must not be replayed for ever. So a record is
 //! cached only after the store has confirmed it on the connection that reports changes. Cached
-//! records are used only if that connection answered a moment ago, and all of them are dropped when
-//! the connection is lost.
+//! records are used only if that connection has answered within [`UNHEARD_MAX`]. When the
+//! connection is lost, all cached records are dropped.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,27 +24,27 @@ use crate::telemetry::CacheMeter;
 /// the connection hangs, a change can go unnoticed for this long.
 pub const UNHEARD_MAX: Duration = Duration::from_secs(1);
 
-/// Limit for the records that wait for confirmation. Further records are cached when they are
+/// Limit for the records that wait for confirmation. Further records are ignored until they are
 /// offered again.
 const PENDING_MAX: usize = 1024;
 
-/// Overhead of a cached record, in bytes: its entry in the index, and on the heap.
+/// Overhead of a cached record, in bytes: its entry in the index, and its allocations on the heap.
 const OVERHEAD_BYTES: usize = 512;
 
 /// Overhead of a header field, in bytes.
 const FIELD_BYTES: usize = 64;
 
-/// Size of a typical record, in bytes. The initial size of the index follows from it.
+/// Size of a typical record, in bytes. It determines the initial size of the index.
 const USUAL_BYTES: usize = 2048;
 
-/// The cache. The tracker of changes holds the other end, see [`LocalCache::new`].
+/// The cache. [`LocalCache::new`] also returns a channel for the tracker of changes.
 pub struct LocalCache {
     records: Cache<Slot, CachedRecord, Weight>,
-    /// Records that wait for confirmation. A change that is reported meanwhile removes them, so
-    /// that they are not cached.
+    /// Records that wait for confirmation. If a change of such a record is reported first, the
+    /// record is removed and not cached.
     pending: Mutex<HashMap<Slot, Held>>,
     wanted: mpsc::Sender<Slot>,
-    /// Until when cached records may be used, in ms of the boot clock.
+    /// Time until which cached records may be used, in ms of the boot clock.
     fresh_until_ms: AtomicU64,
     clock: Clock,
     meter: CacheMeter,
@@ -57,7 +57,8 @@ struct CachedRecord {
     ends_ms: u64,
 }
 
-/// A completed record in the store, as the tracker read it after it began to track the slot.
+/// A completed record in the store. The tracker read it after the server had begun to track the
+/// slot's changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confirmed {
     /// Its version.
@@ -71,8 +72,8 @@ pub struct Confirmed {
 }
 
 impl LocalCache {
-    /// Returns a cache of this size in bytes, and a channel with the slots of records to be
-    /// confirmed.
+    /// Returns a cache of this size in bytes, and a channel with the slots of the records to
+    /// confirm.
     pub fn new(
         bytes: usize,
         clock: Clock,
@@ -91,7 +92,7 @@ impl LocalCache {
         (Arc::new(cache), unconfirmed)
     }
 
-    /// Returns the clock by which records end.
+    /// Returns the clock that decides when cached records end.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
@@ -112,8 +113,8 @@ impl LocalCache {
         Some(entry.held)
     }
 
-    /// Offers a record that the store returned. It is cached once it is confirmed. Ignores records
-    /// that are not completed, and records of shadow routes, which are never replayed.
+    /// Offers a record that the store returned. The record is cached after it is confirmed. Ignores
+    /// records that are not completed, and records of shadow routes, which are never replayed.
     pub fn offer(&self, slot: &Slot, held: &Held) {
         let replayed =
             slot.space == Space::Enforced && matches!(held.record.state, State::Completed { .. });
@@ -129,13 +130,13 @@ impl LocalCache {
         }
     }
 
-    /// Confirms the record of a slot. `None`: the store has no completed record, or one that is not
-    /// safe to cache.
+    /// Caches the offered record of a slot if the tracker `found` the same record. `None`: the
+    /// store has no completed record, or one that is not safe to cache.
     pub fn confirm(&self, slot: &Slot, found: Option<Confirmed>) {
         let mut pending = self.pending();
         let Some(held) = pending.remove(slot) else { return };
-        // A version is never written twice in a slot, so this is exactly the record that was
-        // offered.
+        // A version is never written twice in a slot. So equal versions mean that this is the
+        // record that was offered.
         let same = found.filter(|found| {
             (found.version, found.fence) == (held.record.version, held.record.fence)
         });
@@ -170,7 +171,7 @@ impl LocalCache {
         }
     }
 
-    /// Notes that all changes before `asked_ms` (of the boot clock) were reported.
+    /// Notes that the store has reported all changes before `asked_ms` (of the boot clock).
     pub fn heard(&self, asked_ms: u64) {
         self.fresh_until_ms.store(asked_ms + UNHEARD_MAX.as_millis() as u64, Ordering::Release);
     }
@@ -180,8 +181,9 @@ impl LocalCache {
         self.meter.bytes.set(i64::try_from(self.records.weight()).unwrap_or(i64::MAX));
     }
 
-    /// Locks insertions and removals, so that a change can't be missed in between. A panic leaves
-    /// the map consistent: every change is a single insert or removal.
+    /// Locks the pending records. Insertions into the cache and removals hold this lock, too:
+    /// otherwise a change could come between the confirmation and the insertion, and be missed. A
+    /// panic leaves the map consistent: every change is a single insert or removal.
     fn pending(&self) -> MutexGuard<'_, HashMap<Slot, Held>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,8 +1,8 @@
 //! Records with a cache in the process: a claim that meets a cached record needs no round trip and
 //! no decryption.
 //!
-//! Only claims of free keys are answered from the cache. All other calls go to the store, including
-//! those of waiters and operators, which are made because something has just changed.
+//! The cache answers only claims that expect an empty slot. All other calls go to the store.
+//! Waiters and operators, for example, read a record because it may have just changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,8 @@ pub struct Cached {
 }
 
 impl Cached {
-    /// Caches the records that `inner` returns; decrypted, if `inner` encrypts. `tracker` reports
-    /// changes to the cache, and is aborted with the store.
+    /// Caches the records that `inner` returns. If `inner` encrypts, the cached records are
+    /// decrypted. `tracker` reports changes to the cache. Dropping the store aborts it.
     pub fn new(
         inner: Arc<dyn Records>,
         cache: Arc<LocalCache>,
@@ -47,7 +47,8 @@ impl Records for Cached {
         event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         if expected.is_some() || !matches!(next.state, State::InFlight { .. }) {
-            // The write replaces the record. It must not be replayed until its change is reported.
+            // The write replaces the cached record. Drop that record now: the report of the change
+            // may come later.
             self.cache.changed(slot);
             return self.inner.write(slot, expected, next, lifetime, event).await;
         }
@@ -63,7 +64,7 @@ impl Records for Cached {
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
         let found = self.inner.load(slot).await?;
-        // Large records are returned only here.
+        // Only `load` returns large records.
         if let Some(held) = &found {
             self.cache.offer(slot, held);
         }

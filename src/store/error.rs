@@ -2,13 +2,13 @@
 
 use crate::record::CodecError;
 
-/// A store call without a result.
+/// Reasons why a store call has no result.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// Nothing was written.
     #[error("the store refused or could not be reached, nothing was written: {0}")]
     NotApplied(String),
-    /// The call may have been carried out, or may still be.
+    /// The write may have been applied, or may still be applied later.
     #[error("the store did not confirm, the write may have happened: {0}")]
     MaybeApplied(String),
     /// A large record exists and was not read in time. Nothing was written. The record still blocks

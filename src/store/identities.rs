@@ -1,11 +1,12 @@
-//! The part of a store that keeps the agreement of its gateways: how identities of operations
-//! are made.
+//! The part of a store that keeps notes: texts that all its gateways have agreed on, such as the
+//! settings that identities of operations are made from.
 
 use async_trait::async_trait;
 
 use super::error::StoreError;
 
-/// A text about all records of a store. All its gateways have agreed on the text.
+/// The kinds of notes. A note is a text about all records of a store, and all gateways of the store
+/// have agreed on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
     /// The settings that identities of operations are made from.
@@ -15,8 +16,8 @@ pub enum Note {
 }
 
 impl Note {
-    /// All notes, in the order in which a copy writes them. Once a store has the note of
-    /// identities, gateways compare the other notes with it.
+    /// All notes, in the order in which a copy writes them. The identities come last: if a store
+    /// has the identities of a route, gateways expect that it has the paths of the route, too.
     pub const ALL: [Note; 2] = [Note::Paths, Note::Identities];
 }
 
@@ -26,8 +27,8 @@ pub trait IdentityNotes: Send + Sync + 'static {
     /// Reads a note.
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError>;
 
-    /// Writes a note if the current text is `expected` or already `next`. Returns `false` if it is
-    /// another text.
+    /// Writes a note if the current text is `expected` or already `next`. Returns `false` if the
+    /// store has another text.
     async fn set_note(
         &self,
         note: Note,

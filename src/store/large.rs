@@ -1,18 +1,18 @@
 //! Large records: stores read them in separate calls, and only a few at a time.
 //!
 //! Danger: many duplicates of large results at once would take memory that no budget counts yet.
-//! They would also keep the store busy for longer than the timeout of a call, so that all claims
-//! would fail.
+//! They would also keep the store busy for longer than the timeout of a call, so all claims would
+//! fail.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Longest completed record, in bytes, that is part of the answer to another call. The scripts of
-/// Redis use the same limit.
+/// A completed record of more bytes is large: only a separate call reads it. The scripts of Redis
+/// use the same limit.
 pub(super) const ALONG_MAX: usize = 64 * 1024;
 
-/// Limit for the large records that are read at once. Other calls wait behind them.
+/// Limit for the large records that are read at the same time. Other calls wait behind these reads.
 const AT_ONCE: u32 = 2;
 
 /// Permits to read large records.
@@ -26,8 +26,9 @@ impl Default for Large {
 }
 
 impl Large {
-    /// Waits for a permit. The reader must hold it until the record is read, even if the caller has
-    /// left. Otherwise clients that leave could make the store read any number of records at once.
+    /// Waits for a permit. The reader must hold the permit until the record is read, even if the
+    /// caller has left. Otherwise clients that leave could make the store read any number of
+    /// records at once.
     pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.0.clone().acquire_owned().await.ok()
     }

@@ -1,7 +1,7 @@
-//! A store in the memory of this process: for tests and trials. It ends with the process.
+//! A store in the memory of this process, for tests and trials. Its contents end with the process.
 //!
-//! Danger: two gateways with one such store each do not share records, so each executes the other's
-//! duplicates.
+//! Danger: two gateways that each have such a store share no records. So each gateway executes
+//! duplicates of the other's requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -23,8 +23,9 @@ use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
 mod log;
 
-/// Limit for the ended records that one write removes. More than one, so that the store shrinks
-/// while it is in use; few, so that no single request pays for many others.
+/// Limit for the ended records that one write removes. The limit is more than one, because the
+/// store must shrink while it is in use. It is small, because one request must not pay for many
+/// others.
 const SWEPT_PER_WRITE: usize = 4;
 
 /// A store in memory.
@@ -64,7 +65,7 @@ impl Notes {
 struct Stored {
     record: Record,
     written_ms: u64,
-    /// 0: never.
+    /// Due time in ms since 1970; 0: never.
     due_ms: u64,
     ends_ms: u64,
 }

@@ -9,11 +9,12 @@
 //! - [`sealed`], [`cached`], [`pending`]: wrappers; each replaces the parts that it changes
 //! - [`log`]: entries of the event log, the chain that links them, and the reader of a log
 //! - [`copy`]: copies one store into another
-//! - `suite`: the tests that every store must pass, and the recipe to write a new one (feature
+//! - `suite`: the tests that every store must pass, and a recipe for a new store (feature
 //!   `test-suite`)
 //!
-//! There is one write verb, [`Records::write`]: it compares the version, then writes the record and
-//! its event in one atomic step. All rules about records are in `engine`.
+//! Every change of a record goes through [`Records::write`], except the renewal of a lease. It
+//! compares the version of the stored record, then writes the new record and its event in one
+//! atomic step. The rules about the states of a record are in `engine`.
 
 use std::sync::Arc;
 
@@ -49,12 +50,12 @@ pub use records::{EventSource, Listing, NO_EVENT, Page, Records, Swap};
 pub use remark::{Grade, Remark};
 pub use watch::{Hub, Watch};
 
-/// A store, in parts. Cheap to clone.
+/// A store: one object for each of its three parts. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     /// The records of operations.
     pub records: Arc<dyn Records>,
-    /// The log of their changes.
+    /// The event log: the changes of the records, in order.
     pub log: Arc<dyn EventLog>,
     /// The notes that the gateways of the store have agreed on.
     pub identities: Arc<dyn IdentityNotes>,

@@ -1,4 +1,5 @@
-//! Opens stores: the only module that names all kinds of stores, with their capabilities.
+//! Opens a store from its settings. Only this module names all kinds of stores, with their
+//! capabilities.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use super::{Remark, Store};
 use crate::clock::Clock;
 use crate::telemetry::CacheMeter;
 
-/// Shortest timeout of a call during a copy. No client waits for the answer, and batches are large.
+/// Lower limit for the timeout of a call during a copy. Batches are large, and no client waits for
+/// the answer.
 #[cfg(feature = "redis")]
 const COPY_CALL_TIMEOUT_MIN: Duration = Duration::from_secs(10);
 
@@ -39,18 +41,18 @@ pub enum StoreSettings {
 /// Capabilities of a store, known before it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Whether its records outlive the process.
+    /// Whether the records outlive the process.
     pub durable: bool,
-    /// Whether several processes can use it at the same time: gateways, and readers of its event
-    /// log.
+    /// Whether several processes can use the store at the same time: gateways, and readers of the
+    /// event log.
     pub shared: bool,
-    /// Whether it can be copied, and copied into.
+    /// Whether the store can be the source and the target of a copy.
     pub copyable: bool,
-    /// Whether completed records may be cached in the process: the store reports when they change.
+    /// Whether the process may cache completed records, because the store reports their changes.
     pub cacheable: bool,
 }
 
-/// Error of opening a store.
+/// Reasons why a store can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreOpenError {
     /// The folder or the file can't be used.
@@ -60,10 +62,10 @@ pub enum StoreOpenError {
     #[cfg(feature = "redis")]
     #[error(transparent)]
     Redis(#[from] ConnectError),
-    /// The store can't be copied.
+    /// The store can't be this end of a copy.
     #[error(transparent)]
     Copy(#[from] CopyError),
-    /// There is no key to seal records with.
+    /// A key to seal records with is malformed or missing.
     #[error(transparent)]
     Sealing(#[from] InvalidSealingKey),
 }
@@ -79,11 +81,11 @@ pub enum CopyEnd {
 
 /// A cache of completed records in the process.
 pub struct CacheSettings {
-    /// Its size, in bytes; 0: no cache.
+    /// Size in bytes; 0: no cache.
     pub bytes: usize,
-    /// The clock by which records end.
+    /// The clock that decides when cached records end.
     pub clock: Clock,
-    /// Counts hits and losses.
+    /// Metrics of the cache, such as hits.
     pub meter: CacheMeter,
 }
 
@@ -108,7 +110,7 @@ impl StoreSettings {
         }
     }
 
-    /// Returns the folder of a store in a file.
+    /// Returns the folder of the store's file; `None` if the store is not in a file.
     pub fn folder(&self) -> Option<&Path> {
         match self {
             StoreSettings::File(folder) => Some(folder),
@@ -118,16 +120,16 @@ impl StoreSettings {
         }
     }
 
-    /// Whether the store may hold something before it is opened. A store in memory never does.
+    /// Whether the store may have contents before it is opened. A store in memory has none.
     pub fn may_exist(&self) -> bool {
         self.capabilities().durable && self.folder().is_none_or(Path::exists)
     }
 
     /// Opens the store. Must be called within a tokio runtime. Blocks for the disk. Does not wait
-    /// for servers: while they are out of reach, calls fail.
+    /// for servers: calls fail while the servers are out of reach.
     ///
     /// # Errors
-    /// A folder that can't be used, or invalid options.
+    /// The folder can't be used, or the options are invalid.
     pub fn open(&self, clock: &Clock) -> Result<OpenStore, StoreOpenError> {
         let (store, backend) = match self {
             StoreSettings::Memory => {
@@ -201,10 +203,11 @@ enum Backend {
 }
 
 impl OpenStore {
-    /// Returns the store as gateways use it: sealed if there are `keys`, and cached if that is
-    /// configured and possible.
+    /// Returns the store as gateways use it: sealed if there are `keys`, and cached if `cache` has
+    /// a size and the store permits a cache.
     ///
-    /// The cache is the outermost wrapper, so that a cached replay is not decrypted again.
+    /// The cache is the outermost wrapper. It keeps decrypted records, so a replay from the cache
+    /// needs no decryption.
     ///
     /// # Errors
     /// The cache can't be set up.
@@ -237,8 +240,8 @@ impl OpenStore {
         }
     }
 
-    /// Announces to other processes that a gateway uses the store. The lock of a file does that by
-    /// itself.
+    /// Announces to other processes that a gateway uses the store. A store in a file needs no
+    /// announcement, because its file is locked.
     pub fn announce(&mut self) {
         match &mut self.backend {
             Backend::Memory | Backend::Embedded(_) => {}
@@ -259,8 +262,7 @@ impl OpenStore {
         }
     }
 
-    /// Ends the use of the store: completes earlier requests, then releases files and
-    /// announcements.
+    /// Completes earlier requests, then releases the file or ends the announcement.
     pub async fn close(&self) {
         match &self.backend {
             Backend::Memory => {}

@@ -1,5 +1,5 @@
-//! A store that answers nothing until its gateway and the store have agreed on the identities of
-//! operations.
+//! A wrapper that refuses calls until the gateway has compared its identities of operations with
+//! those of the store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,16 +15,16 @@ use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, Version};
 
-/// Refuses every call about records and notes until it is opened, as a store that is out of reach
-/// does. So routes fail closed or open as configured, and the gateway is not ready. The event log
-/// stays usable.
+/// Refuses every call about records and notes until [`PendingStore::open`], with the error of a
+/// store that is out of reach. Until then, routes fail closed or open as configured, and the
+/// gateway is not ready. The event log stays usable.
 pub struct PendingStore {
     inner: Store,
     open: AtomicBool,
 }
 
 impl PendingStore {
-    /// Wraps a store that is not open yet.
+    /// Returns a closed wrapper of a store.
     pub fn new(inner: Store) -> Arc<PendingStore> {
         Arc::new(PendingStore { inner, open: AtomicBool::new(false) })
     }
@@ -34,7 +34,7 @@ impl PendingStore {
         Store { records: self.clone(), log: self.inner.log.clone(), identities: self.clone() }
     }
 
-    /// Opens the store, for good.
+    /// Opens the wrapper permanently.
     pub fn open(&self) {
         self.open.store(true, Ordering::Release);
     }

@@ -18,7 +18,7 @@ use crate::record::{Fence, Held, Lifetime, Record, Version};
 pub enum Swap {
     /// The record is written, as durably as the store promises.
     Stored,
-    /// The slot holds another version, or nothing (`None`). Nothing was written.
+    /// The slot holds another version, or is empty (`None`). Nothing was written.
     Stale(Option<Held>),
     /// The slot holds another version, under this fence. The record is so large that only
     /// [`Records::load`] returns it. Nothing was written.
@@ -46,8 +46,8 @@ pub struct Page {
 /// Makes the event of a change, for the [event log](super::EventLog). An empty event is not
 /// appended.
 ///
-/// Stores call it only when the event may be appended. Most claims of duplicates append nothing,
-/// and encoding an event for each of them would cost more than the duplicate itself.
+/// A store calls the function only if the event may be appended. Most claims of duplicates append
+/// nothing, and encoding an event for each of them would cost more than the duplicate itself.
 pub type EventSource<'a> = &'a (dyn Fn() -> Vec<u8> + Send + Sync);
 
 /// Makes no event.
@@ -59,9 +59,9 @@ pub const NO_EVENT: EventSource<'static> = &Vec::new;
 pub trait Records: Send + Sync + 'static {
     /// Writes `next` if the slot holds version `expected` (`None`: if the slot is empty).
     ///
-    /// In the same atomic step it updates the index of unsettled records and the tombstone, and
-    /// appends the event. After that it wakes the watchers of the slot. No event is appended when
-    /// the answer is `Stale`.
+    /// The same atomic step updates the index of unsettled records and the tombstone, and appends
+    /// the event. After that, the watchers of the slot are woken. If the answer is `Stale` or
+    /// `Large`, no event is appended.
     ///
     /// Idempotent: if the slot already holds a record with `next`'s version, fence and state, an
     /// earlier attempt of this call wrote it. Then the answer is `Stored`, and the event is not
@@ -92,11 +92,14 @@ pub trait Records: Send + Sync + 'static {
     /// Reads a record, or its tombstone if the record has ended.
     async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;
 
-    /// Extends the lease of the attempt `fence`. Returns `false`, and changes nothing, unless the
-    /// record is in flight under that fence and its lease has not ended: another gateway may
-    /// already have acted on the end of a lease.
+    /// Extends the lease of the attempt `fence`. The lease then ends after `lease`, and the record
+    /// disappears after `keep`, both counted from now. `keep` replaces [`Lifetime::keep`] of the
+    /// claim, and should be longer than `lease`: a record that disappears frees its key.
     ///
-    /// Does not change the version.
+    /// Returns `false`, and changes nothing, if the record is not in flight under that fence, or if
+    /// its lease has ended. Another gateway may already have acted on the end of that lease.
+    ///
+    /// Neither changes the version nor appends an event.
     async fn renew(
         &self,
         slot: &Slot,
@@ -105,8 +108,8 @@ pub trait Records: Send + Sync + 'static {
         keep: Duration,
     ) -> Result<bool, StoreError>;
 
-    /// Returns up to `limit` slots of unsettled records that are overdue. Removes index entries of
-    /// records that are gone.
+    /// Returns up to `limit` slots of unsettled records with a due time in the past. Removes index
+    /// entries of records that are gone.
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError>;
 
     /// Lists up to `limit` records from `cursor` on. The listing is for people: it may miss records
@@ -128,7 +131,7 @@ pub trait Records: Send + Sync + 'static {
     async fn ping(&self) -> Result<(), StoreError>;
 }
 
-/// Whether a slot belongs to a listing for people.
+/// Whether listings show the slot: they leave out the slots of shadow routes.
 pub(crate) fn is_listed(slot: &Slot) -> bool {
     slot.space == Space::Enforced
 }

@@ -14,7 +14,7 @@ pub struct Remark {
 /// How a property of a server affects the guarantees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grade {
-    /// The property is as the guarantees need it.
+    /// The guarantees hold with this property.
     Sound,
     /// The property breaks a guarantee about operations.
     Unsound,

@@ -1,9 +1,10 @@
 //! Records with encrypted results: sealed before they are stored, opened when they are read.
 //! AES-256-GCM (NIST SP 800-38D).
 //!
-//! Header fields and body are sealed. The status and the hashes of scope and caller stay readable,
-//! for operators and rules. The operation's slot is authenticated with the sealed text, so that a
-//! result can't be moved to another operation by someone who can write to the store.
+//! Sealing covers header fields, trailers and body of a reply, a kept key of the upstream, and the
+//! digests of a request's members. The status and the hashes of scope and caller stay readable, for
+//! operators and rules. The operation's slot is authenticated with the sealed text. So nobody who
+//! can write to the store can move a result to another operation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ pub const KEY_BYTES: usize = 32;
 /// Longest name of a key, in bytes.
 pub const KEY_ID_MAX: usize = 64;
 
-/// A key, and the name that records refer to it by.
+/// A key, and its name. Records contain the name of the key that sealed them.
 pub struct SealingKey {
     id: String,
     key: LessSafeKey,
@@ -62,7 +63,7 @@ impl std::fmt::Debug for SealingKey {
 /// Records with sealed results.
 pub struct Sealed {
     inner: Arc<dyn Records>,
-    /// The first key seals; all keys open.
+    /// The first key seals. All keys open.
     keys: Vec<SealingKey>,
     random: SystemRandom,
 }
@@ -84,7 +85,7 @@ impl Sealed {
         }
     }
 
-    /// Seals a text for one use in the operation's record.
+    /// Seals a text for one purpose in the operation's record.
     fn seal(&self, slot: &Slot, purpose: &[u8], text: &[u8]) -> Result<Bytes, StoreError> {
         let failed = || StoreError::NotApplied("the record could not be sealed".into());
         let key = self.keys.first().ok_or_else(failed)?;
@@ -133,9 +134,10 @@ impl Sealed {
                 has_trailers,
             )?);
         }
-        // Without its key, an operation is only not probed in the background.
+        // If the kept key can't be opened, the operation is not probed in the background. Nothing
+        // else changes.
         held.record.kept = held.record.kept.and_then(|kept| self.open(slot, KEPT, &kept).ok());
-        // Without the leaves, a refusal only explains less.
+        // If the leaves can't be opened, a refusal explains less. Nothing else changes.
         let leaves = &mut held.record.extras.leaves;
         *leaves = leaves.take().and_then(|leaves| self.open(slot, LEAVES, &leaves).ok());
         Ok(Some(held))
@@ -155,8 +157,8 @@ impl Sealed {
             State::Completed { reply, by } => {
                 let purpose = context_of(reply.trailers.is_some());
                 let body = ReplyBody::Sealed(self.seal(slot, purpose, &encode_reply(reply))?);
-                // Empty trailers show that the reply has some, so that the record gets the format
-                // for trailers.
+                // The trailers are in the sealed text. Empty trailers remain here, because they
+                // give the record the format for replies with trailers.
                 let trailers = reply.trailers.as_ref().map(|_| HeaderMap::new());
                 let reply = Arc::new(Reply {
                     status: reply.status,
@@ -179,7 +181,8 @@ impl Sealed {
     }
 }
 
-/// Purposes of sealed texts. They are authenticated too, so that one text can't replace another.
+/// Purposes of sealed texts. The purpose is authenticated too, so a text for one purpose can't
+/// replace a text for another.
 const REPLY: &[u8] = b"reply";
 const REPLY_WITH_TRAILERS: &[u8] = b"reply with trailers";
 const KEPT: &[u8] = b"kept";
@@ -357,7 +360,7 @@ mod tests {
         let raw = inner.load(&slot).await.unwrap().unwrap().record;
         let State::Completed { reply: shown, .. } = &raw.state else { panic!("completed") };
         assert_eq!(shown.trailers, Some(HeaderMap::new()), "only their existence shows");
-        // A reply with trailers can't be turned into one without, nor the other way round.
+        // A reply with trailers can't be turned into a reply without trailers, nor the reverse.
         inner
             .swap(
                 &slot,

@@ -1,5 +1,4 @@
-//! The watchers of records in this process: one entry per watched slot, however many watchers it
-//! has.
+//! The watchers of records in this process. All watchers of a slot share one entry.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,18 +15,19 @@ pub struct Hub(Arc<Inner>);
 struct Inner {
     slots: Mutex<HashMap<Slot, WatchedSlot>>,
     /// Slots that gained their first or lost their last watcher, for a store that subscribes at a
-    /// server. `None` while there is no subscriber: a new one begins with all watched slots, so
-    /// earlier changes would only accumulate.
+    /// server. `None` while there is no subscriber: a new subscriber begins with all watched slots,
+    /// so it needs no earlier changes.
     changed: Mutex<Option<HashSet<Slot>>>,
     wake: Notify,
-    /// Whether a new watcher must wait for the subscription before it reads.
+    /// Whether a new watcher must wait for its subscription before it reads the record.
     remote: bool,
 }
 
 struct WatchedSlot {
     sender: watch::Sender<u64>,
     watchers: usize,
-    /// Whether the server has confirmed the subscription. Then new watchers may read at once.
+    /// Whether the server has confirmed the subscription. If so, new watchers may read the record
+    /// at once.
     confirmed: bool,
 }
 
@@ -80,8 +80,8 @@ impl Hub {
         }
     }
 
-    /// Wakes the watchers of a slot without a confirmed subscription. Nothing else would wake them
-    /// if the server's user may not subscribe.
+    /// Wakes the watchers of a slot without a confirmed subscription. If the server's user has no
+    /// right to subscribe, nothing else wakes them.
     pub fn notify_unconfirmed(&self, slot: &Slot) {
         if let Some(entry) = lock(&self.0.slots).get(slot).filter(|entry| !entry.confirmed) {
             entry.sender.send_modify(|n| *n = n.wrapping_add(1));
@@ -107,7 +107,8 @@ impl Hub {
     /// subscriptions as lost.
     pub fn follow(&self) -> Vec<Slot> {
         self.lost();
-        // Before the slots are read, so that every slot watched from now on is in one of both.
+        // This comes before the slots are read. So a slot that gets its first watcher meanwhile is
+        // in the set, in the returned list, or in both.
         *lock(&self.0.changed) = Some(HashSet::new());
         lock(&self.0.slots).keys().copied().collect()
     }
@@ -150,13 +151,13 @@ impl Watch {
     /// Returns when the record may have changed since the last call, and once at the start.
     pub async fn changed(&mut self) {
         if self.receiver.changed().await.is_err() {
-            // The hub never drops a watched slot. Without a sender, only the caller's own polling
-            // remains.
+            // The hub keeps the sender of a watched slot, so this can't happen. Callers also poll,
+            // so they would notice changes anyway.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Returns the number of watchers when this one was added, including itself.
+    /// Returns the number of the slot's watchers right after this one was added.
     pub fn peers(&self) -> usize {
         self.peers
     }

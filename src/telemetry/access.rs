@@ -45,7 +45,8 @@ pub struct AccessLog {
 pub struct AccessLogEnd(JoinHandle<()>);
 
 impl AccessLogEnd {
-    /// Returns whether all lines are written; only after all clones of the log are dropped.
+    /// Returns whether all lines are written, which happens only after all clones of the log are
+    /// dropped.
     pub fn is_reached(&self) -> bool {
         self.0.is_finished()
     }
@@ -83,9 +84,12 @@ impl AccessLog {
         let standard_output = path == Path::new("-");
         let out: Box<dyn Write + Send> =
             if standard_output { Box::new(Unlocked(io::stdout())) } else { Box::new(open(path)?) };
-        // Logged once: a full disk has no room for a line about every line.
+        // Logged once: a full disk has no space for one message per lost line.
         let (lines, thread) = LineQueue::start("access-log", out, meter, |error| {
-            tracing::error!(%error, "the access log can't be written: its lines are dropped and counted");
+            tracing::error!(
+                %error,
+                "the access log can't be written: its lines are dropped and counted"
+            );
         })?;
         Ok((AccessLog { lines, format }, AccessLogEnd(thread)))
     }
@@ -106,9 +110,9 @@ impl QueuedLine for (Line, AccessFormat) {
     }
 }
 
-/// Opens a file for appending. Opening a named pipe without a reader would block forever, and with
-/// it the start or the reload. So such a pipe is refused. Afterwards the writing thread may block:
-/// a slow reader is like a slow disk.
+/// Opens a file for appending. Opening a named pipe without a reader would block the start or the
+/// reload forever, so such a pipe is refused. Afterwards only the writing thread may block, on a
+/// slow reader as on a slow disk.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options
@@ -139,8 +143,9 @@ impl Line {
 
     fn json(&self) -> String {
         let millis = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        let time = UNIX_EPOCH + Duration::from_nanos(self.unix_ns);
         let mut line = json!({
-            "time": humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_nanos(self.unix_ns)).to_string(),
+            "time": humantime::format_rfc3339_millis(time).to_string(),
             "client": self.client,
             "method": self.method,
             "path": self.path,
@@ -263,8 +268,8 @@ mod tests {
         assert!(json.get("waited_ms").is_none());
         assert_eq!(
             line().text(AccessFormat::Combined),
-            "203.0.113.9 - - [25/Nov/2025:06:03:12 +0000] \"POST /v1/a\\x22b\\x5Cc HTTP/1.1\" 201 17 \"-\" \"-\" \
-             0.012 0.010 the\\x20payments executed op_1 ab 7a"
+            "203.0.113.9 - - [25/Nov/2025:06:03:12 +0000] \"POST /v1/a\\x22b\\x5Cc HTTP/1.1\" 201 \
+             17 \"-\" \"-\" 0.012 0.010 the\\x20payments executed op_1 ab 7a"
         );
         let abandoned = Line {
             status: None,

@@ -8,7 +8,10 @@ use std::borrow::Cow;
 /// controls (C0, DEL, C1), marks that change the direction of text (Unicode UAX #9), and separators
 /// of lines and paragraphs.
 pub(super) fn is_unsafe(c: char) -> bool {
-    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
@@ -27,7 +30,8 @@ pub fn escape_block(text: &str) -> Cow<'_, str> {
 /// Escapes a JSON document without changing the meaning of its strings: JSON itself allows DEL, C1
 /// and directional marks.
 pub fn escape_json(text: &str) -> Cow<'_, str> {
-    // All of them have at most 16 bits, and outside of strings only line breaks occur.
+    // All escaped characters have at most 16 bits. Outside of strings, JSON has none of them but
+    // line breaks.
     escaped(text, |c| c == '\n', |c, out| out.push_str(&format!("\\u{:04x}", u32::from(c))))
 }
 

@@ -22,21 +22,21 @@ use rustix::io::Errno;
 /// Most lines in one queue: a second or so of a very busy gateway.
 const LINES_MAX: usize = 8192;
 
-/// Most bytes of lines in one queue, the batch that is being written included.
+/// Most bytes of lines in one queue, including the batch that is being written.
 const BYTES_MAX: usize = 8 << 20;
 
 /// Most lines between two flushes. Lines count as written after the flush.
 const BATCH_MAX: u64 = 1024;
 
-/// A line in a queue. The writer thread renders it, so that a request only pays for the move.
+/// A line in a queue. The writer thread renders the line, so that a request only has to queue it.
 pub(super) trait QueuedLine: Send + 'static {
     /// Returns the approximate memory that the line takes while it is queued, in bytes; at least 1.
     fn weight(&self) -> usize;
 
     /// Writes the line with its line break.
+    ///
     /// # Errors
     /// The output can't be written.
-    /// The output's.
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
 }
 
@@ -186,9 +186,9 @@ impl<L: QueuedLine> Writer<L> {
     }
 }
 
-/// Standard output or standard error without the lock of `std::io`, which a blocked writer would
-/// hold against all other threads. If another process made the descriptor non-blocking, a write
-/// waits for it.
+/// Standard output or standard error without the lock of `std::io`. A blocked writer would hold
+/// that lock, and all other threads would wait. If another process made the descriptor
+/// non-blocking, a write waits until the descriptor is ready.
 pub(super) struct Unlocked<F>(pub F);
 
 impl<F: AsFd> Write for Unlocked<F> {

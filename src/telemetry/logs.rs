@@ -4,8 +4,8 @@
 //! and counted, and no request waits.
 //!
 //! Danger: a library that logs its input would log keys and credentials. So events of libraries
-//! below `info` are never logged, whatever the filter is: h2 logs the targets of malformed requests
-//! on `debug`.
+//! below `info` are never logged, whatever the filter is. For example, h2 logs the targets of
+//! malformed requests on `debug`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
@@ -92,15 +92,18 @@ pub enum FilterError {
     /// It is too long.
     #[error("a filter has at most {FILTER_BYTES_MAX} bytes")]
     TooLong,
-    /// A part of the filter is no level and no target with a level.
-    #[error("expected levels ({}) by target, such as \"info,onceward::store=debug\"; found {part:?}", LEVELS.join(", "))]
+    /// A part of the filter is neither a level nor a target with a level.
+    #[error(
+        "expected levels ({}) by target, such as \"info,onceward::store=debug\"; found {part:?}",
+        LEVELS.join(", ")
+    )]
     Malformed {
         /// The part.
         part: String,
     },
 }
 
-/// Starts logging, and sends panics the same way. Call it once; a second call changes nothing.
+/// Starts logging, and logs panics in the same way. Call it once; a second call changes nothing.
 ///
 /// # Errors
 /// The thread that writes the log can't be started.
@@ -128,8 +131,8 @@ pub fn init(format: LogFormat) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a panic to standard error through the queue of the log, and waits a little for it: the
-/// process may end with it.
+/// Writes a panic to standard error through the queue of the log. Waits at most [`FLUSH_MAX`] until
+/// it is written, because the process may end.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let mut text = format!("thread '{}' {panic}", thread.name().unwrap_or("unnamed"));
@@ -144,9 +147,9 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Prints a text to standard error, after the queued lines of the log and without waiting for a
-/// reader; directly if the process doesn't log. Escapes characters that a terminal would interpret,
-/// and adds a line break if it is missing.
+/// Prints a text to standard error. If the process logs, the text is queued after the lines of the
+/// log, so that nothing waits for a reader. Otherwise it is written at once. Escapes characters
+/// that a terminal would interpret, and adds a line break if it is missing.
 pub fn print_error(text: &str) {
     let line = format!("{}\n", escape_block(text.trim_end_matches('\n'))).into_bytes();
     match QUEUE.get() {
@@ -172,8 +175,8 @@ pub fn log_filter() -> Option<String> {
 /// Sets the filter, until the process ends.
 ///
 /// # Errors
-/// The filter can't be parsed. A word that is no level is refused, although tracing would take it
-/// for a target: it is usually a mistake, and would silence everything else.
+/// The filter can't be parsed. A word that is no level is refused, although tracing would treat it
+/// as a target. Such a word is usually a mistake, and as a target it would silence everything else.
 pub fn set_log_filter(text: &str) -> Result<(), FilterError> {
     let filter = parse(text)?;
     let handle = FILTER.get().ok_or(FilterError::NotLogging)?;

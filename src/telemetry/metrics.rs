@@ -50,7 +50,7 @@ pub enum Answer {
 pub struct Probes {
     /// The operation was executed.
     pub found: Counter,
-    /// The upstream does not know the operation.
+    /// The upstream has no such operation.
     pub absent: Counter,
     /// The upstream gave no usable answer.
     pub unclear: Counter,
@@ -70,7 +70,7 @@ pub struct CacheMeter {
     pub losses: Counter,
     /// Records in the cache.
     pub entries: Gauge,
-    /// Memory that they take, in bytes.
+    /// Memory of these records, in bytes.
     pub bytes: Gauge,
 }
 
@@ -237,7 +237,8 @@ impl Timer {
     }
 }
 
-/// Bounds in seconds: a local store answers below a millisecond, a payment API within a minute.
+/// Creates a histogram with bounds in seconds: a local store answers below a millisecond, and a
+/// payment API within a minute.
 fn buckets() -> Histogram {
     Histogram::new([
         0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,

@@ -1,5 +1,5 @@
-//! The telemetry of the process: metrics, logs and traces. Keys, credentials and bodies never come
-//! in here.
+//! The telemetry of the process: metrics, logs and traces. Telemetry never contains keys,
+//! credentials or bodies.
 
 mod access;
 mod breakers;

@@ -1,7 +1,7 @@
 //! Spans for an OpenTelemetry collector: a bounded queue, and OTLP's JSON form.
 //!
-//! Written by hand: there is a handful of spans of one shape, and OTLP over HTTP accepts JSON. The
-//! crates for it bring a second HTTP client and protobuf to send the same bytes.
+//! The encoder is written by hand, because there are only a few spans of one shape, and OTLP over
+//! HTTP accepts JSON. The crates for OTLP would add a second HTTP client and protobuf.
 
 use std::time::Duration;
 
@@ -12,10 +12,11 @@ use tokio::time::{Instant, timeout_at};
 use super::line_queue::ExportMetrics;
 use crate::hex;
 
-/// Requests with queued spans, at most: some megabytes.
+/// Most requests with queued spans. The spans take some megabytes.
 const REQUESTS_MAX: usize = 2048;
-/// Spans per message, approximately; and the longest wait of the first span for others.
+/// Most spans per message, approximately.
 const BATCH_SPANS: usize = 512;
+/// Longest time that the first span of a message waits for others.
 const BATCH_WAIT: Duration = Duration::from_secs(1);
 
 /// The kind of a span in OTLP.
@@ -157,10 +158,10 @@ pub struct SpanQueue(mpsc::Receiver<Vec<Span>>);
 
 impl Tracer {
     /// Creates a tracer. `sample_ratio`, from 0 to 1, is the share of new traces that are exported;
-    /// for traces of clients, the client decides.
+    /// if a client began the trace, the client decides.
     pub fn new(sample_ratio: f64, meter: ExportMetrics) -> (Tracer, SpanQueue) {
         let (queue, spans) = mpsc::channel(REQUESTS_MAX);
-        // A ratio of 1 saturates, and is everything.
+        // A ratio of 1 gives `u64::MAX`, which samples every trace.
         let threshold = (sample_ratio.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
         (Tracer { queue, threshold, meter }, SpanQueue(spans))
     }
@@ -200,7 +201,10 @@ pub fn export_request(spans: &[Span]) -> Vec<u8> {
     let spans: Vec<Value> = spans.iter().map(Span::json).collect();
     let message = json!({ "resourceSpans": [{
         "resource": { "attributes": [{ "key": "service.name", "value": text("onceward") }] },
-        "scopeSpans": [{ "scope": { "name": "onceward", "version": env!("CARGO_PKG_VERSION") }, "spans": spans }],
+        "scopeSpans": [{
+            "scope": { "name": "onceward", "version": env!("CARGO_PKG_VERSION") },
+            "spans": spans,
+        }],
     }] });
     message.to_string().into_bytes()
 }
@@ -253,8 +257,13 @@ mod tests {
         let message: Value = serde_json::from_slice(&export_request(&[span])).unwrap();
         let exported = &message["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
         let expected = json!({
-            "traceId": "ab".repeat(16), "spanId": "0000000000000005", "parentSpanId": "cd".repeat(8),
-            "name": "POST payments", "kind": 2, "startTimeUnixNano": "1000", "endTimeUnixNano": "1007",
+            "traceId": "ab".repeat(16),
+            "spanId": "0000000000000005",
+            "parentSpanId": "cd".repeat(8),
+            "name": "POST payments",
+            "kind": 2,
+            "startTimeUnixNano": "1000",
+            "endTimeUnixNano": "1007",
             "attributes": [
                 { "key": "onceward.outcome", "value": { "stringValue": "replayed" } },
                 { "key": "http.response.status_code", "value": { "intValue": "201" } },

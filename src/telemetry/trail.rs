@@ -21,7 +21,8 @@ const STEPS_MAX: usize = 64;
 const METHOD_BYTES_MAX: usize = 32;
 const PATH_BYTES_MAX: usize = 2048;
 
-/// The exchangeable access log and tracer. Cheap to clone; all clones are exchanged together.
+/// The access log and the tracer, which can be replaced. Cheap to clone. A replacement affects all
+/// clones.
 #[derive(Clone, Default)]
 pub struct Observers(Arc<RwLock<Option<Arc<EnabledObservers>>>>);
 
@@ -144,7 +145,7 @@ struct EndedStep {
     status: Option<u16>,
 }
 
-/// An active step: it ends when this is dropped.
+/// An active step. The step ends when this value is dropped.
 pub struct TrailStep {
     trail: Option<Trail>,
     work: Work,
@@ -185,12 +186,12 @@ impl Drop for TrailStep {
 }
 
 impl Observers {
-    /// Exchanges the exporters, for new requests.
+    /// Replaces the exporters, for new requests.
     pub fn replace(&self, observers: Option<EnabledObservers>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = observers.map(Arc::new);
     }
 
-    /// Exchanges the access log.
+    /// Replaces the access log.
     pub fn replace_access_log(&self, access: AccessLog) {
         let mut observers = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = observers.take() {
@@ -229,7 +230,7 @@ impl Trail {
     }
 
     /// Records the trace of the request: its id, the client's span in it if present, and whether
-    /// the client marked it as sampled. `own`: a random number. If the trace is exported, returns
+    /// the client marked it as sampled. `own` is a random number. If the trace is exported, returns
     /// the span that the upstream must use as its parent.
     pub fn in_trace(
         &self,
@@ -274,7 +275,7 @@ impl Trail {
         notes.outcome = Some(outcome);
     }
 
-    /// Records the end: the last byte of the response was sent, or the client left. `status`:
+    /// Records the end: the last byte of the response was sent, or the client left. `status` is
     /// `None` if no response was sent.
     pub fn ended(&self, status: Option<u16>, bytes: u64) {
         let inner = &*self.0;
@@ -341,7 +342,8 @@ impl TrailInner {
 }
 
 impl Drop for TrailInner {
-    /// Exports the spans: no work for the request is left, not even without its client.
+    /// Exports the spans. All work for the request has ended, also work that went on after the
+    /// client left.
     fn drop(&mut self) {
         let notes = std::mem::take(self.notes.get_mut().unwrap_or_else(PoisonError::into_inner));
         let (Some(tracer), Some(ids)) = (&self.observers.tracer, notes.ids) else { return };

@@ -20,7 +20,7 @@ pub struct RefreshIntervals {
     pub every: Duration,
     /// After a failed read.
     pub after_failure: Duration,
-    /// Between reads that an unknown key triggers: anybody can send tokens that name one.
+    /// Between reads that an unknown key triggers: anybody can send tokens that name unknown keys.
     pub between_misses: Duration,
 }
 

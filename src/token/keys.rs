@@ -40,7 +40,8 @@ pub enum KeySetError {
     TooMany,
     /// The set has no key that can verify tokens.
     #[error(
-        "it has no key that can verify tokens: RSA of at least 2048 bits, P-256, P-384 or Ed25519, for signatures"
+        "it has no key that can verify tokens: RSA of at least 2048 bits, P-256, P-384 or Ed25519, \
+         for signatures"
     )]
     NoneUsable,
 }

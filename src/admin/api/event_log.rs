@@ -12,7 +12,7 @@ use crate::admin::state::Admin;
 use crate::admin::view::{BreakView, VerifiedView};
 use crate::store::log::verify;
 
-/// Entries verified per response: a fraction of a second of work.
+/// Entries verified per response. This takes a fraction of a second.
 const ENTRIES: usize = 5000;
 
 #[derive(Debug, Deserialize)]
@@ -34,7 +34,7 @@ pub(super) async fn verify_log(
     let from = query.cursor.as_deref().map(str::parse).transpose();
     let from = from.map_err(|error| AdminRefusal::Invalid(format!("cursor: {error}")))?;
     let progress = verify(&*admin.gate.store().log, from, ENTRIES).await?;
-    // Entries from a time when the log was enabled are still verified.
+    // If the log is disabled now, older entries can still be verified.
     if !admin.gate.event_log_enabled()
         && query.cursor.is_none()
         && progress.entries == 0

@@ -1,4 +1,4 @@
-//! `/v1/log-level`: reads and changes the filter of the process log at run time.
+//! `/v1/log-level`: returns and changes the filter of the process log at run time.
 
 use axum::extract::rejection::JsonRejection;
 use axum::{Extension, Json};
@@ -22,8 +22,12 @@ pub(super) async fn show() -> Result<Json<LogLevelView>, AdminRefusal> {
 
 /// Changes the filter of the process log, until the process ends.
 #[utoipa::path(
-    put, path = "/v1/log-level", operation_id = "change_log_level", tag = "process", request_body = LogLevelView,
-    responses((status = 200, body = LogLevelView, description = "The new filter"), LogLevelChangeRefusals),
+    put, path = "/v1/log-level", operation_id = "change_log_level", tag = "process",
+    request_body = LogLevelView,
+    responses(
+        (status = 200, body = LogLevelView, description = "The new filter"),
+        LogLevelChangeRefusals,
+    ),
 )]
 pub(super) async fn change(
     Extension(operator): Extension<Operator>,
@@ -31,8 +35,8 @@ pub(super) async fn change(
 ) -> Result<Json<LogLevelView>, AdminRefusal> {
     let Json(LogLevelView { filter }) = request?;
     set_log_filter(&filter)?;
-    // Logged at warn, a level that most filters let through: a reader of the log must see why lines
-    // are missing.
+    // Logged at warn, because most filters let this level through, and a reader of the log must see
+    // why lines are missing.
     tracing::warn!(operator = operator.0, filter, "log filter changed");
     show().await
 }

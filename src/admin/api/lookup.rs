@@ -1,4 +1,5 @@
-//! `/v1/operations/lookup` finds an operation by its key, `/v1/scope` the mark of a client's scope.
+//! `/v1/operations/lookup` finds an operation by its key. `/v1/scope` returns the mark of a
+//! client's scope.
 
 use std::sync::Arc;
 

@@ -24,11 +24,11 @@ pub(super) type ApiPath = (&'static str, MethodRouter<Arc<Admin>>, PathAccess);
 /// The access rule of a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathAccess {
-    /// Everybody: the responses show nothing about operations.
+    /// Everybody, because the responses show nothing about operations.
     Open,
     /// Role `read` for GET and HEAD, role `operate` for other methods.
     Operators,
-    /// Role `read`, whatever the method: the path changes nothing, although its input is in a body.
+    /// Role `read` for all methods. The path has its input in a body, but changes nothing.
     Readers,
 }
 

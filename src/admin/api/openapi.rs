@@ -9,10 +9,11 @@ use utoipa::{Modify, OpenApi, ToSchema};
 #[openapi(
     info(
         title = "Onceward, admin API",
-        description = "For operators, on the admin port. Every path under /v1/ except this document requires \
-                       `Authorization: Bearer` with a token of `[admin_auth]`; a port on loopback without tokens \
-                       requires none. The role `read` allows queries, `operate` also changes. A change names the \
-                       version that it was decided on."
+        description = "For operators, on the admin port. Every path under /v1/ except this \
+                       document requires `Authorization: Bearer` with a token of `[admin_auth]`; a \
+                       port on loopback without tokens requires none. The role `read` allows \
+                       queries, `operate` also changes. A change names the version that it was \
+                       decided on."
     ),
     paths(
         super::process::alive,
@@ -45,7 +46,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 pub(super) struct ApiDocument;
 
 /// Adds the token scheme to every path that can answer 401, so that generated clients send the
-/// token. It is optional, because a port on loopback needs none.
+/// token. The token is optional, because a port on loopback needs none.
 struct TokenScheme;
 
 impl Modify for TokenScheme {
@@ -69,19 +70,20 @@ impl Modify for TokenScheme {
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "the schema of problem documents, which `problem.rs` writes")]
 struct ProblemDocument {
-    /// `urn:onceward:problem:` and the kind.
+    /// `urn:onceward:problem:` and the name of the kind.
     r#type: String,
     /// The name of the status.
     title: String,
     /// The status.
     status: u16,
-    /// What happened, and what to do.
+    /// The text of the refusal, with advice.
     detail: String,
 }
 
 /// Returns this document.
 #[utoipa::path(
-    get, path = "/v1/openapi.json", tag = "process", responses((status = 200, description = "OpenAPI 3.1"))
+    get, path = "/v1/openapi.json", tag = "process",
+    responses((status = 200, description = "OpenAPI 3.1"))
 )]
 pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
     Json(ApiDocument::openapi())
@@ -152,7 +154,7 @@ mod tests {
                 }
             }
         }
-        // Refusals of no single path.
+        // Refusals that do not belong to a single path.
         documented.extend(
             [
                 ProblemKind::NotFound,

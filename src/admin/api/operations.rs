@@ -19,18 +19,19 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 
-/// Operations per page: at most, and by default.
+/// Operations per page: the maximum, and the default.
 const PAGE_MAX: usize = 1000;
 const PAGE: usize = 100;
 
-/// A body, or why it can't be read. The handler reports the operation and the version first.
+/// A body, or the reason why it can't be read. The handler first reports faults of the operation
+/// and its version.
 type Sent<T> = Result<Json<T>, JsonRejection>;
 
 /// Returns operations, one page at a time.
 ///
-/// Without filters, or with `state` alone, they come from the store: in their current state,
-/// unordered. With any other filter, or with `source=read_model`, they come from the read model:
-/// newest first, some moments behind.
+/// Without filters, or with `state` alone, the operations come from the store, unordered and in
+/// their current state. With any other filter, or with `source=read_model`, they come from the read
+/// model, newest first. The read model is some moments behind.
 #[utoipa::path(
     get, path = "/v1/operations", tag = "operations",
     params(
@@ -119,9 +120,10 @@ pub(super) async fn show(
     find(&admin, &operation).await.map(shown)
 }
 
-/// Sets the result of an uncertain operation: it was executed, and duplicates get this response.
+/// Records that an uncertain operation was executed. Duplicates get this response.
 #[utoipa::path(
-    post, path = "/v1/operations/{operation}/resolve", tag = "operations", request_body = ResolveRequest,
+    post, path = "/v1/operations/{operation}/resolve", tag = "operations",
+    request_body = ResolveRequest,
     params(
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header,
@@ -152,7 +154,8 @@ pub(super) async fn resolve(
 
 /// Records that an uncertain operation was not executed, and lets its next duplicate run.
 #[utoipa::path(
-    post, path = "/v1/operations/{operation}/retry", tag = "operations", request_body = DecisionRequest,
+    post, path = "/v1/operations/{operation}/retry", tag = "operations",
+    request_body = DecisionRequest,
     params(
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header,
@@ -179,7 +182,8 @@ pub(super) async fn retry(
 
 /// Records that an uncertain operation was not executed, and frees its key.
 #[utoipa::path(
-    post, path = "/v1/operations/{operation}/release", tag = "operations", request_body = DecisionRequest,
+    post, path = "/v1/operations/{operation}/release", tag = "operations",
+    request_body = DecisionRequest,
     params(
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header,
@@ -204,9 +208,10 @@ pub(super) async fn release(
     decide(state, operation, operator, &headers, sent, Decision::Release).await
 }
 
-/// Deletes the result of a completed operation. Its duplicates are refused, and never run.
+/// Deletes the result of a completed operation. Its duplicates are refused and never run.
 #[utoipa::path(
-    post, path = "/v1/operations/{operation}/expire", tag = "operations", request_body = DecisionRequest,
+    post, path = "/v1/operations/{operation}/expire", tag = "operations",
+    request_body = DecisionRequest,
     params(
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header,
@@ -231,7 +236,7 @@ pub(super) async fn expire(
     decide(state, operation, operator, &headers, sent, Decision::Expire).await
 }
 
-/// Applies a decision that needs no more than its reason.
+/// Applies a decision that needs only a reason.
 async fn decide(
     State(admin): State<Arc<Admin>>,
     Path(operation): Path<String>,
@@ -246,7 +251,7 @@ async fn decide(
     change.apply(&admin, &operator, decision, reason).await.map(shown)
 }
 
-/// Returns an operation as JSON, with its version as entity tag.
+/// Returns an operation as JSON. Its version is the entity tag.
 pub(super) fn shown((slot, held): (Slot, Held)) -> Response {
     let etag = format!("\"{}\"", held.record.version.0);
     ([(header::ETAG, etag)], Json(OperationView::new(&slot, &held))).into_response()

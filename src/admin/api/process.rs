@@ -11,16 +11,17 @@ use axum::response::{IntoResponse, Response};
 use crate::admin::state::Admin;
 use crate::engine::OnFailure;
 
-/// Returns 200 while the process lives.
+/// Returns 200 while the process is alive.
 #[utoipa::path(
-    get, path = "/healthz", tag = "process", responses((status = 200, description = "The process lives"))
+    get, path = "/healthz", tag = "process",
+    responses((status = 200, description = "The process lives"))
 )]
 pub(super) async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// Returns whether the gateway can serve: it is not stopping, and the store answers or a route can
-/// do without it.
+/// Returns whether the gateway can serve. It can unless it is stopping, or the store does not
+/// answer and all routes need the store.
 #[utoipa::path(
     get, path = "/readyz", tag = "process",
     responses(
@@ -48,7 +49,10 @@ pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 /// Returns the metrics, in the OpenMetrics format.
-#[utoipa::path(get, path = "/metrics", tag = "process", responses((status = 200, description = "OpenMetrics 1.0")))]
+#[utoipa::path(
+    get, path = "/metrics", tag = "process",
+    responses((status = 200, description = "OpenMetrics 1.0"))
+)]
 pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     if let Some(model) = &admin.read_model {

@@ -30,9 +30,9 @@ pub(super) async fn show(
     Ok(view(&admin, model.freshness()))
 }
 
-/// Empties the read model and rebuilds it from the event log, which takes a while. Requests and the
-/// store's records are not affected. Until the rebuild is complete, searches and statistics miss
-/// entries that are not applied yet.
+/// Empties the read model and starts to rebuild it from the event log. Requests and the store's
+/// records are not affected. Until the rebuild is complete, searches and statistics miss entries
+/// that are not applied yet.
 #[utoipa::path(
     post, path = "/v1/projection/rebuild", tag = "read model",
     responses((status = 202, body = ProjectionView,

@@ -1,5 +1,5 @@
 //! `/v1/operations/{operation}/timeline`, `/v1/statistics`, `/v1/overview` and `/v1/report`:
-//! answers from the read model, each with its lag.
+//! answers from the read model. Each answer has the lag of the read model.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use crate::engine::Mode;
 use crate::key::Slot;
 use crate::read_model::ReadModel;
 
-/// Longest time range of one statistics response: a quarter of a year, in ms.
+/// The longest time range of one statistics response, in ms: a quarter of a year.
 const SPAN_MS_MAX: u64 = 92 * 24 * HOUR_MS;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
-/// Returns an operation's timeline, from its first event to now.
+/// Returns an operation's timeline, beginning with its first event.
 #[utoipa::path(
     get, path = "/v1/operations/{operation}/timeline", tag = "read model",
     params(("operation" = String, Path,
@@ -43,7 +43,7 @@ pub(super) struct StatisticsQuery {
     until: Option<String>,
 }
 
-/// Returns counts by route and hour.
+/// Returns the counts of each route and hour.
 #[utoipa::path(
     get, path = "/v1/statistics", tag = "read model",
     params(
@@ -94,7 +94,8 @@ pub(super) struct ReportQuery {
     since: Option<String>,
 }
 
-/// Returns what enforcing would have done on shadow routes, by route, client and reason.
+/// Returns how many requests on shadow routes enforcing would have replayed or refused, by route,
+/// client and reason.
 #[utoipa::path(
     get, path = "/v1/report", tag = "read model",
     params(("since" = Option<String>, Query,

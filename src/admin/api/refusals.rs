@@ -25,19 +25,24 @@ macro_rules! refusals {
 
 refusals! {
     VerifyRefusals: Unauthorized, RequestInvalid, LogOff, StoreUnavailable;
-    ListRefusals: Unauthorized, RequestInvalid, StateUnknown, StoreUnavailable, ReadModelOff, ReadModelUnavailable;
+    ListRefusals: Unauthorized, RequestInvalid, StateUnknown, StoreUnavailable, ReadModelOff,
+        ReadModelUnavailable;
     ShowRefusals: Unauthorized, RequestInvalid, OperationUnknown, StoreUnavailable;
-    LookupRefusals: Unauthorized, RequestInvalid, LookupInvalid, RouteUnknown, OperationUnknown, BodyTooLarge, StoreUnavailable;
+    LookupRefusals: Unauthorized, RequestInvalid, LookupInvalid, RouteUnknown, OperationUnknown,
+        BodyTooLarge, StoreUnavailable;
     ScopeRefusals: Unauthorized, RequestInvalid, LookupInvalid, RouteUnknown, BodyTooLarge;
     ReadModelRefusals: Unauthorized, RequestInvalid, ReadModelOff, ReadModelUnavailable;
     ProjectionRefusals: Unauthorized, ReadModelOff;
     RebuildRefusals: Unauthorized, Forbidden, ReadModelOff, ReadModelUnavailable;
     TailRefusals: Unauthorized, RequestInvalid, LogOff, StoreUnavailable;
-    TimelineRefusals: Unauthorized, RequestInvalid, OperationUnknown, ReadModelOff, ReadModelUnavailable;
-    ChangeRefusals: Unauthorized, Forbidden, RequestInvalid, IfMatchInvalid, IfMatchRequired, OperationUnknown, OperationMoved,
-        InFlight, OperationSettled, OperationNotCompleted, OutcomeUncertain, BodyTooLarge, StoreUnavailable;
+    TimelineRefusals: Unauthorized, RequestInvalid, OperationUnknown, ReadModelOff,
+        ReadModelUnavailable;
+    ChangeRefusals: Unauthorized, Forbidden, RequestInvalid, IfMatchInvalid, IfMatchRequired,
+        OperationUnknown, OperationMoved, InFlight, OperationSettled, OperationNotCompleted,
+        OutcomeUncertain, BodyTooLarge, StoreUnavailable;
     LogLevelRefusals: Unauthorized, LogLevelUnavailable;
-    LogLevelChangeRefusals: Unauthorized, Forbidden, RequestInvalid, LogLevelRefused, LogLevelUnavailable;
+    LogLevelChangeRefusals: Unauthorized, Forbidden, RequestInvalid, LogLevelRefused,
+        LogLevelUnavailable;
     ReloadRefusals: Unauthorized, Forbidden, ReloadRefused, ReloadUnavailable;
 }
 

@@ -1,4 +1,4 @@
-//! `POST /v1/reload`: has the configuration read again.
+//! `POST /v1/reload`: requests a reload of the configuration.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::admin::auth::Operator;
 use crate::admin::problem::AdminRefusal;
 use crate::admin::state::Admin;
 
-/// Longest wait for a reload: the store may have to be queried, and files of keys and certificates
-/// read.
+/// The longest wait for a reload. A reload may have to query the store, and to read files of keys
+/// and certificates.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// Reads the configuration again and puts it in force.
+/// Reads the configuration again and applies it.
 #[utoipa::path(
     post, path = "/v1/reload", tag = "process",
     responses((status = 200, description = "The configuration is in force"), ReloadRefusals),
@@ -32,7 +32,8 @@ pub(super) async fn reload(
         Ok(Ok(Ok(()))) => Ok(Json(json!({ "result": "applied" }))),
         Ok(Ok(Err(faults))) => Err(AdminRefusal::ReloadRefused(faults.join("; "))),
         Ok(Err(_)) | Err(_) => Err(AdminRefusal::ReloadUnavailable(
-            "the configuration was not read in time; onceward_config_reloads_total shows the result",
+            "the configuration was not read in time; onceward_config_reloads_total shows the \
+             result",
         )),
     }
 }

@@ -19,34 +19,35 @@ use crate::store::StoreError;
 use crate::store::log::reader::{LogPage, LogReader, position_before};
 use crate::store::log::{LogEntry, Position};
 
-/// Events of one page: the default, and the most that a request may ask for, about a megabyte.
+/// Events of one page: the default, and the maximum, which is about a megabyte.
 const EVENTS: usize = 100;
 const EVENTS_MAX: usize = 1000;
 
-/// Longest wait for an event, in seconds: about half of the usual timeout of clients and proxies.
+/// The longest wait for an event, in seconds. It is about half of the usual timeout of clients and
+/// proxies.
 const WAIT_S_MAX: u64 = 5;
 
-/// Pause between two reads of a log without new entries. A reader does not notice it, and a read is
-/// one command to each server.
+/// The pause between two reads of a log without new entries. A read is one command to each server.
+/// The pause is so short that a reader does not notice it.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Requests that may read repeatedly while they wait: together a small share of the store's work.
-/// Further requests read once, at the beginning of their wait.
+/// How many requests may read repeatedly while they wait. Together they are a small part of the
+/// store's work. Further requests read only once, at the beginning of their wait.
 const WATCHING_MAX: usize = 16;
 
-/// Longest cursor, in bytes: twice the positions of all partitions.
+/// The longest cursor, in bytes: twice the size of the positions of all partitions.
 const CURSOR_BYTES_MAX: usize = 16 << 10;
 
 static WATCHING: Semaphore = Semaphore::const_new(WATCHING_MAX);
 
-/// Shortest time between two reads of all requests together, because each read visits every
-/// partition. A client that follows a busy log gets each page at once and asks for the next one, so
-/// it would read without a pause.
+/// The shortest time between two reads, over all requests. Each read visits every partition.
+/// Without this limit, a client that follows a busy log would read without a pause, because it gets
+/// each page at once and then requests the next one.
 const READ_INTERVAL: Duration = Duration::from_millis(16);
 
 static READ_TURNS: ReadTurns = ReadTurns(Mutex::new(None));
 
-/// Spaces reads [`READ_INTERVAL`] apart, in the order of their requests.
+/// Starts reads in the order of their requests, at least [`READ_INTERVAL`] apart.
 struct ReadTurns(Mutex<Option<Instant>>);
 
 impl ReadTurns {
@@ -70,7 +71,7 @@ pub(super) struct TailQuery {
     wait: Option<u64>,
 }
 
-/// Returns a page of the event log: the events after a cursor, since a time, or from now on.
+/// Returns a page of the event log: the events after a cursor, since a time, or only new ones.
 #[utoipa::path(
     get, path = "/v1/log", tag = "event log",
     params(
@@ -112,7 +113,8 @@ pub(super) async fn tail(
     READ_TURNS.wait().await;
     let mut page = reader.page(&from, reader.in_order(&from, limit).await?).await?;
     if page.entries.is_empty() && !page.trimmed && !wait.is_zero() {
-        // If the timeout drops a read, the next request reads its entries again from the cursor.
+        // If the timeout drops a read, no entries are lost: the next request reads them again from
+        // the cursor.
         if let Ok(entries) = tokio::time::timeout(wait, watch(&reader, &from, limit)).await {
             page = reader.page(&from, entries?).await?;
         }
@@ -295,7 +297,10 @@ mod tests {
             let id = EntryId { ms: 1000, seq: 2 };
             EventView::from(&LogEntry { partition: 9, id, slot, event: event.into(), link: None })
         };
-        let event = view_of(br#"{"kind":"of a later version","operation":"op_another","at":"never","route":"r","card":"canary"}"#);
+        let event = view_of(
+            br#"{"kind":"of a later version","operation":"op_another",
+                "at":"never","route":"r","card":"canary"}"#,
+        );
         assert_eq!((event.operation, event.entry.as_str()), (slot.to_string(), "9:1000-2"));
         assert_eq!(
             (event.moment.kind.as_str(), event.moment.at.as_str()),

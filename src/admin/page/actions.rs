@@ -1,5 +1,5 @@
-//! The decisions that an operator can make about an operation, each with its effect. The rules of
-//! the engine decide which are offered, so that the page offers nothing that would be refused.
+//! The decisions that an operator can make about an operation, each with its effect. The page
+//! offers only decisions that the rules of the engine allow in the operation's state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(super) enum Action {
     Expire,
 }
 
-/// The values of a form that was refused, so that nobody has to type them again.
+/// The values of a refused form, so that the operator need not enter them again.
 #[derive(Debug, Default)]
 pub(super) struct EnteredForm {
     pub status: String,
@@ -72,16 +72,20 @@ impl Action {
     fn explanation(self) -> &'static str {
         match self {
             Action::Resolve => {
-                "Use it if you found that the operation was executed. Nothing is sent; duplicates get the response that you enter here until its retention ends."
+                "Use it if you found that the operation was executed. Nothing is sent; duplicates \
+                 get the response that you enter here until its retention ends."
             }
             Action::Retry => {
-                "Use it if you found that the operation was not executed. The same request by the same caller is sent when it comes again; any other is refused."
+                "Use it if you found that the operation was not executed. The same request by the \
+                 same caller is sent when it comes again; any other is refused."
             }
             Action::Release => {
-                "Use it if you found that the operation was not executed and the request is no longer wanted. The key is free for any request."
+                "Use it if you found that the operation was not executed and the request is no \
+                 longer wanted. The key is free for any request."
             }
             Action::Expire => {
-                "Deletes the stored response before the end of its retention. Duplicates get 409 and never run until the key would have been new again."
+                "Deletes the stored response before the end of its retention. Duplicates get 409 \
+                 and never run until the key would have been new again."
             }
         }
     }
@@ -101,8 +105,8 @@ impl Action {
     }
 }
 
-/// Returns the actions for the operation's state, each with the time until it is possible (`None`:
-/// now).
+/// Returns the actions for the operation's state, each with the time until it is possible. `None`
+/// means that it is possible now.
 pub(super) fn possible(held: &Held, policy: &Policy) -> Vec<(Action, Option<Duration>)> {
     let judge = |action: Action| match decide(held, action.decision(), Fence(0), policy) {
         Ok(_) => Some((action, None)),
@@ -111,12 +115,13 @@ pub(super) fn possible(held: &Held, policy: &Policy) -> Vec<(Action, Option<Dura
             DecisionDenied::InFlight | DecisionDenied::Settled(_) | DecisionDenied::NoResult(_),
         ) => None,
     };
-    // An operator has already decided this.
+    // After an operator has decided on a retry, the page does not offer it again.
     let open = |action: &Action| *action != Action::Retry || !is_let_run(held);
     Action::ALL.into_iter().filter(open).filter_map(judge).collect()
 }
 
-/// Returns whether an operator has decided that the next duplicate runs, and none has come yet.
+/// Returns whether an operator has decided that the next duplicate runs, and no duplicate has
+/// arrived since.
 fn is_let_run(held: &Held) -> bool {
     matches!(held.record.state, State::Uncertain { retry: Some(_), .. })
 }
@@ -148,15 +153,25 @@ pub(super) fn forms(
             @if possible.is_empty() {
                 p.dim { (nothing(held)) }
             } @else if !visitor.may_operate {
-                p.dim { "Your token may read, but not change anything. An operator with the role " code { "operate" } " can: " (in_words(held, policy)) "." }
+                p.dim {
+                    "Your token may read, but not change anything. An operator with the role "
+                    code { "operate" } " can: " (in_words(held, policy)) "."
+                }
             } @else {
                 @if is_let_run(held) {
-                    p { "An operator has decided that the next duplicate runs. Until it comes, the decision can be changed." }
+                    p {
+                        "An operator has decided that the next duplicate runs. Until it comes, the \
+                         decision can be changed."
+                    }
                 } @else if matches!(held.record.state, State::Uncertain { .. }) {
-                    p { "First look up the payment at the upstream. If you can't find out what happened, leave the operation as it is: nothing runs while it is held." }
+                    p {
+                        "First look up the payment at the upstream. If you can't find out what \
+                         happened, leave the operation as it is: nothing runs while it is held."
+                    }
                 }
                 @for (action, wait) in &possible {
-                    (form(visitor, reference, held, *action, *wait, tried.and_then(|(of, typed)| (of == *action).then_some(typed))))
+                    @let typed = tried.and_then(|(of, typed)| (of == *action).then_some(typed));
+                    (form(visitor, reference, held, *action, *wait, typed))
                 }
             }
         }
@@ -166,7 +181,8 @@ pub(super) fn forms(
 fn nothing(held: &Held) -> &'static str {
     match held.record.state {
         State::InFlight { .. } => {
-            "Nothing while the operation is in flight: it settles by itself, or becomes uncertain when its lease ends."
+            "Nothing while the operation is in flight: it settles by itself, or becomes uncertain \
+             when its lease ends."
         }
         State::Released => {
             "Nothing: the attempt was not executed, and the next request under this key runs."
@@ -194,7 +210,9 @@ fn form(
             }
             @if let Some(wait) = wait {
                 p.hint {
-                    "Possible in " (wait.as_secs() + 1) " s. Until then the lost request may still wait in a queue, and would run beside the new one. "
+                    "Possible in " (wait.as_secs() + 1)
+                    " s. Until then the lost request may still wait in a queue, and would run \
+                     beside the new one. "
                     "A look-up made before then proves nothing either."
                 }
             } @else {
@@ -204,9 +222,14 @@ fn form(
                     @if action == Action::Resolve { (reply_fields(typed)) }
                     div.field {
                         label for=(reason) { "Reason" }
-                        input id=(reason) name="reason" required maxlength=(REASON_BYTES_MAX) autocomplete="off"
-                            value=(typed.map_or("", |typed| &typed.reason)) aria-describedby=(format!("{reason}-hint"));
-                        p.hint id=(format!("{reason}-hint")) { "Where you looked, or the ticket. It is stored with your name in the event log." }
+                        input id=(reason) name="reason" required maxlength=(REASON_BYTES_MAX)
+                            autocomplete="off"
+                            value=(typed.map_or("", |typed| &typed.reason))
+                            aria-describedby=(format!("{reason}-hint"));
+                        p.hint id=(format!("{reason}-hint")) {
+                            "Where you looked, or the ticket. It is stored with your name in the \
+                             event log."
+                        }
                     }
                     button type="submit" { (action.title()) }
                 }
@@ -224,17 +247,21 @@ fn reply_fields(typed: Option<&EnteredForm>) -> Markup {
         div.row {
             div.field {
                 label for="resolve-status" { "Status that duplicates get" }
-                input #resolve-status name="status" type="number" inputmode="numeric" min="200" max="599" required
+                input #resolve-status name="status" type="number" inputmode="numeric"
+                    min="200" max="599" required
                     value=(typed(|typed| &typed.status, ""));
             }
             div.field {
                 label for="resolve-type" { "Media type" }
-                input #resolve-type name="media_type" autocomplete="off" value=(typed(|typed| &typed.media_type, "application/json"));
+                input #resolve-type name="media_type" autocomplete="off"
+                    value=(typed(|typed| &typed.media_type, "application/json"));
             }
         }
         div.field {
             label for="resolve-body" { "Body that duplicates get" }
-            textarea #resolve-body name="body" rows="5" spellcheck="false" { (typed(|typed| &typed.body, "")) }
+            textarea #resolve-body name="body" rows="5" spellcheck="false" {
+                (typed(|typed| &typed.body, ""))
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The static files of the page: part of the binary, served under names that change with their
+//! The static files of the pages. They are part of the binary, and their names change with their
 //! content.
 //!
-//! [htmx](https://htmx.org) 2.0.11 is stored with them as it was published, with its licence.
+//! One of them is [htmx](https://htmx.org) 2.0.11, unchanged and with its licence.
 
 use std::sync::LazyLock;
 

@@ -1,5 +1,5 @@
-//! The traffic of the last hour: an SVG bar chart, with a text and a table for people who can't see
-//! it.
+//! The traffic of the last hour as an SVG bar chart. A text and a table have the same data for
+//! people who can't see the chart.
 
 use maud::{Markup, html};
 
@@ -9,12 +9,12 @@ use crate::admin::view::MinuteView;
 /// The size of the drawing, in its own units. It is scaled to the width of the page.
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 170.0;
-/// Space for the numbers on the left, the times below, and the upper half of the topmost number;
-/// wide enough for a narrow screen, where the text is three times as large.
+/// Space for the numbers on the left, for the times below, and for the upper half of the topmost
+/// number. It is enough for a narrow screen, where the text is three times as large.
 const LEFT: f64 = 66.0;
 const BELOW: f64 = 34.0;
 const ABOVE: f64 = 20.0;
-/// Horizontal grid lines, without the one at the bottom.
+/// The number of horizontal grid lines, without the one at the bottom.
 const LINES: u64 = 2;
 
 /// The parts of a minute's bar, from the bottom up.
@@ -55,10 +55,12 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
     let scale = (HEIGHT - BELOW) / top as f64;
     let step = (WIDTH - LEFT) / bars.len().max(1) as f64;
     html! {
-        svg.chart viewBox=(format!("0 -{ABOVE} {WIDTH} {}", HEIGHT + ABOVE)) role="img" aria-labelledby="chart-title chart-words" {
+        svg.chart viewBox=(format!("0 -{ABOVE} {WIDTH} {}", HEIGHT + ABOVE)) role="img"
+            aria-labelledby="chart-title chart-words" {
             title #chart-title { "Requests with a key, by minute" }
             desc #chart-words {
-                "In the last hour " (number(executed)) " requests were executed, " (number(prevented)) " duplicates were answered without the "
+                "In the last hour " (number(executed)) " requests were executed, "
+                (number(prevented)) " duplicates were answered without the "
                 "upstream, and " (number(other)) " became uncertain or were refused."
             }
             @for line in 0..=LINES {
@@ -81,11 +83,24 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
             summary #as-table { "Show as a table" }
             div.scroll tabindex="0" role="region" aria-label="Requests by minute" {
                 table {
-                    caption { "Requests with a key, by minute, newest first; minutes without requests are omitted" }
-                    thead { tr { th scope="col" { "Minute" } th.num scope="col" { "Executed" } th.num scope="col" { "Duplicates prevented" } th.num scope="col" { "Uncertain or refused" } } }
+                    caption {
+                        "Requests with a key, by minute, newest first; minutes without requests \
+                         are omitted"
+                    }
+                    thead {
+                        tr {
+                            th scope="col" { "Minute" }
+                            th.num scope="col" { "Executed" }
+                            th.num scope="col" { "Duplicates prevented" }
+                            th.num scope="col" { "Uncertain or refused" }
+                        }
+                    }
                     tbody {
                         @for bar in bars.iter().rev().filter(|bar| bar.height() > 0) {
-                            tr { th scope="row" { (bar.start) } @for (_, count) in bar.parts() { td.num { (number(count)) } } }
+                            tr {
+                                th scope="row" { (bar.start) }
+                                @for (_, count) in bar.parts() { td.num { (number(count)) } }
+                            }
                         }
                     }
                 }
@@ -95,13 +110,15 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
 }
 
 fn column(bar: &Bar<'_>, x: f64, step: f64, scale: f64) -> Markup {
-    /// Smallest height, so that a single event in a minute of thousands is visible.
+    /// The smallest height of a bar's part. So a single event is visible beside thousands of
+    /// others.
     const HEIGHT_MIN: f64 = 1.5;
     let mut y = HEIGHT - BELOW;
     let mut rect = |(class, count): (&'static str, u64)| {
         let height = (count as f64 * scale).max(HEIGHT_MIN);
         y -= height;
-        html! { rect class=(class) x=(round(x + step * 0.1)) y=(round(y)) width=(round(step * 0.8)) height=(round(height)) {} }
+        let (x, width) = (round(x + step * 0.1), round(step * 0.8));
+        html! { rect class=(class) x=(x) y=(round(y)) width=(width) height=(round(height)) {} }
     };
     let rects: Vec<Markup> =
         bar.parts().into_iter().filter(|(_, count)| *count > 0).map(&mut rect).collect();
@@ -112,8 +129,8 @@ fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// Formats a number of the scale so shortly that it fits beside the chart; thousands and millions
-/// are whole there.
+/// Formats a number of the scale so that it fits beside the chart, such as 5k. Numbers of the scale
+/// above 999 are whole thousands, and above 999,999 whole millions.
 fn short(value: u64) -> String {
     match value {
         0..=999 => value.to_string(),
@@ -122,8 +139,8 @@ fn short(value: u64) -> String {
     }
 }
 
-/// Returns the number at the top grid line: the next round number that is even, so that half of it
-/// is round, too.
+/// Returns the number at the top grid line: the next round number that is even. So half of it is a
+/// round number too.
 fn ceiling(most: u64) -> u64 {
     let mut unit = 1;
     loop {

@@ -1,4 +1,4 @@
-//! The error pages: why a page can't be shown or a form was refused, with advice.
+//! The error pages. They show why a page can't be shown or why a form was refused, with advice.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use super::visitor::Visitor;
 use crate::admin::problem::AdminRefusal;
 use crate::store::{ListError, StoreError};
 
-/// Why a page can't be shown.
+/// The reason why a page can't be shown.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PageError {
-    /// A refusal that the API has, too.
+    /// A refusal that the API has too.
     #[error(transparent)]
     Refused(#[from] AdminRefusal),
     /// A form that can't be parsed.
@@ -22,7 +22,8 @@ pub(super) enum PageError {
     Form(String),
     /// A form without a valid proof for this browser and process.
     #[error(
-        "this form was made before the gateway restarted or you signed in, or by another page. Nothing was changed: open the page again"
+        "this form was made before the gateway restarted or you signed in, or by another page. \
+         Nothing was changed: open the page again"
     )]
     Unproven,
     /// An error that should not happen.
@@ -59,7 +60,7 @@ impl From<ListError> for PageError {
 }
 
 impl PageError {
-    /// Renders the error page; with a menu if the visitor is known.
+    /// Renders the error page. It has a menu if the visitor is known.
     pub(super) fn page(&self, visitor: Option<&Visitor>) -> Response {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or("Error");
@@ -73,8 +74,7 @@ impl PageError {
 }
 
 impl IntoResponse for PageError {
-    /// The visitor is not known here: the error is passed on to the [guard](super::guard), which
-    /// knows the visitor.
+    /// Passes the error on to the [guard](super::guard), which adds the visitor's menu to the page.
     fn into_response(self) -> Response {
         let fault = Arc::new(self);
         let mut response = fault.page(None);

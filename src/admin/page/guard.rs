@@ -1,9 +1,9 @@
 //! The middleware of the pages: finds the visitor, and accepts forms only from these pages.
 //!
-//! Danger: a browser on the operator's machine sends every request that any site asks it to send.
-//! Pages are shown to this site and to people who follow a link. A form is accepted only from a
-//! page of this server ([`is_from_here`]), with the proof that the page was made for this browser
-//! ([`Signed`]).
+//! Danger: any site can make the operator's browser send requests to this server. So a page is sent
+//! only to requests of this server's pages, and to people who follow a link. A form is accepted
+//! only from a page of this server ([`is_from_here`]), and only with the proof that the page was
+//! made for this browser ([`Signed`]).
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ pub(super) async fn guard(
     response
 }
 
-/// Returns the visitor, and the cookie to set if they have none.
+/// Returns the visitor. Also returns the cookie to set, if the request has none.
 fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String>), PageError> {
     let sessions = &admin.sessions;
     let (name, cookie) = match SessionName::of(headers) {
@@ -85,7 +85,7 @@ fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String
             name,
         },
         Access::Tokens(tokens) => {
-            // A token that was withdrawn takes its sessions along.
+            // The sessions of a token end when the token is removed from the configuration.
             let token = sessions
                 .holder(&name, admin.clock.boot_ms())
                 .filter(|token| tokens.contains(token));
@@ -101,8 +101,8 @@ fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String
     Ok((visitor, cookie))
 }
 
-/// Middleware that redirects visitors without a session to the sign-in page, which leads back to
-/// the requested page.
+/// Middleware that redirects visitors without a session to the sign-in page. After the sign-in,
+/// they get the requested page.
 pub(super) async fn require_sign_in(request: Request, next: Next) -> Response {
     let visitor = request.extensions().get::<Visitor>();
     if visitor.is_some_and(|visitor| visitor.operator.is_some()) {
@@ -115,13 +115,13 @@ pub(super) async fn require_sign_in(request: Request, next: Next) -> Response {
         percent_encoding::utf8_percent_encode(here, percent_encoding::NON_ALPHANUMERIC)
     );
     if request.headers().contains_key("hx-request") {
-        // A refreshed part of a page has no place for a form.
+        // A refreshed part of a page can't show the sign-in form, so the whole page is redirected.
         return ([("hx-redirect", "/sign-in")], "").into_response();
     }
     Redirect::to(&there).into_response()
 }
 
-/// Returns whether a page of this server or a person sent the request, from fields that browsers
+/// Returns whether a page of this server or a person sent the request. It uses fields that browsers
 /// set and pages can't change.
 fn is_from_here(headers: &HeaderMap, looks: bool) -> bool {
     if let Some(origin) = headers.get(header::ORIGIN) {
@@ -140,8 +140,8 @@ fn is_from_here(headers: &HeaderMap, looks: bool) -> bool {
     let is = |name: &str, word: &str| headers.get(name).is_some_and(|value| value == word);
     match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
         None | Some(b"same-origin" | b"none") => true,
-        // A link, as from a runbook: it opens the page in a window of its own, and the linking site
-        // can't read it.
+        // Another site has a link to this page, for example a runbook. The link opens the page as a
+        // whole document, and the other site can't read it.
         Some(_) => looks && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document"),
     }
 }

@@ -1,4 +1,4 @@
-//! The frame of all pages, and the formats of times, states and numbers.
+//! The layout of all pages, and the formats of times, states and numbers.
 
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -7,8 +7,12 @@ use super::assets;
 use super::visitor::{PROOF_FIELD, Visitor};
 use crate::clock::rfc3339;
 
-/// The configuration of htmx: nothing that the pages' content security policy would have to allow.
-const HTMX: &str = r#"{"includeIndicatorStyles":false,"allowEval":false,"allowScriptTags":false,"selfRequestsOnly":true,"historyEnabled":false,"timeout":5000}"#;
+/// The configuration of htmx. It disables everything that the pages' content security policy does
+/// not allow.
+const HTMX: &str = concat!(
+    r#"{"includeIndicatorStyles":false,"allowEval":false,"allowScriptTags":false,"#,
+    r#""selfRequestsOnly":true,"historyEnabled":false,"timeout":5000}"#
+);
 
 /// The menu entry of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +50,9 @@ pub(super) fn document(
                     a.mark href="/" { (mark()) "Onceward" }
                     @if let Some(visitor) = visitor { (menu(visitor, here)) }
                 }
-                p #stale .notice role="alert" hidden { "The gateway does not answer: this page is no longer updated." }
+                p #stale .notice role="alert" hidden {
+                    "The gateway does not answer: this page is no longer updated."
+                }
                 p #announcement .unseen role="status" {}
                 main #content tabindex="-1" { (content) }
                 footer { "Onceward " (env!("CARGO_PKG_VERSION")) " · all times are UTC" }
@@ -79,30 +85,38 @@ fn menu(visitor: &Visitor, here: MenuEntry) -> Markup {
             div.who {
                 span { (operator.0) @if !visitor.may_operate { " (read-only)" } }
                 @if visitor.has_session {
-                    form method="post" action="/sign-out" { (proof(visitor)) button.plain type="submit" { "Sign out" } }
+                    form method="post" action="/sign-out" {
+                        (proof(visitor))
+                        button.plain type="submit" { "Sign out" }
+                    }
                 }
             }
         }
     }
 }
 
-/// A part of a page that is refreshed every 3 s, with the text that a screen reader announces when
-/// it changes. Elements in it that can have the focus need an id; otherwise each refresh moves the
-/// focus of keyboard users to the top of the page.
+/// Renders a part of a page that is refreshed every 3 s. When `announcement` changes, a screen
+/// reader announces it. Elements that can have the focus need an id. Without it, each refresh moves
+/// the focus of keyboard users to the top of the page.
 pub(super) fn live(path: &str, announcement: &str, content: Markup) -> Markup {
     html! {
-        div #live hx-get=(path) hx-trigger="every 3s" hx-select="#live" hx-swap="outerHTML" data-announce=(announcement) { (content) }
+        div #live hx-get=(path) hx-trigger="every 3s" hx-select="#live" hx-swap="outerHTML"
+            data-announce=(announcement) {
+            (content)
+        }
     }
 }
 
 /// Renders the lag of the read model.
 pub(super) fn behind(lag_ms: Option<u64>) -> Markup {
-    /// A lag from here on is marked: usually it is a fraction of a second.
+    /// From this lag on, the lag is marked. Usually it is a fraction of a second.
     const LATE_MS: u64 = 5000;
     html! {
         @match lag_ms {
             None => { p.fresh { "from the event log, which has not been read yet" } }
-            Some(lag) if lag >= LATE_MS => { p.fresh { span.state.warn { (span(lag)) " behind" } " the event log" } }
+            Some(lag) if lag >= LATE_MS => {
+                p.fresh { span.state.warn { (span(lag)) " behind" } " the event log" }
+            }
             Some(lag) => { p.fresh { "from the event log, " (span(lag)) " behind" } }
         }
     }
@@ -125,13 +139,16 @@ pub(super) fn proof(visitor: &Visitor) -> Markup {
     html! { input type="hidden" name=(PROOF_FIELD) value=(visitor.proof); }
 }
 
-/// The logo: something that came twice and went through once.
+/// The logo: two lines arrive, and one line leaves.
 fn mark() -> Markup {
     PreEscaped(
         concat!(
-            r#"<svg class="logo" viewBox="0 0 24 24" width="22" height="22" aria-hidden="true" focusable="false">"#,
-            r#"<path d="M2 7h6M2 17h6M14 12h8" fill="none" stroke="currentColor" stroke-width="2.2" stroke-linecap="round"/>"#,
-            r#"<path d="M8 7q4 0 4 5M8 17q4 0 4 -5" fill="none" stroke="currentColor" stroke-width="2.2" stroke-linecap="round"/>"#,
+            r#"<svg class="logo" viewBox="0 0 24 24" width="22" height="22" "#,
+            r#"aria-hidden="true" focusable="false">"#,
+            r#"<path d="M2 7h6M2 17h6M14 12h8" fill="none" stroke="currentColor" "#,
+            r#"stroke-width="2.2" stroke-linecap="round"/>"#,
+            r#"<path d="M8 7q4 0 4 5M8 17q4 0 4 -5" fill="none" stroke="currentColor" "#,
+            r#"stroke-width="2.2" stroke-linecap="round"/>"#,
             r#"<circle cx="12.5" cy="12" r="2.6" fill="currentColor"/></svg>"#
         )
         .to_owned(),
@@ -157,7 +174,7 @@ pub(super) fn state_word(name: &str) -> &str {
     }
 }
 
-/// Renders a time: time of day, with the date if it is another day, and its distance from now.
+/// Renders a time of day and its distance from now. On another day, the date is included.
 pub(super) fn moment(unix_ms: u64, now_unix_ms: u64) -> Markup {
     const DAY_MS: u64 = 86_400_000;
     let full = rfc3339(unix_ms);

@@ -1,9 +1,11 @@
-//! The pages of the admin port: the history of an operation, and the decisions about it. They are
-//! rendered here as HTML and work without scripts; with scripts, parts of them are refreshed.
+//! The pages of the admin port, which show the history of operations and offer decisions about
+//! them. They are rendered here as HTML and work without scripts. With scripts, parts of the pages
+//! are refreshed.
 //!
-//! Danger: a page settles payments in the name of its visitor. [`guard`] finds out who that is and
-//! which requests come from these pages; [`crate::admin::session`] keeps tokens out of browsers;
-//! the headers below keep foreign content out of the pages, and the pages out of foreign frames.
+//! Danger: a page settles payments in the name of its visitor. [`guard`] identifies the visitor,
+//! and accepts forms only from these pages. [`crate::admin::session`] keeps tokens out of browsers.
+//! The header fields below keep other sites' content out of the pages, and the pages out of other
+//! sites' frames.
 
 use std::sync::Arc;
 
@@ -32,11 +34,12 @@ mod uncertain;
 mod visitor;
 
 /// Content security policy: own files only, no other scripts, no embedding in other pages.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+                      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors \
+                      'none'";
 
-/// Header fields of every page. The referrer stays on this server, but is sent: without one,
-/// browsers send no origin with a form.
+/// Header fields of every page. Browsers may send the referrer to this server only. Without any
+/// referrer, browsers would send no origin with a form.
 const FIELDS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -64,7 +67,7 @@ pub(super) fn router(admin: &Arc<Admin>) -> Router<Arc<Admin>> {
     pages.route("/assets/{name}", get(assets::serve)).layer(middleware::from_fn(security_headers))
 }
 
-/// Middleware that forbids caching: a page shows one moment to one person.
+/// Middleware that forbids caching, because a page is for one visitor and is soon out of date.
 async fn no_store(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -33,7 +33,7 @@ pub(super) struct OperationQuery {
     done: Option<String>,
 }
 
-/// A form as it was sent; a missing field is empty.
+/// The fields of a form. A missing field is empty.
 #[derive(Deserialize)]
 pub(super) struct ActionForm {
     version: String,
@@ -54,8 +54,8 @@ pub(super) async fn show(
 ) -> Result<Response, PageError> {
     let (slot, held) = match find(&admin, reference.trim()).await {
         Ok(found) => found,
-        // Only if the store answered that it has no record. If the store does not answer, nothing
-        // is known about the operation.
+        // The store has answered that it has no record. If the store does not answer, nothing is
+        // known about the operation.
         Err(AdminRefusal::Operator(OperatorError::Unknown)) => {
             return gone(&admin, &visitor, reference.trim()).await;
         }
@@ -108,7 +108,7 @@ async fn carry_out(
     change.apply(admin, operator, decision, Reason::parse(Some(&sent.reason))?).await.map(|_| ())
 }
 
-/// Renders the current state of the operation, with the refusal and the entered values.
+/// Renders the current state of the operation, the refusal, and the form with the entered values.
 async fn refused(
     admin: &Admin,
     visitor: &Visitor,
@@ -123,7 +123,10 @@ async fn refused(
         div.notice.bad role="alert" {
             p { strong { "Nothing was changed." } " " (refusal.to_string()) "." }
             @if moved {
-                p { "It is " (state_word(held.record.state.name())) " now, as shown below. It was changed in the meantime." }
+                p {
+                    "It is " (state_word(held.record.state.name()))
+                    " now, as shown below. It was changed in the meantime."
+                }
             }
         }
     };
@@ -151,7 +154,7 @@ impl ActionForm {
         if !self.media_type.trim().is_empty() && !self.body.is_empty() {
             headers.insert("content-type".to_owned(), self.media_type.trim().to_owned());
         }
-        // Browsers send the line breaks of a text area as CR LF, whatever was pasted.
+        // Browsers send all line breaks of a text area as CR LF, even if the entered text has LF.
         let body = self.body.replace("\r\n", "\n");
         Ok(ResolveRequest { status, headers, body_base64: BASE64.encode(body), reason: None })
     }
@@ -186,7 +189,7 @@ async fn page(
     }
 }
 
-/// Renders an operation without a record in the store, a tombstone at most.
+/// Renders an operation that has no record in the store, or only a tombstone.
 async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Response, PageError> {
     let slot = Slot::from_reference(reference).map_err(AdminRefusal::from)?;
     let timeline = timeline_of(admin, &slot).await;
@@ -197,7 +200,8 @@ async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Respo
     let (state_now, left) = match admin.gate.store().records.remains(&slot).await? {
         Some(_) => (
             "expired",
-            "The result is gone. A tombstone blocks the key: duplicates get 409, and nothing runs under it.",
+            "The result is gone. A tombstone blocks the key: duplicates get 409, and nothing runs \
+             under it.",
         ),
         None => ("gone", "The store has nothing under this reference any more: the key is free."),
     };
@@ -242,7 +246,11 @@ fn state_facts(held: &Held, now: u64) -> Markup {
             RecordState::InFlight { .. } => {
                 div {
                     dt { "Lease" }
-                    dd { @if held.lease_is_over() { "expired: the operation becomes uncertain" } @else { "ends " (moment(held.due_ms, now)) " unless renewed" } }
+                    dd {
+                        @if held.lease_is_over() {
+                            "expired: the operation becomes uncertain"
+                        } @else { "ends " (moment(held.due_ms, now)) " unless renewed" }
+                    }
                 }
             }
             RecordState::Uncertain { cause, retry, .. } => {
@@ -250,14 +258,24 @@ fn state_facts(held: &Held, now: u64) -> Markup {
                 @if retry.is_some() { div { dt { "Decided" } dd { "the next duplicate runs" } } }
             }
             RecordState::Completed { reply, by } => {
-                div { dt { "Result" } dd { (reply.status.as_u16()) " " (reply.status.canonical_reason().unwrap_or_default()) } }
+                div {
+                    dt { "Result" }
+                    dd {
+                        (reply.status.as_u16()) " "
+                        (reply.status.canonical_reason().unwrap_or_default())
+                    }
+                }
                 div {
                     dt { "Body" }
                     dd {
                         @match &reply.body {
-                            ReplyBody::Whole(body) => { (number(body.len() as u64)) " bytes, stored" }
+                            ReplyBody::Whole(body) => {
+                                (number(body.len() as u64)) " bytes, stored"
+                            }
                             ReplyBody::NotStored => { "not stored: duplicates are refused" }
-                            ReplyBody::Sealed(_) => { "encrypted with a key that this gateway does not have" }
+                            ReplyBody::Sealed(_) => {
+                                "encrypted with a key that this gateway does not have"
+                            }
                         }
                     }
                 }
@@ -268,11 +286,18 @@ fn state_facts(held: &Held, now: u64) -> Markup {
     }
 }
 
-/// Renders the facts that only the read model has.
+/// Renders the data that only the read model has.
 fn from_read_model(view: &OperationView) -> Markup {
     html! {
-        @if let Some(scope) = &view.scope { div { dt { "Scope" } dd { a.ref href=(format!("/operations?scope={scope}")) { (scope) } } } }
-        @if let Some(duplicates) = view.duplicates { div { dt { "Duplicates" } dd { (number(duplicates)) } } }
+        @if let Some(scope) = &view.scope {
+            div {
+                dt { "Scope" }
+                dd { a.ref href=(format!("/operations?scope={scope}")) { (scope) } }
+            }
+        }
+        @if let Some(duplicates) = view.duplicates {
+            div { dt { "Duplicates" } dd { (number(duplicates)) } }
+        }
         @if let Some(ms) = view.upstream_ms { div { dt { "Upstream time" } dd { (span(ms)) } } }
         @if let Some(trace) = &view.trace { div { dt { "Trace" } dd { span.ref { (trace) } } } }
     }

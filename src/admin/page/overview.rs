@@ -27,8 +27,8 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, visitor: Visitor) -> R
     let projected = Projected::read(&admin).await;
     let waiting = match &projected {
         Ok(projected) if projected.overview.uncertain > 0 => Some(projected.overview.uncertain),
-        // Only the store can answer that nothing waits: an uncertain operation may be older than
-        // the log.
+        // Only the store can answer that no operation is uncertain, because an uncertain operation
+        // may be older than the log.
         _ => UncertainQueue::read(&admin).await.ok().map(|queue| queue.operations.len() as u64),
     };
     let announcement = if store.fault.is_some() {
@@ -87,7 +87,7 @@ impl Projected {
     }
 }
 
-/// Renders advice for when there is no read model.
+/// Renders advice if there is no read model.
 fn without(refusal: &AdminRefusal) -> Markup {
     html! {
         section.panel aria-labelledby="off" {
@@ -95,11 +95,15 @@ fn without(refusal: &AdminRefusal) -> Markup {
             @match refusal {
                 AdminRefusal::ReadModelOff => {
                     p {
-                        "Traffic and history need the event log, which is off. With the event log on, every change of an operation is recorded, and this "
-                        "page shows traffic and timelines, and finds operations by order, amount or time:"
+                        "Traffic and history need the event log, which is off. With the event log \
+                         on, every change of an operation is recorded, and this page shows traffic \
+                         and timelines, and finds operations by order, amount or time:"
                     }
                     pre { code { "[log]\nenabled = true" } }
-                    p.dim { "The operations in the store are under " a #listed href="/operations" { "Operations" } "." }
+                    p.dim {
+                        "The operations in the store are under "
+                        a #listed href="/operations" { "Operations" } "."
+                    }
                 }
                 other => { p { (other.to_string()) "." } }
             }
@@ -116,8 +120,11 @@ fn figures(
     html! {
         dl.figures {
             @if let Some(Projected { overview, .. }) = projected {
-                (figure("Requests, last hour", &number(overview.hour.requests), &format!("{} in 24 h", number(overview.day.requests)), ""))
-                (figure("Duplicates prevented", &number(overview.hour.duplicates_prevented), &format!("{} in 24 h", number(overview.day.duplicates_prevented)), ""))
+                @let (hour, day) = (&overview.hour, &overview.day);
+                @let requests = format!("{} in 24 h", number(day.requests));
+                @let prevented = format!("{} in 24 h", number(day.duplicates_prevented));
+                (figure("Requests, last hour", &number(hour.requests), &requests, ""))
+                (figure("Duplicates prevented", &number(hour.duplicates_prevented), &prevented, ""))
                 (figure("In flight", &number(overview.in_flight), "on all gateways", ""))
             } @else {
                 (figure("In flight", &number(in_flight(admin)), "attempts on this gateway", ""))
@@ -151,7 +158,11 @@ fn uncertain(waiting: Option<u64>) -> Markup {
         div class=[(count > 0).then_some("warn")] {
             dt { "Uncertain" }
             dd { (number(count)) }
-            dd.note { @if count > 0 { a #waiting href="/uncertain" { "waiting for a decision" } } @else { "nothing to decide" } }
+            dd.note {
+                @if count > 0 {
+                    a #waiting href="/uncertain" { "waiting for a decision" }
+                } @else { "nothing to decide" }
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ const STATES: [&str; 6] = ["in_flight", "uncertain", "completed", "released", "e
 /// The prefix of the form fields with parts of the scope.
 const SCOPE_FIELD: &str = "scope.";
 
-/// The search parameters, by the names of the form's fields; empty ones are removed.
+/// The search parameters, by the names of the form's fields. Empty parameters are removed.
 #[derive(Default)]
 struct SearchQuery(Vec<(String, String)>);
 
@@ -53,7 +53,7 @@ impl SearchQuery {
             .filter(|(name, _)| *name != "cursor")
     }
 
-    /// Returns the URL of this search, behind a cursor.
+    /// Returns the URL of the page of this search that begins after a cursor.
     fn path(&self, cursor: &str) -> String {
         let mut path = "/operations".to_owned();
         for (name, value) in self.pairs().chain((!cursor.is_empty()).then_some(("cursor", cursor)))
@@ -79,7 +79,7 @@ pub(super) async fn show(
     Ok((status, shown(&visitor, MenuEntry::Operations, "Operations", content)).into_response())
 }
 
-/// Finds an operation by its key, which comes from a form, so that it is in no URL.
+/// Finds an operation by its key. The key comes from a form, so that no URL contains it.
 pub(super) async fn look_up(
     State(admin): State<Arc<Admin>>,
     visitor: Visitor,
@@ -93,7 +93,7 @@ pub(super) async fn look_up(
     }
 }
 
-/// Redirects to the operations of a client. The client's credentials come from a form; the URL
+/// Redirects to the operations of a client. The client's credentials come from a form, and the URL
 /// contains only the scope's mark.
 pub(super) async fn of_client(
     State(admin): State<Arc<Admin>>,
@@ -147,7 +147,9 @@ async fn page(
         (by_key(admin, visitor))
         @if admin.read_model.is_some() { (by_client(admin, visitor)) }
         @match &found {
-            Ok(found) if query.get("cursor").is_empty() => { (live(&query.path(""), "", results(admin, query, found))) }
+            Ok(found) if query.get("cursor").is_empty() => {
+                (live(&query.path(""), "", results(admin, query, found)))
+            }
             Ok(found) => { (results(admin, query, found)) }
             Err(refusal) => { p.notice.bad role="alert" { (refusal.to_string()) "." } }
         }
@@ -159,14 +161,15 @@ async fn page(
 async fn list(admin: &Admin, query: &SearchQuery) -> Result<OperationListView, AdminRefusal> {
     let cursor = Some(query.get("cursor")).filter(|cursor| !cursor.is_empty());
     if admin.read_model.is_none() {
-        // Listing everything would look like the result of the search.
+        // The store can't search. If it listed everything, that would look like the result of the
+        // search.
         if query.pairs().any(|(name, _)| name != "state") {
             return Err(AdminRefusal::ReadModelOff);
         }
         let state = Some(query.get("state")).filter(|state| !state.is_empty());
         return from_store(admin, state, cursor, ROWS).await;
     }
-    // The times of the form have no zone and no seconds.
+    // The form's times have no time zone and no seconds, so both are added.
     let times: Vec<_> = query.pairs().map(|(name, value)| (name, timed(name, value))).collect();
     let filter = filter(times.iter().map(|(name, value)| (*name, value.as_str())))?;
     let (operations, cursor) = search(admin, filter, cursor.map(str::to_owned), ROWS).await?;
@@ -196,7 +199,9 @@ fn results(admin: &Admin, query: &SearchQuery, found: &OperationListView) -> Mar
         section.panel.flush aria-label="Results" {
             @if found.operations.is_empty() { p.empty { (empty_text(query, found)) } }
             @else { (table::operations(caption, &found.operations, admin.clock.unix_ms())) }
-            @if let Some(cursor) = &found.cursor { p.more { a #further href=(query.path(cursor)) rel="next" { "Next page" } } }
+            @if let Some(cursor) = &found.cursor {
+                p.more { a #further href=(query.path(cursor)) rel="next" { "Next page" } }
+            }
         }
     }
 }
@@ -221,24 +226,34 @@ fn form(admin: &Admin, query: &SearchQuery) -> Markup {
         form.panel method="get" action="/operations" role="search" aria-label="Operations" {
             div.row {
                 div.field.full {
-                    label for="text" { @if searchable { "Reference, order or other field, scope" } @else { "Reference" } }
-                    input #text name="text" type="search" value=(query.get("text")) autocomplete="off" spellcheck="false";
+                    label for="text" {
+                        @if searchable {
+                            "Reference, order or other field, scope"
+                        } @else { "Reference" }
+                    }
+                    input #text name="text" type="search" value=(query.get("text"))
+                        autocomplete="off" spellcheck="false";
                 }
                 (choice("state", "State", &states, query))
                 @if searchable {
                     @let routes = routes(admin);
-                    @let routes: Vec<_> = routes.iter().map(|policy| (&*policy.route, &*policy.route)).collect();
+                    @let routes: Vec<_> =
+                        routes.iter().map(|policy| (&*policy.route, &*policy.route)).collect();
                     (choice("route", "Route", &routes, query))
                     div.field {
                         label for="status" { "Status" }
-                        input #status name="status" inputmode="numeric" pattern="[1-5][0-9][0-9]" value=(query.get("status")) autocomplete="off";
+                        input #status name="status" inputmode="numeric" pattern="[1-5][0-9][0-9]"
+                            value=(query.get("status")) autocomplete="off";
                     }
                     (time("from", "Opened from (UTC)", query))
                     (time("until", "Opened before (UTC)", query))
                 }
                 @for kept in ["scope"] {
                     @if !query.get(kept).is_empty() {
-                        div.field { label for=(kept) { "Scope" } input id=(kept) name=(kept) value=(query.get(kept)) autocomplete="off"; }
+                        div.field {
+                            label for=(kept) { "Scope" }
+                            input id=(kept) name=(kept) value=(query.get(kept)) autocomplete="off";
+                        }
                     }
                 }
                 div.buttons {
@@ -248,7 +263,8 @@ fn form(admin: &Admin, query: &SearchQuery) -> Markup {
             }
             @if !searchable {
                 p.hint {
-                    "To search by order, amount, route or time, and to see what happened to an operation, set "
+                    "To search by order, amount, route or time, and to see what happened to an \
+                     operation, set "
                     code { "enabled = true" } " under " code { "[log]" } "."
                 }
             }
@@ -262,7 +278,9 @@ fn choice(name: &str, label: &str, options: &[(&str, &str)], query: &SearchQuery
             label for=(name) { (label) }
             select id=(name) name=(name) {
                 option value="" { "any" }
-                @for (value, word) in options { option value=(value) selected[query.get(name) == *value] { (word) } }
+                @for (value, word) in options {
+                    option value=(value) selected[query.get(name) == *value] { (word) }
+                }
             }
         }
     }
@@ -299,19 +317,26 @@ fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
                     (of_route("key", &routes))
                     div.field.wide {
                         label for="key" { "Key" }
-                        input #key name="key" required autocomplete="off" spellcheck="false" aria-describedby="key-hint";
+                        input #key name="key" required autocomplete="off" spellcheck="false"
+                            aria-describedby="key-hint";
                     }
-                    @let by_path: Vec<&str> = routes.iter().filter(|policy| policy.by_path).map(|policy| &*policy.route).collect();
+                    @let by_path = routes.iter().filter(|policy| policy.by_path);
+                    @let by_path: Vec<&str> = by_path.map(|policy| &*policy.route).collect();
                     @if !by_path.is_empty() {
                         div.field {
-                            label for="path" { "Path" span.hint { " (of " (by_path.join(", ")) ")" } }
+                            label for="path" {
+                                "Path" span.hint { " (of " (by_path.join(", ")) ")" }
+                            }
                             input #path name="path" autocomplete="off" spellcheck="false";
                         }
                     }
                     (parts("scope", "scope of", &routes, scope_names))
                     div.buttons { button type="submit" { "Find" } }
                 }
-                p.hint #key-hint { "The key is hashed here, as in the gateway, and not stored. It appears in no URL and no log." }
+                p.hint #key-hint {
+                    "The key is hashed here, as in the gateway, and not stored. It appears in no \
+                     URL and no log."
+                }
             }
         }
     }
@@ -334,7 +359,8 @@ fn by_client(admin: &Admin, visitor: &Visitor) -> Markup {
                     div.buttons { button type="submit" { "Find" } }
                 }
                 p.hint {
-                    "Enter the values that the client's requests on that route have in these places; for a route without a scope, one of them. "
+                    "Enter the values that the client's requests on that route have in these \
+                     places; for a route without a scope, one of them. "
                     "They are hashed here and not stored: the URL and the list show the hash."
                 }
             }
@@ -342,18 +368,20 @@ fn by_client(admin: &Admin, visitor: &Visitor) -> Markup {
     }
 }
 
-/// Renders the choice of a route; `form` is the prefix of the fields' ids.
+/// Renders the choice of a route. `form` is the prefix of the fields' ids.
 fn of_route(form: &str, routes: &[&Policy]) -> Markup {
     let id = format!("{form}-route");
     html! {
         div.field {
             label for=(id) { "Route" }
-            select id=(id) name="route" { @for policy in routes { option value=(policy.route) { (policy.route) } } }
+            select id=(id) name="route" {
+                @for policy in routes { option value=(policy.route) { (policy.route) } }
+            }
         }
     }
 }
 
-/// Renders a field for each name that one of the routes has, with the routes' names behind `word`.
+/// Renders a field for each name that one of the routes has. The names of the routes follow `word`.
 fn parts(
     form: &str,
     word: &str,
@@ -371,7 +399,8 @@ fn parts(
             @let id = format!("{form}-{name}");
             div.field {
                 label for=(id) { (name) span.hint { " (" (word) " " (routes.join(", ")) ")" } }
-                input id=(id) name=(format!("{SCOPE_FIELD}{name}")) autocomplete="off" spellcheck="false";
+                input id=(id) name=(format!("{SCOPE_FIELD}{name}")) autocomplete="off"
+                    spellcheck="false";
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Sign-in and sign-out. The visitor enters the token once; the browser stores the name of a
+//! Sign-in and sign-out. The visitor enters the token once. The browser stores only the name of a
 //! session.
 
 use std::sync::Arc;
@@ -94,10 +94,14 @@ fn form(visitor: &Visitor, next: &str, fault: Option<&str>) -> Markup {
                 input type="hidden" name="next" value=(next);
                 div.field {
                     label for="token" { "Token" }
-                    input #token type="password" name="token" required autocomplete="current-password" autofocus
+                    input #token type="password" name="token" required
+                        autocomplete="current-password" autofocus
                         aria-describedby=(if fault.is_some() { "fault about" } else { "about" })
                         aria-invalid=[fault.is_some().then_some("true")];
-                    p.hint #about { "One of " code { "[admin_auth] tokens" } ". It is not stored in the browser." }
+                    p.hint #about {
+                        "One of " code { "[admin_auth] tokens" }
+                        ". It is not stored in the browser."
+                    }
                 }
                 button type="submit" { "Sign in" }
             }
@@ -105,8 +109,8 @@ fn form(visitor: &Visitor, next: &str, fault: Option<&str>) -> Markup {
     }
 }
 
-/// Returns where to go after the sign-in: a page of this server, never of another one
-/// (`//other.example` names one).
+/// Returns the path of the page to show after the sign-in. It must be on this server:
+/// `//other.example` would be another server.
 fn local(next: Option<&str>) -> &str {
     let sound = |next: &&str| {
         next.starts_with('/')

@@ -8,7 +8,7 @@ use super::layout::{behind, moment_of, number, span};
 use crate::admin::problem::AdminRefusal;
 use crate::admin::view::{MomentView, TimelineView};
 
-/// Renders the timeline, or why it is missing.
+/// Renders the timeline, or the reason why it is missing.
 pub(super) fn section(
     timeline: &Result<Option<TimelineView>, AdminRefusal>,
     now_unix_ms: u64,
@@ -21,9 +21,13 @@ pub(super) fn section(
             }
             @match timeline {
                 Ok(Some(timeline)) => { (differences(timeline)) (moments(timeline, now_unix_ms)) }
-                Ok(None) => { p.dim { "The event log has no entry of it: the operation is older than the log, or a moment too new." } }
+                Ok(None) => { p.dim { "The event log has no entry of it: the operation is older \
+                                       than the log, or a moment too new." } }
                 Err(AdminRefusal::ReadModelOff) => {
-                    p.dim { "No history is recorded. With " code { "[log] enabled = true" } " every change of an operation is recorded, with who decided and why." }
+                    p.dim {
+                        "No history is recorded. With " code { "[log] enabled = true" }
+                        " every change of an operation is recorded, with who decided and why."
+                    }
                 }
                 Err(other) => { p.dim { (other.to_string()) "." } }
             }
@@ -31,7 +35,8 @@ pub(super) fn section(
     }
 }
 
-/// Renders where refused duplicates differed: places, never values.
+/// Renders the places in which refused duplicates differed from the first request. It never shows
+/// values.
 fn differences(timeline: &TimelineView) -> Markup {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for moment in &timeline.moments {
@@ -44,7 +49,9 @@ fn differences(timeline: &TimelineView) -> Markup {
             div.notice {
                 "Duplicates were refused because they differed from the first request, in "
                 ul.pointers {
-                    @for (pointer, count) in &counts { li { code { (pointer) } @if *count > 1 { " in " (number(*count)) } } }
+                    @for (pointer, count) in &counts {
+                        li { code { (pointer) } @if *count > 1 { " in " (number(*count)) } }
+                    }
                 }
             }
         }
@@ -56,7 +63,11 @@ fn moments(timeline: &TimelineView, now_unix_ms: u64) -> Markup {
         ol.timeline {
             @for run in timeline.moments.chunk_by(is_same) { (entry(run, now_unix_ms)) }
         }
-        @if timeline.cut { p.dim { "The timeline is incomplete: the first changes or the last duplicates are left out." } }
+        @if timeline.cut {
+            p.dim {
+                "The timeline is incomplete: the first changes or the last duplicates are left out."
+            }
+        }
     }
 }
 
@@ -69,8 +80,8 @@ fn is_same(one: &MomentView, next: &MomentView) -> bool {
 }
 
 fn entry(run: &[MomentView], now_unix_ms: u64) -> Markup {
-    // The end of one gateway's batch may be after the end of another batch that began later. Times
-    // in RFC 3339 with one offset sort as text.
+    // The batches of several gateways may overlap, so the last batch need not have the latest end.
+    // Times in RFC 3339 with the same offset sort as text.
     let ends = run.iter().map(|moment| moment.until.as_ref().unwrap_or(&moment.at));
     let Some((first, last)) = run.first().zip(ends.max()) else { return html! {} };
     let (class, text) = described(first);
@@ -87,7 +98,7 @@ fn entry(run: &[MomentView], now_unix_ms: u64) -> Markup {
     }
 }
 
-/// Returns how many requests an event stands for.
+/// Returns how many requests an event describes.
 fn requests(moment: &MomentView) -> u64 {
     moment.times.unwrap_or(1)
 }
@@ -127,7 +138,12 @@ fn details(moment: &MomentView) -> Markup {
         @if !words.is_empty() { p.dim { (words.join(" · ")) } }
         @if let Some(reason) = &moment.reason { p { "“" (reason) "”" } }
         @if !moment.differing.is_empty() {
-            div.places { "differed in " ul.pointers { @for difference in &moment.differing { li { code { (difference.pointer) } } } } }
+            div.places {
+                "differed in "
+                ul.pointers {
+                    @for difference in &moment.differing { li { code { (difference.pointer) } } }
+                }
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The queue of uncertain outcomes, oldest first, with what can be done about each.
+//! The queue of uncertain operations, oldest first, with the possible decisions about each.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,20 +19,21 @@ use crate::key::Slot;
 use crate::record::{Held, State as RecordState};
 use crate::store::{ListError, Listing};
 
-/// Unsettled records scanned for one page, at most: a fraction of a second of the store's work.
+/// The maximum of unsettled records that are scanned for one page. This takes a fraction of a
+/// second of the store's work.
 const SCANNED_MAX: usize = 5000;
 
 /// Records per call to the store.
 const SCAN: usize = 500;
 
-/// Rows of the page. Nobody settles more by hand before looking again.
+/// Rows of the page. Nobody settles more by hand before reloading the page.
 const ROWS_MAX: usize = 100;
 
 /// The uncertain operations of a store.
 pub(super) struct UncertainQueue {
     /// Oldest first.
     pub operations: Vec<(Slot, Held)>,
-    /// Whether unsettled records were left out of the scan.
+    /// Whether the scan stopped before it had read all unsettled records.
     pub is_cut: bool,
 }
 
@@ -81,7 +82,8 @@ pub(super) async fn show(
                     p.fresh { "from the store, as it is now" }
                 }
                 p.dim {
-                    "It is unknown whether the upstream executed these operations. Onceward sends nothing for them, and refuses their duplicates, "
+                    "It is unknown whether the upstream executed these operations. Onceward sends \
+                     nothing for them, and refuses their duplicates, "
                     "until you decide. Look up each one at the upstream, then settle it."
                 }
                 section.panel.flush aria-label="Queue" { (table(&admin, &queue, &projected)) }
@@ -106,17 +108,24 @@ fn table(
 ) -> Markup {
     let (count, rows) = (queue.operations.len(), queue.operations.iter().take(ROWS_MAX));
     if count == 0 {
-        return html! { p.empty { "None. Every operation has a known outcome or is still in flight." } };
+        return html! {
+            p.empty { "None. Every operation has a known outcome or is still in flight." }
+        };
     }
     html! {
         table.cards role="table" {
             caption {
                 (summary(count as u64)) ", oldest first"
                 @if count > ROWS_MAX { ": the first " (ROWS_MAX) }
-                @if queue.is_cut { ", of those found among " (number(SCANNED_MAX as u64)) " unsettled operations: there are more" }
+                @if queue.is_cut {
+                    ", of those found among " (number(SCANNED_MAX as u64))
+                    " unsettled operations: there are more"
+                }
             }
             (head(&["Operation", "Since", "Route", "What can be done"]))
-            tbody role="rowgroup" { @for (slot, held) in rows { (row(admin, slot, held, projected)) } }
+            tbody role="rowgroup" {
+                @for (slot, held) in rows { (row(admin, slot, held, projected)) }
+            }
         }
     }
 }
@@ -137,7 +146,9 @@ fn row(
             (first(&view))
             td role="cell" data-label="Since" { span { (moment(held.written_ms, held.now_ms)) } }
             td role="cell" data-label="Route" { (held.record.route) }
-            td role="cell" data-label="Can be done" { span { (in_words(held, admin.policy(&held.record.route))) } }
+            td role="cell" data-label="Can be done" {
+                span { (in_words(held, admin.policy(&held.record.route))) }
+            }
         }
     }
 }

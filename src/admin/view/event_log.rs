@@ -13,13 +13,13 @@ const UNREADABLE: &str = "unreadable";
 /// A part of the event log.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LoggedView {
-    /// The changes: of one operation in their order, of different operations by time, as far as
-    /// they were read together.
+    /// The changes. Changes of one operation are in their order. Changes of different operations
+    /// are sorted by time only within one page.
     pub events: Vec<EventView>,
     /// The value of `after` in the next request.
     pub cursor: String,
-    /// Whether entries behind the cursor or after the requested time were trimmed: they are missing
-    /// here, and nowhere else.
+    /// Whether the log has already deleted entries after the cursor or the requested time. Such
+    /// entries are missing here.
     #[serde(default)]
     pub trimmed: bool,
 }
@@ -30,7 +30,7 @@ pub struct EventView {
     /// The operation's reference.
     #[serde(default)]
     pub operation: String,
-    /// The entry: its partition, and its id in it.
+    /// The entry: its partition, and its id in the partition.
     #[serde(default)]
     pub entry: String,
     /// The route.
@@ -50,7 +50,7 @@ impl From<&LogEntry> for EventView {
             let moment = MomentView { kind: UNREADABLE.to_owned(), ..MomentView::default() };
             EventView { moment, ..EventView::default() }
         });
-        // The position in the log is authoritative, whatever the event contains.
+        // The position in the log determines the operation, even if the event names another one.
         view.operation = entry.slot.to_string();
         view.entry = format!("{}:{}", entry.partition, entry.id);
         view.moment.at = rfc3339(entry.id.ms);
@@ -63,14 +63,14 @@ impl From<&LogEntry> for EventView {
 pub struct VerifiedView {
     /// Entries that were verified.
     pub entries: usize,
-    /// Entries that are not as they were written.
+    /// The entries at which the verification failed.
     pub breaks: Vec<BreakView>,
     /// The cursor of the next part; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }
 
-/// An entry of the event log that is not as it was written.
+/// An entry of the event log at which the verification failed.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct BreakView {
     /// The partition.

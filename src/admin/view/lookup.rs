@@ -1,5 +1,5 @@
 //! The requests that find an operation by its key, and the mark of a client's scope. Keys and
-//! credentials are sent in bodies, never in URLs, which end up in logs and histories.
+//! credentials are in bodies and never in URLs, because logs and histories contain URLs.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 pub struct LookupRequest {
     /// The route's name.
     pub route: String,
-    /// The key as the client sends it; for a derived key the digest that the upstream receives.
+    /// The key as the client sends it. For a derived key, the digest that the upstream receives.
     pub key: String,
     /// The path of the request, if the route has `identity = ["path"]`.
     #[serde(default)]
     pub path: String,
-    /// A value for each name of the route's scope: header fields; `iss` and the claim of a token;
-    /// `subject` of a certificate (DER in base64).
+    /// A value for each name of the route's scope. The names are header fields, or `iss` and the
+    /// claim of a token, or `subject` of a certificate (DER in base64).
     #[serde(default)]
     pub scope: BTreeMap<String, String>,
 }
@@ -28,16 +28,16 @@ pub struct LookupRequest {
 pub struct ScopeRequest {
     /// The route's name.
     pub route: String,
-    /// A value for each name of the route's scope, as in a lookup. For a route without a scope: the
-    /// field that distinguishes its clients, such as `authorization`.
+    /// A value for each name of the route's scope, as in a look-up. For a route without a scope,
+    /// the field that distinguishes its clients, such as `authorization`.
     pub scope: BTreeMap<String, String>,
 }
 
 /// The mark of a client's operations.
 #[derive(Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ScopeView {
-    /// The value of `scope` in `GET /v1/operations` that lists the client's operations; each of
-    /// them has it as its `scope`. As a rule one mark; after a rotation of hashing secrets several,
-    /// separated by commas.
+    /// The client's mark. Operations of the client have it as their `scope`, and `GET
+    /// /v1/operations?scope=` lists them. During a rotation of hashing secrets there are several
+    /// marks, separated by commas.
     pub scope: String,
 }

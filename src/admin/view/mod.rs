@@ -1,4 +1,4 @@
-//! The JSON of the admin API. It never contains a key, header or body of a client.
+//! The JSON of the admin API. It never contains a client's key, header fields or body.
 
 mod event_log;
 mod log_level;

@@ -22,12 +22,12 @@ pub struct OperationView {
     pub version: String,
     /// When the first attempt began (RFC 3339).
     pub opened_at: String,
-    /// When it changed last (RFC 3339).
+    /// When the record changed last (RFC 3339).
     pub changed_at: String,
-    /// In flight: when the attempt's lease ends, unless it is renewed.
+    /// In flight: when the attempt's lease ends, if nothing renews it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lease_ends_at: Option<String>,
-    /// Uncertain: why.
+    /// Uncertain: the reason.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cause: Option<String>,
     /// Uncertain: an operator has decided that the next duplicate runs.
@@ -36,22 +36,23 @@ pub struct OperationView {
     /// Completed: the status of the result.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub status: Option<u16>,
-    /// Completed: the bytes of the result's body; absent if the body was not stored.
+    /// Completed: the size of the result's body in bytes; absent if the body was not stored.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub body_bytes: Option<usize>,
-    /// Completed: `upstream`, `operator` or `probe`.
+    /// Completed: the source of the result, `upstream`, `operator` or `probe`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub settled_by: Option<String>,
-    /// The beginning of the scope's hash. This and all members below come from the read model only.
+    /// The beginning of the scope's hash. Only the read model has this member and all members
+    /// below.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub scope: Option<String>,
-    /// The fields that the route's configuration chooses.
+    /// The values of the fields that the route's configuration chooses.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub fields: BTreeMap<String, String>,
-    /// Duplicates that were observed.
+    /// The number of observed duplicates.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub duplicates: Option<u64>,
-    /// How long the upstream took, in ms.
+    /// The upstream's response time, in ms.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub upstream_ms: Option<u64>,
     /// The trace of the last attempt.
@@ -67,10 +68,11 @@ pub struct OperationListView {
     /// The cursor of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cursor: Option<String>,
-    /// `store`: current and unordered, or `read_model`: newest first.
+    /// The source: `store` (current and unordered) or `read_model` (newest first).
     #[serde(default)]
     pub source: String,
-    /// How far behind the read model is, in ms; absent: it was not used, or the lag is unknown.
+    /// How far behind the read model is, in ms; absent if the read model was not used or the lag is
+    /// unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lag_ms: Option<u64>,
 }
@@ -87,16 +89,16 @@ pub struct ResolveRequest {
     /// The body that duplicates get, in base64.
     #[serde(default)]
     pub body_base64: String,
-    /// Why, for the event log: required, at most 1024 bytes.
+    /// The reason, for the event log: required, at most 1024 bytes.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
-/// A decision that needs no more than its reason: release, retry, expire.
+/// A decision that needs only a reason: release, retry, expire.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecisionRequest {
-    /// Why, for the event log: required, at most 1024 bytes.
+    /// The reason, for the event log: required, at most 1024 bytes.
     #[serde(default)]
     pub reason: Option<String>,
 }

@@ -16,11 +16,11 @@ use crate::read_model::{
 /// The history of an operation, from the event log.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TimelineView {
-    /// The state in the event log. `/v1/operations/{operation}` has the current state.
+    /// The state according to the event log. `/v1/operations/{operation}` has the current state.
     pub operation: OperationView,
     /// The events, oldest first, including those of earlier operations under the same key.
     pub moments: Vec<MomentView>,
-    /// Whether events are omitted: the first changes, or the last duplicates.
+    /// Whether the first changes or the last duplicates are omitted.
     pub cut: bool,
     /// How far behind the read model is, in ms; absent: unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -30,35 +30,35 @@ pub struct TimelineView {
 /// An event of an operation: a change of its record, or a duplicate that was answered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MomentView {
-    /// When it happened (RFC 3339): a change by the store's clock, a duplicate by its gateway's
-    /// clock.
+    /// The time of the event (RFC 3339). For a change it is the store's clock, for a duplicate the
+    /// gateway's clock.
     #[serde(default)]
     pub at: String,
-    /// When the last duplicate came (RFC 3339), if several were answered alike within a moment.
+    /// When the last duplicate arrived (RFC 3339), if the event describes several.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub until: Option<String>,
-    /// How many duplicates; absent: one.
+    /// The number of duplicates; absent: one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub times: Option<u64>,
     /// A change: `claimed`, `completed`, `uncertain`, `released`, `resolved`, `found`, `retried` or
     /// `expired`. A duplicate: `replayed`, `waited` or `refused`.
     pub kind: String,
-    /// The version that the change wrote; absent: it was no change.
+    /// The version that the change wrote; absent: the event is a duplicate.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,
     /// The status of the result, or of the response to the duplicate.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub status: Option<u16>,
-    /// Bytes of the request's body.
+    /// The size of the request's body, in bytes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub request_bytes: Option<u64>,
-    /// Bytes of the result's body.
+    /// The size of the result's body, in bytes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub response_bytes: Option<u64>,
     /// How long the upstream took, in ms.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub upstream_ms: Option<u64>,
-    /// Why the outcome is uncertain.
+    /// The reason why the outcome is uncertain.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cause: Option<String>,
     /// The operator who decided.
@@ -70,17 +70,18 @@ pub struct MomentView {
     /// The trace of the request.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trace: Option<String>,
-    /// How long the duplicate waited for the response, in ms; of several, the longest.
+    /// How long the duplicate waited for the response, in ms. If there are several, the longest
+    /// wait.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub waited_ms: Option<u64>,
-    /// Why the duplicate was refused: the end of the problem's type.
+    /// The reason why the duplicate was refused: the end of the problem's type.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
-    /// The route's chosen fields in this event: with a claim those of the request, with a result
-    /// those of the response.
+    /// The route's chosen fields in this event. A claim has the fields of the request, a result the
+    /// fields of the response.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub fields: BTreeMap<String, String>,
-    /// Where the duplicate differed from the first request.
+    /// The places in which the duplicate differed from the first request.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub differing: Vec<DifferenceView>,
 }
@@ -95,7 +96,7 @@ pub struct DifferenceView {
 /// Counts by route and hour.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StatisticsView {
-    /// The hours, oldest first, one entry per route.
+    /// The hours, oldest first, with one entry per route and hour.
     pub hours: Vec<HourView>,
     /// How far behind the read model is, in ms; absent: unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -160,11 +161,11 @@ pub struct TallyView {
     pub decided: u64,
     /// Duplicates that did not reach the upstream.
     pub duplicates_prevented: u64,
-    /// Of those: got the stored response at once.
+    /// Of these: got the stored response at once.
     pub replayed: u64,
-    /// Of those: waited for the response.
+    /// Of these: waited for the response.
     pub waited: u64,
-    /// Of those: refused, because there was no result.
+    /// Of these: refused, because there was no result.
     pub held: u64,
     /// Refused, because they differed from the first request with the key.
     pub conflicts: u64,
@@ -220,7 +221,7 @@ impl TimelineView {
 impl MomentView {
     /// Creates the view of an event; `None` if it can't be converted.
     fn new(moment: &Moment) -> Option<MomentView> {
-        // Events and observations have the members of this view, and may have more.
+        // Events and observations have the members of this view, and may have others.
         let members = match &moment.detail {
             MomentDetail::Changed(event) => serde_json::to_value(event),
             MomentDetail::Observed(observation) => serde_json::to_value(observation),
@@ -356,7 +357,8 @@ mod tests {
     fn the_number_of_duplicates_can_be_summed_up_whatever_was_written() {
         let times_of = |times: u64| {
             let batch = format!(
-                r#"[{{"kind":"replayed","route":"payments","seen":[{{"at_ms":1,"times":{times}}}]}}]"#
+                r#"[{{"kind":"replayed","route":"payments",
+                    "seen":[{{"at_ms":1,"times":{times}}}]}}]"#
             );
             let observation = Observation::decode(batch.as_bytes()).unwrap().remove(0);
             MomentView::new(&Moment { at_ms: 1, detail: MomentDetail::Observed(observation) })

@@ -6,20 +6,20 @@ use utoipa::ToSchema;
 use crate::clock::rfc3339;
 use crate::read_model::{ReportRow, ShadowReport};
 
-/// What enforcing would have done on routes in shadow mode.
+/// The requests on routes in shadow mode that enforcing would have replayed or refused.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ReportView {
-    /// The start of the report (RFC 3339): hours are counted whole, so it is the start of the
-    /// requested hour.
+    /// The start of the report (RFC 3339). Hours are counted whole, so this is the start of the
+    /// first hour.
     pub since: String,
     /// Duplicates that would have got the stored response, at once or after a wait, including those
     /// of omitted rows.
     pub would_replay: u64,
     /// Requests that would have been refused, including those of omitted rows.
     pub would_refuse: u64,
-    /// By route, client and reason, those with the most requests first.
+    /// The counts by route, client and reason. Rows with the most requests are first.
     pub rows: Vec<ReportRowView>,
-    /// Whether rows were omitted: those with the fewest requests.
+    /// Whether the rows with the fewest requests were omitted.
     pub cut: bool,
     /// The routes that are in shadow mode now, in the configuration of this gateway.
     pub shadow_routes: Vec<String>,
@@ -28,18 +28,18 @@ pub struct ReportView {
     pub lag_ms: Option<u64>,
 }
 
-/// What enforcing would have done with the requests of one client on one route.
+/// The requests of one client on one route that enforcing would have replayed or refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReportRowView {
     /// The route.
     pub route: String,
-    /// The client: the beginning of its scope's hash, as operations show it; absent: the scope is
+    /// The client: the beginning of its scope's hash, as operations show it; absent if the scope is
     /// unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub scope: Option<String>,
     /// `replay` or `refuse`.
     pub would: String,
-    /// Why the requests would have been refused: the end of the problem's type.
+    /// The reason why the requests would have been refused: the end of the problem's type.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
     /// The number of requests.

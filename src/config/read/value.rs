@@ -7,13 +7,13 @@ use toml::de::DeValue;
 
 use super::{ConfigSource, FaultCollector, Layer, SourceSpan, Table, closest, is_parsed};
 
-/// Longest duration; also keeps sums of durations far from overflowing.
+/// Longest duration. Sums of such durations can't overflow.
 const DURATION_MAX: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
-/// Shortest duration above zero: stores count in milliseconds.
+/// Shortest duration above zero, because stores count in milliseconds.
 const DURATION_MIN: Duration = Duration::from_millis(1);
-/// Largest size, 1 TiB: more than a machine's memory, and far below overflow.
+/// Largest size: 1 TiB. It is more than a machine's memory, and can't cause an overflow.
 const SIZE_MAX: u64 = 1 << 40;
-/// Longest quote of a value in a message, in characters.
+/// Longest part of a value that a message quotes, in characters.
 const QUOTE_MAX: usize = 60;
 
 /// One value and its span.
@@ -25,7 +25,7 @@ pub(in crate::config) struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// Masks the value in excerpts: it may be a password under a wrong key.
+    /// Masks the value in excerpts, because it may be a password under a misspelt key.
     pub fn conceal(&self) {
         self.report.hide(self.source.name, &self.span.bytes, self.inner);
     }
@@ -40,8 +40,8 @@ impl<'a> Value<'a> {
         self.fault(format!("expected {expected}, found {}", kind(self.inner)));
     }
 
-    /// Notes that the value has the right type and is not one of the expected values. The message
-    /// quotes it.
+    /// Notes that the value has the right type, but is not one of the expected values. The message
+    /// quotes the value.
     fn misspelt(&self, expected: &str, text: &str) {
         let quote: String = text.chars().take(QUOTE_MAX).collect();
         let more = if quote.len() < text.len() { "..." } else { "" };
@@ -74,8 +74,8 @@ impl<'a> Value<'a> {
         parsed
     }
 
-    /// Reads a string and parses it. The parser explains a fault, and the message doesn't quote the
-    /// text: it may be a password.
+    /// Reads a string and parses it. The parser describes a fault. The message doesn't quote the
+    /// text, because it may be a password.
     pub fn checked<T>(
         &self,
         expected: &str,
@@ -215,7 +215,8 @@ impl<'a> Value<'a> {
         item: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Option<Vec<T>> {
-        // All items are parsed before the first failure returns, so that all faults are reported.
+        // This parses all items before it returns the first failure, so that all faults are
+        // reported.
         let items: Vec<Option<T>> =
             self.list(expected)?.iter().map(|value| value.parsed(item, &parse)).collect();
         items.into_iter().collect()

@@ -10,7 +10,7 @@ const EXPECTED: &str = "a table such as { origins = [\"https://shop.example\"] }
 const ORIGINS_EXPECTED: &str = "a list of origins such as [\"https://shop.example\"], or [\"*\"]";
 const ORIGIN_EXPECTED: &str = "an origin such as \"https://shop.example\"";
 
-/// Reads `cors`; the inner value is `None` if the route has none.
+/// Reads `cors`. The inner value is `None` if the route has no `cors`.
 pub(super) fn read(route: &Table<'_>) -> Option<Option<CrossOrigin>> {
     let Some(value) = route.get("cors") else { return Some(None) };
     let table = value.table(EXPECTED)?;
@@ -53,8 +53,8 @@ fn read_origins(value: &Value<'_>) -> Option<Origins> {
     }
 }
 
-/// Parses an origin in the exact form that browsers send (RFC 6454, section 6.2): origins are
-/// compared byte by byte.
+/// Parses an origin. It must have the exact form that browsers send (RFC 6454, section 6.2),
+/// because origins are compared byte by byte.
 fn origin(text: &str) -> Result<HeaderValue, String> {
     let value = || HeaderValue::from_str(text).map_err(|_| format!("expected {ORIGIN_EXPECTED}"));
     if text == "*" {

@@ -1,5 +1,5 @@
-//! `fields`: body members that are written to the event log, so that operators find an operation by
-//! them.
+//! `fields`: body members that are written to the event log, so that operators can search for
+//! operations by them.
 
 use super::RouteContext;
 use crate::config::read::{Table, Value};
@@ -11,7 +11,7 @@ const EXPECTED: &str =
 const PLACE_EXPECTED: &str =
     "a body and a JSON pointer, such as \"request:/order/id\" or \"response:/id\"";
 
-/// Longest name, in bytes. It is written with every operation.
+/// Longest name, in bytes. The name is written with every operation.
 const NAME_BYTES_MAX: usize = 32;
 
 /// Reads `fields`. Without the event log the result is empty.
@@ -28,7 +28,7 @@ pub(super) fn read(
         ));
         return None;
     }
-    // All fields are parsed before the first failure returns, so that all faults are reported.
+    // This parses all fields before it returns the first failure, so that all faults are reported.
     let fields: Vec<Option<ChosenField>> =
         values.iter().map(|(name, value)| read_field(name, value, redact)).collect();
     let fields = fields.into_iter().collect::<Option<Vec<_>>>()?;

@@ -7,7 +7,7 @@ use crate::config::read::{Table, Value};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, ScopeRule};
 use crate::key::{CookieName, KeySyntax, Pointer};
 
-/// Largest value for a key's length limit.
+/// Largest possible limit of a key's length.
 const KEY_LENGTH_MAX: u64 = 4096;
 
 const KEY_EXPECTED: &str = "a table such as { header = \"Idempotency-Key\" }";
@@ -32,7 +32,7 @@ const SYNTAXES: [(&str, KeySyntax); 6] = [
 ];
 
 const IDENTITY_EXPECTED: &str = "a list of parts besides scope and key: [\"route\"] or [\"path\"]";
-/// Parts of `identity`, and whether the part is the path.
+/// The parts of `identity`, each with whether it is the path.
 const IDENTITY_PARTS: [(&str, bool); 2] = [("route", false), ("path", true)];
 
 /// Fields that belong to a connection or to the framing of one message. A retry doesn't repeat
@@ -62,7 +62,7 @@ const NOT_PASSED_ON: [&str; 9] = [
     "x-real-ip",
 ];
 
-/// The part of a body in the fingerprint.
+/// The part of a body that the fingerprint includes.
 #[derive(Clone, Copy, PartialEq)]
 enum Body {
     Json,
@@ -70,9 +70,9 @@ enum Body {
     None,
 }
 
-/// Reads `key`. The location of the key comes from one layer as a whole, the other values one by
-/// one: a route with only `required = true` keeps its profile's header, and a route with `body`,
-/// `form` or `derive` replaces it.
+/// Reads `key`. The whole location of the key comes from one layer, and each other value from the
+/// first layer that has it. So a route with only `required = true` keeps its profile's header, and
+/// a route with `body`, `form` or `derive` replaces that header.
 pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     let table = route.table("key", KEY_EXPECTED);
     let required =
@@ -105,8 +105,8 @@ pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     Some(KeyRule { source, required, min_length, max_length, syntax: syntax? })
 }
 
-/// Reads `min_length` and `max_length`. If they contradict each other, the fault is noted at the
-/// one that the route sets.
+/// Reads `min_length` and `max_length`. If they contradict each other, notes the fault at the value
+/// that the route sets.
 fn read_lengths(table: &Table<'_>) -> Option<(usize, usize)> {
     let length = |name| {
         let value = table.get(name)?;
@@ -124,19 +124,22 @@ fn read_lengths(table: &Table<'_>) -> Option<(usize, usize)> {
     Some((usize::try_from(min).ok()?, usize::try_from(max).ok()?))
 }
 
-/// Reads `echo_key`. `key` is `None` if it is faulty.
+/// Reads `echo_key`. `key` is `None` if the setting `key` is faulty.
 pub(super) fn read_echo_key(route: &Table<'_>, key: Option<&KeyRule>) -> Option<bool> {
     let value = route.get("echo_key")?;
     let echoes = value.boolean()?;
     let in_a_field = matches!(key?.source, KeySource::Sent { header: Some(_), .. });
     if echoes && !in_a_field && value.span.given {
-        value.fault("this route has no header field with a key to echo: set header under key, or remove echo_key");
+        value.fault(
+            "this route has no header field with a key to echo: set header under key, or remove \
+             echo_key",
+        );
         return None;
     }
     Some(echoes && in_a_field)
 }
 
-/// Reads `identity`: whether it includes the path. It always includes the route's name.
+/// Reads `identity`. Returns whether it includes the path. It always includes the route's name.
 pub(super) fn read_by_path(route: &Table<'_>) -> Option<bool> {
     let value = route.get("identity")?;
     let part = |text: &str| {
@@ -150,13 +153,13 @@ pub(super) fn read_by_path(route: &Table<'_>) -> Option<bool> {
     Some(parts.contains(&true))
 }
 
-/// Parses the name of a form field. A name that begins with a slash is probably a pointer under the
-/// wrong key.
+/// Parses the name of a form field. Refuses a name that begins with a slash, because it is probably
+/// a pointer that belongs under another key.
 fn form_name(text: &str) -> Option<String> {
     (!text.is_empty() && !text.starts_with('/')).then(|| text.to_owned())
 }
 
-/// Reads the name of a header field that carries a key, from the client or to the upstream.
+/// Reads the name of a header field that contains a key, from the client or to the upstream.
 pub(super) fn read_key_header(value: &Value<'_>) -> Option<HeaderName> {
     let name = read_header(value)?;
     if name == http::header::HOST {
@@ -195,7 +198,8 @@ fn read_derived(
     }
     table.report.warn(
         &derive.span.path,
-        "two intended requests that are equal in these parts within the retention become one operation",
+        "two intended requests that are equal in these parts within the retention become one \
+         operation",
     );
     Some(KeySource::Derived(parts))
 }
@@ -220,7 +224,7 @@ fn read_part(value: &Value<'_>) -> Option<KeyPart> {
     Some(part)
 }
 
-/// Reads `caller`. `scope` is `None` if it is faulty.
+/// Reads `caller`. `scope` is `None` if the setting `scope` is faulty.
 pub(super) fn read_caller(route: &Table<'_>, scope: Option<&ScopeRule>) -> Option<CallerRule> {
     let value = route.get("caller")?;
     if scope.is_some_and(ScopeRule::is_verified) && !value.is_text() {
@@ -254,7 +258,7 @@ pub(super) fn read_caller(route: &Table<'_>, scope: Option<&ScopeRule>) -> Optio
     caller
 }
 
-/// Reads `fingerprint`, value by value.
+/// Reads `fingerprint`. Each value comes from the first layer that has it.
 pub(super) fn read_fingerprint(route: &Table<'_>) -> Option<FingerprintRule> {
     let table = route.table("fingerprint", FINGERPRINT_EXPECTED);
     let bodies = [("json", Body::Json), ("raw", Body::Raw), ("none", Body::None)];

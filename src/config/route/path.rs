@@ -4,10 +4,10 @@
 pub(super) const EXPECTED: &str =
     "a path such as \"/v1/payments/{id}\" or \"/v1/payments/{*rest}\"";
 
-/// Parses a pattern and removes its trailing slash: both forms match the same paths.
+/// Parses a pattern and removes its trailing slash, because both forms match the same paths.
 ///
-/// Danger: a pattern that can never match leaves its requests unprotected. So a pattern that no
-/// request's path can match is refused.
+/// Danger: if a pattern never matches, the requests that it should protect pass unprotected. So a
+/// pattern that no request's path can match is refused.
 pub(super) fn parse(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
         return Err(format!("expected {EXPECTED}: a path starts with a slash"));
@@ -42,7 +42,8 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
     }
 }
 
-/// Refuses escapes of unreserved characters: requests are matched with these decoded.
+/// Refuses escapes of unreserved characters, because request paths are matched with such characters
+/// decoded.
 fn check_escapes(pattern: &str) -> Result<(), String> {
     for (at, _) in pattern.match_indices('%') {
         let digits = pattern
@@ -57,11 +58,12 @@ fn check_escapes(pattern: &str) -> Result<(), String> {
                 char::from(byte)
             ));
         }
-        // Upstreams treat both spellings as one path, and the plain one would pass unprotected (RFC
-        // 3986, section 3.3: pchar).
+        // Upstreams treat both spellings as the same path. A request with the plain spelling would
+        // pass unprotected (RFC 3986, section 3.3: pchar).
         if b"!$&'()*+,=:@".contains(&byte) {
             return Err(format!(
-                "write {:?} instead of its percent-encoding: requests with either spelling are then protected or refused",
+                "write {:?} instead of its percent-encoding: requests with either spelling are \
+                 then protected or refused",
                 char::from(byte)
             ));
         }

@@ -1,4 +1,4 @@
-//! `scope`: the key space that a request's key belongs to.
+//! `scope`: the part of a request that separates the keys of clients.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub enum JwksSource {
     },
 }
 
-/// Reads `scope`, and for a token the source of its keys.
+/// Reads `scope`. For a token, also reads the source of the keys that verify it.
 pub(super) fn read(
     route: &Table<'_>,
     context: &RouteContext<'_>,

@@ -1,4 +1,4 @@
-//! The three lists of statuses.
+//! The three lists of statuses: `store_status`, `release_status` and `uncertain_status`.
 
 use crate::config::read::{Table, Value};
 use crate::engine::{StatusRules, StatusRulesError};
@@ -9,12 +9,12 @@ struct StatusEntry<'a> {
     value: Value<'a>,
 }
 
-/// Reads the three lists. An entry that the route sets is removed from the inherited lists: to make
-/// 500 uncertain, it is enough to list it in `uncertain_status`.
+/// Reads the three lists. An entry that the route sets is removed from the inherited lists. For
+/// example, a route that lists 500 in `uncertain_status` need not repeat `store_status` without it.
 ///
-/// A class that the route sets in `release_status` or `uncertain_status` also removes its exact
-/// codes from the inherited `store_status`, because exact codes take precedence over a class. Codes
-/// with a condition stay.
+/// A class that the route sets in `release_status` or `uncertain_status` also removes the exact
+/// codes of the class from the inherited `store_status`, because exact codes take precedence over a
+/// class. Codes with a condition stay.
 pub(super) fn read(table: &Table<'_>) -> Option<StatusRules> {
     let store = read_list(table, "store_status");
     let release = read_list(table, "release_status");

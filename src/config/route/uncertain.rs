@@ -12,16 +12,18 @@ use crate::engine::{KeyPlace, KeyRule, KeySource, OnUncertain, Probe, StatusRule
 use crate::key::path::{Decoded, fill};
 use crate::key::{KeySyntax, Pointer};
 
-const PROBE_EXPECTED: &str = "a table such as { method = \"GET\", path = \"/v1/payments/by-key/{key}\", found = [\"200\"], absent = [\"404\"] }";
+const PROBE_EXPECTED: &str = "a table such as { method = \"GET\", \
+    path = \"/v1/payments/by-key/{key}\", found = [\"200\"], absent = [\"404\"] }";
 const UPSTREAM_KEY_EXPECTED: &str =
     "a table such as { header = \"X-Request-Id\", max_length = 38 }";
 const PATH_EXPECTED: &str = "a path with {key} in it, such as \"/v1/payments/by-key/{key}\"";
 const HEADERS_EXPECTED: &str = "a table such as { Authorization = { env = \"PROBE_TOKEN\" } }";
 const STATUSES_EXPECTED: &str = "a list of statuses such as [\"200\"]";
 
-/// Shortest digest, in characters of 6 bits each: 132 bits, enough that two keys don't collide.
+/// Shortest digest, in characters of 6 bits each. The 132 bits are enough to avoid collisions of
+/// keys.
 const DIGEST_MIN: u64 = 22;
-/// Largest value for the length of an upstream's key.
+/// Largest possible limit of the length of an upstream's key.
 const KEY_LENGTH_MAX: u64 = 4096;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -77,8 +79,8 @@ pub(super) fn read(
     }
 }
 
-/// Warns about a probe if one key names an operation on each of several paths. A probe asks by the
-/// key alone, so the result of an operation on another path would become the result of this one.
+/// Warns about a probe if the same key can name operations on several paths. A probe finds an
+/// operation by the key alone. So it could return the result of an operation on another path.
 pub(super) fn warn_of_paths(
     route: &Table<'_>,
     by_path: Option<bool>,
@@ -92,8 +94,8 @@ pub(super) fn warn_of_paths(
     if several && by_path == Some(true) && matches!(on_uncertain, Some(OnUncertain::Probe(_))) {
         route.report.warn(
             &route.span_of("probe").path,
-            "asks by the key alone, but with identity = [\"path\"] each path has its own operation under a key: use this only \
-             if clients never use a key on two paths",
+            "asks by the key alone, but with identity = [\"path\"] each path has its own operation \
+             under a key: use this only if clients never use a key on two paths",
         );
     }
 }
@@ -153,8 +155,8 @@ fn safe_method(text: &str) -> Option<Method> {
         .filter(|method| [Method::GET, Method::HEAD].contains(method) || text == "QUERY")
 }
 
-/// Parses a path template that stays one path for every key: without dot segments, and with the key
-/// in one segment or in the query.
+/// Parses a path template. No key may change the structure of the path: the template has no dot
+/// segments, and the key is in one segment or in the query.
 fn path(text: &str) -> Option<String> {
     let with_key = text.replace(Probe::KEY, "k");
     let parsed: Uri = with_key.parse().ok()?;
@@ -184,7 +186,7 @@ fn read_statuses(table: &Table<'_>, name: &'static str, default: &str) -> Option
     Some(statuses)
 }
 
-/// Reads header fields that authenticate the gateway. Values are plain text or the source of a
+/// Reads header fields that authenticate the gateway. A value is plain text, or the source of a
 /// secret.
 pub(in crate::config) fn read_headers(
     table: &Table<'_>,
@@ -227,7 +229,7 @@ pub(in crate::config) fn read_headers(
     sound.then_some(headers)
 }
 
-/// Reads `upstream_key`; the inner value is `None` if the key is forwarded as received.
+/// Reads `upstream_key`. The inner value is `None` if the key is forwarded as received.
 pub(super) fn read_upstream_key(
     table: &Table<'_>,
     key: Option<&KeyRule>,
@@ -266,7 +268,8 @@ pub(super) fn read_upstream_key(
     if key.is_some_and(|key| key.syntax == KeySyntax::Bare) {
         table.report.warn(
             &table.span().path,
-            "changes a field that clients may have signed: with syntax = \"bare\" alone, keys are forwarded as received",
+            "changes a field that clients may have signed: with syntax = \"bare\" alone, keys are \
+             forwarded as received",
         );
     }
     table.finish();

@@ -1,4 +1,4 @@
-//! Stories of the configuration files in the repository.
+//! Tests of the configuration files in the repository.
 
 use std::fs;
 use std::path::Path;
@@ -77,7 +77,7 @@ fn the_documented_route_is_the_ietf_profile() {
     };
     let text: Vec<&str> =
         block.filter_map(|line| line.strip_prefix("# ")).filter(is_setting).collect();
-    // Name, path and upstream are examples; scope and cors have no default.
+    // Name, path and upstream are examples. Scope and cors have no default.
     let is_example =
         |line: &&str| ["upstream", "scope", "cors"].iter().any(|name| line.starts_with(name));
     let text: Vec<&str> = text.into_iter().filter(|line| !is_example(line)).collect();

@@ -1,8 +1,8 @@
-//! Stories of refused configurations and their messages.
+//! Tests of refused configurations and their messages.
 
 use super::*;
 
-/// Lines of a route, the key with the fault, and a piece of the message.
+/// Lines of a route, the key with the fault, and a part of the message.
 const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     (
         "retention = \"60d\"\nunsettled_retention = \"30d\"",
@@ -229,8 +229,9 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
         "1 to 32",
     ),
     (
-        "fields = { a = \"request:/a\", b = \"request:/a\", c = \"request:/a\", d = \"request:/a\", e = \"request:/a\", \
-         f = \"request:/a\", g = \"request:/a\", h = \"request:/a\", i = \"request:/a\" }",
+        "fields = { a = \"request:/a\", b = \"request:/a\", c = \"request:/a\", \
+         d = \"request:/a\", e = \"request:/a\", f = \"request:/a\", g = \"request:/a\", \
+         h = \"request:/a\", i = \"request:/a\" }",
         "fields",
         "at most 8",
     ),
@@ -272,7 +273,8 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     ("cors = { origins = [\"*\"], credentials = true }", "cors.credentials", "list the origins"),
     ("cors = { origins = [\"*\"], credential = true }", "cors.credential", "no such key"),
     (
-        "cors = { origins = [\"*\"] }\nmethods = [\"POST\", \"OPTIONS\"]\nkey = { required = true }",
+        "cors = { origins = [\"*\"] }\nmethods = [\"POST\", \"OPTIONS\"]\n\
+         key = { required = true }",
         "cors",
         "a browser's preflight has no key",
     ),
@@ -490,7 +492,8 @@ fn what_contradicts_itself_is_refused() {
         let fault = fault_of(load(text));
         assert!(fault.starts_with(&format!("{key}: ")) && fault.contains(piece), "{text}\n{fault}");
     }
-    let open = "admin = \"0.0.0.0:8081\"\n[admin_auth]\ntokens = [{ name = \"a\", role = \"read\", env = \"A\" }]";
+    let open = "admin = \"0.0.0.0:8081\"\n[admin_auth]\ntokens = [{ name = \"a\", role = \"read\", \
+                env = \"A\" }]";
     assert!(load(open).is_ok());
 }
 
@@ -500,7 +503,8 @@ fn faulty_flags_are_named_as_flags() {
     let missing = Config::load(None, Overrides::default()).unwrap_err().to_string();
     assert_eq!(
         missing,
-        "error: upstream.url: no upstream: pass --upstream URL (ONCEWARD_UPSTREAM), or set url under [upstream]\n\n1 fault"
+        "error: upstream.url: no upstream: pass --upstream URL (ONCEWARD_UPSTREAM), or set url \
+         under [upstream]\n\n1 fault"
     );
     let flags =
         Overrides { upstream: some("x"), listen: some("y"), admin: some("z"), store: some("w") };

@@ -1,4 +1,4 @@
-//! Stories of messages: faults and configurations are readable, and no secret appears.
+//! Tests of messages: faults and configurations are readable, and no secret appears.
 
 use proptest::prelude::*;
 
@@ -61,7 +61,8 @@ fn control_characters_of_a_file_do_not_reach_the_terminal() {
     assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
 }
 
-/// Texts that contain the canary where people write passwords, rightly or wrongly.
+/// The texts of this test contain the canary in all places where people write passwords, correctly
+/// or by mistake.
 const CANARY: &str = "c4n4ry";
 const LEAKS: &[&str] = &[
     "[upstream]\nurl = \"http://me:c4n4ry@host\"",
@@ -171,7 +172,9 @@ fn fragment() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_text_is_a_configuration_or_a_list_of_faults(lines in proptest::collection::vec(fragment(), 0..30)) {
+    fn any_text_is_a_configuration_or_a_list_of_faults(
+        lines in proptest::collection::vec(fragment(), 0..30),
+    ) {
         let text = lines.join("\n");
         if let Err(faults) = Config::load(Some(("any.toml", &text)), Overrides::default()) {
             prop_assert!(!faults.0.is_empty());
@@ -180,9 +183,13 @@ proptest! {
     }
 
     #[test]
-    fn any_flag_is_taken_or_refused(text in any::<String>(), scheme in "(http|redis|rediss|unix|file|memory)?") {
+    fn any_flag_is_taken_or_refused(
+        text in any::<String>(),
+        scheme in "(http|redis|rediss|unix|file|memory)?",
+    ) {
         let url = Some(format!("{scheme}://{text}"));
-        let flags = Overrides { upstream: url.clone(), store: url, listen: Some(text.clone()), admin: Some(text) };
+        let listen = Some(text.clone());
+        let flags = Overrides { upstream: url.clone(), store: url, listen, admin: Some(text) };
         let _ = Config::load(None, flags);
     }
 }

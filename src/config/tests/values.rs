@@ -1,4 +1,4 @@
-//! Stories of values that a configuration sets.
+//! Tests of values that a configuration sets.
 
 use std::path::PathBuf;
 
@@ -44,7 +44,7 @@ fn without_routes_every_post_and_patch_with_a_key_is_protected() {
     assert!(!route.policy.key.required);
     assert_eq!(config.upstream_of(route).name, "default");
 
-    // With routes in the file, only those protect.
+    // If the file has routes, no other requests are protected.
     let config = load_route("").unwrap();
     assert_eq!(config.routes.len(), 1);
     assert_eq!(config.routes[0].paths, ["/p"]);
@@ -132,9 +132,11 @@ fn a_verified_scope_is_the_caller_as_well() {
     };
     assert_eq!(one.policy.scope, ScopeRule::Token(usual.into()));
 
-    let jwt = "header = \"X-Jwt\", claim = \"tenant\", issuer = \"i\", audience = \"a\", ca_file = \"ca.pem\"";
+    let jwt = "header = \"X-Jwt\", claim = \"tenant\", issuer = \"i\", audience = \"a\", \
+               ca_file = \"ca.pem\"";
     let other = route(&format!(
-        "scope = {{ jwt = {{ {jwt}, jwks = \"https://id.example:8443/a/jwks?b=c\" }} }}\ncaller = \"scope\""
+        "scope = {{ jwt = {{ {jwt}, jwks = \"https://id.example:8443/a/jwks?b=c\" }} }}\n\
+         caller = \"scope\""
     ));
     let rule = TokenRule {
         header: "x-jwt".parse().unwrap(),
@@ -185,14 +187,16 @@ fn scope_caller_and_fingerprint_are_read() {
     assert_eq!(one.fingerprint, FingerprintRule::Raw);
 
     let two = route(
-        "scope = { headers = [\"A\", \"B\"] }\ncaller = { headers = [\"C\"] }\nfingerprint = { ignore = [\"/metadata/sent_at\"] }",
+        "scope = { headers = [\"A\", \"B\"] }\ncaller = { headers = [\"C\"] }\nfingerprint = { \
+         ignore = [\"/metadata/sent_at\"] }",
     )
     .policy;
     assert_eq!(two.scope, ScopeRule::Headers(vec!["a".parse().unwrap(), "b".parse().unwrap()]));
     assert_eq!(two.caller, CallerRule::Headers(vec!["c".parse().unwrap()]));
-    assert!(
-        matches!(&two.fingerprint, FingerprintRule::Json(ignore) if ignore[0].tokens() == ["metadata", "sent_at"])
-    );
+    assert!(matches!(
+        &two.fingerprint,
+        FingerprintRule::Json(ignore) if ignore[0].tokens() == ["metadata", "sent_at"]
+    ));
     let session = || CookieName::parse("session").unwrap();
     let three = route("scope = { cookie = \"session\" }\ncaller = { cookie = \"session\" }").policy;
     assert_eq!(
@@ -371,9 +375,11 @@ fn what_is_unsettled_is_kept_as_long_as_what_is_settled() {
 
 #[test]
 fn a_route_takes_times_and_failure_from_its_surroundings() {
-    let text = "[upstream]\nresponse_timeout = \"20s\"\n[upstreams.slow]\nurl = \"https://[::1]:9443/\"\nresponse_timeout = \"90s\"\n\
+    let text = "[upstream]\nresponse_timeout = \"20s\"\n[upstreams.slow]\n\
+                url = \"https://[::1]:9443/\"\nresponse_timeout = \"90s\"\n\
                 [store]\non_failure = \"fail_open\"\n\
-                [[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/b/\"\nupstream = \"slow\"\non_failure = \"fail_closed\"";
+                [[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/b/\"\nupstream = \"slow\"\n\
+                on_failure = \"fail_closed\"";
     let config = load(text).unwrap();
     let [a, b] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
     assert_eq!((a.policy.uncertain_after, a.policy.on_failure), (20 * SECOND, OnFailure::FailOpen));
@@ -392,7 +398,8 @@ fn a_route_takes_times_and_failure_from_its_surroundings() {
 
 #[test]
 fn flags_beat_the_file_which_beats_the_defaults() {
-    let text = "listen = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:2\"\n[upstream]\nurl = \"http://file\"\n[store]\nurl = \"file:dir\"";
+    let text = "listen = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:2\"\n[upstream]\n\
+                url = \"http://file\"\n[store]\nurl = \"file:dir\"";
     let file = Config::load(Some(("f", text)), Overrides::default()).unwrap();
     assert_eq!((file.listen.port(), file.admin.port()), (1, 2));
     assert_eq!(
@@ -544,8 +551,10 @@ fn a_problem_type_can_follow_its_base() {
 
 #[test]
 fn what_is_legal_and_dangerous_is_warned_of() {
-    let text = "[store]\nurl = \"memory:\"\non_failure = \"fail_open\"\nca_file = \"x\"\nlocal_cache = \"1MiB\"\n\
-                [[routes]]\npath = \"/p\"\nkey = { derive = [\"body_hash\"] }\non_failure = \"fail_open\"";
+    let text = "[store]\nurl = \"memory:\"\non_failure = \"fail_open\"\nca_file = \"x\"\n\
+                local_cache = \"1MiB\"\n\
+                [[routes]]\npath = \"/p\"\nkey = { derive = [\"body_hash\"] }\n\
+                on_failure = \"fail_open\"";
     let warnings = load(text).unwrap().warnings;
     let keys: Vec<&str> =
         warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
@@ -600,7 +609,8 @@ fn secrets_are_read_when_they_are_needed() {
     let file = directory.path().join("token");
     std::fs::write(&file, "from-file\n").unwrap();
     let text = format!(
-        "[admin_auth]\ntokens = [{{ name = \"a\", role = \"operate\", env = \"A\" }}, {{ name = \"b\", role = \"read\", file = {:?} }}]",
+        "[admin_auth]\ntokens = [{{ name = \"a\", role = \"operate\", env = \"A\" }}, {{ \
+         name = \"b\", role = \"read\", file = {:?} }}]",
         file
     );
     let config = load(&text).unwrap();
@@ -650,7 +660,8 @@ fn hashing_secrets_are_long_and_differ() {
 fn requests_are_exported_where_the_file_asks_for_it() {
     let off = load("").unwrap();
     assert!(off.access_log.is_none() && off.tracing.is_none());
-    let text = "[access_log]\nformat = \"combined\"\n[tracing]\notlp_endpoint = \"https://c\"\nsample_ratio = 0.25\n\
+    let text = "[access_log]\nformat = \"combined\"\n[tracing]\notlp_endpoint = \"https://c\"\n\
+                sample_ratio = 0.25\n\
                 headers = { A = \"x\", B = { env = \"B\" } }";
     let config = load(text).unwrap();
     let log = config.access_log.as_ref().unwrap();
@@ -681,7 +692,8 @@ fn requests_are_exported_where_the_file_asks_for_it() {
 
 #[test]
 fn chosen_fields_are_read_where_there_is_a_log_to_tell_them_to() {
-    let fields = "[[routes]]\npath = \"/p\"\nfields = { order = \"request:/order/id\", payment = \"response:/id\" }\n";
+    let fields = "[[routes]]\npath = \"/p\"\nfields = { order = \"request:/order/id\", \
+                  payment = \"response:/id\" }\n";
     let config = load(&format!("[log]\nenabled = true\n{fields}")).unwrap();
     let read: Vec<_> = config.routes[0]
         .policy

@@ -1,8 +1,8 @@
 //! Route targets: a method and a path pattern, which describe the requests that a route covers.
 //!
 //! Danger: if two targets were wrongly considered disjoint, a route could take over another route's
-//! requests under a new name. So two targets overlap unless it is certain that no request matches
-//! both.
+//! requests, and their operations would have a new name. So two targets overlap unless it is
+//! certain that no request matches both.
 
 use std::fmt;
 

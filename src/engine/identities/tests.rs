@@ -52,8 +52,14 @@ fn changes(before: &Identities, now: &Identities) -> Vec<IdentityChange> {
 fn the_format_of_the_notes_stays_the_same() {
     let compared = of(&[scoped("payments", "x-account"), named("refunds")], &["0a", "0b"])
         .compare(&Notes::default());
-    let text = r#"{"format":1,"secrets":["0a","0b"],"routes":{"payments":"the key, scope by x-account","refunds":"the key, no scope"}}"#;
-    let paths = r#"{"format":1,"routes":{"payments":["POST /v1/payments"],"refunds":["POST /v1/refunds"]}}"#;
+    let text = concat!(
+        r#"{"format":1,"secrets":["0a","0b"],"routes":{"payments":"the key, scope by x-account","#,
+        r#""refunds":"the key, no scope"}}"#,
+    );
+    let paths = concat!(
+        r#"{"format":1,"routes":{"payments":["POST /v1/payments"],"#,
+        r#""refunds":["POST /v1/refunds"]}}"#,
+    );
     let notes = Notes { identities: Some(text.into()), paths: Some(paths.into()) };
     assert_eq!((compared.changes.as_slice(), compared.next), ([].as_slice(), notes));
 }
@@ -167,8 +173,9 @@ fn the_text_of_every_rule_stays_the_same() {
         ),
         (
             derived(parts),
-            "a key derived from path, query \"page\", header x-user, body_hash, body [\"order\", \"id\"], form \"a\\\"b\" and the caller by \
-             authorization, no scope, bodies by value",
+            "a key derived from path, query \"page\", header x-user, body_hash, \
+             body [\"order\", \"id\"], form \"a\\\"b\" and the caller by authorization, no scope, \
+             bodies by value",
         ),
         (
             Policy { scope: scoped("payments", "x-account").scope, ..derived(vec![KeyPart::Path]) },

@@ -45,8 +45,7 @@ impl History {
     }
 
     /// Returns every write that attempts, the sweeper, operators and probes may try if the record
-    /// at
-    /// `index` is the last one that they read.
+    /// at `index` is the last one that they read.
     fn writes(&mut self, index: usize) -> Vec<Record> {
         let read = self.records[index].clone();
         let now = held(read.clone(), 99_000);

@@ -123,7 +123,9 @@ proptest! {
     }
 
     #[test]
-    fn no_observation_of_a_batch_is_lost_or_changed(mut batch in prop::collection::vec(observations(), 0..6)) {
+    fn no_observation_of_a_batch_is_lost_or_changed(
+        mut batch in prop::collection::vec(observations(), 0..6),
+    ) {
         let mut read = Observation::decode(&Observation::encode(&batch)).unwrap();
         // Groups change the order.
         let order = |one: &Observation| format!("{one:?}");

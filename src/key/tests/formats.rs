@@ -77,7 +77,8 @@ fn a_request_has_the_fingerprint_that_it_always_had() {
         of_body(body, BodyHash::None),
         "d1738af0220bec237445cb84e03153882e8fa89abcd9e6bbdf2a1c44fae8304a"
     );
-    let form = "--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.pdf\"\r\nContent-Type: application/pdf\r\n\r\n%PDF\r\n--b--\r\n";
+    let form = "--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.pdf\"\r\n\
+                Content-Type: application/pdf\r\n\r\n%PDF\r\n--b--\r\n";
     assert_eq!(
         of_body(form, BodyHash::Form { boundary: "b" }),
         "37ab17de10b0e96205d52c86e2e30e9cea0754021de41b49fceb5ea69e898521"

@@ -29,7 +29,7 @@ pub struct Scanner {
     head_bytes_max: usize,
     /// Number of heads that were passed on.
     heads: u64,
-    /// The numbers of those passed heads with a target that is forwarded as `*`.
+    /// The numbers of the passed heads that have a target that is forwarded as `*`.
     server_wide: Vec<u64>,
 }
 

@@ -91,7 +91,7 @@ const NOTICE: Duration = Duration::from_secs(1);
 
 /// Waits for the end of the server, and then until the connection has no active request. An HTTP/2
 /// client has to agree to the end (RFC 9113, section 6.8), and an unresponsive one would delay the
-/// shutdown. Sets `refusing` from the time when new requests of the connection have to be refused.
+/// shutdown. Sets `refusing` when new requests of the connection have to be refused.
 pub(in crate::proxy) async fn idle_while_closing(
     closing: CancellationToken,
     state: Arc<ConnectionState>,

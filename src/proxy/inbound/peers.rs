@@ -82,8 +82,8 @@ impl Drop for PeerPermit {
     }
 }
 
-/// Permit for an accepted connection. It counts in the total of connections, and in those of its
-/// address.
+/// Permit for an accepted connection. It counts in the total of connections, and in the connections
+/// of its address.
 pub(in crate::proxy) struct ConnectionPermit {
     peer: PeerPermit,
     gauge: Gauge,

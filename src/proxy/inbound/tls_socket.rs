@@ -15,7 +15,7 @@ use crate::tls::subject;
 pub(in crate::proxy) enum TlsSocket {
     /// Plain TCP.
     Plain(TcpStream),
-    /// TLS; boxed, because it is many times larger.
+    /// TLS. It is boxed, because it is many times larger.
     Tls(Box<TlsStream<TcpStream>>),
 }
 

@@ -126,9 +126,9 @@ impl FrameGate {
     }
 
     /// Ends the registration of `stream`, after its answer was read or given up. Returns whether
-    /// the connection has to end too, because a part of the request is already below the library,
-    /// and a reset of the stream can't remove it there. A request that may no longer be sent stays
-    /// registered until its reset is written. So no frame of it passes before the reset.
+    /// the connection has to end too, because a part of the request may be in a queue that a reset
+    /// of the stream does not clear. A request that may no longer be sent stays registered until
+    /// its reset is written. So no frame of it passes before the reset.
     pub fn finish(&self, stream: u32) -> bool {
         self.answers().answers.remove(&stream);
         let mut requests = self.requests();

@@ -9,7 +9,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// How long after an attempt the next one begins, if none has succeeded yet (RFC 8305, section 5).
+/// How long to wait for a result before the next attempt begins (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// The maximum of simultaneous attempts. Each needs a file descriptor.

@@ -1,5 +1,5 @@
-//! Following a log: nothing is applied twice or left out, whoever empties the file, and whatever
-//! becomes of the log.
+//! Following a log: no entry is applied twice or left out, even if another process empties the file
+//! or the log loses entries.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -200,7 +200,7 @@ async fn a_file_that_another_process_replaced_is_gone_over_to() {
     let log = Followed::at(T0);
     log.claimed(1).await;
     assert_eq!(known(&others), references([]), "its readers are open");
-    // As one does that met damage.
+    // As a projector does when it finds damage.
     std::fs::rename(&file, folder.path().join("model.sqlite.damaged")).unwrap();
     for beside in ["model.sqlite-wal", "model.sqlite-shm"] {
         std::fs::remove_file(folder.path().join(beside)).unwrap();

@@ -7,7 +7,7 @@ use super::*;
 
 const HOUR_MS: u64 = 3_600_000;
 
-/// A batch behind those before it.
+/// A batch with this sequence number in the log.
 fn batch(seq: u64, seen: &Value) -> (EntryId, bytes::Bytes) {
     (EntryId { ms: T0, seq }, serde_json::to_vec(seen).unwrap().into())
 }
@@ -81,7 +81,9 @@ fn a_merged_observation_counts_each_request_and_takes_one_place() {
     applied(&model, &entries);
     let storm =
         json!({"operation": slot(1).to_string(), "at_ms": T0, "until_ms": T0 + 400, "times": 150});
-    let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [storm, storm, storm]});
+    let storms = [&storm, &storm, &storm];
+    let replayed =
+        json!({"kind": "replayed", "route": "payments", "status": 201, "seen": storms});
     let watched =
         json!({"kind": "would_replay", "route": "payments", "seen": [{"at_ms": T0, "times": 7}]});
     let generation = model.progress().unwrap().checkpoint.fence;
@@ -106,8 +108,13 @@ fn a_storm_of_retries_leaves_room_for_what_else_happened_to_the_operation() {
     let mut entries = TestLog::default();
     entries.append(1, T0, &event(EventKind::Claimed, T0));
     applied(&model, &entries);
-    let seen = |at_ms: u64, times: u64| json!({"operation": slot(1).to_string(), "at_ms": at_ms, "times": times});
-    let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [seen(T0 + 10, 100_000)]});
+    let operation = slot(1).to_string();
+    let seen = |at_ms: u64, times: u64| {
+        json!({"operation": operation, "at_ms": at_ms, "times": times})
+    };
+    let first = [seen(T0 + 10, 100_000)];
+    let replayed =
+        json!({"kind": "replayed", "route": "payments", "status": 201, "seen": first});
     let mut later = seen(T0 + 20, 1);
     later["differing"] = json!([{"pointer": "/amount"}]);
     let refused =

@@ -59,7 +59,7 @@ fn another_change_of_the_same_version_and_the_next_attempt_are_no_repetition() {
     let (model, mut entries) = (ReadModel::in_memory().unwrap(), TestLog::default());
     entries.append(1, T0, &change(EventKind::Claimed, 1));
     entries.append(1, T0 + 50, &change(EventKind::Completed, 2));
-    // The server lost that, and the lease ended where it went on.
+    // The server lost the result. Its replica took over, and there the lease ended.
     entries.append(1, T0 + 100, &change(EventKind::Uncertain, 2));
     let again = Event { fence: "8".into(), ..change(EventKind::Claimed, 3) };
     entries.append(1, T0 + 200, &again);

@@ -119,7 +119,7 @@ fn operations_are_found_by_whatever_is_known_of_them() {
     assert_eq!(by(text), references([4]));
 }
 
-/// More than a search follows one by one.
+/// More operations than a value may have and be selective.
 const MANY: u64 = 21_000;
 
 #[test]

@@ -369,8 +369,10 @@ fn a_reply_alone_is_read_back_and_what_is_left_over_is_an_error() {
 #[test]
 fn bytes_left_over_are_an_error() {
     for (name, record) in golden() {
-        if matches!(&record.state, State::Completed { reply, .. } if reply.body != ReplyBody::NotStored)
-        {
+        if matches!(
+            &record.state,
+            State::Completed { reply, .. } if reply.body != ReplyBody::NotStored
+        ) {
             continue;
         }
         let Encoded { head, payload } = encode(&record);
@@ -533,7 +535,11 @@ proptest! {
     }
 
     #[test]
-    fn rubbish_is_an_error_and_no_panic(head in any::<[u8; HEAD_BYTES]>(), state in 0..7_u8, content in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn rubbish_is_an_error_and_no_panic(
+        head in any::<[u8; HEAD_BYTES]>(),
+        state in 0..7_u8,
+        content in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
         let mut head = head;
         head[16] = state;
         prop_assert!(decode(&head, content.clone().into()).is_err());

@@ -288,11 +288,14 @@ proptest! {
     #[test]
     fn no_folding_of_a_path_that_passes_leads_to_another_protected_route(path in any_path(9)) {
         let (routes, all) = many();
-        let first = |path: &str| all.iter().position(|(pattern, ..)| matches(pattern, path, PathCase::Sensitive));
+        let first = |path: &str| {
+            all.iter().position(|(pattern, ..)| matches(pattern, path, PathCase::Sensitive))
+        };
         let Ok(found) = position(&routes, &path) else { return Ok(()) };
         prop_assert_eq!(found, first(&path), "matched as received: {}", path);
         for folding in foldings(&path, 4) {
-            let folded = all.iter().position(|(pattern, _, case)| matches(pattern, &folding, *case));
+            let folded =
+                all.iter().position(|(pattern, _, case)| matches(pattern, &folding, *case));
             let Some(at) = folded.filter(|at| all[*at].1 == Mode::Enforce) else { continue };
             prop_assert_eq!(found, Some(at), "{} is folded to {}", path, folding);
         }
@@ -304,7 +307,8 @@ proptest! {
         if position(&routes, &path).is_ok() {
             return Ok(());
         }
-        let found = all.iter().position(|(pattern, ..)| matches(pattern, &path, PathCase::Sensitive));
+        let found =
+            all.iter().position(|(pattern, ..)| matches(pattern, &path, PathCase::Sensitive));
         let protected = |at: usize| found != Some(at) && all[at].1 == Mode::Enforce;
         let leads_elsewhere = |folding: &str| (0..all.len()).filter(|at| protected(*at)).any(|at| {
             let (pattern, _, case) = all[at];
@@ -320,11 +324,15 @@ proptest! {
 
     #[test]
     fn a_path_of_opaque_segments_is_never_refused(
-        segments in proptest::collection::vec("(v1|payments|[a-z.]{1,3}a|%20|caf%C3%A9|%25|a%3Ab|[!-,:=@-Z]{1,4})", 0..6),
+        segments in proptest::collection::vec(
+            "(v1|payments|[a-z.]{1,3}a|%20|caf%C3%A9|%25|a%3Ab|[!-,:=@-Z]{1,4})",
+            0..6,
+        ),
         slash in any::<bool>(),
     ) {
         let routes = enforced(&["/v1/payments", "/v1/{id}/x", "/{a}/{*rest}"]);
-        let path = format!("/{}{}", segments.join("/"), if slash && !segments.is_empty() { "/" } else { "" });
+        let end = if slash && !segments.is_empty() { "/" } else { "" };
+        let path = format!("/{}{end}", segments.join("/"));
         prop_assume!(is_opaque_throughout(&path));
         prop_assert!(position(&routes, &path).is_ok(), "{}", path);
     }

@@ -1,4 +1,4 @@
-//! Which records are cached, for how long, and when they are dropped. The test plays the tracker.
+//! Which records are cached, for how long, and when they are dropped. The test acts as the tracker.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,7 +21,7 @@ const KEEP: Lifetime = Lifetime { keep: Duration::from_secs(600), due: None, tom
 const LIFE: Duration = Duration::from_secs(600);
 const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
 
-/// Counts the claims that reach it.
+/// A store that counts the claims that reach it.
 struct Counting {
     inner: Arc<dyn Records>,
     claims: AtomicUsize,
@@ -101,7 +101,7 @@ impl Stage {
         stage
     }
 
-    /// The server answers a question.
+    /// Acts as if the server had just answered a probe.
     fn hear(&self) {
         self.cache.heard(self.clock.boot_ms());
     }
@@ -127,7 +127,7 @@ impl Stage {
         }
     }
 
-    /// A completed record, kept after its first duplicate.
+    /// Stores a completed record, and caches it after its first duplicate.
     async fn kept(&mut self, n: u64) {
         self.under.inner.swap(&HERE(n), None, &completed(n), KEEP).await.unwrap();
         assert!(self.duplicate(n).await.1, "the first duplicate asks the store");
@@ -216,7 +216,7 @@ async fn what_changes_while_it_is_being_confirmed_is_not_kept() {
         stage.cache.confirm(&HERE(1), Some(stage.found(1)));
         stage.hear();
         assert!(stage.duplicate(1).await.1);
-        // Out of the way for the next.
+        // Removes the pending record before the next case.
         stage.wanted.try_recv().unwrap();
         stage.cache.confirm(&HERE(1), None);
     }

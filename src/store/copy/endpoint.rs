@@ -14,7 +14,7 @@ use crate::store::log::{Ends, EventLog, LogEntry};
 pub struct ItemKey {
     /// The operation.
     pub slot: Slot,
-    /// Whether it is the operation's tombstone instead of its record.
+    /// Whether the item is the operation's tombstone instead of its record.
     pub tombstone: bool,
 }
 
@@ -40,10 +40,10 @@ impl Item {
 /// Bytes of the due time in an item's value: behind the head and the time of the write.
 const DUE: std::ops::Range<usize> = crate::record::HEAD_BYTES + 8..crate::record::HEAD_BYTES + 16;
 
-/// Items in the order of the store.
+/// A page of items, in the order of the store.
 #[derive(Debug, Default)]
 pub struct Items {
-    /// The items. May be empty although there are more.
+    /// The items. A page may be empty although more items follow.
     pub items: Vec<Item>,
     /// Where to continue; `None` at the end.
     pub cursor: Option<String>,
@@ -52,7 +52,7 @@ pub struct Items {
 /// How far a copy is. It is stored in the target.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CopyProgress {
-    /// The state of the source: a copy continues only from the same state.
+    /// The source's [`CopySource::unused_state`]: a copy continues only from the same state.
     pub from: String,
     /// Cursor behind the records and tombstones that are copied.
     pub cursor: Option<String>,
@@ -68,10 +68,9 @@ pub struct CopyProgress {
 pub enum CopyStart {
     /// The target is empty, and closed to gateways now.
     Fresh,
-    /// The target holds an interrupted copy, which got so far.
+    /// The target holds an interrupted copy with this progress.
     Resumed(CopyProgress),
-    /// The target holds a complete copy, which was interrupted while it opened the target to
-    /// gateways.
+    /// The target holds a complete copy. It was interrupted while it opened the target to gateways.
     Opening,
 }
 
@@ -141,6 +140,6 @@ pub trait CopyTarget: CopySource {
     /// Writes the ends of the event log.
     async fn put_ends(&self, ends: &[Ends]) -> Result<(), StoreError>;
 
-    /// Writes the notes, then opens the store to gateways, with a history of its own.
+    /// Writes the notes, then opens the store to gateways.
     async fn finish(&self, notes: &[(Note, String)]) -> Result<(), StoreError>;
 }

@@ -2,11 +2,12 @@
 //! and Redis.
 //!
 //! A copy has the records and tombstones of all routes, the index of unsettled records, the event
-//! log and the notes. The target is closed meanwhile: no gateway can claim there before everything
-//! was copied and compared.
+//! log and the notes. The target is closed during the copy: no gateway can claim there before
+//! everything is copied and compared.
 //!
-//! Danger: after a copy, two gateways that use one store each execute what the other has executed.
-//! After a move, the old store must not be used any more.
+//! Danger: after a copy, a gateway on the source and a gateway on the target share no new records.
+//! So each of them executes duplicates of the other's requests. After a move, no gateway may use
+//! the old store any more.
 
 mod endpoint;
 mod merge;

@@ -28,6 +28,7 @@ pub struct Copied {
     /// Whether the links of the event log were computed anew, because the target has other
     /// partitions.
     pub relinked: bool,
-    /// Number of broken links in the original log. Links that are computed anew do not show them.
+    /// Number of broken links in the original log. Counted only if links are computed anew, because
+    /// the new links hide the breaks.
     pub breaks: usize,
 }

@@ -1,4 +1,4 @@
-//! The copy itself: copies and then compares records, events and notes.
+//! The copy itself: copies records and events, compares them, then copies the notes.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::store::error::StoreError;
 use crate::store::identities::Note;
 use crate::store::log::{EntryId, EventLog, Link, LogEntry, Mark, Position, member, verify};
 
-/// Limit for the items of one write.
+/// Number of items from which a write gets no further page of items.
 const BATCH_ITEMS_MAX: usize = 1024;
 
-/// Limit for the bytes of one write, not counting its last item.
+/// Number of bytes from which a write gets no further page of items.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// Entries of the event log per read and write.
@@ -32,7 +32,8 @@ const ENDS_TOLERANCE_MS: u64 = 5_000;
 /// Copies a store into an empty one, or continues an interrupted copy.
 ///
 /// # Errors
-/// The reason why it was not copied. The target stays closed to gateways until a copy is complete.
+/// The reason why the store was not copied. The target stays closed to gateways until a copy is
+/// complete.
 pub async fn copy(
     from: &dyn CopySource,
     to: &dyn CopyTarget,
@@ -166,7 +167,8 @@ async fn relink_events(
             position.advance(&entry);
             let partition = if to.log_partitions() > 1 { entry.slot.partition() } else { 0 };
             let tail = tails.get(&partition).copied();
-            // An interrupted write left this entry: dividing one partition keeps the ids.
+            // An interrupted write has copied this entry already. Its id shows that, because ids
+            // stay the same when one partition is divided.
             if to.log_partitions() > 1 && tail.is_some_and(|tail| entry.id <= tail.id) {
                 continue;
             }
@@ -185,7 +187,7 @@ async fn relink_events(
     }
 }
 
-/// Returns the id, or the next id behind `last` if it is not greater than `last`.
+/// Returns `id`, or the next id behind `last` if `id` is not greater than `last`.
 fn behind(last: Option<EntryId>, id: EntryId) -> EntryId {
     match last {
         Some(last) if id <= last => EntryId { ms: last.ms, seq: last.seq.saturating_add(1) },
@@ -217,7 +219,8 @@ async fn broken_links(log: &dyn EventLog) -> Result<usize, StoreError> {
     }
 }
 
-/// Compares every item of the original that has not ended with the copy. Returns their number.
+/// Compares every item of the original with the item in the copy. Items that have ended may be
+/// missing there. Returns the number of items.
 async fn compare_items(
     from: &dyn CopySource,
     to: &dyn CopyTarget,

@@ -149,7 +149,8 @@ async fn a_copy_is_the_same_wherever_it_was_interrupted_and_closed_until_it_is_c
     let from = dir.path().join("from");
     fill(&from).await;
     let before = std::fs::read(from.join("records.redb")).unwrap();
-    // Two or more batches of items, three of events, the ends, and the last one.
+    // A copy has these writes: two or more batches of items, three batches of events, the ends, and
+    // the finish.
     let mut interruptions = 0;
     for at in 0..20 {
         let to = dir.path().join(format!("to{at}"));

@@ -1,5 +1,5 @@
 //! An embedded store as one end of a copy. A source is read without changing it. A target is
-//! written in transactions that also store how far the copy is.
+//! written in transactions that also store the copy's progress.
 //!
 //! A file with an unfinished copy has the layout [`UNFINISHED`], which no version of the gateway
 //! opens.
@@ -29,7 +29,7 @@ use crate::store::error::StoreError;
 use crate::store::identities::{IdentityNotes, Note};
 use crate::store::log::{Ends, EventLog, LogEntry};
 
-/// Name in [`NOTES`] of how far the copy is.
+/// Name of the copy's progress in [`NOTES`].
 const PROGRESS: &str = "copy";
 
 /// Limit for the items of one read.
@@ -107,7 +107,7 @@ impl CopiedFile {
             Err(error) => return Err(redb::Error::from(error).into()),
         };
         let clock = StoreTime::starting_at(last_ms.max(options.unix_ms), options.boot_ms.clone());
-        // There is no writer: writes as a gateway makes them are refused.
+        // There is no writer, so the store refuses the writes of a gateway.
         let (queue, _) = mpsc::channel(1);
         Ok(CopiedFile {
             store: Embedded {
@@ -189,7 +189,8 @@ impl CopySource for CopiedFile {
         Ok(self.store.shared.clock.now_ms())
     }
 
-    /// The lock keeps gateways away. Each commit of a gateway writes its time.
+    /// Returns the time of the last commit, because each commit of a gateway writes its time. The
+    /// lock keeps gateways away.
     async fn unused_state(&self) -> Result<String, CopyError> {
         let time_ms = self.store.blocking(|shared| {
             shared.reading(|txn| Ok(txn.open_table(META)?.get(TIME_MS)?.map(|time| time.value())))

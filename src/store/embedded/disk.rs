@@ -14,12 +14,13 @@ use rustix::fs::{FlockOperation, flock, statvfs};
 use super::error::OpenError;
 use super::layout::FILE;
 
-/// Name of the file while it is created. A file named [`FILE`] is never empty: an empty one was
-/// truncated, and taking it for a new store would execute again all that it has recorded.
+/// Name of the file while it is created. A file named [`FILE`] is never empty. An empty one was
+/// truncated. If it counted as a new store, all operations that it has recorded would be executed
+/// again.
 const NEW_FILE: &str = "records.redb.new";
 /// Name of the file that a process keeps locked while it uses the folder. It is not the records
-/// file, because that is closed and opened again after an I/O error, and no other process may open
-/// it in between.
+/// file, because the records file is closed and opened again after an I/O error. No other process
+/// may open the records file in between.
 const LOCK: &str = "lock";
 
 /// Opens the records file, either for writing or with writes kept in memory.
@@ -30,7 +31,7 @@ pub(super) type Opener = Box<dyn Fn(&Builder, Writes) -> Result<Database, redb::
 pub(super) enum Writes {
     /// The file.
     Through,
-    /// Memory, until the file is closed: records can be read although the disk takes no writes.
+    /// Memory, until the file is closed. So records can be read even if the disk takes no writes.
     Withheld,
 }
 
@@ -54,8 +55,8 @@ impl Folder {
         }
     }
 
-    /// Creates the records file, if it does not exist. It has another name until all of it is on
-    /// the disk.
+    /// Creates the records file, if it does not exist. The file has another name until it is
+    /// completely on the disk.
     pub(super) fn make_file(&self) -> Result<(), OpenError> {
         let failed = |source| OpenError::Folder { dir: self.path.clone(), source };
         let (path, new) = (self.path.join(FILE), self.path.join(NEW_FILE));
@@ -73,8 +74,8 @@ impl Folder {
         File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed)
     }
 
-    /// Returns an opener for the records file. It never creates the file: one that vanished while
-    /// it was in use is an error.
+    /// Returns an opener for the records file. The opener never creates the file: a file that
+    /// vanished while it was in use is an error.
     pub(super) fn opener(&self) -> Opener {
         let path = self.path.join(FILE);
         opener(move || {
@@ -101,7 +102,7 @@ fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Returns an opener for records over a storage.
+/// Returns an opener of a database over a storage.
 pub(super) fn opener<B: StorageBackend>(
     storage: impl Fn() -> io::Result<B> + Send + 'static,
 ) -> Opener {
@@ -115,7 +116,7 @@ pub(super) fn opener<B: StorageBackend>(
 const BLOCK: u64 = 4096;
 
 /// Keeps writes in memory, in blocks, over a storage that is only read. Opening a file after a
-/// crash writes to it, and records must be readable although the disk is full.
+/// crash writes to the file. With the overlay, records are readable even if the disk is full.
 #[derive(Debug)]
 struct Overlay<B> {
     below: B,

@@ -33,7 +33,7 @@ pub enum OpenError {
         /// The layout found.
         found: u64,
     },
-    /// The directory can't be opened; with the ways out.
+    /// The directory can't be opened. The text lists the ways out.
     #[error(transparent)]
     Unusable(Box<Unusable>),
     /// The writer's thread can't be started.
@@ -59,11 +59,11 @@ pub struct Unusable {
 /// The fault of a directory that can't be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// Another process uses it.
+    /// Another process uses the directory.
     InUse,
-    /// This process may not read or write it.
+    /// This process may not read or write the directory.
     NoRights,
-    /// Its file system is read-only.
+    /// The file system is read-only.
     ReadOnly,
     /// The disk, or the user's quota, is full.
     Full,
@@ -71,7 +71,7 @@ pub enum Trouble {
     Damaged,
     /// A newer version wrote the file, with this layout.
     Newer(u64),
-    /// It holds an unfinished copy.
+    /// The directory holds an unfinished copy.
     Unfinished,
     /// The disk or the path failed in another way.
     Failing,

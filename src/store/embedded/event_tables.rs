@@ -16,7 +16,7 @@ use crate::store::log::{
     OBSERVED_ENTRY_BYTES, Trimmed, member, slot_of_member,
 };
 
-/// Bytes of an entry's id, big-endian: the table is in the order of ids.
+/// Bytes of an entry's id. It is big-endian, so the table is in the order of ids.
 const ID_BYTES: usize = 16;
 /// Bytes of an id and its link.
 const MARK_BYTES: usize = ID_BYTES + LINK_BYTES;
@@ -40,7 +40,7 @@ const LAST: &str = "last";
 /// Name of the mark of the last entry that was trimmed.
 const TRIMMED: &str = "trimmed";
 
-/// Limit for the entries that one call trims: the writer's next batch waits for it.
+/// Limit for the entries that one call trims. The writer's next batch waits for the call.
 const TRIMMED_PER_CALL: usize = 500;
 
 /// The only partition.
@@ -122,8 +122,8 @@ fn observed_bytes(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, r
     Ok(meta.get(OBSERVED_BYTES)?.map_or(0, |bytes| bytes.value()))
 }
 
-/// Removes the oldest batches while `is_obsolete`, which gets the bytes of all batches and the id.
-/// Returns their number.
+/// Removes the oldest batches while `is_obsolete` returns `true` for the bytes of all batches and
+/// the oldest id. Returns the number of removed batches.
 fn drop_observed(
     txn: &WriteTransaction,
     is_obsolete: impl Fn(u64, EntryId) -> bool,
@@ -195,8 +195,8 @@ pub(super) fn trim(
     Ok(Trimmed { entries: gone.len(), batches, forgotten })
 }
 
-/// Forgets readers without a mark since then. Returns the position of the slowest remaining reader,
-/// and the names of those forgotten.
+/// Forgets readers without a mark since `since`. Returns the position of the slowest remaining
+/// reader, and the names of the forgotten readers.
 fn forget_silent(
     readers: &mut Table<'_, &'static str, &'static [u8; READER_BYTES]>,
     since: u64,
@@ -279,7 +279,7 @@ fn reader_of(value: &[u8; READER_BYTES]) -> (EntryId, u64) {
     (id_of(value), be_u64(&value[ID_BYTES..]))
 }
 
-/// Reads up to `limit` entries behind one.
+/// Reads up to `limit` entries behind the entry `from`.
 pub(super) fn entries(
     txn: &ReadTransaction,
     from: EntryId,
@@ -288,7 +288,7 @@ pub(super) fn entries(
     behind(txn, EVENTS, from, limit)
 }
 
-/// Reads up to `limit` batches of observations behind one.
+/// Reads up to `limit` batches of observations behind the batch `after`.
 pub(super) fn observations(
     txn: &ReadTransaction,
     after: EntryId,

@@ -15,7 +15,7 @@ use crate::store::log::{EntryId, Trimmed};
 pub(super) enum Job {
     /// Compares the version, then writes.
     Swap(Box<SwapJob>),
-    /// Moves the deadlines of the active attempt.
+    /// Moves the deadlines of the attempt `fence`: see [`crate::store::Records::renew`].
     Renew { slot: Slot, fence: Fence, lease: Duration, keep: Duration },
     /// Writes a note, if the current text is as expected.
     SetNote { note: Note, expected: Option<String>, next: String },

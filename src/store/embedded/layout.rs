@@ -1,4 +1,4 @@
-//! Names and layout of an embedded store's file: its tables of notes and facts.
+//! Name and layout of an embedded store's file, and its tables of notes and facts.
 
 use redb::TableDefinition;
 

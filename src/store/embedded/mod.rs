@@ -1,4 +1,5 @@
-//! A store in a file of this machine: durable before it is acknowledged, for one process at a time.
+//! A store in a file of this machine, for one process at a time. A write is on the disk before it
+//! is acknowledged.
 //!
 //! Danger: a lost disk loses the store. A full disk must not prevent results from being stored, so
 //! new claims are refused while there is still space for results.

@@ -19,7 +19,7 @@ pub struct EmbeddedOptions {
     pub cache_bytes: usize,
     /// Free disk space, in bytes, below which new claims are refused.
     pub min_free_bytes: u64,
-    /// The clock that the store's clock counts by.
+    /// The machine's clock. The store's clock advances with it.
     pub boot_ms: BootClock,
     /// The wall clock at opening, in ms since 1970. The store's clock starts at this time, or at
     /// the file's last commit if that is later: it never runs backwards.

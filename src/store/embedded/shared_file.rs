@@ -1,5 +1,5 @@
-//! The open file of an embedded store, and its clock and counters: shared by the writer's thread
-//! and all readers.
+//! The open file of an embedded store, with its clock and counters. The writer's thread and all
+//! readers share it.
 
 use std::ops::Bound;
 use std::sync::atomic::AtomicU64;
@@ -19,7 +19,7 @@ use crate::store::records::{Listing, Page, is_listed};
 use crate::store::watch::Hub;
 
 /// Limit for the index entries that one search for overdue records reads. The search skips entries
-/// of records that have ended and are not swept yet, and there may be a million of them.
+/// of records that have ended and are not swept yet. There may be a million of these.
 const DUE_SCANNED_MAX: usize = 10_000;
 
 /// The open file. Shared by the writer's thread and all readers.
@@ -33,7 +33,7 @@ pub(super) struct SharedFile {
 }
 
 /// The store's clock. It starts at the wall clock's time at opening, or at the file's last commit
-/// if that is later. From then on it counts as the machine's uptime does. So it never runs
+/// if that is later. From then on it advances with the machine's uptime. So it never runs
 /// backwards, and setting the wall clock ends no lease or retention early.
 pub(super) struct StoreTime {
     boot_ms: BootClock,
@@ -120,7 +120,8 @@ impl SharedFile {
                 }
                 let (_, key) = split_index_key(entry?.0.value());
                 let Some(value) = ReadableTable::get(&records, &key.0)? else { continue };
-                // A record that can't be read is returned: whoever loads it gets the error.
+                // The slot of an unreadable record is returned, too: whoever loads the record gets
+                // the error.
                 let is_live =
                     Front::parse(value.value()).map_or(true, |front| front.ends_ms > now_ms);
                 overdue.extend(key.slot().filter(|_| is_live));

@@ -1,4 +1,4 @@
-//! The store itself: hands changes to the writer's thread, and reads on threads that may block.
+//! The store itself. It hands changes to the writer's thread, and reads on threads that may block.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,10 +23,12 @@ use crate::store::large::{ALONG_MAX, Large};
 use crate::store::records::{EventSource, Listing, Page, Records, Swap};
 use crate::store::watch::Watch;
 
-/// Limit for the requests that wait for the writer; further callers wait. It bounds the memory of
-/// waiting requests. It is several batches, so that the writer is never idle while there is work.
+/// Limit for the requests in the writer's queue. Further callers wait until it has a free place.
+/// The limit bounds the memory of the queue. The queue holds several batches, so the writer is
+/// never idle while there is work.
 pub(super) const QUEUE_MAX: usize = 1024;
-/// Limit for the threads that read at once. More would not read faster, and each takes memory.
+/// Limit for the threads that read at once. More threads would not read faster, and each takes
+/// memory.
 const READERS_MAX: usize = 8;
 
 /// Returns the permits of readers.
@@ -36,19 +38,19 @@ pub(super) fn readers() -> Arc<Semaphore> {
 
 /// A store in a file.
 ///
-/// One thread makes all changes, in batches with one commit each. Dropping the store, like
-/// [`Embedded::close`], first completes the requests made before.
+/// One thread makes all changes, in batches with one commit each. Dropping the store first
+/// completes earlier requests, as [`Embedded::close`] does.
 pub struct Embedded {
     pub(super) queue: mpsc::Sender<WriteRequest>,
     pub(super) shared: Arc<SharedFile>,
     pub(super) large: Large,
-    /// Permits for [`READERS_MAX`].
+    /// Permits to read: [`READERS_MAX`] in all.
     pub(super) readers: Arc<Semaphore>,
 }
 
 impl Embedded {
-    /// Opens the store in a folder. Creates the folder if it does not exist. Fast even after a
-    /// crash. Blocks for the disk.
+    /// Opens the store in a folder. Creates the folder if it does not exist. Opening is fast even
+    /// after a crash. Blocks for the disk.
     ///
     /// # Errors
     /// [`OpenError::Unusable`]: the folder can't be opened; the text lists the ways out.
@@ -81,7 +83,7 @@ impl Embedded {
     /// Completes the requests made before, then releases file and folder. Every later call fails,
     /// with nothing written.
     pub async fn close(&self) {
-        // An error means that it was closed before.
+        // An error means that the store was closed before.
         _ = self.request(Job::Close).await;
     }
 
@@ -117,7 +119,7 @@ impl Embedded {
         if let Some(held) = raw.held()? {
             return Ok(Some(held));
         }
-        // It is a large record: read it when its turn comes.
+        // The record is large: wait for a turn, then read it.
         let turn = self.large.turn().await;
         let load = move |shared: &SharedFile| {
             let _turn = turn;

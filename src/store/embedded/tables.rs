@@ -1,8 +1,8 @@
 //! The tables of the file: records and tombstones by key, and two indexes by time.
 //!
-//! Danger: a record without its index entries would never be found overdue. So only [`Tables::put`]
-//! and [`Tables::take`] change the three tables, always together. An index entry without a record
-//! does no harm, and is swept.
+//! Danger: a record without its index entries would never be found overdue. So only
+//! [`Tables::put_value`] and [`Tables::take`] add and remove records, and always change the
+//! indexes, too. An index entry without a record does no harm, and is swept.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) const RECORDS: TableDefinition<&[u8; KEY_BYTES], &[u8]> =
 pub(super) const DUE: TableDefinition<&[u8; INDEX_KEY_BYTES], ()> = TableDefinition::new("due");
 /// Index of records and tombstones by the end of their retention.
 pub(super) const ENDS: TableDefinition<&[u8; INDEX_KEY_BYTES], ()> = TableDefinition::new("ends");
-/// Kinds of the records table, in this order on disk.
+/// Kinds of keys in the records table, in the order on disk.
 const ENFORCED: u8 = 0;
 const SHADOW: u8 = 1;
 const ENFORCED_TOMBSTONE: u8 = 2;
@@ -83,7 +83,7 @@ impl RecordKey {
     }
 }
 
-/// Makes a key of an index: big-endian, so that the index is in the order of time.
+/// Makes a key of an index. The time is big-endian, so the index is in the order of time.
 pub(super) fn index_key(ms: u64, key: &RecordKey) -> [u8; INDEX_KEY_BYTES] {
     let mut index_key = [0; INDEX_KEY_BYTES];
     index_key[..8].copy_from_slice(&ms.to_be_bytes());
@@ -112,7 +112,7 @@ fn be_u64(bytes: &[u8]) -> u64 {
 pub(super) struct Front {
     head: [u8; HEAD_BYTES],
     written_ms: u64,
-    /// 0: never.
+    /// Due time in ms since 1970; 0: never.
     due_ms: u64,
     pub(super) ends_ms: u64,
 }
@@ -167,13 +167,13 @@ impl RawRecord {
         Ok(RawRecord { front, payload, now_ms })
     }
 
-    /// Returns the fence of its attempt.
+    /// Returns the fence of the record's attempt.
     pub(super) fn fence(&self) -> Fence {
         self.front.fence()
     }
 
     /// Decodes the record; `None` if the payload was left out. Must run on the caller's thread,
-    /// because the writer's thread is shared by all.
+    /// because all callers share the writer's thread.
     pub(super) fn held(self) -> Result<Option<Held>, StoreError> {
         let RawRecord { front, payload, now_ms } = self;
         let Some(payload) = payload else { return Ok(None) };
@@ -305,7 +305,7 @@ impl<'txn> Tables<'txn> {
         front.due_ms <= self.now_ms
     }
 
-    /// Moves the deadlines of a record, and changes nothing else.
+    /// Moves the due time and the end of a record, and changes nothing else.
     pub(super) fn renew(
         &mut self,
         key: &RecordKey,
@@ -410,8 +410,8 @@ impl<'txn> Tables<'txn> {
             if front.is_some_and(|front| front.ends_ms == ends_ms) {
                 self.take(&key)?;
             } else {
-                // The record has another end by now, or can't be read. It stays; only the index
-                // entry is wrong.
+                // The record has another end by now, or can't be read. The record stays. Only the
+                // index entry is wrong.
                 self.ends.remove(entry)?;
             }
         }

@@ -114,7 +114,7 @@ async fn what_was_acknowledged_survives_a_crash_in_the_middle_of_a_commit() {
     disk.allow_syncs(u64::MAX);
     unfinished.await.unwrap().unwrap();
 
-    // A walk through the whole file would begin with this call.
+    // A repair that reads the whole file would begin with this call.
     let no_walk = |repair: &mut redb::RepairSession| repair.abort();
     drop(redb::Builder::new().set_repair_callback(no_walk).open(walk).unwrap());
 
@@ -473,7 +473,7 @@ async fn a_file_that_was_cut_short_or_overwritten_is_damaged_and_not_a_panic() {
 #[tokio::test]
 async fn a_first_start_that_was_killed_leaves_nothing_that_looks_like_a_store() {
     let dir = tempfile::tempdir().unwrap();
-    // Whatever had been written of the file has another name yet.
+    // A file that was not written completely still has the other name.
     for left in [&[][..], &[0; 100]] {
         std::fs::write(dir.path().join("records.redb.new"), left).unwrap();
         let store = open(dir.path());

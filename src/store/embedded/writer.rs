@@ -2,8 +2,8 @@
 //! transaction, commits once, and answers.
 //!
 //! Danger: an answer before its commit could confirm a claim that a power loss takes back. So no
-//! answer of a batch is sent before the commit, not even "stale": the same batch may have written
-//! the record that it carries.
+//! answer of a batch is sent before the commit. This holds for `Stale`, too: the same batch may
+//! have written the record in that answer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,17 +24,17 @@ use super::shared_file::SharedFile;
 use super::tables::{DUE, ENDS, RECORDS, Tables};
 use crate::store::error::StoreError;
 
-/// Limit for the operations of one commit. More would save little per operation, and the first one
-/// would wait for the last one.
+/// Limit for the operations of one commit. A higher limit would save little per operation, and the
+/// first operation waits for the last one.
 const BATCH_OPS_MAX: usize = 256;
 /// Limit for the bytes of one commit, not counting its last operation: large replies must not make
 /// a commit slow.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// Ended records removed per record written. More than one, because an operation is written twice
-/// and may leave a tombstone: the file must not grow for ever.
+/// Number of ended records that are removed for each record written. More than one, because an
+/// operation is written twice and may leave a tombstone, and the file must not grow for ever.
 const SWEPT_PER_WRITE: usize = 2;
 /// Limit for the ended records removed in one commit while the writer is idle. Small, because the
-/// next request waits for it.
+/// next request waits for this commit.
 const SWEPT_WHEN_IDLE: usize = 256;
 /// Time between sweeps while the writer is idle.
 const IDLE: Duration = Duration::from_millis(500);
@@ -49,7 +49,7 @@ const REOPEN_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration:
 enum Failure {
     /// Nothing of the batch is stored.
     Before(redb::Error),
-    /// All or nothing of the batch is stored.
+    /// Either the whole batch is stored, or nothing of it.
     Commit(redb::Error),
 }
 
@@ -77,7 +77,7 @@ struct Down {
 }
 
 /// Opens the records file. Every commit prepares the repair after a crash, so opening is fast even
-/// then.
+/// after a crash.
 pub(super) fn open(
     opener: &Opener,
     writes: Writes,
@@ -86,8 +86,9 @@ pub(super) fn open(
     opener(Builder::new().set_cache_size(options.cache_bytes), writes)
 }
 
-/// Creates the tables that do not exist yet, and writes the time: at least `now_ms`. This also
-/// proves that the disk takes writes. Returns the time at which the store's clock starts.
+/// Creates the tables that do not exist yet. Writes the time at which the store's clock starts:
+/// `now_ms`, or the file's last time if that is later. Returns that time. The write also proves
+/// that the disk takes writes.
 pub(super) fn prepare(db: &Database, now_ms: u64) -> Result<u64, OpenError> {
     let txn = begin(db)?;
     let start_ms = {
@@ -168,7 +169,7 @@ impl Writer {
         self.end(closing.unwrap_or_default());
     }
 
-    /// Waits for requests. Returns an empty batch if there were none for a while, and `None` if no
+    /// Waits for requests. Returns an empty batch if no request comes for a while, and `None` if no
     /// sender is left.
     fn next_batch(&mut self) -> Option<Vec<WriteRequest>> {
         let queue = &mut self.queue;
@@ -265,7 +266,7 @@ impl Writer {
     }
 
     /// Answers a failed batch. The database refuses all writes after a failure, so it is opened
-    /// again first: callers that load their record after the error then see what was stored.
+    /// again first. Callers that load their record after the error then find the stored state.
     fn fail(&mut self, batch: Vec<WriteRequest>, failure: Failure) {
         let (error, committing) = match failure {
             Failure::Before(error) => (error, false),
@@ -343,7 +344,7 @@ impl Writer {
     }
 }
 
-/// Writes the time: the store's clock never starts below it.
+/// Writes the time: the store's clock never starts at an earlier time.
 fn write_time(txn: &WriteTransaction, now_ms: u64) -> Result<(), redb::Error> {
     txn.open_table(META)?.insert(TIME_MS, now_ms)?;
     Ok(())

@@ -10,8 +10,8 @@ use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use crate::hex;
 use crate::key::{SLOT_BYTES, Slot, Space};
 
-/// Bytes of a link: SHA-1 in hexadecimal digits, because a script can compute that within a Redis
-/// server.
+/// Bytes of a link: SHA-1 in hexadecimal digits, because a script within a Redis server can compute
+/// SHA-1.
 pub const LINK_BYTES: usize = 40;
 
 /// Bytes of an entry's digest. A link and a digest together fill the one block that SHA-1 hashes in
@@ -22,9 +22,9 @@ pub const DIGEST_BYTES: usize = 15;
 /// Bytes of an operation's name in an entry (its member): the space and the slot's hash.
 pub const MEMBER_BYTES: usize = 1 + SLOT_BYTES;
 
-/// Limit for the bytes of all stored observations, counting [`OBSERVED_ENTRY_BYTES`] for each
-/// batch: some 300,000 observations. They share the store with the records, and must not take the
-/// space that records need.
+/// Limit for the bytes of all stored observations, plus [`OBSERVED_ENTRY_BYTES`] for each batch. It
+/// is enough for some 300,000 observations. Observations share the store with the records, and must
+/// not take the space that records need.
 pub const OBSERVED_BYTES_MAX: usize = 64 << 20;
 
 /// Overhead of a stored batch of observations, in bytes.
@@ -185,7 +185,7 @@ pub struct Mark {
 pub struct Ends {
     /// The partition.
     pub partition: u16,
-    /// The last entry that was trimmed: the first remaining entry links to it. `None`: nothing was
+    /// The last entry that was trimmed. The first remaining entry links to it. `None`: nothing was
     /// trimmed.
     pub trimmed: Option<Mark>,
     /// The last entry.
@@ -203,7 +203,7 @@ pub struct Trimmed {
     pub forgotten: Vec<String>,
 }
 
-/// Computes the digest of an entry, which goes into its link: the beginning of SHA-256.
+/// Computes the digest of an entry for its link: the first bytes of a SHA-256 hash.
 pub(in crate::store) fn digest(member: &[u8; MEMBER_BYTES], event: &[u8]) -> [u8; DIGEST_BYTES] {
     let mut entry = Context::new(&SHA256);
     entry.update(member);
@@ -224,7 +224,7 @@ pub fn member(slot: &Slot) -> [u8; MEMBER_BYTES] {
     member
 }
 
-/// Returns the slot that a member names.
+/// Returns the slot that a member names; `None` for a malformed member.
 pub fn slot_of_member(member: &[u8]) -> Option<Slot> {
     let (space, hash) = member.split_first()?;
     let space = match space {
@@ -236,8 +236,8 @@ pub fn slot_of_member(member: &[u8]) -> Option<Slot> {
 }
 
 impl LogEntry {
-    /// Returns the replacement for a malformed entry, which another program wrote. Readers must be
-    /// able to read past it.
+    /// Returns the replacement for a malformed entry, so that readers can read past that entry.
+    /// Only another program writes malformed entries.
     #[cfg(any(feature = "embedded", feature = "redis"))]
     pub(in crate::store) fn unreadable(partition: u16, id: EntryId) -> LogEntry {
         let slot = Slot::from_hash(Space::Enforced, [0; SLOT_BYTES]);

@@ -11,16 +11,16 @@ use crate::store::error::StoreError;
 
 /// Keeps the event log of a store. [`Records::write`](crate::store::Records::write) appends to it.
 ///
-/// Beside the log it keeps observations: opaque batches that may be lost, with ids and an order of
-/// their own.
+/// This part of the store also keeps observations, beside the log. They come in opaque batches that
+/// may be lost. Batches have their own ids, and an order of their own.
 #[async_trait]
 pub trait EventLog: Send + Sync + 'static {
-    /// Reads the entries behind a position, of every partition that has more, in order within each
-    /// partition: about `limit` in all, but at least one of each. An empty answer means that there
-    /// are no more.
+    /// Reads about `limit` entries behind a position, in order within each partition. Returns at
+    /// least one entry of every partition that has more. An empty answer means that no partition
+    /// has more.
     async fn read(&self, from: &Position, limit: usize) -> Result<Vec<LogEntry>, StoreError>;
 
-    /// Reads up to `limit` entries of one partition behind an entry, in order.
+    /// Reads up to `limit` entries of one partition behind the entry `from`, in order.
     async fn read_partition(
         &self,
         partition: u16,
@@ -39,15 +39,16 @@ pub trait EventLog: Send + Sync + 'static {
     async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError>;
 
     /// Removes some of the oldest entries, if they are older than `older_than` and every reader has
-    /// read them. Removes observations that are older. Forgets readers that did not repeat their
-    /// mark for as long.
+    /// read them. Removes observations that are older than `older_than`. Forgets readers that have
+    /// not repeated their mark for `older_than`.
     async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError>;
 
-    /// Appends a batch of observations. The oldest batches are dropped when all of them together
-    /// exceed [`OBSERVED_BYTES_MAX`](super::OBSERVED_BYTES_MAX), read or not.
+    /// Appends a batch of observations. If all batches together exceed
+    /// [`OBSERVED_BYTES_MAX`](super::OBSERVED_BYTES_MAX), the oldest ones are dropped, even if
+    /// nobody has read them.
     async fn observe(&self, batch: &[u8]) -> Result<(), StoreError>;
 
-    /// Reads up to `limit` batches of observations behind one, in order.
+    /// Reads up to `limit` batches of observations behind the batch `after`, in order.
     async fn observations(
         &self,
         after: EntryId,
@@ -57,7 +58,8 @@ pub trait EventLog: Send + Sync + 'static {
     /// Returns the ends of every partition that ever had an entry, by partition.
     async fn ends(&self) -> Result<Vec<Ends>, StoreError>;
 
-    /// Returns the ends of the given partitions, at the cost of those alone.
+    /// Returns the ends of the given partitions. Stores with many partitions read only the given
+    /// ones.
     async fn ends_of(&self, partitions: &BTreeSet<u16>) -> Result<Vec<Ends>, StoreError> {
         Ok(self
             .ends()

@@ -7,7 +7,7 @@
 //! an end that was cut off, because the last link is stored beside the log.
 //!
 //! Danger: links are not signatures. Whoever may write to the store can compute all of them anew.
-//! Only a link that was noted elsewhere reveals that.
+//! Only a copy of a link outside the store can reveal such a change.
 
 mod entry;
 mod event_log;

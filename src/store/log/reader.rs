@@ -1,8 +1,8 @@
-//! The reader of a log, for everything that follows one: it reads from a checkpoint on, marks how
-//! far it came, and notices entries that are missing.
+//! The reader of an event log. It reads from a checkpoint on, marks how far it has read, and
+//! notices missing entries.
 //!
-//! The consumer of the entries stores the checkpoint, in the same step as it applies the entries.
-//! Several readers may follow one log.
+//! The consumer of the entries stores the checkpoint in the same step in which it applies the
+//! entries. Several readers may follow one log.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,8 +21,8 @@ const MARK_PERIOD: Duration = Duration::from_secs(5);
 /// A position, and the fence of its owner.
 ///
 /// Danger: entries that were read under one fence must not be applied under another. The consumer
-/// must check the fence of a [`Batch`] in the same step as it applies the batch. Otherwise a reader
-/// that was paused moves a position past entries that were never applied.
+/// must check the fence of a [`Batch`] in the same step in which it applies the batch. Otherwise a
+/// reader that was paused moves a position past entries that were never applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint<F> {
     /// Identifies the owner of the position; a new owner has a new fence.
@@ -38,8 +38,8 @@ pub struct Batch<F> {
     pub fence: F,
     /// The entries, in order within each partition.
     pub entries: Vec<LogEntry>,
-    /// Set if a partition may have more entries: the time up to which the batch is complete, in ms
-    /// by the store's clock.
+    /// The time up to which the batch is complete, in ms by the store's clock. `None` if no
+    /// partition has more entries.
     pub complete_until_ms: Option<u64>,
 }
 
@@ -49,8 +49,8 @@ pub enum Gap {
     /// The log ends before the position: its store lost entries that had been read. New entries
     /// would be skipped.
     Lost,
-    /// Entries behind the position were trimmed before they were read: the reader was away for
-    /// longer than they are kept.
+    /// Entries behind the position were trimmed before they were read: the reader paused for longer
+    /// than entries are kept.
     Trimmed,
 }
 
@@ -103,8 +103,7 @@ impl LogReader {
         Ok(())
     }
 
-    /// Checks whether the log can be continued from a position. A position at the beginning always
-    /// can.
+    /// Checks whether reading can continue from a position. From the beginning, it always can.
     ///
     /// # Errors
     /// The store failed.
@@ -159,18 +158,18 @@ impl LogReader {
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
         let mut entries = self.log.read(from, limit).await?;
-        // A store may return one entry of each partition. Ids begin with the time, and ascend
-        // within each partition.
+        // The store may return more than `limit` entries, because it returns at least one of each
+        // partition. Ids begin with the time, and ascend within each partition.
         entries.sort_by_key(|entry| (entry.id, entry.partition));
         entries.truncate(limit);
         Ok(entries)
     }
 
-    /// Makes a page of entries that were read from a position: finds out whether others were
-    /// trimmed before that.
+    /// Makes a page of entries that were read from a position. Finds out whether other entries
+    /// behind the position were trimmed before.
     ///
     /// Must be called after reading. Otherwise entries that are trimmed between the two calls would
-    /// be missing without a report. At worst, entries are reported as trimmed that were just read.
+    /// be missing without a report. At worst, entries that were just read are reported as trimmed.
     ///
     /// # Errors
     /// The store failed.
@@ -182,8 +181,8 @@ impl LogReader {
         let ends = if entries.is_empty() {
             self.log.ends().await?
         } else {
-            // Busy logs are read often. A gap of another partition is reported when entries of that
-            // partition are read.
+            // Readers of a busy log read often, so only the partitions of the entries are checked.
+            // A gap in another partition is reported when entries of that partition are read.
             let partitions: BTreeSet<u16> = entries.iter().map(|entry| entry.partition).collect();
             self.log.ends_of(&partitions).await?
         };
@@ -207,8 +206,8 @@ pub fn position_before(ms: u64) -> Position {
     Position((0..PARTITIONS).map(|partition| (partition, last)).collect())
 }
 
-/// Returns the time up to which all entries are in a batch of about `limit` entries, if a partition
-/// may have more.
+/// Returns the time up to which a batch of about `limit` entries is complete; `None` if no
+/// partition has more entries.
 ///
 /// A store with many partitions gives each of them its share of a batch. A partition that filled
 /// its share may have more.
@@ -232,17 +231,17 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses of `first` to `max`.
+    /// Returns pauses from `first` up to `max`.
     pub const fn new(first: Duration, max: Duration) -> Backoff {
         Backoff { first, max, next: first }
     }
 
-    /// Begins anew, after an attempt that succeeded.
+    /// Begins again with the first pause, after an attempt that succeeded.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
 
-    /// Whether no attempt failed since the beginning.
+    /// Whether no attempt has failed since the start or the last reset.
     pub fn is_fresh(&self) -> bool {
         self.next == self.first
     }

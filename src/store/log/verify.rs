@@ -10,7 +10,7 @@ use crate::store::error::StoreError;
 /// Entries per read.
 const READ: usize = 1000;
 
-/// What is wrong with an entry of the log.
+/// The fault of an entry of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChainFault {
     /// The entry does not link to the one before it. It was changed or inserted, or an entry before
@@ -140,12 +140,14 @@ struct Walk<'a> {
     log: &'a dyn EventLog,
     ends: Ends,
     behind: Option<Mark>,
-    /// Whether the walk met the entry that was the last one at its beginning, unchanged.
+    /// Whether the walk has reached the entry that was the last one when it began, and found it
+    /// unchanged.
     seen_last: bool,
 }
 
 impl Walk<'_> {
-    /// Verifies to the end, or until `limit` entries are verified: then returns the last of them.
+    /// Verifies to the end of the partition, or until `limit` entries are verified. In the second
+    /// case, returns the last verified entry.
     async fn go(
         mut self,
         limit: usize,
@@ -185,7 +187,7 @@ impl Walk<'_> {
         };
         let mut expected = link(self.behind);
         if entry.link != Some(expected) {
-            // The entries before it may have been trimmed since.
+            // The entries before this one may have been trimmed meanwhile.
             let trimmed = self.trimmed().await?.filter(|mark| mark.id < entry.id);
             if trimmed.is_some_and(|mark| self.behind.is_none_or(|behind| behind.id < mark.id)) {
                 expected = link(trimmed);
@@ -195,8 +197,8 @@ impl Walk<'_> {
             let (partition, id) = (entry.partition, entry.id);
             progress.breaks.push(ChainBreak { partition, id, fault: ChainFault::Unlinked });
         }
-        // Continue from the stored link, so that one change is reported as one break. The unchanged
-        // entries behind it fit.
+        // Continue from the stored link. The unchanged entries behind this one fit to it, so one
+        // change is reported as one break.
         let link = entry.link.unwrap_or(expected);
         self.seen_last |= entry.id == self.ends.last.id && link == self.ends.last.link;
         self.behind = Some(Mark { id: entry.id, link });

@@ -10,8 +10,8 @@ use crate::store::log::{
     Ends, EntryId, Link, LogEntry, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Trimmed, member,
 };
 
-/// Limit for the entries kept, read or not: some 100 MB with the longest events, and more than
-/// tests and trials write.
+/// Limit for the stored entries, whether they were read or not. With the longest events, they take
+/// some 100 MB. Tests and trials write fewer.
 const ENTRIES_MAX: usize = 100_000;
 
 /// Limit for the entries that one call trims.
@@ -94,7 +94,7 @@ impl Journal {
         }
     }
 
-    /// Returns up to `limit` entries behind one.
+    /// Returns up to `limit` entries behind the entry `from`.
     pub(super) fn behind(&self, from: EntryId, limit: usize) -> Vec<LogEntry> {
         let start = self.entries.partition_point(|entry| entry.id <= from);
         self.entries.range(start..).take(limit).cloned().collect()

@@ -1,4 +1,4 @@
-//! Readers for answers of the server that several calls share.
+//! Parsers of the server's answers that several calls share.
 
 use redis::Value;
 

@@ -1,11 +1,12 @@
-//! Pauses between attempts: growing, and jittered so that many gateways don't retry in step.
+//! Pauses between attempts. They grow, and have random lengths: otherwise many gateways would retry
+//! at the same moments.
 
 use std::time::Duration;
 
 /// The first pause between two attempts to connect.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 
-/// The longest pause: a gateway finds a server that is back within about this time.
+/// The longest pause. A gateway finds a restarted server within about this time.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// The pauses of one series of attempts.
@@ -23,7 +24,7 @@ impl ReconnectBackoff {
 
 /// Returns a random span between half of `longest` and `longest`.
 pub(super) fn jittered(longest: Duration) -> Duration {
-    // Without randomness the span is `longest`.
+    // If the system gives no random number, the span is `longest`.
     let share = getrandom::u32().unwrap_or(u32::MAX);
     longest.mul_f64(0.5 + 0.5 * f64::from(share) / f64::from(u32::MAX))
 }

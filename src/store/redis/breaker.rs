@@ -1,11 +1,12 @@
-//! A circuit breaker: it fails calls at once to a server that accepts them and does not answer.
+//! A circuit breaker. It makes calls fail at once if the server accepts calls and does not answer
+//! them.
 //!
 //! A call without a connection fails at once anyway. But a server that is stopped, or busy with a
-//! long command, keeps its connections, and every call would wait for the whole timeout. After a
-//! few of those in a row the breaker opens: calls fail at once, as not applied, because nothing was
-//! sent. One call at a time, of any kind, still goes through, and an answer to it closes the
-//! breaker. Completions and renewals are no exception: they are repeated until they are confirmed,
-//! so one of the next goes through.
+//! long command, keeps its connections, and every call would wait for the whole timeout. After
+//! [`UNANSWERED_MAX`] such calls in a row, the breaker opens. Then calls fail at once, as not
+//! applied, because nothing was sent. From time to time, one call of any kind still goes through.
+//! An answer to this call closes the breaker. Completions and renewals need no exception: their
+//! callers repeat them until they are confirmed, so a later try goes through.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,10 +50,11 @@ impl BreakerPhase {
     }
 }
 
-/// Permission for one call. Its owner reports how the call ended; dropping it reports nothing.
+/// Permission for one call. Its owner reports how the call ended. Dropping the permission reports
+/// nothing.
 pub(super) struct BreakerPass<'b> {
     breaker: &'b Breaker,
-    /// Whether this is the call that goes through while others fail.
+    /// Whether this call goes through while others fail.
     is_probe: bool,
 }
 
@@ -137,7 +139,7 @@ impl Drop for BreakerPass<'_> {
     fn drop(&mut self) {
         if self.is_probe {
             let mut phase = self.breaker.phase();
-            // A late answer to another call may have closed it.
+            // A late answer to another call may have closed the breaker.
             if let BreakerPhase::HalfOpen = *phase {
                 self.breaker.reopen(&mut phase);
             }

@@ -43,8 +43,8 @@ pub struct Redis {
     pub(super) recent_writes: RecentWrites,
     pub(super) completed_hint: CompletedHint,
     pub(super) large: Large,
-    /// Where the next [`crate::store::Records::due`] starts, so that no partition starves behind
-    /// others.
+    /// The partition at which the next [`crate::store::Records::due`] starts. It changes with each
+    /// call, so that no partition starves.
     pub(super) next_partition: AtomicU16,
     _subscriber: AbortOnDropHandle<()>,
     /// The task of [`super::recovery`], which ends with the store.
@@ -91,7 +91,8 @@ impl Scripts {
 }
 
 impl Redis {
-    /// Makes a store that starts to connect, but neither reads nor begins epochs: it can't claim.
+    /// Makes a store that connects in the background. It neither reads nor begins epochs, so it
+    /// can't claim.
     pub(super) fn without_recovery(options: RedisOptions) -> Result<Arc<Redis>, ConnectError> {
         let connector = Connector::new(&options)?;
         let hub = Hub::remote();
@@ -140,7 +141,7 @@ impl Redis {
     /// Sends commands to one server.
     ///
     /// # Errors
-    /// A command fails, also because the server doesn't hold its partition any more.
+    /// A command fails, for example because the server doesn't hold its partition any more.
     pub(super) async fn pipeline_to(
         &self,
         group: &ServerPartitions,
@@ -155,8 +156,8 @@ impl Redis {
         }
     }
 
-    /// Runs a script with its keys and arguments. A script that the server lacks, because it
-    /// restarted or its scripts were flushed, is sent in full. With a `lineage`, sends nothing to a
+    /// Runs a script with its keys and arguments. If the server lacks the script, after a restart
+    /// or a flush of its scripts, the script is sent in full. With a `lineage`, sends nothing to a
     /// server of another lineage.
     pub(super) async fn run(
         &self,
@@ -173,12 +174,12 @@ impl Redis {
             done => return done,
         }
         // EVAL loads and runs the script in one step, and the server keeps it. With SCRIPT LOAD, a
-        // flush could come in between.
+        // flush could come between the two steps.
         let command = evaluate("EVAL", script.text, keys, args);
         self.call_confirmed(partition, command, lineage, deadline).await
     }
 
-    /// Sends a command, and waits until its answer is confirmed as the options want it.
+    /// Sends a command, and waits for the confirmation that the options require.
     pub(super) async fn call_confirmed(
         &self,
         partition: u16,
@@ -190,7 +191,7 @@ impl Redis {
             return self.servers.call(partition, Commands::One(&command), lineage, deadline).await;
         };
         let mut pipeline = Pipeline::with_capacity(3);
-        // The probe: the script may have written nothing.
+        // The probe comes before the wait, because the script may have written nothing.
         pipeline.add_command(command).add_command(probe).add_command(wait);
         let answer =
             self.servers.call(partition, Commands::Many(&pipeline), lineage, deadline).await?;
@@ -204,9 +205,9 @@ impl Redis {
         self.confirmation.wait_command()
     }
 
-    /// Returns the commands that confirm a call which may only have read. Servers since 7.2 let a
-    /// connection wait for its own writes alone. The probe is such a write, and newer than all
-    /// writes of others that the call has read.
+    /// Returns the commands that confirm a call which may only have read. On servers since 7.2, a
+    /// connection can wait only for its own writes. The probe is such a write. It is newer than all
+    /// writes of other connections that the call has read.
     pub(super) fn wait_commands(&self, partition: u16) -> Option<[Cmd; 2]> {
         let wait = self.wait_command()?;
         let partition = Some(partition).filter(|_| self.servers.is_cluster());
@@ -221,7 +222,8 @@ impl Redis {
         self.confirmation.require_confirmed(answer)
     }
 
-    /// Returns the server's time in ms since 1970. Asks the server only if no answer had it yet.
+    /// Returns the server's time in ms since 1970. Asks the server only if no earlier answer had
+    /// the time.
     pub(super) async fn now_ms(&self, partition: u16) -> Result<u64, StoreError> {
         if let Some(now_ms) = self.time.now_ms() {
             return Ok(now_ms);
@@ -232,8 +234,8 @@ impl Redis {
     }
 }
 
-/// Makes a command that runs a script. Allocates its memory at once: each request makes two of
-/// them.
+/// Makes a command that runs a script. Allocates its memory in one step, because each request makes
+/// two such commands.
 fn evaluate(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
     const COUNT_BYTES: usize = 20;
     let bytes =

@@ -1,7 +1,7 @@
 //! The nodes of a cluster: which node holds which partition, and calls that follow redirections.
 //!
 //! Danger: a command may be sent to a second node only if the first one surely did not run it. A
-//! node that redirects a command did not.
+//! node that redirects a command did not run it.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,10 +21,10 @@ use super::partition_map::{PartitionMap, owners};
 use super::transport::Address;
 use crate::store::StoreError;
 
-/// Redirections that one call follows. A failover or a moving partition needs two.
+/// Limit for the redirections that one call follows. A failover or a moving partition needs two.
 const REDIRECTIONS_MAX: usize = 5;
 
-/// Pause before a call is repeated that the cluster can't serve at the moment.
+/// Pause before a call is repeated because the cluster can't serve it at the moment.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often the store reads the partition map although nothing seems wrong.
@@ -71,7 +71,7 @@ impl Cluster {
     /// Checks that every partition has a node.
     ///
     /// # Errors
-    /// A partition has none.
+    /// A partition has no node.
     pub(super) fn complete(&self) -> Result<(), StoreError> {
         if self.state.map.read().unwrap_or_else(PoisonError::into_inner).is_complete() {
             return Ok(());
@@ -84,7 +84,7 @@ impl Cluster {
         }
     }
 
-    /// Has the background task read the map again.
+    /// Makes the background task read the map again.
     pub(super) fn mark_stale(&self) {
         self.state.stale.notify_one();
     }
@@ -105,7 +105,7 @@ impl Cluster {
                 Err(CallError::Redis(error)) => error,
                 Err(CallError::Replaced) => return Err(CallError::Replaced),
                 Err(error) => {
-                    // Another node may have taken its place.
+                    // Another node may have taken the place of this node.
                     self.mark_stale();
                     return Err(error);
                 }
@@ -240,7 +240,7 @@ impl ClusterState {
         pipeline.cmd("ASKING");
         match commands {
             Commands::One(command) => _ = pipeline.add_command(command.clone()),
-            // ASKING is valid for one command.
+            // ASKING is valid for one command, so each command needs its own.
             Commands::Many(commands) => commands.cmd_iter().enumerate().for_each(|(n, command)| {
                 if n > 0 {
                     pipeline.cmd("ASKING");
@@ -271,7 +271,8 @@ impl ClusterState {
         let answer =
             timeout(self.connector.timeout, query.query_async::<(Value, Value)>(&mut connection))
                 .await;
-        // The client drops the text of a pipeline's error, which names the command.
+        // The client library drops the text of a pipeline's error. That text would name the
+        // command.
         let failed = |error| {
             fault::denial(&error, "CLUSTER").unwrap_or_else(|| fault::of_connecting(&error))
         };
@@ -303,7 +304,7 @@ impl ClusterState {
         map.replace(owners, |address| ServerConnection::open(self.connector.to(address.clone())));
         let mut members = map.addresses();
         drop(map);
-        // Former nodes come last: one day only they may be left.
+        // Former nodes come last. If all other nodes are gone, the store can still ask them.
         let former: Vec<Address> =
             self.members.all().into_iter().filter(|member| !members.contains(member)).collect();
         members.extend(former.into_iter().take(FORMER_MEMBERS_MAX));
@@ -312,10 +313,10 @@ impl ClusterState {
     }
 }
 
-/// Remembered nodes that hold no partition.
+/// Limit for the remembered nodes that hold no partition.
 const FORMER_MEMBERS_MAX: usize = 64;
 
-/// Reads the map again and again: soon after it seems wrong, and otherwise once an interval.
+/// Reads the map again and again: soon after it seems wrong, otherwise every [`REFRESH_INTERVAL`].
 async fn keep_map(state: Arc<ClusterState>) {
     let mut backoff = ReconnectBackoff::default();
     let mut failing = false;
@@ -344,7 +345,7 @@ async fn keep_map(state: Arc<ClusterState>) {
             backoff = ReconnectBackoff::default();
         }
         if is_stale {
-            // A failover takes seconds, and every call notices it.
+            // A failover takes seconds, and every call during it makes the map stale.
             backoff.wait().await;
         }
     }

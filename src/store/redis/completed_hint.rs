@@ -1,5 +1,6 @@
-//! A hint which operations are completed. A claim of such an operation is a duplicate, and starts
-//! with reading the record: that costs the server a third of the claim script, and needs no event.
+//! A hint about which operations are completed. A claim of such an operation is a duplicate, so the
+//! gateway reads the record first. A read costs the server a third of the claim script, and needs
+//! no event.
 //!
 //! Danger: the hint may be wrong. It decides only which command is sent first. If the read finds no
 //! completed record, the claim script decides.
@@ -8,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::key::Slot;
 
-/// Operations in the table, half a megabyte. Of two with the same index, the later one stays.
+/// Number of operations in the table, which takes half a megabyte. If two operations have the same
+/// index, the later one replaces the earlier one.
 const ENTRIES: usize = 1 << 16;
 
 /// A table of slots, by a part of their hash.
@@ -35,8 +37,8 @@ impl CompletedHint {
         entry.is_some_and(|entry| entry.load(Ordering::Relaxed) == mark)
     }
 
-    /// Returns two different parts of the hash: the entry at its index, and the mark that the entry
-    /// holds.
+    /// Splits the hash into two parts. Returns the entry at the index that one part gives, and the
+    /// other part as the mark for that entry.
     fn entry(&self, slot: &Slot) -> (Option<&AtomicU64>, u64) {
         let hash = slot.hash();
         let number =

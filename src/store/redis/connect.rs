@@ -1,4 +1,4 @@
-//! Connects to the servers that the options name. Every connection is set up in the same way.
+//! Connects to the servers that the options name, and sets up every connection in the same way.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -142,7 +142,7 @@ impl Connector {
     /// server sends on its own, and the end of the connection.
     ///
     /// # Errors
-    /// Why there is no connection, without a password.
+    /// The reason why there is no connection. The text contains no password.
     pub(super) async fn connect(
         &self,
         pushed: impl Fn(PushInfo) + Send + Sync + 'static,
@@ -171,7 +171,7 @@ impl Connector {
     /// Connects to the server at this address and logs in.
     ///
     /// # Errors
-    /// Why there is no connection, without a password.
+    /// The reason why there is no connection. The text contains no password.
     pub(super) async fn connect_to(
         &self,
         address: Address,
@@ -197,7 +197,7 @@ fn login(info: &ConnectionInfo) -> RedisConnectionInfo {
     login.set_lib_name("onceward", env!("CARGO_PKG_VERSION"))
 }
 
-/// Returns the address in a URL, and whether it is one of TLS.
+/// Returns the address in a URL, and whether the URL requires TLS.
 fn address_of(info: &ConnectionInfo) -> Result<(Address, bool), ConnectError> {
     match info.addr() {
         ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {

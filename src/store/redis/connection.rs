@@ -1,11 +1,15 @@
-//! The shared connection to one server: kept open, replaced when it fails.
+//! The shared connection to one server. It is kept open, and replaced when it fails.
 //!
-//! Danger: a command can wait in a socket long after its caller gave up, and run then. A released
-//! marker outlives such a command only because its time is limited. A command that was not written
-//! yet is dropped with its caller: the multiplexer skips commands without a waiting caller. A
-//! command that was written and not acknowledged dies with the connection after
-//! `UNACKNOWLEDGED_MAX`. A stopped server runs the commands in its own buffers when it resumes. But
-//! only then does it also store the marker, and start to count the marker's time.
+//! Danger: a command can wait in a socket long after its caller gave up, and run then. If that
+//! command is a claim, a released marker must still be in the slot. The marker lasts longer than
+//! the command can wait:
+//!
+//! - A command that was not written yet is dropped with its caller: the multiplexer skips commands
+//!   without a waiting caller.
+//! - A command that was written and not acknowledged is dropped with the connection, after
+//!   `UNACKNOWLEDGED_MAX`.
+//! - A stopped server runs the commands in its own buffers only when it resumes. It stores the
+//!   marker at the same time, so the marker's time starts only then.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,8 +42,8 @@ enum ConnectionStatus {
     /// The first attempt is in progress, so calls wait for it.
     Connecting,
     Up(LiveConnection),
-    /// The last attempt failed for this reason. Until one succeeds, calls fail at once instead of
-    /// piling up.
+    /// The last attempt failed for this reason. Until an attempt succeeds, calls fail at once, so
+    /// they don't accumulate.
     Down(String),
 }
 
@@ -131,7 +135,8 @@ impl ServerConnection {
         let answer = async {
             match commands {
                 Commands::One(command) => command.query_async::<Value>(&mut live.connection).await,
-                // Boxed: single commands, two for each request, must not carry a pipeline's state.
+                // Boxed, because the state of a pipeline's future is large. Single commands, two
+                // for each request, must not reserve memory for it.
                 Commands::Many(pipeline) => {
                     Box::pin(live.connection.send_packed_commands(pipeline, 0, pipeline.len()))
                         .await
@@ -236,7 +241,7 @@ impl CallError {
             _ => None,
         });
         match fault::denial(error, name.unwrap_or("a command")) {
-            // A denied command does not start; those before it in a pipeline may be done.
+            // A denied command does not start. Commands before it in a pipeline may have run.
             Some(denial)
                 if matches!(commands, Commands::One(_)) && !fault::is_within_script(error) =>
             {
@@ -291,7 +296,8 @@ async fn keep_connected(connector: Connector, status: watch::Sender<ConnectionSt
                 }
                 status.send_replace(ConnectionStatus::Connecting);
                 tracing::warn!("the connection to the store is lost, connecting again");
-                // After a connection that lasted, connect at once; otherwise spare the server.
+                // If the connection had lasted, connect again at once. Otherwise wait, to spare the
+                // server.
                 if opened_at.elapsed() >= BACKOFF_MAX {
                     backoff = ReconnectBackoff::default();
                     continue;

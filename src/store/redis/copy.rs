@@ -1,9 +1,9 @@
 //! A store in Redis as the source or the target of a copy.
 //!
-//! The target is closed: the mark of the copy, which is no epoch, replaces the epoch of each
-//! partition, so the claim script refuses every claim. All writes of a copy go through scripts that
-//! compare the mark. So an interrupted copy writes nothing when it resumes after another copy took
-//! over, or after the store was opened.
+//! The target is closed during the copy. The mark of the copy replaces the epoch of each partition.
+//! The mark is not an epoch, so the claim script refuses every claim. Scripts write the records and
+//! events of a copy, and compare the mark. So an interrupted copy writes none of them when it
+//! resumes after another copy took over, or after the store was opened.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ use crate::store::copy::{
 use crate::store::log::{Ends, EventLog, LogEntry, digest};
 use crate::store::{IdentityNotes, Note, StoreError};
 
-/// Keys that one SCAN visits, and about the records of one read: large records must not fill the
-/// memory.
+/// Keys that one SCAN visits, and about the number of records in one read. Large records must not
+/// fill the memory.
 const SCAN_COUNT: usize = 64;
 
 /// The beginning of every mark of a copy. A mark is longer than an epoch.
@@ -48,7 +48,7 @@ struct CopyEpochs {
     first: Option<Vec<u8>>,
     /// Partitions that have the mark of a copy.
     marked: Vec<u16>,
-    /// Whether a partition has an epoch.
+    /// Whether any partition has an epoch.
     any_real: bool,
 }
 
@@ -66,7 +66,7 @@ impl CopiedRedis {
         self.store.servers.wait_until_complete(self.store.deadline()).await
     }
 
-    /// Sends to each server the commands about its partitions. The answers are in no order.
+    /// Sends the commands about each partition to its server. The answers are in no order.
     async fn to_each(
         &self,
         commands: impl Fn(u16, &mut Pipeline),
@@ -108,7 +108,7 @@ impl CopiedRedis {
         Ok(epochs)
     }
 
-    /// Closes these partitions for this copy.
+    /// Closes the partitions that `closes` selects, for this copy.
     async fn close(&self, closes: impl Fn(u16) -> bool) -> Result<(), StoreError> {
         let mark = self.mark()?;
         let close = |partition: u16, pipe: &mut Pipeline| {
@@ -186,7 +186,7 @@ impl CopiedRedis {
         let mut items = Vec::with_capacity(keys.len());
         for keys in keys.chunks(SCAN_COUNT) {
             let mut reading = redis::pipe();
-            // The time comes first: an item must not get a later end than it has.
+            // The time is read first. Otherwise an item could get an end that is too late.
             reading.cmd("TIME");
             for key in keys {
                 let name = self.name_of(key);
@@ -246,7 +246,7 @@ impl CopiedRedis {
             .map_err(|_| unexpected())
     }
 
-    /// Returns when a gateway last used the store.
+    /// Returns the time at which a gateway last used the store, in ms since 1970.
     ///
     /// # Errors
     /// A gateway uses the store now.
@@ -263,7 +263,8 @@ impl CopiedRedis {
     }
 }
 
-/// Makes an item of a value and its remaining life (ms; -1: no expiry); `None` for an absent key.
+/// Makes an item from a value and its remaining life (ms; -1: no expiry). Returns `None` for an
+/// absent key.
 fn item_of(
     key: &ItemKey,
     value: Value,
@@ -278,7 +279,7 @@ fn item_of(
     let ends_ms = match u64::try_from(left) {
         Ok(left) => now_ms.saturating_add(left),
         Err(_) if left == -1 => u64::MAX,
-        // It has just expired.
+        // The item has just expired.
         Err(_) => return Ok(None),
     };
     Ok(Some(Item { key: *key, value: Bytes::from(value), ends_ms }))
@@ -453,8 +454,9 @@ impl CopyTarget for CopiedRedis {
         self.to_each(put).await.map(drop)
     }
 
-    /// Writes the notes first: no gateway may claim before it has compared them. Then the epochs:
-    /// each opens its partition, and after the first no more is copied. Deletes the progress last.
+    /// Writes the notes first, because no gateway may claim before it has compared them. Then
+    /// writes the epochs. Each epoch opens its partition, and after the first one nothing is copied
+    /// any more. Deletes the progress last.
     async fn finish(&self, notes: &[(Note, String)]) -> Result<(), StoreError> {
         for (note, text) in notes {
             let mut set = redis::cmd("SET");

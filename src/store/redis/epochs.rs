@@ -1,7 +1,8 @@
-//! The epochs of all partitions, as far as this process knows them, and the conditions of claims.
+//! The epochs of all partitions, as this process last read them, and the conditions of claims.
 //!
-//! An epoch is a key without an expiry in each partition. Every claim names it, and the claim
-//! script compares it: a server that lost all records lost the epoch too.
+//! An epoch is a random name under one key of each partition. That key never expires. Every claim
+//! names the epoch that it expects, and the claim script compares it with the stored one. A server
+//! that lost all records lost its epochs too, so its script refuses the claim.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,14 +16,15 @@ use super::lineage::LineageId;
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
 
-/// How long new operations are refused, under "strict", after the servers may have lost records:
-/// several times as long as the other gateways need to notice the loss.
+/// How long new operations are refused with `durability = "strict"`, after the servers may have
+/// lost records. The other gateways notice a loss in a fraction of this time.
 pub const LOSS_PAUSE: Duration = Duration::from_secs(5);
 
-/// Bytes of an epoch: a random name, and when it began (ms since 1970 by the server's clock).
+/// Bytes of an epoch: a random name, and the time at which the epoch began (ms since 1970 by the
+/// server's clock).
 const EPOCH_BYTES: usize = 16;
 
-/// The name of a partition's history, and when it began.
+/// The name of a partition's history, and the time at which that history began.
 pub(super) type Epoch = [u8; EPOCH_BYTES];
 
 /// Reads an epoch from an answer to GET; `None` for an absent or foreign value.
@@ -33,20 +35,20 @@ pub(super) fn epoch_of(answer: &Value) -> Option<Epoch> {
     }
 }
 
-/// Returns when an epoch began, in ms since 1970 by the server's clock.
+/// Returns the time at which an epoch began, in ms since 1970 by the server's clock.
 pub(super) fn began_ms(epoch: &Epoch) -> u64 {
     epoch.iter().skip(8).fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
-/// The error of a store that a copy is being written into. There a partition's epoch is the mark of
-/// the copy, which is no epoch.
+/// The error of a store with an unfinished copy. There, the mark of the copy replaces the epoch of
+/// each partition.
 pub(super) fn unfinished_copy() -> StoreError {
     StoreError::NotApplied(
         "a copy into this store isn't finished: run the same `onceward store copy` again".into(),
     )
 }
 
-/// The error of a call that waits for the end of the pause after a loss.
+/// The error of a call that is refused during the pause after a loss.
 pub(super) fn paused() -> StoreError {
     StoreError::NotApplied(
         "the store may have lost records a moment ago: \
@@ -60,7 +62,7 @@ pub(super) fn paused() -> StoreError {
 pub(super) struct ClaimBasis {
     pub lineage_id: LineageId,
     pub epoch: Epoch,
-    /// Until when new operations are refused.
+    /// Time until which new operations are refused.
     pub paused_until: Option<Instant>,
 }
 
@@ -85,7 +87,7 @@ pub(super) struct EpochTable {
     loss_pause: Duration,
 }
 
-/// What this process knows about the epoch of one partition.
+/// The epoch of one partition, as this process last read it.
 #[derive(Clone, Copy, Default)]
 struct KnownEpoch {
     basis: Option<ClaimBasis>,
@@ -114,8 +116,8 @@ impl EpochTable {
         partitions.get(usize::from(partition)).copied().unwrap_or_default()
     }
 
-    /// Changes a partition's entry under one lock: requests invalidate entries while a lookup sets
-    /// them.
+    /// Changes a partition's entry under one lock, because requests invalidate entries while a
+    /// lookup sets them.
     fn update(&self, partition: u16, change: impl FnOnce(&mut KnownEpoch)) {
         let mut partitions = self.partitions.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = partitions.get_mut(usize::from(partition)) {
@@ -141,8 +143,8 @@ impl EpochTable {
                 return Ok(basis);
             }
             self.lookup_wanted.notify_one();
-            // A lookup from before this call may fail after its start. That failure counts too: the
-            // next lookup would not be better.
+            // A lookup that began before this call may fail during the call. Its failure counts
+            // too, because the next lookup would hardly succeed.
             if known.failed_lookup > at_start || timeout_at(deadline, lookup_done).await.is_err() {
                 return Err(self.failure());
             }
@@ -160,7 +162,8 @@ impl EpochTable {
         Ok(())
     }
 
-    /// Returns why nothing can be claimed. Nothing of a claim was sent, whatever failed.
+    /// Returns the reason why nothing can be claimed. Never `MaybeApplied`: nothing of a claim was
+    /// sent, even if a lookup failed with that error.
     fn failure(&self) -> StoreError {
         match &*self.failure.read().unwrap_or_else(PoisonError::into_inner) {
             Some(
@@ -217,8 +220,9 @@ impl EpochTable {
         });
     }
 
-    /// Returns until when new operations are refused: for a while after a change that this process
-    /// noticed, and while an epoch is young, which the other gateways may have noticed.
+    /// Returns the time until which new operations are refused. If this process noticed the change,
+    /// it refuses them for the whole pause. Otherwise other gateways may have noticed a loss when
+    /// the epoch began, so this process refuses them for the rest of the pause since that time.
     pub(super) fn paused_until(
         &self,
         is_known_before: bool,

@@ -1,5 +1,5 @@
-//! Classifies errors of the server or the connection: a write was surely not applied, or it may
-//! have been.
+//! Classifies errors of the server or the connection by their effect: the write was surely not
+//! applied, or it may have been applied.
 //!
 //! Danger: if an applied write counts as not applied, a gateway forgets a claim that exists. So an
 //! error counts as "not applied" only if the server is known to refuse before it does anything.
@@ -29,8 +29,8 @@ const REFUSALS: &[(&str, &str)] = &[
     ("NOSCRIPT", "it forgets scripts as soon as they are loaded"),
 ];
 
-/// Texts behind a plain ERR at login, and their meaning for an operator. Only these are reported:
-/// other texts may repeat what was sent.
+/// Texts behind a plain ERR at login, and their meaning for an operator. Only these are reported,
+/// because other texts may repeat sent data.
 const LOGIN_ERRORS: &[(&str, &str)] = &[
     ("max number of clients", "it has as many connections as its maxclients allows"),
     ("DB index is out of range", "it has no database of this number"),
@@ -103,7 +103,8 @@ pub(super) fn denial(error: &RedisError, command: &str) -> Option<String> {
     ))
 }
 
-/// Whether an ACL error is about a command of a script. The script's earlier commands are done.
+/// Whether an ACL error is about a command of a script. If so, the script's earlier commands have
+/// run.
 pub(super) fn is_within_script(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default();
     detail.contains("ACL failure in script") || detail.starts_with(DENIED_IN_SCRIPT)
@@ -146,7 +147,7 @@ impl AclSubject {
 }
 
 /// Returns the command that an ACL error names in quotes. Only letters, `|`, `_` and `-` pass,
-/// because other texts may repeat what was sent.
+/// because other texts may repeat sent data.
 fn denied_command(detail: &str) -> Option<&str> {
     let (_, rest) = detail.split_once("run the '")?;
     let (command, _) = rest.split_once('\'')?;
@@ -168,7 +169,7 @@ pub(super) fn is_transport(error: &RedisError) -> bool {
 fn code(error: &RedisError) -> Option<(&str, Option<&'static str>)> {
     let known =
         |code: &str| REFUSALS.iter().find(|(known, _)| *known == code).map(|(_, meaning)| *meaning);
-    // Kinds of errors that are not an answer of the server have no code.
+    // Errors that are not an answer of the server have no code.
     error.code().map(|code| (code, known(code)))
 }
 

@@ -1,8 +1,8 @@
-//! Reads records, large ones one after the other.
+//! Reads records. Large records are read only a few at a time.
 //!
 //! Danger: all calls to a server share a connection, and answers come in the order of the calls.
-//! Calls behind many large answers would take so long that the breaker opens as if the server did
-//! not answer.
+//! Calls behind many large answers would wait so long that the breaker would open, as if the server
+//! did not answer.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use crate::record::{Fence, HEAD_BYTES, Held, head_completed, head_fence};
 use crate::store::StoreError;
 use crate::store::large::ALONG_MAX;
 
-/// How long a read of a large record waits for its turn. The store works meanwhile, so waiting is
-/// better than a refusal.
+/// How long a read of a large record waits for its turn. The store works during this wait, so
+/// waiting is better than a refusal.
 const TURN_MAX: Duration = Duration::from_secs(5);
 
-/// Makes a command that reads a record; of a large one only as much as [`large`] needs to detect
-/// it.
+/// Makes a command that reads a record. Of a large record it reads only the beginning: enough for
+/// [`large`] to detect it.
 pub(super) fn first_bytes(key: &[u8]) -> Cmd {
     let mut command = redis::cmd("GETRANGE");
     command.arg(key).arg(0).arg(ALONG_MAX);
@@ -59,7 +59,7 @@ impl Redis {
         }
     }
 
-    /// Reads a large record when it is its turn.
+    /// Waits for a turn, then reads a large record.
     async fn read_large(
         &self,
         slot: &Slot,
@@ -73,8 +73,8 @@ impl Redis {
         let slot = *slot;
         let reading = tokio::spawn(async move {
             let _turn = turn;
-            // Only now: the breaker must not count the wait for a turn as a server that doesn't
-            // answer.
+            // The deadline is set only now: the breaker must not count the wait for a turn as a
+            // server that doesn't answer.
             let deadline = store.deadline();
             store.read_whole(&slot, or_tombstone, deadline).await
         });

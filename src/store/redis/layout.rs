@@ -44,7 +44,8 @@ impl KeyNames {
         format!("{}*", self.prefix)
     }
 
-    /// Returns the key of the probe write: on a cluster's node, in a partition that it holds.
+    /// Returns the key of the probe write. On a node of a cluster, the key is in a partition that
+    /// the node holds.
     pub(super) fn ping_key(&self, partition: Option<u16>) -> Vec<u8> {
         match partition {
             None => [self.prefix.as_bytes(), b"ping"].concat(),
@@ -71,13 +72,14 @@ impl KeyNames {
         self.named(slot, "t", "st")
     }
 
-    /// Returns the key of a partition's index of unsettled records: members by their due time.
+    /// Returns the key of a partition's index of unsettled records, a sorted set: members by their
+    /// due time.
     pub(super) fn due_key(&self, partition: u16) -> Vec<u8> {
         self.in_partition(partition, b"due")
     }
 
-    /// Returns the key of a partition's epoch, which every claim names. It never expires: a server
-    /// without it has lost records too.
+    /// Returns the key of a partition's epoch, which every claim names. The key never expires, so a
+    /// server without it has lost records too.
     pub(super) fn epoch_key(&self, partition: u16) -> Vec<u8> {
         self.in_partition(partition, b"epoch")
     }
@@ -122,8 +124,8 @@ impl KeyNames {
         self.in_partition(OBSERVATIONS_PARTITION, b"observed_sizes")
     }
 
-    /// Returns the key of the gateways that use the store, a hash: names, and when each last wrote
-    /// its entry.
+    /// Returns the key of the gateways that use the store, a hash: each gateway's name, and the
+    /// time at which it last wrote its entry.
     pub(super) fn gateways_key(&self) -> Vec<u8> {
         self.in_partition(GATEWAYS_PARTITION, b"gateways")
     }
@@ -135,7 +137,8 @@ impl KeyNames {
     }
 
     /// Whether a name may exist in a store that never had a record: gateways and `onceward doctor`
-    /// write such names at their start, and so does an interrupted beginning of a copy.
+    /// write such names at their start. A copy that was interrupted at its beginning leaves such
+    /// names, too.
     pub(super) fn is_of_an_empty_store(&self, name: &[u8]) -> bool {
         let last = name.rsplit(|byte| *byte == b':').next().unwrap_or_default();
         matches!(last, b"epoch" | b"ping" | b"gateways")
@@ -183,8 +186,8 @@ impl KeyNames {
         name
     }
 
-    /// Returns the beginning of all names of a partition. Written digit by digit, because each
-    /// request does this several times.
+    /// Returns the beginning of all names of a partition. The digits are appended one by one,
+    /// without formatting, because each request needs this several times.
     fn tagged(&self, partition: u16) -> Vec<u8> {
         let mut name = Vec::with_capacity(self.prefix.len() + NAME_BYTES);
         name.extend_from_slice(self.prefix.as_bytes());
@@ -204,7 +207,7 @@ pub(super) const GATEWAYS_PARTITION: u16 = 0;
 /// The partition with the hash tag of a copy's progress.
 pub(super) const COPY_PARTITION: u16 = 0;
 
-/// The last byte of the head of a record that is in flight, as the scripts compare it.
+/// The last byte in the head of a record that is in flight. The scripts compare it.
 pub(super) const IN_FLIGHT: u8 = 1;
 
 /// Bytes for the longest name behind its prefix.
@@ -242,7 +245,7 @@ pub(super) fn stamped(head: &[u8; HEAD_BYTES], written_ms: u64, payload: &[u8]) 
     [head, &written_ms.to_be_bytes()[..], &0_u64.to_be_bytes(), payload].concat()
 }
 
-/// Decodes a stored value. The reply's body shares its memory.
+/// Decodes a stored value. The reply's body shares the memory of `value`.
 pub(super) fn read(value: Vec<u8>, now_ms: u64) -> Result<Held, CodecError> {
     let mut value = Bytes::from(value);
     if value.len() < STAMPED_BYTES {

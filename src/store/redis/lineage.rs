@@ -1,4 +1,4 @@
-//! Lineages: which server process answers, and which history of writes it has.
+//! Lineages. A lineage identifies the server process that answers, and its history of writes.
 //!
 //! A restart or a promotion changes the lineage, and may lose writes.
 
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::fault;
 
-/// The number of a lineage within this process. No two lineages share one.
+/// The number of a lineage within this process. No two lineages share a number.
 pub(super) type LineageId = u64;
 
 /// Identifies a server process and its history of writes.

@@ -2,8 +2,8 @@
 //! without blocking the server.
 //!
 //! SCAN returns any number of keys, and its cursor continues behind all of them. So the page's own
-//! cursor names the keys for which the page had no room. Repeating the SCAN and skipping as many
-//! keys would lose records if the server's table has grown or shrunk meanwhile.
+//! cursor names the keys for which the page had no room. A repeated SCAN that skips as many keys
+//! would lose records if the server's table has grown or shrunk meanwhile.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -24,10 +24,12 @@ use crate::store::{ListError, Page, StoreError, is_listed};
 /// Keys that one SCAN visits: about a tenth of a millisecond of the server's time.
 const SCAN_COUNT: usize = 500;
 
-/// Keys that one SCAN visits for a small page: one key a round trip would take all day.
+/// Lower limit for the keys that one SCAN visits, for small pages. With one key a round trip, a
+/// listing would take hours.
 const SCAN_COUNT_MIN: usize = 10;
 
-/// SCANs for one page. In a database shared with other users, pages get short instead of slow.
+/// Limit for the SCANs for one page. In a database with many keys of other users, pages get short
+/// instead of slow.
 const SCANS_PER_PAGE: usize = 20;
 
 impl Redis {
@@ -113,7 +115,8 @@ impl Redis {
         Ok(slots)
     }
 
-    /// Lists by the indexes. The cursor is a partition and a rank in its index.
+    /// Lists the unsettled records by the indexes. The cursor is a partition and a rank in its
+    /// index.
     pub(super) async fn list_unsettled(
         &self,
         cursor: Option<&str>,
@@ -157,7 +160,7 @@ impl Redis {
     }
 
     /// Counts the unsettled records of a server's partitions, starting with partition `first`.
-    /// Leaves out partitions without any.
+    /// Leaves out partitions without unsettled records.
     async fn counts(
         &self,
         group: &ServerPartitions,
@@ -219,7 +222,8 @@ impl Redis {
     ) -> Result<(u64, Vec<Slot>), StoreError> {
         let mut scan = redis::pipe();
         scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(self.names.records_match()).arg("COUNT");
-        // Half of the room: surplus keys must go into the page's cursor.
+        // Half of the room, because SCAN may return more, and surplus keys must go into the page's
+        // cursor.
         scan.arg((room / 2).clamp(SCAN_COUNT_MIN, SCAN_COUNT));
         let answer =
             self.pipeline_to(group, &scan).await?.into_iter().next().ok_or_else(unexpected)?;
@@ -231,8 +235,7 @@ impl Redis {
         ))
     }
 
-    /// Reads the records of these slots at one server; leaves out absent ones. An unreadable one
-    /// doesn't hide the others.
+    /// Reads the records of these slots at one server. Leaves out absent and unreadable records.
     async fn load_all(
         &self,
         group: &ServerPartitions,
@@ -263,8 +266,8 @@ impl Redis {
     }
 }
 
-/// Returns how many members to read of each partition, by its count: `limit` in all. Leaves out
-/// partitions without members.
+/// Returns the number of members to read of each partition: at most its count, and at most `limit`
+/// in all. Leaves out partitions without members.
 fn shares(partitions: &[u16], counts: &[Value], limit: usize) -> Vec<(u16, usize)> {
     let mut left = limit;
     let mut shares = Vec::new();
@@ -284,7 +287,8 @@ fn shares(partitions: &[u16], counts: &[Value], limit: usize) -> Vec<(u16, usize
 struct ScanPosition {
     /// Index of the server.
     server: usize,
-    /// Where its next SCAN continues; 0 is the beginning, or the end if `found` is not empty.
+    /// The cursor for the server's next SCAN. 0 is the beginning. If `found` is not empty, 0 is the
+    /// end.
     cursor: u64,
     /// Keys that the last SCAN found and no page has shown.
     found: Vec<Slot>,

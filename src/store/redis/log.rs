@@ -22,7 +22,8 @@ use crate::store::log::{
     OBSERVED_ENTRY_BYTES, Position, Trimmed, slot_of_member,
 };
 
-/// Entries of one partition that one call trims: a fraction of a millisecond of the server's time.
+/// Limit for the entries of one partition that one call trims. They take a fraction of a
+/// millisecond of the server's time.
 const TRIMMED_PER_PARTITION: usize = 200;
 
 impl Redis {
@@ -33,8 +34,9 @@ impl Redis {
         from: &Position,
         count: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
-        // One command for all partitions, except on a cluster, where they have different hash
-        // slots: most partitions are empty most of the time.
+        // One command reads all partitions, because most of them are empty most of the time. On a
+        // cluster, each partition needs a command of its own, because partitions have different
+        // hash slots.
         let at_once = if self.servers.is_cluster() { 1 } else { group.partitions.len().max(1) };
         let mut reading = redis::pipe();
         for partitions in group.partitions.chunks(at_once) {
@@ -55,7 +57,7 @@ impl Redis {
         {
             let mut streams = partitions.iter();
             for (name, found) in streams_of(answer)? {
-                // Streams come in the order of the request, without those that have no entries.
+                // The answer has the streams in the order of the request, without the empty ones.
                 let partition = streams
                     .find(|partition| self.names.events_key(**partition) == name)
                     .ok_or_else(unexpected)?;
@@ -67,8 +69,9 @@ impl Redis {
         Ok(entries)
     }
 
-    /// Removes the oldest batches of observations while they take too much room, and those older
-    /// than `keep_ms` if that isn't empty. Returns the number of removed batches.
+    /// Removes the oldest batches of observations while all batches take too many bytes. Also
+    /// removes batches older than `keep_ms`, unless that is empty. Returns the number of removed
+    /// batches.
     async fn forget_observed(&self, keep_ms: &[u8]) -> Result<usize, StoreError> {
         let keys = [
             self.names.observations_key(),
@@ -94,7 +97,7 @@ impl Redis {
         Ok(ends)
     }
 
-    /// Returns the ends of the partitions of a server that `wanted` selects.
+    /// Returns the ends of a server's partitions, but only of those that `wanted` selects.
     async fn ends_at(
         &self,
         group: &ServerPartitions,
@@ -216,7 +219,7 @@ impl EventLog for Redis {
 
     async fn observe(&self, batch: &[u8]) -> Result<(), StoreError> {
         let bytes = batch.len() + OBSERVED_ENTRY_BYTES;
-        // Not by a script, which would copy the batch twice.
+        // In a transaction and not in a script, because a script would copy the batch twice.
         let mut appending = redis::pipe();
         appending.cmd("MULTI");
         appending.cmd("XADD").arg(self.names.observations_key()).arg("*").arg("b").arg(batch);
@@ -263,8 +266,8 @@ impl EventLog for Redis {
     }
 }
 
-/// Returns the bytes of all batches after one was appended, from the answers of the transaction. A
-/// node of a cluster that is about to get the partition adds the answers to `ASKING`.
+/// Returns the bytes of all batches, from the answers of the transaction that appended a batch. If
+/// a cluster is moving the partition, the answers include those to `ASKING`.
 pub(super) fn appended(answers: Vec<Value>) -> Result<usize, StoreError> {
     let numbers = |answer: Value| match answer {
         Value::Int(number) => Some(Ok(number)),

@@ -1,13 +1,14 @@
 //! A store of records in Redis or Valkey servers (version 6 or newer), shared by any number of
 //! gateways: one server, the primary that sentinels name, or a cluster.
 //!
-//! Danger: the server's settings decide what a confirmation is worth. Behind replication a failover
-//! can lose an acknowledged write, and a server that evicts keys or doesn't persist loses claims.
+//! Danger: a confirmed write is only as safe as the server's settings make it. With replication, a
+//! failover can lose an acknowledged write. A server that evicts keys, or doesn't persist them,
+//! loses claims.
 //!
 //! From the top down: this file implements [`Records`] with the modules `write` (the rules of a
 //! write), `swap` (one conditional write), `large` (reads), `listing`, `log`, `presence`, `copy`
 //! and `recovery` (after a loss of records). They share `client`, which sends commands through
-//! `servers`, `cluster` and `connection`. `layout` has the names of the keys, `scripts/` the
+//! `servers`, `cluster` and `connection`. `layout` has the names of the keys. `scripts/` has the
 //! scripts that the servers run.
 
 use std::sync::Arc;
@@ -74,15 +75,14 @@ mod transport;
 mod write;
 
 impl Redis {
-    /// Makes a store that starts to connect, and keeps trying for as long as it exists: while a
-    /// server is down, calls fail and this function does not. Must be called within a tokio
-    /// runtime.
+    /// Makes a store that connects in the background, for as long as it exists. This function
+    /// succeeds even if a server is down; calls then fail. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// An option is invalid.
     pub fn connect(options: RedisOptions) -> Result<Arc<Redis>, ConnectError> {
         let store = Redis::without_recovery(options)?;
-        // Only after the store exists: the task ends when it finds no store.
+        // The store must exist before the task starts: the task ends when it finds no store.
         let lookup_wanted = store.connector.replaced.clone();
         let recovery = tokio::spawn(recovery::run(Arc::downgrade(&store), lookup_wanted));
         let _ = store.recovery.set(AbortOnDropHandle::new(recovery));
@@ -146,7 +146,7 @@ impl Records for Redis {
         lease: Duration,
         keep: Duration,
     ) -> Result<bool, StoreError> {
-        // Fence and state, as the head of the running claim ends.
+        // The last bytes in the head of a running claim: fence and state.
         let mut running = [0; HEAD_BYTES - 8];
         running[..8].copy_from_slice(&fence.0.to_be_bytes());
         running[8] = layout::IN_FLIGHT;
@@ -163,7 +163,7 @@ impl Records for Redis {
             && self.recent_writes.holds(slot, is_own)
             && self.may_have_lost(partition, before).await?
         {
-            // The recovery restores it in a moment.
+            // The recovery will restore the claim.
             return Err(StoreError::NotApplied("the store has lost the claim, with others".into()));
         }
         Ok(renewed)
@@ -192,7 +192,7 @@ impl Records for Redis {
     async fn ping(&self) -> Result<(), StoreError> {
         self.servers.complete()?;
         let groups = self.servers.groups();
-        // A write: a replica, or a server that is out of memory, answers PING too.
+        // A write instead of PING: a replica, or a server that is out of memory, answers PING too.
         let ping = async |group: &ServerPartitions| {
             let partition = group.partitions.first().copied().filter(|_| self.servers.is_cluster());
             let mut set = redis::pipe();
@@ -215,7 +215,8 @@ impl IdentityNotes for Redis {
         let kept = self.command(layout::NOTES_PARTITION, &get).await?;
         let (note, copy): (Option<String>, Option<String>) =
             redis::from_redis_value(kept).map_err(|_| unexpected())?;
-        // The caller reads notes before it uses the store.
+        // A caller reads notes before it uses the store. So this error keeps gateways away from an
+        // unfinished copy.
         if copy.is_some() { Err(epochs::unfinished_copy()) } else { Ok(note) }
     }
 

@@ -1,5 +1,5 @@
-//! The options of a store in Redis: which servers, which confirmation calls wait for, and which
-//! errors the options themselves can have.
+//! The options of a store in Redis, such as its servers and the confirmation that calls wait for.
+//! Also the errors of invalid options.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,9 +16,10 @@ use crate::tls::{ClientFiles, IdentityError, TrustError};
 pub enum Endpoint {
     /// One server.
     Server(String),
-    /// A cluster. The store asks these nodes first, and logs in to every node as to the first one.
+    /// A cluster. The store asks these nodes first. It logs in to every node with the login of the
+    /// first URL.
     Cluster(Vec<String>),
-    /// The primary that sentinels know by a name.
+    /// The primary that sentinels monitor under a name.
     Sentinel {
         /// The sentinels, with their own user and password.
         sentinels: Vec<String>,
@@ -29,13 +30,13 @@ pub enum Endpoint {
     },
 }
 
-/// What a call waits for before its answer counts.
+/// The confirmation that a call waits for before its answer counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisAck {
     /// The primary's memory.
     Memory,
     /// This many replicas. A `WAIT` follows every call that claims, completes or reads a record, on
-    /// the same connection. Reads wait too: otherwise a replay could answer a record that a
+    /// the same connection. Reads wait too: otherwise a replay could return a record that a
     /// failover loses.
     Replicas(u32),
     /// The server's disk. Servers since 7.2 get a `WAITAOF` in the same places. Older servers
@@ -65,11 +66,11 @@ pub struct RedisOptions {
     pub ca_file: Option<PathBuf>,
     /// The client certificate for servers of `rediss://`.
     pub client: Option<ClientFiles>,
-    /// What calls wait for.
+    /// The confirmation that calls wait for.
     pub ack: RedisAck,
     /// How long the store refuses unknown operations after the servers may have lost records. Use
-    /// [`super::LOSS_PAUSE`] where no operation may run twice. With zero the store refuses nothing,
-    /// but still writes the recent writes of this process again.
+    /// [`super::LOSS_PAUSE`] where no operation may run twice. With zero, the store refuses
+    /// nothing. In every case, the store writes the recent writes of this process again.
     pub loss_pause: Duration,
     /// Metrics of the circuit breakers.
     pub breakers: BreakerMeter,
@@ -93,7 +94,7 @@ impl fmt::Debug for RedisOptions {
 /// The options are invalid. The texts never contain the URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
-    /// The URL is not one of a Redis server.
+    /// The URL is not the URL of a Redis server.
     #[error(
         "the store's URL is not of the form redis://[user:password@]host[:port][/db], \
          rediss://.. or unix:///path"

@@ -18,7 +18,7 @@ const HASH_SLOTS: u16 = 16384;
 #[derive(Default)]
 pub(super) struct PartitionMap {
     nodes: BTreeMap<Address, Arc<ServerConnection>>,
-    /// By partition.
+    /// The address of each partition's node, by partition.
     owners: Vec<Option<Address>>,
 }
 
@@ -39,7 +39,7 @@ impl PartitionMap {
         Some((address, self.nodes.get(address)?.clone()))
     }
 
-    /// Returns the nodes that hold partitions, each with those.
+    /// Returns the nodes that hold partitions, each with its partitions.
     pub(super) fn nodes(&self) -> Vec<(Arc<ServerConnection>, Vec<u16>)> {
         let mut by_node: BTreeMap<&Address, (Arc<ServerConnection>, Vec<u16>)> = BTreeMap::new();
         for partition in 0..PARTITIONS {
@@ -111,7 +111,8 @@ pub(super) fn owners(slots: Value, answered_by: &Address) -> Option<Vec<Option<A
             (Some(Value::BulkString(host)), _) if !host.is_empty() && host != b"?" => {
                 String::from_utf8(host.clone()).ok()?
             }
-            // A node that doesn't know its own name leaves it out.
+            // A node without a configured name sends no host. Its host is the one that the query
+            // was sent to.
             (_, Address::Tcp(host, _)) => host.clone(),
             (_, Address::Unix(_)) => return None,
         };

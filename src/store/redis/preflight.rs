@@ -1,8 +1,8 @@
 //! Checks before a gateway starts whether the servers can keep its records: version, eviction,
 //! persistence, replicas.
 //!
-//! The servers' settings decide what an acknowledged write is worth, and no answer to a write
-//! reveals them.
+//! The servers' settings decide whether an acknowledged write can be lost. No answer to a write
+//! reveals these settings.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,8 @@ use super::servers::ServerPartitions;
 use super::transport::CONNECT_TIMEOUT_MIN;
 use crate::store::{Grade, Records, Remark, StoreError};
 
-/// The oldest version with all commands that the store uses: scripts with `TIME` and writes, RESP3.
+/// The oldest version with all commands that the store uses, such as RESP3 and scripts that read
+/// `TIME` and then write.
 const VERSION_MIN: u32 = 6;
 
 const SETTINGS: [&str; 5] = ["maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "save"];
@@ -38,7 +39,7 @@ impl Redis {
             remarks.extend(self.preflight_server(&group).await?);
         }
         match pinged {
-            // The server answers. The checks above have found missing replicas and rights.
+            // The server answers. If replicas or rights are missing, the remarks include that.
             Ok(()) | Err(StoreError::MaybeApplied(_)) => Ok(remarks),
             Err(_) if remarks.iter().any(|remark| remark.grade != Grade::Sound) => Ok(remarks),
             Err(error) => Err(error),
@@ -70,7 +71,7 @@ impl Redis {
         redis::from_redis_value(answer).map_err(|_| unexpected())
     }
 
-    /// Returns a setting; `None` if the server doesn't reveal it, as managed ones often don't.
+    /// Returns a setting; `None` if the server doesn't reveal it. Managed servers often don't.
     async fn setting(
         &self,
         group: &ServerPartitions,
@@ -209,7 +210,7 @@ fn grade(is_sound: bool) -> Grade {
     if is_sound { Grade::Sound } else { Grade::Unsound }
 }
 
-/// Judges `ack = "fsync"` where `appendfsync` is not "always".
+/// Judges `ack = "fsync"` if `appendfsync` is not "always".
 fn fsync_on_request(
     version: &str,
     fsync: &str,
@@ -217,7 +218,7 @@ fn fsync_on_request(
 ) -> Remark {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     if (numbers.next(), numbers.next()) >= (Some(7), Some(2)) {
-        // Safe, but one disk write no longer serves several requests.
+        // Safe, but slow: one disk write no longer serves several requests.
         let text = format!(
             "appendfsync {fsync}: claims and results wait for the disk one after the other, \
              some ten a second; with appendfsync always many reach it at once"
@@ -282,7 +283,7 @@ mod tests {
         ];
         assert_eq!(grades(&primary, &everysec, RedisAck::Memory), [Sound; 4]);
         assert_eq!(grades(&primary, &everysec, RedisAck::Fsync), [Sound, Sound, Sound, Unsound]);
-        // It can wait for its disk on request.
+        // A server of this version can wait for its disk on request.
         let newer = [("redis_version", "7.2.4"), ("role", "master")];
         assert_eq!(grades(&newer, &everysec, RedisAck::Fsync), [Sound; 4]);
         assert_eq!(grades(&primary, &[], RedisAck::Memory), [Sound, Sound, Unknown, Unknown]);

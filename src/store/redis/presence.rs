@@ -1,9 +1,9 @@
-//! The gateways that use a store. Each writes its name and the server's time every few seconds, so
-//! that a copy refuses a store that is in use.
+//! The gateways that use a store. Each gateway writes its name and the server's time every few
+//! seconds. So a copy can refuse a store that is in use.
 //!
-//! Danger: a gateway that is stopped or cut off for longer than [`GONE_AFTER`] counts as gone. The
-//! store that was copied into refuses its claims by their epoch. The store that was copied from
-//! still accepts them.
+//! Danger: a gateway that is stopped or cut off for longer than [`GONE_AFTER`] counts as gone.
+//! After a copy, the target refuses the claims of such a gateway by their epoch. The source still
+//! accepts them.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -20,14 +20,14 @@ use crate::store::StoreError;
 /// How often a gateway writes its entry.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// How old the entry of a gone gateway is: several periods, because a server may not answer now and
-/// then.
+/// A gateway with an older entry counts as gone. Several periods, because a server may fail to
+/// answer now and then.
 const GONE_AFTER: Duration = Duration::from_secs(20);
 
-/// How old an entry is when it is removed.
+/// Age at which an entry is removed.
 const REMOVED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// The end of an entry of a gateway that has ended.
+/// Suffix of the entry of a gateway that has ended.
 const LEFT: &str = " left";
 
 /// The presence of a gateway in a store. Writes the gateway's entry until it is dropped.
@@ -50,7 +50,8 @@ impl Presence {
     /// Starts to write the entry of a gateway of this process. Must be called within a tokio
     /// runtime.
     pub fn announce(store: &Arc<Redis>) -> Presence {
-        // Without randomness two gateways on a machine may share a name, and count as one.
+        // If the system gives no random number, two gateways on a machine may share a name, and
+        // count as one.
         let name = format!("{}-{:x}", std::process::id(), getrandom::u64().unwrap_or(0));
         let task = tokio::spawn(keep(Arc::downgrade(store), name.clone()));
         Presence { store: Arc::downgrade(store), name, task: AbortOnDropHandle::new(task) }
@@ -118,7 +119,7 @@ impl Redis {
         self.command(layout::GATEWAYS_PARTITION, &forget).await.map(drop)
     }
 
-    /// Returns how many gateways use the store, and when one last did.
+    /// Returns the number of gateways that use the store, and the time of the latest entry.
     pub(super) async fn gateways(&self) -> Result<Gateways, StoreError> {
         let (now_ms, entries) = self.entries().await?;
         Ok(gateways_at(now_ms, entries.iter().map(|(_, text)| text.as_str())))

@@ -5,10 +5,10 @@
 //! without some writes that it confirmed. So this process keeps them, limited in bytes and in time,
 //! and writes them again afterwards.
 //!
-//! Danger: a restored write counts as a fact. A write without an answer must never enter: it would
-//! displace the confirmed write of a running attempt, and after a loss the slot would get a claim
-//! without an attempt. A confirmed write replaces an entry only if it is a later change of the same
-//! operation ([`RecentWrite::restore_decision`]).
+//! Danger: a restored write counts as confirmed. So a write without an answer must never enter the
+//! table. It would displace the confirmed write of a running attempt, and after a loss the slot
+//! would get a claim without an attempt. A confirmed write replaces an entry only if it is a later
+//! change of the same operation ([`RecentWrite::restore_decision`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,18 +21,18 @@ use crate::key::{Slot, Space};
 use crate::record::{Encoded, Fence, Lifetime, Record, Version, head_in_flight};
 
 /// How long a write other than a claim is kept. Healthy replicas lag by less than a second, and a
-/// server that syncs its file every second loses two seconds at most. Time counts only up to the
-/// last moment at which the servers had their records ([`RecentWrites::note_intact`]): a hung
-/// server may be replaced much later.
+/// server that syncs its file every second loses two seconds at most. A write is kept longer while
+/// no later moment is known at which the servers had their records ([`RecentWrites::note_intact`]):
+/// a hung server may be replaced much later.
 pub const RECENT_WRITE_TTL: Duration = Duration::from_secs(3);
 
-/// Most bytes of the table: about 4,000 operations, or more than 1,000 a second. Beyond it, the
-/// oldest go first. It also limits how long a restore takes, and new operations wait: a few tenths
-/// of a second.
+/// Limit for the bytes of the settled writes: about 4,000 operations, or more than 1,000 a second.
+/// Beyond it, the oldest writes are removed first. It also limits the time of a restore, in which
+/// new operations wait, to a few tenths of a second.
 const BYTES_MAX: usize = 4 << 20;
 
-/// Bytes of an entry beside its payload: itself, its parts of the table and the queue, and their
-/// spare capacity.
+/// Bytes of an entry without payload and event: the entry itself, its parts of the table and the
+/// queue, and their spare capacity.
 const ENTRY_BYTES: usize = 400;
 
 /// The recent writes of a process.
@@ -41,8 +41,8 @@ pub struct RecentWrites(Mutex<RecentTable>);
 struct RecentTable {
     /// The last moment at which the servers had all confirmed records.
     intact_at: Instant,
-    /// Claims while their lease runs, which renewals extend. At most one for each active request,
-    /// and those have their own limit.
+    /// Claims with a running lease, which renewals extend. There is at most one claim for each
+    /// active request, and active requests have their own limit.
     claims: HashMap<Slot, Box<RecentWrite>>,
     /// Number of claims at which expired ones are removed.
     claims_until_swept: usize,
@@ -53,8 +53,8 @@ struct RecentTable {
     bytes: usize,
 }
 
-/// Number of claims below which none is removed for its expired lease: those are few, and go when
-/// their operation is settled.
+/// Below this number, claims with an expired lease are not removed. So few claims do no harm, and
+/// each is removed when its operation is settled.
 const CLAIMS_MIN: usize = 1024;
 
 impl Default for RecentWrites {
@@ -116,8 +116,8 @@ impl RecentWrites {
         inner.intact_at = inner.intact_at.max(at);
     }
 
-    /// Extends the lease of a claim, whatever the store answers: the attempt runs, so a loss must
-    /// restore its claim.
+    /// Extends the lease of a claim, whatever the store answers. The attempt runs, so its claim
+    /// must be restored after a loss.
     pub fn extend_lease(&self, slot: &Slot, fence: Fence, lease: Duration) {
         if let Some(recent) =
             self.lock().claims.get_mut(slot).filter(|recent| recent.fence() == fence)
@@ -140,7 +140,7 @@ impl RecentWrites {
         self.lock().get(slot).is_some_and(matches)
     }
 
-    /// Returns the entries of some partitions.
+    /// Returns the entries of these partitions.
     pub fn in_partitions(&self, partitions: &HashSet<u16>) -> Vec<(Slot, RecentWrite)> {
         let inner = self.lock();
         let all = inner.claims.iter().chain(&inner.settled);

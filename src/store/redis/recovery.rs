@@ -1,14 +1,17 @@
-//! Recovers from servers that lost acknowledged records. A server that restarts empty, is flushed,
-//! or is replaced by a replica that lags behind answers like any other: operations that ran look
-//! new.
+//! Recovers from servers that lost acknowledged records: a server restarts empty, is flushed, or is
+//! replaced by a replica that lags behind. Such a server answers like any other, but operations
+//! that ran look new.
 //!
-//! Two signs reveal it. Each partition has an **epoch** ([`super::epochs`]): a server that lost all
-//! records lost it too. And each server has a **lineage** ([`super::lineage`]), read on every
-//! connect before the first claim: a restart or a promotion changes it. After either changes, this
-//! process writes its recent writes again before the next claim. Where no operation may run twice,
-//! it also refuses new ones for [`super::LOSS_PAUSE`], in which the other gateways do the same.
+//! Two signs reveal such a loss. Each partition has an **epoch** ([`super::epochs`]). A server that
+//! lost all records lost its epochs too. Each server has a **lineage** ([`super::lineage`]), which
+//! a restart or a promotion changes. The lineage is read after every connect, before the first
+//! claim.
 //!
-//! Danger: gateways and servers that all start empty at once have no sign of a loss.
+//! If an epoch or a lineage has changed, this process writes its recent writes again before the
+//! next claim. Where no operation may run twice, it also refuses new operations for
+//! [`super::LOSS_PAUSE`]. In that time, the other gateways write their recent writes again.
+//!
+//! Danger: if all gateways and servers start empty at the same time, there is no sign of a loss.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
@@ -30,7 +33,7 @@ use crate::key::Slot;
 use crate::record::{CodecError, Held, Record, Version, decode, encode};
 use crate::store::{StoreError, Swap};
 
-/// How often the task reads an epoch of each server although nothing seems wrong: a flush causes no
+/// How often the task reads an epoch of each server even if nothing seems wrong. A flush has no
 /// other sign.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -43,7 +46,7 @@ const ATTEMPTS_MAX: usize = 8;
 /// Records that are restored at the same time.
 const RESTORES_AT_ONCE: usize = 64;
 
-/// Keeps the epochs of all partitions known for as long as the store exists.
+/// Looks up the epochs of all partitions again and again, for as long as the store exists.
 pub(super) async fn run(store: Weak<Redis>, lookup_wanted: Arc<Notify>) {
     loop {
         let done = match store.upgrade() {
@@ -61,7 +64,8 @@ impl Redis {
     /// Looks up unknown epochs at all servers, and checks the known ones.
     async fn look_up_epochs(&self) -> Result<(), StoreError> {
         let begun = Instant::now();
-        // At all servers at once: one that doesn't answer must not hold up the others.
+        // At all servers at once: a server that doesn't answer must not delay the lookups at the
+        // others.
         let lookups = self.servers.groups().into_iter().map(async |group| {
             let done = self.look_up_epochs_at(&group).await;
             self.epochs.lookup_ended(&group.partitions, &done);
@@ -93,16 +97,17 @@ impl Redis {
         }
     }
 
-    /// Reads the epochs of a server's partitions, restores the recent writes of those that may have
-    /// lost records, and begins an epoch where there is none.
+    /// Reads the epochs of a server's partitions. Restores the recent writes of the partitions that
+    /// may have lost records. Begins an epoch in each partition without one.
     async fn recover(
         &self,
         group: &ServerPartitions,
         lineage: LineageId,
         partitions: Vec<u16>,
     ) -> Result<(), StoreError> {
-        // Before the recent writes are read: a write that is confirmed from now on sees a changed
-        // basis, and so that this recovery may lack it.
+        // This comes before the recent writes are read. A write that is confirmed from now on finds
+        // that its basis has changed, so its caller learns that this recovery may not include the
+        // write.
         partitions.iter().for_each(|partition| self.epochs.clear(*partition));
         let (now_ms, mut found) = self.epochs_at(group, lineage, &partitions).await?;
         let last = |partition: &u16| self.epochs.last(*partition);
@@ -228,7 +233,8 @@ impl Redis {
                     record = Record { version: Version(random()?), ..record };
                     encoded = encode(&record);
                 }
-                // Restored already, under another version, by a recovery that failed later.
+                // An earlier recovery restored the record under another version, and failed
+                // afterwards.
                 RestoreDecision::Obsolete if current.is_same_state(&record) => return Ok(()),
                 RestoreDecision::Obsolete => {
                     self.recent_writes.remove_superseded(&slot, recent.version());

@@ -22,18 +22,18 @@ const PROBE_KEEP_MS: u64 = 60_000;
 #[derive(Clone)]
 pub(super) struct Confirmation {
     ack: RedisAck,
-    /// Longest wait of the server. The wait blocks the connection, so it ends well before a call's
-    /// timeout.
+    /// Longest time for which a server waits. The wait blocks the connection, so it ends well
+    /// before a call's timeout.
     limit: Duration,
     disk: Arc<AtomicU8>,
 }
 
-/// How servers confirm that a write is on their disk. Of several servers, one that needs a
-/// `WAITAOF` is enough for all to get one.
+/// How servers confirm that a write is on their disk. If one of several servers needs a `WAITAOF`,
+/// all servers get one.
 const UNKNOWN: u8 = 0;
 /// Every answer comes after the disk write.
 const BY_ANSWER: u8 = 1;
-/// Only a `WAITAOF` confirms it.
+/// Only a `WAITAOF` confirms the disk write.
 const ON_REQUEST: u8 = 2;
 
 impl Confirmation {
@@ -46,8 +46,8 @@ impl Confirmation {
         }
     }
 
-    /// Returns the command that waits; `None` if no wait is needed. It counts earlier writes of its
-    /// own connection, so it must go out with them.
+    /// Returns the command that waits; `None` if no wait is needed. The command waits only for
+    /// earlier writes of its own connection, so it must be sent with them.
     pub(super) fn wait_command(&self) -> Option<Cmd> {
         match self.ack {
             RedisAck::Memory => None,
@@ -88,9 +88,10 @@ impl Confirmation {
 
     /// Finds out how a server that was just connected confirms disk writes.
     ///
-    /// With `appendfsync always` the server answers after the disk write, one for all commands that
-    /// came together. A `WAITAOF` would split them, each with a flush of its own. An older server
-    /// has no `WAITAOF`, and counts as one that answers after the disk write.
+    /// With `appendfsync always`, the server answers after the disk write, and one disk write
+    /// serves all commands that came together. With a `WAITAOF`, each of them would need its own
+    /// disk write. A server that is too old for `WAITAOF` counts as one that answers after the disk
+    /// write.
     pub(super) async fn detect_disk_ack(
         &self,
         connection: &MultiplexedConnection,
@@ -102,7 +103,7 @@ impl Confirmation {
         let mut connection = connection.clone();
         let mut queries = redis::pipe();
         queries.cmd("CONFIG").arg("GET").arg("appendfsync");
-        // Zero disks: it doesn't wait.
+        // Zero disks, so the command doesn't wait.
         queries.add_command(wait_for_disk(0, Duration::from_millis(1)));
         let Ok(Ok(answers)) = timeout(limit, connection.send_packed_commands(&queries, 0, 2)).await
         else {
@@ -110,7 +111,7 @@ impl Confirmation {
         };
         let [setting, waited] = answers.as_slice() else { return };
         if is_always(setting) || matches!(waited, Value::ServerError(_)) {
-            // Another server may need the WAITAOF; then that counts.
+            // If another server needs the WAITAOF, that stays the result.
             let _ = self.disk.compare_exchange(
                 UNKNOWN,
                 BY_ANSWER,
@@ -133,7 +134,7 @@ fn is_always(setting: &Value) -> bool {
     }
 }
 
-/// Returns a write without meaning, which shows whether the server accepts writes.
+/// Returns a write of a dummy key, which shows whether the server accepts writes.
 pub(super) fn probe_write(names: &KeyNames, partition: Option<u16>) -> Cmd {
     let mut set = redis::cmd("SET");
     set.arg(names.ping_key(partition)).arg("").arg("PX").arg(PROBE_KEEP_MS);

@@ -4,8 +4,8 @@ use tokio::time::Instant;
 
 use crate::record::{Encoded, Fence, Lifetime, Record, State, Version, head_fence, head_version};
 
-/// A later change has a version at most this much higher. Versions of other operations in the slot
-/// are random.
+/// A later change of an operation has a version that is at most this much higher. Versions of other
+/// operations in the slot are random.
 const LATER_MAX: u64 = 16;
 
 /// A confirmed write of this process.
@@ -15,12 +15,12 @@ pub struct RecentWrite {
     pub encoded: Encoded,
     /// Its lifetime.
     pub lifetime: Lifetime,
-    /// The event that was appended to the log with it; empty: none.
+    /// The event that was appended to the log with the record; empty: none.
     pub event: Vec<u8>,
-    /// When its operation began, in ms since 1970.
+    /// Time at which its operation began, in ms since 1970.
     opened_unix_ms: u64,
     kind: WriteKind,
-    /// When the write is removed.
+    /// Time at which the write is removed.
     pub(super) until: Instant,
 }
 
@@ -35,21 +35,21 @@ enum WriteKind {
     Marker,
 }
 
-/// What to do with a confirmed write after a loss, given the record in its slot.
+/// The decision about a confirmed write after a loss, given the record that is now in its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestoreDecision {
-    /// The slot has an earlier state of the same operation, in this version: write over it.
+    /// The slot has an earlier state of the same operation, in this version. Overwrite it.
     OverEarlierState(Version),
-    /// The slot has a record in this version that was written after this write was lost: write over
-    /// it with a new random version.
+    /// The slot has a record in this version that was written after the confirmed write was lost.
+    /// Overwrite it under a new random version.
     ///
-    /// That record is the released marker of another attempt, which permits the next request to
-    /// run. Or, if this write is a result, it is an earlier state that was changed since. A random
-    /// version, because requests that have read the slot expect a version that this operation may
-    /// use too.
+    /// The record in the slot is the released marker of another attempt, which would let the next
+    /// request run. If the confirmed write is a result, the record can also be an earlier state
+    /// that was changed after the loss. The new version is random. Otherwise it could equal the
+    /// version that a request has read in the slot and expects there.
     UnderNewVersion(Version),
-    /// The slot has this write, a later change of the operation, or a record that this write
-    /// doesn't prevail over.
+    /// The slot has the confirmed write itself, a later change of the operation, or a record that
+    /// must not be overwritten. Write nothing.
     Obsolete,
     /// Another attempt began or settled the operation after the loss: it may have been executed
     /// twice.
@@ -83,18 +83,22 @@ impl RecentWrite {
         head_fence(&self.encoded.head)
     }
 
-    /// Whether this is a later change of the record that has this version.
+    /// Whether this write is a later change of the record with this version.
     pub fn follows(&self, version: Version) -> bool {
         is_later(self.version(), version)
     }
 
-    /// Decides whether this write must be restored where the slot has `current`. Pure and total.
+    /// Decides whether this write must be restored if the slot has `current`. Pure and total.
     ///
-    /// Versions alone don't show which of two writes is later: after a loss both histories count on
-    /// from the same version. But only the attempt itself, or a decision about its operation,
-    /// releases its claim. All other markers come from attempts that never ran, so any other write
-    /// prevails over them. A marker in turn prevails only over states of its own operation: another
-    /// attempt may run by now. A result prevails over all unsettled states of its operation.
+    /// Versions alone don't show which of two writes is later: after a loss, both histories
+    /// continue from the same version. So these rules decide:
+    ///
+    /// - Only the attempt itself, or a decision about its operation, releases the attempt's claim.
+    ///   All other markers come from attempts that never ran. Every write except a marker prevails
+    ///   over them.
+    /// - A marker prevails only over states of its own operation, because another attempt may run
+    ///   by now.
+    /// - A result prevails over all unsettled states of its operation.
     pub fn restore_decision(&self, current: &Record) -> RestoreDecision {
         let (own, other) = (self.version(), current.version);
         let same_operation =
@@ -132,7 +136,7 @@ impl RecentWrite {
     }
 }
 
-/// Whether `version` is of a later change of the record that has version `than`.
+/// Whether `version` belongs to a later change of the record with version `than`.
 fn is_later(version: Version, than: Version) -> bool {
     (1..=LATER_MAX).contains(&version.0.wrapping_sub(than.0))
 }
@@ -151,7 +155,7 @@ mod tests {
         tombstone: None,
     };
 
-    /// A record of a history that began with `first`, so many changes later.
+    /// Makes a record that is `changes` changes after the version `first` of its history.
     fn record(first: u64, changes: u64, fence: u64, opened_unix_ms: u64, state: State) -> Record {
         Record {
             version: Version(first + changes),
@@ -180,15 +184,15 @@ mod tests {
             let write = RecentWrite::new(&held, encode(&held), LEASE, Vec::new(), Instant::now());
             write.restore_decision(&current)
         };
-        // A history counts from 100. The attempt has fence 1 and began at 10; others have fence 2
-        // and began at 20.
+        // A history counts from 100. The attempt has fence 1, and began at 10. Other attempts have
+        // fence 2, and began at 20.
         let own = |changes, state: &State| record(100, changes, 1, 10, state.clone());
         let other = |changes, state: &State| record(100, changes, 2, 20, state.clone());
         let elsewhere = |state: &State| record(900, 0, 2, 20, state.clone());
         let decided = |changes, state: &State| record(100, changes, 3, 10, state.clone());
         let (marker, unsure, done) = (State::Released, uncertain(), result());
         for held in [&in_flight, &unsure, &done] {
-            // What a replica that lags behind goes on with.
+            // Records in a replica that lags behind.
             assert_eq!(
                 decision(own(2, held), other(1, &marker)),
                 OverEarlierState(Version(101)),
@@ -200,11 +204,11 @@ mod tests {
                 "that another left"
             );
             assert_eq!(decision(own(2, held), own(1, &unsure)), OverEarlierState(Version(101)));
-            // Duplicates that were given up, wherever their versions come from.
+            // Markers of duplicates that were given up, with versions of any origin.
             assert_eq!(decision(own(2, held), elsewhere(&marker)), UnderNewVersion(Version(900)));
             assert_eq!(decision(own(2, held), other(2, &marker)), UnderNewVersion(Version(102)));
             assert_eq!(decision(own(2, held), other(3, &marker)), UnderNewVersion(Version(103)));
-            // Another history.
+            // Records of another history.
             for current in [&in_flight, &unsure, &done, &State::Expired] {
                 assert_eq!(decision(own(2, held), elsewhere(current)), BegunAgain);
             }
@@ -231,14 +235,14 @@ mod tests {
             );
             assert_eq!(decision(own(2, held), own(4, &unsure)), Obsolete, "its lease is over");
         }
-        // No outcome follows a result: a gateway without the result has marked, released or claimed
-        // its earlier state.
+        // A result is the last outcome. A gateway that lacks the result may have marked the earlier
+        // state as uncertain, released it or claimed it.
         for current in [&in_flight, &unsure, &marker] {
             assert_eq!(decision(own(2, &done), decided(4, current)), UnderNewVersion(Version(104)));
             assert_eq!(decision(own(2, &done), again(current)), UnderNewVersion(Version(900)));
         }
         assert_eq!(decision(own(2, &done), decided(3, &State::Expired)), Obsolete);
-        // A marker protects nothing from running attempts.
+        // A marker prevails over earlier states and not over other attempts.
         assert_eq!(decision(own(1, &marker), own(0, &in_flight)), OverEarlierState(Version(100)));
         assert_eq!(decision(decided(2, &marker), own(1, &unsure)), OverEarlierState(Version(101)));
         assert_eq!(decision(own(1, &marker), other(0, &marker)), OverEarlierState(Version(100)));

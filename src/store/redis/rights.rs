@@ -1,9 +1,9 @@
 //! Finds the rights that the server's user lacks: commands, keys and channels of the server's
 //! access control list (ACL).
 //!
-//! Servers don't reveal the rights of a plain user. But they check them for each command that is
-//! queued in a transaction, and a discarded transaction runs nothing. So the check queues every
-//! command of the store once, on a connection of its own.
+//! Servers don't reveal the rights of a plain user. But a server checks these rights for each
+//! command that is queued in a transaction, and a discarded transaction runs nothing. So the check
+//! queues every command of the store once, on a connection of its own.
 //!
 //! Danger: without a transaction the same commands would run. So the check queues nothing unless
 //! the server confirmed `MULTI`.
@@ -206,7 +206,7 @@ fn key_names(names: &KeyNames, partition: u16) -> Vec<(Vec<u8>, RightUse)> {
     keys
 }
 
-/// Returns the pattern that matches a name in every partition, and of every slot.
+/// Returns the pattern that matches a name in all partitions and of all slots.
 fn pattern_of(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     let (name, hash) = match name.rsplit_once(':') {
@@ -257,7 +257,7 @@ fn probes(names: &KeyNames, features: Features, ack: RedisAck, cluster: bool) ->
     probes
 }
 
-/// Summarizes the answers: each missing right once, and all keys as one right if no key is granted.
+/// Returns each missing right once. If no key is granted, all keys count as one right.
 fn missing(
     names: &KeyNames,
     probes: &[RightProbe],

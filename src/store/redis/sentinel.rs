@@ -1,8 +1,8 @@
 //! Asks sentinels for the address of the current primary.
 //!
-//! Danger: a sentinel that is cut off from the others, and a primary that was replaced while it was
-//! away, both go on naming the old primary. So the store also asks the server itself for its role,
-//! and asks the sentinels again for as long as the connection lasts.
+//! Danger: a sentinel that is cut off from the others keeps naming the old primary. And a primary
+//! that was replaced while it was out of reach still acts as a primary. So the store also asks the
+//! server itself for its role, and asks the sentinels again for as long as the connection lasts.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use super::answer::UNREADABLE;
 use super::fault;
 use super::transport::{Address, NewConnection, Transport};
 
-/// How often the store asks the sentinels whether the primary has changed. Limits how long a
-/// gateway writes to a primary that was replaced and hasn't noticed it yet.
+/// How often the store asks the sentinels whether the primary has changed. This limits the time for
+/// which a gateway writes to a primary that was replaced and has not noticed it yet.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The sentinels of a primary.
@@ -93,7 +93,7 @@ impl Sentinels {
 /// Checks that the server is a primary.
 ///
 /// # Errors
-/// It is a replica, or doesn't answer.
+/// The server is a replica, or doesn't answer.
 pub(super) async fn require_primary(opened: &NewConnection, limit: Duration) -> Result<(), String> {
     match answer(&opened.connection, &redis::cmd("ROLE"), limit).await? {
         Value::Array(parts) => match parts.first() {

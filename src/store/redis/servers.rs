@@ -75,7 +75,7 @@ impl Servers {
     /// Checks that every partition has a server.
     ///
     /// # Errors
-    /// A partition has none.
+    /// A partition has no server.
     pub(super) fn complete(&self) -> Result<(), StoreError> {
         match self {
             Servers::One(_) => Ok(()),
@@ -86,7 +86,7 @@ impl Servers {
     /// Returns the servers once every partition has one: a cluster's map is unknown at first.
     ///
     /// # Errors
-    /// A partition still has none at the deadline.
+    /// A partition still has no server at the deadline.
     pub(super) async fn wait_until_complete(
         &self,
         deadline: Instant,
@@ -100,7 +100,8 @@ impl Servers {
         Ok(self.groups())
     }
 
-    /// Has the partition map read again, because a server may not hold a partition any more.
+    /// Makes the cluster read its partition map again, because a server may not hold a partition
+    /// any more.
     pub(super) fn mark_stale(&self) {
         if let Servers::Cluster(cluster) = self {
             cluster.mark_stale();

@@ -1,13 +1,13 @@
 //! Receives the messages about changed records for all waiters of this process, over one
 //! connection.
 //!
-//! It needs one connection on a cluster, too: the nodes forward published messages to each other,
-//! so every node has the messages of all partitions, and no subscription has to follow a partition
-//! that moves. The price is a message between the nodes for each settlement.
+//! One connection is enough on a cluster, too. The nodes forward published messages to each other,
+//! so every node has the messages of all partitions. No subscription has to follow a partition that
+//! moves. The price is a message between the nodes for each settlement.
 //!
-//! Danger: a message is lost while there is no subscription. So a waiter reads its record once its
-//! subscription is confirmed, and every subscription is confirmed again after the connection was
-//! lost.
+//! Danger: a message is lost while there is no subscription. So a waiter reads its record as soon
+//! as its subscription is confirmed. After the connection was lost, every subscription is confirmed
+//! again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,13 +25,14 @@ use super::transport::NewConnection;
 use crate::key::Slot;
 use crate::store::Hub;
 
-/// Channels in one SUBSCRIBE: about 40 KB, so that thousands of waiters don't make one long command
-/// after a reconnect.
+/// Limit for the channels in one SUBSCRIBE, which is about 40 KB long. Without a limit, thousands
+/// of waiters would make one very long command after a reconnect.
 const CHANNELS_PER_COMMAND: usize = 512;
 
 /// Subscribes to the watched slots for as long as it runs. Connects when the first watcher appears.
 pub(super) async fn run(connector: Connector, hub: Hub) {
-    // The hub lists the watched slots once there is a connection.
+    // Wait for the first watcher. After connecting, the session gets all watched slots from the
+    // hub.
     hub.any_watched().await;
     let mut backoff = ReconnectBackoff::default();
     loop {
@@ -93,7 +94,7 @@ struct SubscriberSession<'a> {
 }
 
 impl SubscriberSession<'_> {
-    /// Keeps the subscriptions in step with the hub until one fails.
+    /// Subscribes and unsubscribes as the hub's watched slots change, until a subscription fails.
     async fn follow(&mut self) -> redis::RedisError {
         let mut changes: HashSet<Slot> = self.hub.follow().into_iter().collect();
         loop {
@@ -114,7 +115,8 @@ impl SubscriberSession<'_> {
             within(self.connector, connection.unsubscribe(channels(&self.connector.names, slots)))
                 .await?;
         }
-        // A watcher left and another came in between: the subscription still exists.
+        // If the last watcher of a slot left and another one came before this call, the
+        // subscription still exists.
         let (subscribed, missing): (Vec<Slot>, Vec<Slot>) =
             watched.into_iter().partition(|slot| self.subscribed.contains(slot));
         subscribed.iter().for_each(|slot| self.hub.confirm(slot));
@@ -133,7 +135,7 @@ fn channels(names: &KeyNames, slots: &[Slot]) -> Vec<Vec<u8>> {
     slots.iter().map(|slot| names.record_key(slot)).collect()
 }
 
-/// Waits for the answer to a subscription. No answer in time is an error, and ends the connection.
+/// Waits for the answer to a subscription. A missing answer is an error, and ends the connection.
 async fn within(
     connector: &Connector,
     answer: impl Future<Output = RedisResult<()>>,

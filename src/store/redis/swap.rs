@@ -33,10 +33,10 @@ pub(super) enum SwapOutcome {
 }
 
 impl Redis {
-    /// Runs the claim script for a claim with a lease, and the change script for other records.
+    /// Runs the claim script for a claim, and the change script for other records.
     ///
-    /// With a `basis`, a claim requires its lineage and its epoch, other records only its lineage.
-    /// A claim that is written again after a loss has none.
+    /// With a `basis`, a claim requires its lineage and its epoch. Other records require only its
+    /// lineage. A claim that is written again after a loss has no basis.
     pub(super) async fn run_swap(
         &self,
         write: &RecordWrite<'_>,
@@ -45,7 +45,8 @@ impl Redis {
     ) -> Result<SwapOutcome, StoreError> {
         let is_claim = matches!(write.next.state, State::InFlight { .. });
         let answer = if is_claim {
-            // The script checks the tombstone for every claim, also for one without a lease.
+            // A claim without a lease runs the claim script, too, because only that script checks
+            // the tombstone.
             let due = write.lifetime.due.unwrap_or(write.lifetime.keep);
             self.run_claim(write, &millis(due), basis, deadline).await
         } else {
@@ -130,7 +131,7 @@ impl Redis {
         }
     }
 
-    /// Decodes a settled record, which comes without the server's time.
+    /// Decodes a settled record. The scripts return it without the server's time.
     pub(super) fn settled_record(&self, value: Value) -> Result<Option<Held>, StoreError> {
         let mut held = held(value, 0)?;
         held.iter_mut()
@@ -142,7 +143,7 @@ impl Redis {
     fn swap_of(&self, answer: Value) -> Result<Swap, StoreError> {
         match answer {
             Value::Int(1) => Ok(Swap::Stored),
-            // Written at this time.
+            // The record was written at this time.
             Value::Int(now_ms) => {
                 self.time.set(u64::try_from(now_ms).map_err(|_| unexpected())?);
                 Ok(Swap::Stored)
@@ -152,7 +153,7 @@ impl Redis {
             Value::Array(parts) => {
                 let mut parts = parts.into_iter();
                 let value = parts.next().ok_or_else(unexpected)?;
-                // A head without the time: of a large record.
+                // A head without the time belongs to a large record.
                 if let (Value::BulkString(head), 0) = (&value, parts.len()) {
                     let head = head.first_chunk().ok_or_else(unexpected)?;
                     return Ok(Swap::Large(head_fence(head)));
@@ -166,12 +167,14 @@ impl Redis {
     }
 }
 
-/// The expected version as the scripts take it: 8 bytes, or empty for an empty slot.
+/// Returns the expected version in the form that the scripts take: 8 bytes, or no bytes for an
+/// empty slot.
 fn expected_bytes(write: &RecordWrite<'_>) -> Vec<u8> {
     write.expected.map_or(Vec::new(), |version| version.0.to_be_bytes().into())
 }
 
-/// The log entry as the scripts take it: digest, member and event, or empty for none.
+/// Returns the log entry in the form that the scripts take: digest, member and event, or no bytes
+/// if there is no event.
 fn log_entry(write: &RecordWrite<'_>) -> Vec<u8> {
     if write.event.is_empty() {
         return Vec::new();

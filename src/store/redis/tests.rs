@@ -183,7 +183,7 @@ async fn a_store_may_begin_before_its_server() {
 async fn a_stopped_server_leaves_a_claim_unconfirmed_and_then_fails_the_next() {
     let server = TestServer::start().await;
     let store = store(&server.tcp_url(), SHORT);
-    // Once, so that the server has the script.
+    // One claim first, so that the server has the script.
     until("it works", async || claimed(&store, 9).await).await;
     server.stop();
     let begun = Instant::now();
@@ -196,8 +196,7 @@ async fn a_stopped_server_leaves_a_claim_unconfirmed_and_then_fails_the_next() {
     .await;
     server.resume();
     until("it works again", async || claimed(&store, 3).await).await;
-    // The claim was in the server's socket: its caller had given up, and the server ran it all the
-    // same.
+    // The claim was in the server's socket. Its caller had given up, but the server ran it.
     until("the unconfirmed claim is there", async || store.load(&HERE(1)).await.unwrap().is_some())
         .await;
 }
@@ -331,7 +330,7 @@ async fn a_thousand_watchers_of_a_slot_are_one_subscription() {
         assert_eq!(subscribers().await, 1);
         store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
         drop(watches.drain(1..));
-        // A watcher of an existing subscription looks at once.
+        // A new watcher is woken at once if the subscription exists already.
         wakes(&mut store.watch(&HERE(1))).await;
         drop(watches);
         until("nobody is subscribed", async || subscribers().await == 0).await;
@@ -447,7 +446,7 @@ async fn a_caller_who_leaves_disturbs_nobody() {
     let store = store(&server.tcp_url(), PATIENCE);
     store.ping().await.unwrap();
     server.stop();
-    // Their answers still come, and must not go to other callers.
+    // The answers to these calls still come, and must not go to other callers.
     for n in 1..=200 {
         assert!(timeout(Duration::from_millis(1), claims(&store, n)).await.is_err());
     }
@@ -605,7 +604,8 @@ async fn large_and_small_records_are_read_as_they_were_written() {
     for (n, bytes) in (1..).zip([ALONG_MAX - 1, ALONG_MAX, ALONG_MAX + 1, 2_000_000]) {
         let record = completed_in(bytes);
         assert_eq!(store.swap(&HERE(n), None, &record, KEEP).await.unwrap(), Swap::Stored);
-        // A store that has seen the record completed reads in another way than one that has not.
+        // A store that has already met the completed record reads it in another way than a new
+        // store.
         for reader in [&store, &other, &other] {
             match claims(reader, n).await.unwrap() {
                 Swap::Stale(Some(held)) => {

@@ -1,4 +1,4 @@
-//! The server's time, from its last answer that had it.
+//! The server's time, estimated from its last answer with a time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use super::layout;
 
-/// The server's clock, continued by the local clock from the last answer that had the time. It
-/// stamps when a record was settled, which people read and no rule depends on: the server itself
-/// stamps leases.
+/// An estimate of the server's clock: the time in its last answer, plus the local time since then.
+/// Settled records get this estimate as their time of settlement. Only people read that time, and
+/// no rule depends on it. The server itself stamps leases.
 pub(super) struct ServerTime {
     start: Instant,
     /// The server's time at `start`, in ms since 1970; 0 until it is known.
@@ -21,12 +21,12 @@ impl ServerTime {
         ServerTime { start: Instant::now(), at_start_ms: AtomicU64::new(0) }
     }
 
-    /// Sets the time that an answer had, in ms since 1970.
+    /// Sets the time from an answer, in ms since 1970.
     pub(super) fn set(&self, now_ms: u64) {
         self.at_start_ms.store(now_ms.saturating_sub(self.elapsed_ms()), Ordering::Relaxed);
     }
 
-    /// Returns the time in ms since 1970; `None` before the first answer that had it.
+    /// Returns the time in ms since 1970; `None` before the first answer with a time.
     pub(super) fn now_ms(&self) -> Option<u64> {
         let at_start_ms = self.at_start_ms.load(Ordering::Relaxed);
         (at_start_ms > 0).then(|| at_start_ms + self.elapsed_ms())
@@ -37,7 +37,8 @@ impl ServerTime {
     }
 }
 
-/// Formats a span as the scripts take it. At least 1 ms, because a key can't expire after 0 ms.
+/// Formats a span in the form that the scripts take. At least 1 ms, because a key can't expire
+/// after 0 ms.
 pub(super) fn millis(span: Duration) -> Vec<u8> {
     let mut text = Vec::new();
     layout::decimal(
@@ -47,7 +48,8 @@ pub(super) fn millis(span: Duration) -> Vec<u8> {
     text
 }
 
-/// About 3000 years. Added to any time, it stays a whole number in Lua, where integers end at 2^53.
+/// About 3000 years. The sum of this span and any time is exact in Lua, where integers are exact up
+/// to 2^53.
 const MILLIS_MAX: u64 = 100_000_000_000_000;
 
 #[cfg(test)]

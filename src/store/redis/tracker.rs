@@ -1,10 +1,10 @@
-//! Learns from the server which of the records that this process caches have changed (CLIENT
-//! TRACKING with OPTIN for each record), over a connection of its own.
+//! Receives the server's reports about changes of cached records (CLIENT TRACKING with OPTIN for
+//! each record), over a connection of its own.
 //!
 //! Danger: a message that the server sends while there is no connection is lost, and a connection
 //! that hangs looks as if nothing changes. So a lost connection empties the cache, and the tracker
 //! sends a probe several times a second. The probe is a write: a former primary that is a replica
-//! now answers any other command, and learns of changes late.
+//! now answers any other command, but gets changes late.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,19 +27,19 @@ use crate::key::Slot;
 use crate::record::{HEAD_BYTES, head_completed, head_fence, head_version};
 use crate::store::cache::{Confirmed, LocalCache};
 
-/// Time between two probes. A few of them fit into the time for which the cache answers without
-/// one.
+/// Time between two probes. Several probes fit into the time for which the cache answers after a
+/// probe.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Records that one probe confirms.
+/// Limit for the records that one probe confirms.
 const BATCH: usize = 64;
 
 /// Commands that confirm a record.
 const COMMANDS_PER_RECORD: usize = 3;
 
 /// Removes changed records from `cache` for as long as the task runs, and confirms the records that
-/// are `wanted`. A server that is down only makes the cache empty. Must be called within a tokio
-/// runtime.
+/// are `wanted`. If the server is down, the cache is empty, and nothing else fails. Must be called
+/// within a tokio runtime.
 ///
 /// # Errors
 /// An option is invalid.
@@ -131,7 +131,7 @@ struct TrackerSession<'a> {
 }
 
 impl TrackerSession<'_> {
-    /// Confirms records and sends probes until one fails; returns why.
+    /// Confirms records and sends probes until a probe fails. Returns the reason.
     async fn follow(&mut self) -> String {
         let mut tracking = redis::pipe();
         tracking.cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN");
@@ -144,13 +144,13 @@ impl TrackerSession<'_> {
                 return reason;
             }
             slots.clear();
-            // A timeout, or no receiver of records any more: then the next probe is due.
+            // After a timeout, and if no sender of slots is left, the next probe is due.
             let _ = timeout(PERIOD, self.wanted.recv_many(&mut slots, BATCH)).await;
         }
     }
 
-    /// Reads the wanted records, so that the server reports their changes from now on, and learns
-    /// whether the server has reported all changes so far.
+    /// Reads the wanted records. From then on, the server reports their changes. The probe behind
+    /// them shows that the server has reported all changes so far.
     async fn confirm(&mut self, slots: &[Slot]) -> Result<(), String> {
         let confirmation = &self.connector.confirmation;
         let mut pipeline = Pipeline::with_capacity(slots.len() * COMMANDS_PER_RECORD + 2);
@@ -160,7 +160,7 @@ impl TrackerSession<'_> {
             pipeline.cmd("GETRANGE").arg(&key).arg(0).arg(HEAD_BYTES - 1);
             pipeline.cmd("PTTL").arg(&key);
         }
-        // The write of the probe also confirms everything before it.
+        // The probe is a write, so the wait for its confirmation covers everything before it, too.
         pipeline.add_command(probe_write(&self.connector.names, None));
         let wait = confirmation.wait_command();
         wait.into_iter().for_each(|wait| _ = pipeline.add_command(wait));
@@ -214,7 +214,7 @@ fn no_errors(values: Vec<Value>) -> Result<(), String> {
 fn found(head: &Value, life: &Value, sent_ms: u64) -> Option<Confirmed> {
     let (Value::BulkString(head), Value::Int(life_ms)) = (head, life) else { return None };
     let head: &[u8; HEAD_BYTES] = head.as_slice().try_into().ok()?;
-    // Negative for an absent key and for one without an expiry.
+    // Negative for an absent key, and for a key without an expiry.
     let life = Duration::from_millis(u64::try_from(*life_ms).ok()?);
     head_completed(head).then(|| Confirmed {
         version: head_version(head),

@@ -28,8 +28,8 @@ use crate::tls;
 )]
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 
-/// When the kernel probes an idle connection: before firewalls forget it, which takes ten minutes
-/// or less.
+/// Idle time after which the kernel probes a connection. Firewalls forget idle connections after
+/// ten minutes or less.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 
 /// Time between two probes of an idle connection.
@@ -39,8 +39,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// a command.
 pub(super) const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
-/// Commands that may wait to be written: more than one burst usually has. When it is full, further
-/// commands wait until they time out.
+/// Limit for the commands that wait to be written. Bursts usually have fewer. If the queue is full,
+/// further commands wait for a free place until they time out.
 const QUEUE: usize = 1024;
 
 /// The address of a server.
@@ -94,7 +94,7 @@ impl Transport {
     /// the end of the connection.
     ///
     /// # Errors
-    /// Why there is no connection, without a password.
+    /// The reason why there is no connection. The text contains no password.
     pub(super) async fn connect(
         &self,
         address: Address,
@@ -173,9 +173,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// Drives a connection one turn later than the runtime polls it.
 ///
-/// Under load many requests are ready at once. The runtime would run the driver after the first of
-/// them, and every command would cost a write here and a read at the server. One turn later, the
-/// commands of all of them go out in one write.
+/// Under load, many requests are ready at once. The runtime would run the driver after the first of
+/// them, and every command would cost a write here and a read at the server. One turn later, one
+/// write sends the commands of all these requests.
 struct BatchingDriver<F> {
     driver: Pin<Box<F>>,
     waited: bool,

@@ -1,4 +1,4 @@
-//! The rules of a write: which basis it requires, and what to do if the server may have lost
+//! The rules of a write: the basis that it requires, and the reaction if the server may have lost
 //! records.
 
 use redis::Value;
@@ -59,17 +59,17 @@ impl Redis {
             }
             Ok(_) | Err(CallError::Replaced) => Ok(None),
             Err(error) => Err(match StoreError::from(error) {
-                // It only reads.
+                // The command only reads, so nothing was written.
                 StoreError::MaybeApplied(why) => StoreError::NotApplied(why),
                 error => error,
             }),
         }
     }
 
-    /// Answers a claim while new operations are refused: with the record in its slot.
+    /// Answers a claim with the record in its slot, while new operations are refused.
     ///
     /// # Errors
-    /// The claim would be stored.
+    /// No record stops the claim, so it is refused.
     async fn existing_only(&self, write: &RecordWrite<'_>) -> Result<Swap, StoreError> {
         match self.read(write.slot, false).await? {
             Some(current) if write.expected != Some(current.record.version) => {
@@ -114,16 +114,16 @@ impl Redis {
             if !Box::pin(self.may_have_lost(partition, bases.before)).await? {
                 return Ok(swapped);
             }
-            // The lookup that this waits for restores the record.
+            // This waits for a lookup, which restores the record.
             self.epochs.basis(partition, deadline).await?;
         }
     }
 
     /// Returns the bases of a change.
     ///
-    /// An attempt of this process settles its operation on any server. Every other change decides
-    /// on a record that was read, and that may be an earlier state of a lost record. So such a
-    /// change has the conditions of a claim, and waits like a new operation.
+    /// An attempt of this process may settle its operation on any server. Every other change is
+    /// based on a record that was read, and that record may be an earlier state of a lost one. So
+    /// such a change has the conditions of a claim, and is refused when new operations are refused.
     async fn bases(
         &self,
         write: &RecordWrite<'_>,
@@ -146,8 +146,8 @@ impl Redis {
     }
 
     /// Whether the expected record is among the recent writes and would be restored over `current`.
-    /// An attempt that settles its operation expects the version of its claim, which is another one
-    /// after a loss; so its fence counts too.
+    /// An attempt that settles its operation expects the version of its claim. After a loss, the
+    /// claim may have another version, so a recent write with the attempt's fence counts too.
     fn is_missing(&self, write: &RecordWrite<'_>, current: Option<&Held>) -> bool {
         let prevails = |recent: &RecentWrite, current: &Held| {
             matches!(

@@ -122,7 +122,7 @@ pub async fn the_chain_verifies_in_pieces_too(stage: Stage) {
     }
     assert_eq!(breaks(&stage).await, (60, 0));
     let (mut entries, mut cursor) = (0, None);
-    // Each piece makes progress.
+    // Each piece verifies at least one entry, so this number of pieces is enough.
     for _ in 0..=60 {
         let piece = verify(&*stage.store.log, cursor, 10).await.unwrap();
         assert_eq!(piece.breaks, []);

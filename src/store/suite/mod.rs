@@ -1,4 +1,4 @@
-//! The tests that every store must pass. A store of your own begins here.
+//! The tests that every store must pass. Begin here to write a store of your own.
 //!
 //! A story is a function over a fresh store, and [`stories!`] makes a test of each. To write a new
 //! store:
@@ -15,7 +15,7 @@
 //!    Outside of this crate, enable the feature `test-suite`.
 //! 5. Add the store to [`open`](crate::store::open), with its capabilities.
 //!
-//! Stores that have no clock to move take part in real time ([`Time::Real`]). So a story never
+//! Stores without a clock that a test can move run in real time ([`Time::Real`]). So a story never
 //! asserts that little time has passed, and it waits for conditions with a generous limit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -29,9 +29,9 @@ pub struct Stage {
 /// Passage of a store's time.
 #[derive(Clone)]
 pub enum Time {
-    /// Only when the test moves it.
+    /// Passes only when the test moves it.
     ByHand(Arc<AtomicU64>),
-    /// In real time.
+    /// Passes in real time.
     Real,
 }
 

@@ -17,7 +17,7 @@ pub(super) const EXTENSION_BYTES_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct ChunkScanner {
     pub(super) step: ChunkStep,
-    /// The size of the chunk; while its data is scanned, the bytes of the chunk that are left.
+    /// The size of the chunk. While its data is scanned, the number of its bytes that are left.
     pub(super) left: u64,
     digits: u8,
     extension_bytes: usize,

@@ -34,7 +34,7 @@ const WINDOW_UPDATE_BYTES: usize = 5;
 /// The maximum of written bytes that are kept for later updates.
 const WRITTEN_MAX: usize = 1 << 20;
 
-/// Pseudo-fields that a request may have beside its fields (RFC 9113, section 8.3.1; RFC 8441).
+/// The maximum of pseudo-header fields in a request (RFC 9113, section 8.3.1, and RFC 8441).
 const PSEUDO_FIELDS: usize = 5;
 
 /// Memory that header blocks may cost before the reader gets `Pending`, in bytes. Without this

@@ -55,9 +55,11 @@ fn what_is_plain_passes() {
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\t5 \r\n\r\nGET /",
         "POST / HTTP/1.1\r\nHost: a\r\ntransfer-encoding:Chunked\r\n\r\n0\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0000000a;n=\"v w\"\r\n0123456789\r\n00\r\nX-Sum: 1\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n\
+         0000000a;n=\"v w\"\r\n0123456789\r\n00\r\nX-Sum: 1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nX: \u{e9} caf\t~ !\r\nY:\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: a\r\n\
+         \r\n",
     ] {
         assert_eq!(scan(text.as_bytes()), Scan { safe: text.len(), refused: None }, "{text:?}");
     }
@@ -340,7 +342,8 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
         Just("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
         Just("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"),
         Just(
-            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3;x\r\nabc\r\n0\r\nX-T: 1\r\n\r\n"
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3;x\r\n\
+             abc\r\n0\r\nX-T: 1\r\n\r\n"
         ),
     ];
     let text = proptest::collection::vec(prop_oneof![2 => pieces, 1 => whole], 0..12)
@@ -383,7 +386,8 @@ proptest! {
         // After `Connection: close` the parser reads nothing more. Up to there, both must have read
         // the same.
         prop_assert_eq!(&lengths[..], &followed[..lengths.len().min(followed.len())]);
-        let closes = String::from_utf8_lossy(passed).contains("close") || passed.windows(8).any(|w| w == b"HTTP/1.0");
+        let closes = String::from_utf8_lossy(passed).contains("close")
+            || passed.windows(8).any(|w| w == b"HTTP/1.0");
         prop_assert!(closes || lengths.len() == followed.len(), "{:?} and {:?}", lengths, followed);
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Disk(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Writes, growths and syncs until all fail, for want of space.
+    /// Number of writes, growths and syncs that succeed. Afterwards all fail, as on a full disk.
     good: AtomicU64,
     gate: Mutex<Gate>,
     opened: Condvar,

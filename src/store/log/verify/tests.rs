@@ -1,4 +1,4 @@
-//! Logs that are intact, that were changed, and that are trimmed while they are verified.
+//! Verification of logs that are intact, changed, or trimmed during the verification.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::key::Space;
 use crate::store::log::{Position, Trimmed};
 use crate::store::suite::slot;
 
-/// Entries that the log gives at once.
+/// Entries that one read of the log returns.
 const AT_ONCE: usize = 2;
 
-/// A log of two partitions. The change under `later` happens after this number of reads.
+/// A log of two partitions. Each change in `later` happens after its number of reads.
 struct Kept {
     partitions: Mutex<Vec<(Vec<LogEntry>, Ends)>>,
     later: Mutex<Vec<(usize, Change)>>,
@@ -63,7 +63,7 @@ impl Kept {
         self
     }
 
-    /// Changes it when so many readings were made.
+    /// Changes the first partition after this number of reads.
     fn later(self, readings: usize, change: Change) -> Kept {
         self.later.lock().unwrap().push((readings, change));
         self
@@ -177,7 +177,8 @@ async fn an_end_that_was_cut_off_is_found() {
         entries.clear();
     };
     assert_eq!(log(5).changed(trimmed_and_cut).breaks().await, cut_off);
-    // Made anew with a right link of its own: it still is not the one that was written.
+    // The last entry is replaced by one with a valid link. It still differs from the entry that was
+    // written.
     let forged: Change = |entries, _| {
         let before = entries[3].link;
         entries[4].event = Bytes::from_static(b"another");
@@ -206,7 +207,7 @@ async fn what_is_trimmed_while_it_is_looked_at_is_no_break() {
         entries.clear();
     };
     assert_eq!(log(7).later(1, cut_off).breaks().await, [(3, 7, ChainFault::CutOff)]);
-    // Trimmed no further than the verification had come: a fault behind that is still reported.
+    // The log is trimmed no further than it was verified. A fault behind that is still reported.
     let behind: Change = |entries, ends| {
         trim(entries, ends, 1);
         entries.remove(1);

@@ -1,5 +1,5 @@
--- Writes a record that is not a claim if its slot has the expected version. In the same step: the
--- due index, the tombstone, the event log, and a message that wakes waiters.
+-- Writes a record other than a claim, if its slot has the expected version. The same step updates
+-- the due index, the tombstone and the event log, and publishes a message that wakes waiters.
 --
 -- KEYS: 1 the record, 2 the partition's due index, then the tombstone (only to write one), then the
 -- partition's event log and its chain link (only with an event).
@@ -10,8 +10,8 @@
 -- A stored value is: head (version 8 bytes, fence 8, state 1), written (ms, 8), due (ms, 8, 0
 -- never), payload.
 -- States: 1 in flight, 2 uncertain, 3 completed, 4 released marker. 1 and 2 are unsettled.
--- A record that falls due gets its times here. All others come whole: reading the time and joining
--- texts costs most.
+-- A record that falls due gets its times here. All others come with their times, because reading
+-- the time and joining texts are the costliest steps.
 local record_key, due_key = KEYS[1], KEYS[2]
 local expected_version = ARGV[1] -- 8 bytes; empty: the slot must be empty
 local keep_ms, member = ARGV[2], ARGV[3] -- member: the slot in the due index

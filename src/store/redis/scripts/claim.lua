@@ -1,5 +1,5 @@
 -- Writes a claim (a record that is in flight) if its slot has the expected version and no tombstone
--- bars it, and if the partition has the expected epoch. In the same step: the due index and the
+-- bars it, and if the partition has the expected epoch. The same step updates the due index and the
 -- event log.
 --
 -- KEYS: 1 the record, 2 the partition's due index, 3 the partition's epoch, then the tombstone
@@ -26,7 +26,7 @@ local plain_keys = event == '' and #KEYS or #KEYS - 2
 
 local current = call('GET', record_key)
 local state = current and string.byte(current, 17) or 0
--- A tombstone bars a claim on an empty slot, and on a released marker too: that may have been
+-- A tombstone bars a claim on an empty slot, and on a released marker too: the marker may have been
 -- written to an empty slot.
 local tombstone
 if plain_keys > 3 and (not current or state == 4) then tombstone = call('GET', KEYS[4]) end
@@ -56,9 +56,9 @@ local due_ms = now_ms + due_in_ms
 call('SET', record_key, head .. struct.pack('>I8I8', now_ms, due_ms) .. payload, 'PX', keep_ms)
 call('ZADD', due_key, due_ms, member)
 if link then
-  -- SHA-1 of link and digest: 55 bytes, one block without padding. The gateway makes the digest of
-  -- the event, because Lua hashes slowly and walks through every text that it makes. A hash,
-  -- because joining link and id would make another text.
+  -- SHA-1 of link and digest: 55 bytes, which fit into one block with the padding. The gateway
+  -- makes the digest of the event, because Lua hashes slowly and walks through every text that it
+  -- makes. Link and id are two fields of a hash, because joining them would make another text.
   link = redis.sha1hex(link .. string.sub(event, 1, 15))
   local id = call('XADD', KEYS[plain_keys + 1], '*', link, event)
   call('HSET', KEYS[plain_keys + 2], 'l', link, 'i', id)

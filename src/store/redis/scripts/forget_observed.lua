@@ -1,10 +1,10 @@
--- Removes the oldest batches of observations while they are too old or take too much room. Returns
+-- Removes the oldest batches of observations while they are too old or take too many bytes. Returns
 -- the number of removed batches.
 --
 -- KEYS: 1 the stream of batches, 2 the bytes of all batches, 3 the list of the bytes of each batch,
 -- in their order.
--- The bytes of a batch are stored beside it, because a script that looks at a batch copies it,
--- which takes longer than appending it.
+-- The size of a batch is stored beside the batch. A script that reads a batch copies it, which
+-- takes longer than appending it.
 local stream_key, total_key, sizes_key = KEYS[1], KEYS[2], KEYS[3]
 local bytes_max = tonumber(ARGV[1])
 local keep_ms = ARGV[2] -- empty: any age
@@ -12,9 +12,8 @@ local count_max = tonumber(ARGV[3]) -- batches that one call removes
 
 local bytes = tonumber(redis.call('GET', total_key) or 0)
 local removed = 0
--- The lengths differ if another client removed or added batches. Then the sizes don't match their
--- batches: each new batch could count as one too many, or the old ones as none. So the oldest
--- batches without a size go, and the rest is summed again.
+-- The lengths differ if another client removed or added batches. Then sizes and batches don't
+-- match. So the oldest elements of the longer list are removed, and the sizes are summed again.
 local batches, sizes = redis.call('XLEN', stream_key), redis.call('LLEN', sizes_key)
 if batches ~= sizes then
   local left = math.min(batches, sizes)

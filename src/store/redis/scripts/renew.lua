@@ -1,5 +1,6 @@
--- Extends a lease that has not expired, if the record is still in flight under the fence. Returns 1
--- if it did, else 0. Changes no version, and wakes no waiter.
+-- Extends a lease that has not expired, and the life of its record, if the record is still in
+-- flight under the fence. Returns 1 if the lease was extended, else 0. Changes no version, and
+-- wakes no waiter.
 --
 -- KEYS: 1 the record, 2 the partition's due index.
 local record_key, due_key = KEYS[1], KEYS[2]
@@ -11,7 +12,7 @@ local current = redis.call('GET', record_key)
 if not current or string.sub(current, 9, 17) ~= fence_and_state then return 0 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
--- Another gateway may have read already that the lease has expired.
+-- Another gateway may already have acted on the end of this lease.
 if struct.unpack('>I8', string.sub(current, 26, 33)) <= now_ms then return 0 end
 local due_ms = now_ms + due_in_ms
 local renewed = string.sub(current, 1, 25) .. struct.pack('>I8', due_ms) .. string.sub(current, 34)

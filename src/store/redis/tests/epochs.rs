@@ -1,4 +1,4 @@
-//! Servers that come back without what they acknowledged.
+//! Servers that come back without records that they acknowledged.
 
 use super::*;
 use crate::store::redis::{LOSS_PAUSE, RECENT_WRITE_TTL, RedisAck, RedisOptions};
@@ -107,7 +107,8 @@ async fn a_server_that_goes_on_with_an_earlier_state_is_brought_forward() {
     assert!(claimed(&store, 1).await);
     let earlier: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut admin).await.unwrap();
     assert_eq!(settled(&store, 1).await.unwrap(), Swap::Stored);
-    // As a promoted replica without the last write would; the epoch of one partition is enough.
+    // The slot gets its earlier record, as if a replica without the last write were promoted. A new
+    // epoch in one partition is enough for that.
     redis::cmd("SET").arg(&key).arg(earlier).exec_async(&mut admin).await.unwrap();
     redis::cmd("SET")
         .arg(names().epoch_key(0))
@@ -290,7 +291,7 @@ async fn a_marker_that_this_gateway_writes_into_a_lost_slot_takes_nothing_from_i
     let store = server.store();
     assert!(claimed(&store, 1).await);
     flush(&server).await;
-    // Stored, or refused by the claim if the restore was faster.
+    // The marker is stored. If the restore was faster, the restored claim prevents that.
     store.swap(&HERE(1), None, &marker_of_duplicate(7), KEEP).await.unwrap();
     is_settled(&store).await;
     assert_eq!(store.load(&HERE(1)).await.unwrap().unwrap().record.state, result_of(1).state);

@@ -9,8 +9,8 @@ use crate::store::redis::{RedisAck, RedisOptions};
 
 type CommandLog = Arc<Mutex<Vec<String>>>;
 
-/// Listens. `answer` gets each command, its words joined by spaces, except those of the login and
-/// those that read epochs.
+/// Listens. `answer` gets each command, its words joined by spaces, except the commands of the
+/// login and the reads of epochs.
 async fn scripted(answer: fn(&str) -> &'static str) -> (u16, CommandLog) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, commands) = (listener.local_addr().unwrap().port(), CommandLog::default());
@@ -96,8 +96,8 @@ async fn what_has_to_be_on_disk_is_waited_for_behind_the_write_on_its_connection
     .await;
     assert_eq!(claimed.unwrap(), Swap::Stored);
     assert!(commands[0].starts_with("EVALSHA"), "{commands:?}");
-    // Behind a write: servers since 7.2 don't wait for writes of other connections that this one
-    // has only read.
+    // The WAITAOF comes after a write: servers since 7.2 don't wait for writes of other connections
+    // that this connection has only read.
     assert_eq!(commands[1..], ["SET onceward:pin", "WAITAOF 1 0 1000"]);
 }
 

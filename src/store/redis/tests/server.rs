@@ -18,7 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// Pause between two checks of a condition.
 const STEP: Duration = Duration::from_millis(10);
 
-/// Starts of a server: another process may take its port first.
+/// Attempts to start a server, because another process may take its port first.
 const STARTS: usize = 5;
 
 pub(super) struct TestServer {
@@ -82,8 +82,8 @@ impl TestServer {
         store(&self.tcp_url(), Duration::from_secs(5))
     }
 
-    /// Opens a connection of the test, over the socket, so that what a test does to TCP doesn't
-    /// affect it.
+    /// Opens a connection of the test, over the Unix socket. A test that disturbs TCP doesn't
+    /// disturb this connection.
     pub(super) async fn admin(&self) -> MultiplexedConnection {
         redis::Client::open(self.unix_url())
             .unwrap()
@@ -116,7 +116,7 @@ impl TestServer {
     }
 
     fn signal(&self, name: &str) {
-        // The shell's own kill: small images have no other.
+        // The built-in `kill` of the shell, because small images have no `kill` program.
         let kill = format!("kill -s {name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
@@ -126,7 +126,7 @@ impl TestServer {
         self.child.wait().unwrap();
     }
 
-    /// Starts it again on the same port, empty.
+    /// Starts the server again on the same port, empty.
     pub(super) async fn come_back(&mut self) {
         self.child = spawn(&self.dir, self.port, self.tls_port, &self.settings);
         assert!(self.answers().await, "{}", std::fs::read_to_string(self.log()).unwrap());

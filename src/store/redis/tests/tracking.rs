@@ -151,7 +151,7 @@ async fn a_server_that_becomes_a_replica_is_not_believed() {
 async fn records_that_replicas_have_not_confirmed_are_not_kept() {
     let (server, other) = (TestServer::start().await, TestServer::start().await);
     let here = options(&server.tcp_url(), SHORT * 4);
-    // Its claims don't need the replica, so there is a record to cache.
+    // The writes of this gateway don't need the replica, so there is a record to cache.
     let gateway =
         CachedGateway::tracking(here.clone(), &RedisOptions { ack: RedisAck::Replicas(1), ..here });
     until("it works", async || {
@@ -161,7 +161,7 @@ async fn records_that_replicas_have_not_confirmed_are_not_kept() {
     let mut admin = server.admin().await;
     for n in 0..20 {
         assert!(!gateway.hits(1).await, "{n}");
-        // After this wait, the wait of each read that could confirm the record has ended too.
+        // When this wait ends, each read that could confirm the record has waited long enough, too.
         redis::cmd("WAIT").arg(1).arg(100).exec_async(&mut admin).await.unwrap();
     }
     let mut replica = other.admin().await;
