@@ -82,8 +82,7 @@ fn a_merged_observation_counts_each_request_and_takes_one_place() {
     let storm =
         json!({"operation": slot(1).to_string(), "at_ms": T0, "until_ms": T0 + 400, "times": 150});
     let storms = [&storm, &storm, &storm];
-    let replayed =
-        json!({"kind": "replayed", "route": "payments", "status": 201, "seen": storms});
+    let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": storms});
     let watched =
         json!({"kind": "would_replay", "route": "payments", "seen": [{"at_ms": T0, "times": 7}]});
     let generation = model.progress().unwrap().checkpoint.fence;
@@ -109,12 +108,10 @@ fn a_storm_of_retries_leaves_room_for_what_else_happened_to_the_operation() {
     entries.append(1, T0, &event(EventKind::Claimed, T0));
     applied(&model, &entries);
     let operation = slot(1).to_string();
-    let seen = |at_ms: u64, times: u64| {
-        json!({"operation": operation, "at_ms": at_ms, "times": times})
-    };
+    let seen =
+        |at_ms: u64, times: u64| json!({"operation": operation, "at_ms": at_ms, "times": times});
     let first = [seen(T0 + 10, 100_000)];
-    let replayed =
-        json!({"kind": "replayed", "route": "payments", "status": 201, "seen": first});
+    let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": first});
     let mut later = seen(T0 + 20, 1);
     later["differing"] = json!([{"pointer": "/amount"}]);
     let refused =
