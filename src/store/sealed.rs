@@ -37,7 +37,7 @@ pub struct SealingKey {
 
 /// A malformed key, or no key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a key has a name of 1 to 64 bytes, and 32 bytes of its own")]
+#[error("a key needs a name of 1 to 64 bytes, and 32 bytes of key material")]
 pub struct InvalidSealingKey;
 
 impl SealingKey {

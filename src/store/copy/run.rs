@@ -263,7 +263,7 @@ async fn compare_events(
     let copy = Sum::of(to.log(), !relinked, report).await?;
     if original != copy {
         return Err(CopyError::Differs(format!(
-            "{} of {} events are the same, or fewer",
+            "the copy has {} events and the source has {}, or some of them differ",
             copy.entries, original.entries
         )));
     }

@@ -83,7 +83,7 @@ impl Folder {
             if file.metadata()?.len() == 0 {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    "it is empty, which a new store's is not",
+                    "it is empty, and the file of a new store never is",
                 ));
             }
             FileBackend::new(file).map_err(io::Error::other)

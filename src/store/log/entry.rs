@@ -59,7 +59,7 @@ impl fmt::Display for EntryId {
 
 /// A text that is not a position in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("that is no place in the event log")]
+#[error("that is not a position in the event log")]
 pub struct InvalidPosition;
 
 impl FromStr for EntryId {

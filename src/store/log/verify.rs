@@ -25,10 +25,12 @@ impl ChainFault {
     pub fn describe(self) -> &'static str {
         match self {
             ChainFault::Unlinked => {
-                "doesn't follow on the one before it: it was changed or put in, or one before it was taken out"
+                "doesn't link to the entry before it: it was changed or inserted, or an entry before it was \
+                 removed"
             }
             ChainFault::CutOff => {
-                "was the last one written, and is not there as it was: the end was cut off or changed"
+                "was the last entry written, and is missing or changed: the end of the log was cut off or \
+                 changed"
             }
         }
     }

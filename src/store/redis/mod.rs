@@ -164,7 +164,9 @@ impl Records for Redis {
             && self.may_have_lost(partition, before).await?
         {
             // The recovery will restore the claim.
-            return Err(StoreError::NotApplied("the store has lost the claim, with others".into()));
+            return Err(StoreError::NotApplied(
+                "the store has lost the claim and other records".into(),
+            ));
         }
         Ok(renewed)
     }

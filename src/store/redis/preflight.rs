@@ -137,7 +137,7 @@ fn judge(
         if replicas > wanted {
             remarks.push(remark(
                 Grade::Unsound,
-                format!("{} of the replicas may lack what was acknowledged", replicas - wanted),
+                format!("{} of the replicas may lack acknowledged writes", replicas - wanted),
                 "set ack to the number of replicas: any of them may be promoted",
             ));
         }
@@ -193,7 +193,7 @@ fn persistence<'s>(
         (Some(_), _, save) => remark(
             Grade::Unsound,
             format!(
-                "appendonly no, save {:?}: a crash of the server loses what it acknowledged",
+                "appendonly no, save {:?}: a crash of the server loses writes that it acknowledged",
                 save.unwrap_or_default()
             ),
             "set appendonly yes, and appendfsync always if a crash must lose nothing",

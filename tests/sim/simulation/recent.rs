@@ -288,7 +288,9 @@ impl Link {
         let renewed = self.renewal(slot, fence, lease, keep).await?;
         let held = |holding: &RecentWrite| holding.fence() == fence;
         if !renewed && self.recent.writes.holds(slot, held) && self.may_have_lost(before) {
-            return Err(StoreError::NotApplied("the store has lost the claim, with others".into()));
+            return Err(StoreError::NotApplied(
+                "the store has lost the claim and other records".into(),
+            ));
         }
         Ok(renewed)
     }
