@@ -7,8 +7,8 @@
 //!
 //! Danger: a restored write counts as confirmed. So a write without an answer must never enter the
 //! table. It would displace the confirmed write of a running attempt, and after a loss the slot
-//! would get a claim without an attempt. A confirmed write replaces an entry only if it is a later
-//! change of the same operation ([`RecentWrite::restore_decision`]).
+//! would get a claim without an attempt. A confirmed write replaces the entry of its slot, unless
+//! that entry would be restored over it after a loss ([`RecentWrite::restore_decision`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
