@@ -19,9 +19,9 @@ pub use codec::{
     head_fence, head_in_flight, head_version,
 };
 
-/// Counts the changes of a record. Each change increments it. In an empty slot it starts at a
-/// random number, so that a slot never has the same version twice and an old attempt can't be
-/// confused with a new one.
+/// Distinguishes the changes of a record. Each change writes another version, mostly the next
+/// number. In an empty slot it starts at a random number, so that a slot never has the same version
+/// twice and an old attempt can't be confused with a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version(pub u64);
 
@@ -51,14 +51,15 @@ pub struct Record {
     pub version: Version,
     /// The attempt that the record belongs to.
     pub fence: Fence,
-    /// The route's name. If the route is no longer configured, the defaults apply.
+    /// The route's name. If no configured route has this name, the default policy applies to the
+    /// record.
     pub route: Arc<str>,
     /// The fingerprint of the request. `None` only on a released marker.
     pub fingerprint: Option<Fingerprint>,
     /// The caller of the request. `None` only on a released marker.
     pub caller: Option<Caller>,
-    /// When the first attempt began, in ms since 1970 by its gateway's clock. For people; no rule
-    /// reads it.
+    /// When the first attempt began, in ms since 1970 by its gateway's clock: for people, and to
+    /// recognise an operation after a loss of records.
     pub opened_unix_ms: u64,
     /// The upstream's form of the key, for background probes. Kept only while the outcome is
     /// unknown, and only in stores that seal it.
@@ -69,8 +70,7 @@ pub struct Record {
     pub state: State,
 }
 
-/// Data about the first request, for people. Removed with caller and fingerprint, and from
-/// tombstones.
+/// Data about the first request, for people. Released markers and tombstones do not have this data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extras {
     /// Digests of the request's members ([`crate::key::LeafDigests`]).
@@ -103,12 +103,12 @@ pub enum State {
         /// The reason.
         cause: Cause,
         /// The time at which the operation became uncertain, in ms of the store's clock. `None`
-        /// means the time of this version's write. Later versions keep this time, unless the
-        /// outcome of another request came into doubt.
+        /// means the time of this version's write. Later versions of the record keep this time,
+        /// unless a later attempt, which sent the request again, is in doubt too.
         since_ms: Option<u64>,
-        /// The fence of the lost attempt, if an operator has decided that the next duplicate runs.
-        /// The lost attempt may still settle the operation before a duplicate runs, although the
-        /// record has the fence of the decision.
+        /// If an operator has decided that the next duplicate runs: the fence of the lost attempt,
+        /// which is the attempt with the unknown outcome. The lost attempt may still settle the
+        /// operation before a duplicate runs, although the record has the fence of the decision.
         retry: Option<Fence>,
     },
     /// The operation is answered. Duplicates get this reply.
@@ -129,7 +129,7 @@ pub enum State {
 pub enum Cause {
     /// The connection broke after a byte of the request was written.
     Broken,
-    /// The upstream's answer can't be parsed. Older versions read this cause as [`Cause::Broken`].
+    /// The upstream's answer can't be parsed. Older releases read this cause as [`Cause::Broken`].
     Unreadable(AnswerFault),
     /// The upstream didn't answer in time.
     TimedOut,
@@ -212,8 +212,8 @@ pub struct Lifetime {
 pub struct Held {
     /// The record.
     pub record: Record,
-    /// The time of the last change. For a settled record, the error may be as large as the duration
-    /// of a store call.
+    /// The time of the last change. For a settled record, this time may be inexact by up to the
+    /// duration of a store call.
     pub written_ms: u64,
     /// The time of the next check: for a record in flight, the end of the lease. 0 means never.
     pub due_ms: u64,

@@ -132,7 +132,7 @@ pub(super) fn read_all(root: &Table<'_>, context: &RouteContext<'_>) -> Vec<Rout
     routes
 }
 
-/// Creates the route of a file without routes. It protects every request with a key.
+/// Creates the route of a file without routes. It protects every POST and PATCH with a key.
 fn implicit(root: &Table<'_>, context: &RouteContext<'_>) -> Option<RouteConfig> {
     let table = context.profiles.above_profile(root.empty("routes[default]"), DEFAULT_PROFILE)?;
     let policy = read_policy(

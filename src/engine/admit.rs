@@ -94,7 +94,7 @@ pub enum DuplicateRefusal {
         /// has to decide first.
         retry_after: Option<Duration>,
     },
-    /// The first request succeeded, and its response was not stored.
+    /// The first request was answered, and its response was not stored.
     ResponseNotStored {
         /// The original status.
         status: u16,
@@ -118,8 +118,8 @@ pub fn admit(current: Option<&Held>, asked: &ClaimRequest, policy: &Policy) -> A
         return Admission::Refuse(DuplicateRefusal::KeyReused);
     }
     let differs = record.fingerprint.is_some_and(|fingerprint| fingerprint != asked.fingerprint);
-    // Under "supersede" each fingerprint has its own record, so a difference here is refused as
-    // well.
+    // Under "supersede" the fingerprint is part of the slot, so a record normally has the
+    // fingerprint of the request. If it differs anyway, the request is refused.
     if differs && policy.on_mismatch != OnMismatch::Replay {
         return Admission::Refuse(DuplicateRefusal::KeyReused);
     }

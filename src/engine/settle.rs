@@ -11,7 +11,8 @@ use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, Settler, Stat
 /// the request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// The upstream answered, and the answer was read to its end.
+    /// The upstream answered. The body was read to its end, unless the status is uncertain or the
+    /// body is streamed.
     Answered(Arc<Reply>),
     /// No byte of the request reached the upstream.
     NeverSent,
@@ -36,8 +37,9 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Returns whether the operation is uncertain again, since the same time as before: this
-    /// attempt began from an uncertain operation, and the upstream did nothing.
+    /// Returns whether this outcome makes the operation uncertain again: the attempt began from an
+    /// uncertain operation, and the upstream did nothing. The operation then counts as uncertain
+    /// since the original time.
     pub fn restores_uncertainty(&self, outcome: &Outcome, policy: &Policy) -> bool {
         self.uncertain_since_ms().is_some()
             && matches!(Effect::of(outcome, true, policy), Effect::Nothing)
@@ -143,11 +145,12 @@ impl Effect<'_> {
 
 /// Decides how an attempt's outcome changes the current record. Pure and total.
 ///
-/// Only the attempt with the record's fence may settle the record, and only while the record is
+/// Only an attempt that the record belongs to may settle the record, and only while the record is
 /// unsettled. A settled result stays, because a client may have got it. If an attempt began from an
-/// uncertain operation and was not executed, the operation is uncertain again, never free. An
-/// attempt that gives up its claim also changes the version of the record that the claim would
-/// replace. `fresh` is the version of a marker in an empty slot.
+/// uncertain operation and was not executed, the operation is uncertain again, never free. If an
+/// attempt gives up a claim that may still arrive, it changes the version of the record that the
+/// claim would replace, so that the late claim fails. `fresh` is the version of a marker in an
+/// empty slot.
 pub fn settle(
     current: Option<&Record>,
     claim: &Claim,

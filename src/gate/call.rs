@@ -2,19 +2,20 @@
 //! only with [`Gate::call`].
 //!
 //! A call is protected like a client's request. The same code claims, attempts and settles the
-//! operation, under a lease, a fence and the send rule. Calls also write events, count in metrics,
-//! and are drained. Several gateways may make the same call, and one gateway may repeat it: the
-//! upstream executes the operation at most once. The exception is an uncertain operation that the
-//! route (`on_uncertain = "forward"`) or an operator sends again.
+//! operation, under a lease, a fence and the send rule. Calls also write events and count in
+//! metrics, and a shutdown waits for them. Several gateways may make the same call, and one gateway
+//! may repeat it: the upstream executes the operation at most once. The exception is an uncertain
+//! operation that the route (`on_uncertain = "forward"`) or an operator sends again.
 //!
 //! # Reserved identities
 //! No request of a client can reach the record of a call, with any route, scope, caller, key or
 //! configuration. A slot is the hash of route, scope, key and variant, each with its length. A
 //! scope is itself a hash, and the first input of this hash is a label. The label of a call's scope
 //! is `scope:internal`. The label of a client's scope is `scope:none` or `scope:fields`, even if
-//! the scope comes from a token, a cookie or a certificate. So two equal scopes would be a
-//! collision of SHA-256. The caller of a call has its own label too, `caller:internal`. After a
-//! collision of two slots a client would therefore get `key-reused`, and never the stored answer.
+//! the scope comes from a token, a cookie or a certificate. So a call and a client could have the
+//! same scope only through a collision of SHA-256. The caller of a call has its own label too,
+//! `caller:internal`. After a collision of two slots a client would therefore get `key-reused`, and
+//! never the stored answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -108,7 +108,7 @@ pub enum Refusal {
         /// send it again.
         retry_after: Option<Duration>,
     },
-    /// The first request succeeded with a response that was not kept.
+    /// The first request was answered, and the response was not stored.
     #[error("the first request was answered with status {status}, and that response was not kept")]
     ResponseNotStored {
         /// The operation.

@@ -46,8 +46,9 @@ pub struct Page {
 /// Makes the event of a change, for the [event log](super::EventLog). An empty event is not
 /// appended.
 ///
-/// A store calls the function only if the event may be appended. Most claims of duplicates append
-/// nothing, and encoding an event for each of them would cost more than the duplicate itself.
+/// A store calls the function only when it is about to append the event. Most claims of duplicates
+/// append nothing, and encoding an event for each of them would cost more than the duplicate
+/// itself.
 pub type EventSource<'a> = &'a (dyn Fn() -> Vec<u8> + Send + Sync);
 
 /// Makes no event.
@@ -64,8 +65,8 @@ pub trait Records: Send + Sync + 'static {
     /// `Large`, no event is appended.
     ///
     /// Idempotent: if the slot already holds a record with `next`'s version, fence and state, an
-    /// earlier attempt of this call wrote it. Then the answer is `Stored`, and the event is not
-    /// appended again.
+    /// earlier try of the same write has stored it. Then the answer is `Stored`, and the event is
+    /// not appended again.
     async fn write(
         &self,
         slot: &Slot,

@@ -319,7 +319,7 @@ impl Gate {
         if let Some(cause) = grpc_uncertainty(&reply) {
             return Forwarded::without_body(Outcome::InDoubt(cause));
         }
-        // Only an answer that is stored is changed.
+        // Values are redacted only in an answer that is stored.
         if is_stored {
             reply = redacted(reply, &policy.redact);
             // Without the trailers a replay would differ from the first answer, so the body is not

@@ -8,7 +8,7 @@
 //! claim.
 //!
 //! If an epoch or a lineage has changed, this process writes its recent writes again before the
-//! next claim. Where no operation may run twice, it also refuses new operations for
+//! next claim. With `durability = "strict"`, it also refuses new operations for
 //! [`super::LOSS_PAUSE`]. In that time, the other gateways write their recent writes again.
 //!
 //! Danger: if all gateways and servers start empty at the same time, there is no sign of a loss.
