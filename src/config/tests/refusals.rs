@@ -317,10 +317,18 @@ fn a_path_that_can_never_match_is_refused() {
     }
 }
 
+/// Checks that each text has one fault, at this key and with this piece of text.
+#[track_caller]
+fn are_refused(cases: &[(&str, &str, &str)]) {
+    for (text, key, piece) in cases {
+        let fault = fault_of(load(text));
+        assert!(fault.starts_with(&format!("{key}: ")) && fault.contains(piece), "{text}\n{fault}");
+    }
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
-fn what_contradicts_itself_is_refused() {
-    for (text, key, piece) in [
+fn routes_and_proxies_that_contradict_themselves_are_refused() {
+    are_refused(&[
         ("routes = []", "routes", "protects nothing"),
         ("[[routes]]", "routes[0].path", "needs a path"),
         (
@@ -341,6 +349,12 @@ fn what_contradicts_itself_is_refused() {
         ("proxy_protocol = true", "proxy_protocol", "needs trusted_proxies"),
         ("proxy_protocol = \"v2\"", "proxy_protocol", "true or false"),
         ("trusted_proxies = [\"lb\"]", "trusted_proxies[0]", "an address or a network"),
+    ]);
+}
+
+#[test]
+fn secrets_and_keys_without_a_source_are_refused() {
+    are_refused(&[
         ("[hashing]", "hashing", "needs secrets"),
         ("[hashing]\nsecrets = []", "hashing.secrets", "at least one secret"),
         ("[hashing]\nsecrets = [{}]", "hashing.secrets[0].env", "the secret of hashing"),
@@ -370,6 +384,12 @@ fn what_contradicts_itself_is_refused() {
         ),
         ("[tls]\ncert = \"a.pem\"", "tls.key", "TLS needs key"),
         ("[tls]\ncert = \"a.pem\"\nkey = \"a.pem\"\nca = \"b\"", "tls.ca", "no such key"),
+    ]);
+}
+
+#[test]
+fn faulty_observers_are_refused() {
+    are_refused(&[
         (
             "[access_log]\nformat = \"xml\"",
             "access_log.format",
@@ -390,6 +410,12 @@ fn what_contradicts_itself_is_refused() {
             "tracing.headers.A.env",
             "not both",
         ),
+    ]);
+}
+
+#[test]
+fn faulty_stores_are_refused() {
+    are_refused(&[
         ("[store]\nack = \"replicas:0\"", "store.ack", "replicas:N"),
         ("[store]\nack = \"disk\"", "store.ack", "replicas:N"),
         ("[store]\nnamespace = \"a:b\"", "store.namespace", "1 to 64 letters, digits, _ or -"),
@@ -409,6 +435,12 @@ fn what_contradicts_itself_is_refused() {
             "store.local_cache",
             "not with a cluster",
         ),
+    ]);
+}
+
+#[test]
+fn faulty_addresses_and_upstreams_are_refused() {
+    are_refused(&[
         ("admin = \"0.0.0.0:8081\"", "admin", "not a loopback address"),
         ("admin = \"127.0.0.1:8080\"", "admin", "the same address as listen"),
         (
@@ -446,6 +478,12 @@ fn what_contradicts_itself_is_refused() {
         ("[upstream]\nmax_connection_age = \"0s\"", "upstream.max_connection_age", "above zero"),
         ("[upstream]\nrewrite_location = \"yes\"", "upstream.rewrite_location", "true or false"),
         ("[upstream]\nurl = \"http://:80\"", "upstream.url", "http or https"),
+    ]);
+}
+
+#[test]
+fn faulty_limits_and_read_models_are_refused() {
+    are_refused(&[
         ("[limits]\nbuffered_bytes = \"1MiB\"", "limits.buffered_bytes", "no room"),
         ("[limits]\nheader_bytes = \"4KiB\"", "limits.header_bytes", "\"8192B\""),
         ("[limits]\nrequest_body = \"1EiB\"", "limits.request_body", "\"1TiB\""),
@@ -463,6 +501,12 @@ fn what_contradicts_itself_is_refused() {
             "read_model.project",
             "set path to the file that both processes open",
         ),
+    ]);
+}
+
+#[test]
+fn faulty_admin_tokens_are_refused() {
+    are_refused(&[
         (
             "[admin_auth]\ntokens = [{ role = \"read\", env = \"A\" }]",
             "admin_auth.tokens[0].name",
@@ -488,10 +532,7 @@ fn what_contradicts_itself_is_refused() {
             "admin_auth.tokens[0].env",
             "not both",
         ),
-    ] {
-        let fault = fault_of(load(text));
-        assert!(fault.starts_with(&format!("{key}: ")) && fault.contains(piece), "{text}\n{fault}");
-    }
+    ]);
     let open = "admin = \"0.0.0.0:8081\"\n[admin_auth]\ntokens = [{ name = \"a\", role = \"read\", \
                 env = \"A\" }]";
     assert!(load(open).is_ok());

@@ -218,7 +218,6 @@ fn verdict(policy: &Policy, code: u16, field: Option<&'static str>) -> Verdict {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn profiles_judge_statuses_as_their_vendors_do() {
     let ietf = route("").policy;
     assert_eq!(verdict(&ietf, 404, None), Verdict::Store);
@@ -261,6 +260,12 @@ fn profiles_judge_statuses_as_their_vendors_do() {
         assert_eq!(verdict(&success_only, 500, None), Verdict::Uncertain);
         assert_eq!(verdict(&success_only, 503, Some("retry-after")), Verdict::Release);
     }
+    assert_eq!(route("profile = \"modern-treasury\"").policy.on_mismatch, OnMismatch::Replay);
+    assert_eq!(route("profile = \"adyen\"").policy.retention, 31 * DAY);
+}
+
+#[test]
+fn the_profiles_of_agentic_commerce_follow_their_protocols() {
     let acp = route("profile = \"acp\"").policy;
     for (code, field, expected) in [
         (201, None, Verdict::Store),
@@ -297,8 +302,6 @@ fn profiles_judge_statuses_as_their_vendors_do() {
     );
     assert_eq!((ucp.key.min_length, ucp.key.syntax, ucp.retention), (22, KeySyntax::Bare, 2 * DAY));
     assert_eq!((ucp.fingerprint, ucp.by_path), (FingerprintRule::Raw, false));
-    assert_eq!(route("profile = \"modern-treasury\"").policy.on_mismatch, OnMismatch::Replay);
-    assert_eq!(route("profile = \"adyen\"").policy.retention, 31 * DAY);
 }
 
 #[test]

@@ -166,6 +166,8 @@ mod tests {
         }
     }
 
+    const IN_FLIGHT: State = State::InFlight { uncertain_since_ms: None };
+
     fn uncertain() -> State {
         State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None }
     }
@@ -174,23 +176,35 @@ mod tests {
         completed(1).state
     }
 
+    fn decision(held: Record, current: Record) -> RestoreDecision {
+        let write = RecentWrite::new(&held, encode(&held), LEASE, Vec::new(), Instant::now());
+        write.restore_decision(&current)
+    }
+
+    // A history counts from 100. The attempt has fence 1, and began at 10. Other attempts have
+    // fence 2, and began at 20.
+
+    fn own(changes: u64, state: &State) -> Record {
+        record(100, changes, 1, 10, state.clone())
+    }
+
+    fn other(changes: u64, state: &State) -> Record {
+        record(100, changes, 2, 20, state.clone())
+    }
+
+    fn elsewhere(state: &State) -> Record {
+        record(900, 0, 2, 20, state.clone())
+    }
+
+    fn decided(changes: u64, state: &State) -> Record {
+        record(100, changes, 3, 10, state.clone())
+    }
+
     #[test]
-    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn after_a_loss_a_write_prevails_over_earlier_states_and_over_markers_of_attempts_that_never_ran()
      {
         use RestoreDecision::{BegunAgain, Obsolete, OverEarlierState, UnderNewVersion};
-        let in_flight = State::InFlight { uncertain_since_ms: None };
-        let decision = |held: Record, current: Record| {
-            let write = RecentWrite::new(&held, encode(&held), LEASE, Vec::new(), Instant::now());
-            write.restore_decision(&current)
-        };
-        // A history counts from 100. The attempt has fence 1, and began at 10. Other attempts have
-        // fence 2, and began at 20.
-        let own = |changes, state: &State| record(100, changes, 1, 10, state.clone());
-        let other = |changes, state: &State| record(100, changes, 2, 20, state.clone());
-        let elsewhere = |state: &State| record(900, 0, 2, 20, state.clone());
-        let decided = |changes, state: &State| record(100, changes, 3, 10, state.clone());
-        let (marker, unsure, done) = (State::Released, uncertain(), result());
+        let (in_flight, marker, unsure, done) = (IN_FLIGHT, State::Released, uncertain(), result());
         for held in [&in_flight, &unsure, &done] {
             // Records in a replica that lags behind.
             assert_eq!(
@@ -242,7 +256,12 @@ mod tests {
             assert_eq!(decision(own(2, &done), again(current)), UnderNewVersion(Version(900)));
         }
         assert_eq!(decision(own(2, &done), decided(3, &State::Expired)), Obsolete);
-        // A marker prevails over earlier states and not over other attempts.
+    }
+
+    #[test]
+    fn after_a_loss_a_marker_prevails_over_earlier_states_and_not_over_other_attempts() {
+        use RestoreDecision::{BegunAgain, Obsolete, OverEarlierState};
+        let (in_flight, marker, unsure, done) = (IN_FLIGHT, State::Released, uncertain(), result());
         assert_eq!(decision(own(1, &marker), own(0, &in_flight)), OverEarlierState(Version(100)));
         assert_eq!(decision(decided(2, &marker), own(1, &unsure)), OverEarlierState(Version(101)));
         assert_eq!(decision(own(1, &marker), other(0, &marker)), OverEarlierState(Version(100)));
