@@ -37,29 +37,6 @@ impl Source {
         inside.split('/').map(str::to_owned).collect()
     }
 
-    /// Returns the paths of the items that the module exports with `pub use`, `pub(crate) use` and
-    /// the like, as it names them.
-    pub fn exported_paths(&self) -> Vec<Vec<String>> {
-        let words = words(&self.code);
-        let mut paths = Vec::new();
-        for at in (0..words.len()).filter(|at| words[*at] == "use") {
-            let before = at.checked_sub(1).map_or("", |before| words[before].as_str());
-            if before == "pub" || before == ")" {
-                let start =
-                    at + 1 + 2 * usize::from(words.get(at + 1).is_some_and(|word| word == "self"));
-                tree_paths(&words[start..], &mut Vec::new(), &mut paths);
-            }
-        }
-        paths
-    }
-
-    /// How many modules it is below the crate: `super` as often is the crate itself.
-    fn depth(&self) -> usize {
-        let inside =
-            self.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
-        if inside == "lib" || inside == "main" { 0 } else { inside.split('/').count() }
-    }
-
     /// Where its child modules are.
     fn folder(&self) -> String {
         let stem = self.path.trim_end_matches(".rs");
@@ -120,124 +97,102 @@ pub fn all_sources() -> Vec<Source> {
     sources
 }
 
-/// Returns the top modules that a file's code names: after `crate::`, after the crate's own name,
-/// or after enough `super::`.
-pub fn modules_used_by(source: &Source) -> BTreeSet<String> {
-    let words = words(&source.code);
-    let mut modules = BTreeSet::new();
-    let mut at = 0;
-    while at < words.len() {
-        let starts = at == 0 || words[at - 1] != "::";
-        let supers = if starts {
-            words[at..].chunks(2).take_while(|pair| *pair == ["super", "::"]).count()
-        } else {
-            0
-        };
-        if supers > 0 {
-            if supers >= source.depth() {
-                heads(&words[at + 2 * supers..], &mut modules);
-            }
-            at += 2 * supers;
-        } else if starts
-            && matches!(words[at].as_str(), "crate" | "onceward")
-            && words.get(at + 1).is_some_and(|next| next == "::")
-        {
-            heads(&words[at + 2..], &mut modules);
-            at += 2;
-        } else {
-            at += 1;
-        }
-    }
-    modules
+/// A path in the code of a file, from the crate's root.
+pub struct CratePath {
+    pub segments: Vec<String>,
+    /// The name that an import gives it, or `*`; `None` for a path outside of imports.
+    pub imported_as: Option<String>,
 }
 
-/// Returns the paths in a file's code that begin with `crate`, `super` or `self`, from the crate's
-/// root on and without `crate`.
-pub fn absolute_paths(source: &Source) -> Vec<Vec<String>> {
+/// Returns the paths that a file's code names: after `crate::`, the crate's own name, `self::` or
+/// `super::`, and all paths of imports.
+pub fn paths(source: &Source) -> Vec<CratePath> {
     let words = words(&source.code);
     let module = source.module_path();
-    let mut paths = Vec::new();
-    let mut at = 0;
+    let (mut found, mut at) = (Vec::new(), 0);
     while at < words.len() {
-        let starts = at == 0 || words[at - 1] != "::";
-        let follows = words.get(at + 1).is_some_and(|next| next == "::");
-        let mut base = match words[at].as_str() {
-            "crate" | "onceward" if starts && follows => Vec::new(),
-            "self" if starts && follows => module.clone(),
-            "super" if starts && follows => module[..module.len() - 1].to_vec(),
-            _ => {
+        let (last, next) = (at.checked_sub(1).map(|last| words[last].as_str()), words.get(at + 1));
+        let is_rooted = matches!(words[at].as_str(), "crate" | "onceward" | "self" | "super")
+            && last != Some("::")
+            && next.is_some_and(|next| next == "::");
+        let is_import = last == Some("use") && (is_name(&words[at]) || words[at] == "{");
+        if is_rooted || is_import {
+            at = read_path(&words, at, Vec::new(), is_import, &mut found);
+        } else {
+            at += 1;
+        }
+    }
+    for path in &mut found {
+        path.segments = from_root(&module, std::mem::take(&mut path.segments));
+    }
+    found
+}
+
+/// Reads a path, or each path of a group in braces. Returns where it ends.
+fn read_path(
+    words: &[String],
+    mut at: usize,
+    mut segments: Vec<String>,
+    is_import: bool,
+    found: &mut Vec<CratePath>,
+) -> usize {
+    loop {
+        match words.get(at).map(String::as_str) {
+            Some("{") => {
                 at += 1;
-                continue;
+                while let Some(word) = words.get(at) {
+                    match word.as_str() {
+                        "}" => return at + 1,
+                        "," => at += 1,
+                        _ => at = read_path(words, at, segments.clone(), is_import, found),
+                    }
+                }
+                return at;
             }
-        };
-        at += 2;
-        while words.get(at).is_some_and(|word| word == "super") {
-            base.pop();
+            // `a::{self}` is `a`.
+            Some("self") if !segments.is_empty() => {}
+            Some(word) => segments.push(word.to_owned()),
+            None => return at,
+        }
+        at += 1;
+        let goes_on = words.get(at).is_some_and(|word| word == "::")
+            && words.get(at + 1).is_some_and(|word| is_name(word) || word == "{" || word == "*");
+        if goes_on {
+            at += 1;
+            continue;
+        }
+        let mut imported_as = segments.last().cloned().filter(|_| is_import);
+        if is_import && words.get(at).is_some_and(|word| word == "as") {
+            imported_as = words.get(at + 1).cloned();
             at += 2;
         }
-        tree_paths(&words[at..], &mut base, &mut paths);
+        found.push(CratePath { segments, imported_as });
+        return at;
     }
-    paths
 }
 
-/// Adds the paths of a use tree, or of a path in code, behind `base`.
-fn tree_paths(words: &[String], base: &mut Vec<String>, paths: &mut Vec<Vec<String>>) -> usize {
-    let is_name = |word: &str| word.chars().all(|c| c.is_alphanumeric() || c == '_');
-    let length = base.len();
-    let mut at = 0;
-    while let Some(word) = words.get(at) {
-        if word == "{" {
-            at += 1;
-            while words.get(at).is_some_and(|word| word != "}") {
-                at += tree_paths(&words[at..], base, paths);
-                // Behind a path: `as name`, then the comma.
-                while words.get(at).is_some_and(|word| word != "," && word != "}") {
-                    at += 1;
-                }
-                at += usize::from(words.get(at).is_some_and(|word| word == ","));
-            }
-            base.truncate(length);
-            return at + 1;
+fn from_root(module: &[String], segments: Vec<String>) -> Vec<String> {
+    let mut path = module.to_vec();
+    let mut rest = segments.into_iter().peekable();
+    while let Some(word) = rest.next_if(|word| matches!(word.as_str(), "self" | "super")) {
+        if word == "super" {
+            path.pop();
         }
-        if is_name(word) && word != "self" {
-            base.push(word.clone());
-        }
-        at += 1;
-        if words.get(at).is_none_or(|next| next != "::") {
-            break;
-        }
-        at += 1;
     }
-    paths.push(base.clone());
-    base.truncate(length);
-    at
+    if rest.next_if(|word| matches!(word.as_str(), "crate" | "onceward")).is_some() {
+        path.clear();
+    }
+    path.extend(rest);
+    path
 }
 
-/// The first segments of a path, or of each path of a group in braces.
-fn heads(words: &[String], modules: &mut BTreeSet<String>) {
-    match words.first().map(String::as_str) {
-        Some("{") => {
-            let (mut depth, mut is_head) = (0, false);
-            for word in words {
-                match word.as_str() {
-                    "{" => depth += 1,
-                    "}" => depth -= 1,
-                    name if is_head && depth == 1 => {
-                        modules.insert(name.to_owned());
-                    }
-                    _ => {}
-                }
-                if depth == 0 {
-                    break;
-                }
-                is_head = depth == 1 && matches!(word.as_str(), "{" | ",");
-            }
-        }
-        Some(name) => {
-            modules.insert(name.to_owned());
-        }
-        None => {}
-    }
+fn is_name(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+}
+
+/// Returns the top modules that a file's code names.
+pub fn modules_used_by(source: &Source) -> BTreeSet<String> {
+    paths(source).into_iter().filter_map(|path| path.segments.into_iter().next()).collect()
 }
 
 /// Names, `::`, and every other mark by itself.
