@@ -303,6 +303,6 @@ fn a_cursor_is_a_place_or_none() {
 
 #[test]
 fn faults_are_described_in_words() {
-    assert!(ChainFault::Unlinked.describe().contains("doesn't follow"));
+    assert!(ChainFault::Unlinked.describe().contains("doesn't link"));
     assert!(ChainFault::CutOff.describe().contains("cut off"));
 }
