@@ -36,17 +36,15 @@ struct Cli {
 }
 
 const LONG_ABOUT: &str = "\
-Onceward stands in front of a payment API. Clients send an Idempotency-Key with each request; \
-Onceward forwards the
-first request with a key, stores the response, and replays it to every retry. \
-If the outcome is unknown (a connection
-broke after the request was sent), the operation is held as uncertain instead of being run again.";
+Onceward stands in front of a payment API. Clients send an Idempotency-Key with each request.
+Onceward forwards the first request with a key, stores the response, and replays it to every retry.
+If the outcome is unknown (a connection broke after the request was sent), the operation is held as
+uncertain instead of being run again.";
 
 const EXAMPLES: &str = "\
 Examples:
   onceward demo                                   see a double charge happen, and not happen
-  onceward run --upstream http://127.0.0.1:9000   protect every POST and PATCH that carries an \
-  Idempotency-Key
+  onceward run --upstream http://127.0.0.1:9000   protect every POST and PATCH that has a key
   onceward check --config onceward.toml           list every fault of a configuration
   onceward operations list --state uncertain      list operations that must be settled by hand";
 

@@ -26,12 +26,17 @@ fn lines(path: &Path, count: usize) -> Vec<String> {
     lines
 }
 
+/// Starts a gateway that writes JSON lines, and lets duplicates of one account wait.
+fn logging_json(upstream: &Upstream, file: &Path) -> Gateway {
+    let routes = format!("{ROUTES}scope = {{ header = \"X-Account\" }}\non_in_flight = \"wait\"\n");
+    Gateway::with(upstream.port, &settings("json", file), &routes)
+}
+
 #[test]
 fn each_request_has_a_line_with_its_outcome_and_no_secret() {
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
     let file = dir.path().join("access.log");
-    let routes = format!("{ROUTES}scope = {{ header = \"X-Account\" }}\non_in_flight = \"wait\"\n");
-    let gateway = Gateway::with(upstream.port, &settings("json", &file), &routes);
+    let gateway = logging_json(&upstream, &file);
     let pay = |key: &str, amount: u8| {
         Request::new("POST", "/v1/payments?token=canary-query")
             .field("Idempotency-Key", key)
@@ -96,8 +101,7 @@ fn each_request_has_a_line_with_its_outcome_and_no_secret() {
 fn a_client_that_leaves_and_a_duplicate_that_waits_have_lines_that_show_it() {
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
     let file = dir.path().join("access.log");
-    let routes = format!("{ROUTES}scope = {{ header = \"X-Account\" }}\non_in_flight = \"wait\"\n");
-    let gateway = Gateway::with(upstream.port, &settings("json", &file), &routes);
+    let gateway = logging_json(&upstream, &file);
     let client = Streams::open(gateway.port);
     let leaves =
         client.begin(Streams::pay("other", "{}", &[("x-account", "a"), ("x-act", "hold")]));

@@ -35,8 +35,8 @@ mod visitor;
 
 /// Content security policy: own files only, no other scripts, no embedding in other pages.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-                      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors \
-                      'none'";
+                      connect-src 'self'; form-action 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
 
 /// Header fields of every page. Browsers may send the referrer to this server only. Without any
 /// referrer, browsers would send no origin with a form.

@@ -25,12 +25,12 @@ impl ChainFault {
     pub fn describe(self) -> &'static str {
         match self {
             ChainFault::Unlinked => {
-                "doesn't link to the entry before it: it was changed or inserted, or an entry before it was \
-                 removed"
+                "doesn't link to the entry before it: it was changed or inserted, or an entry \
+                 before it was removed"
             }
             ChainFault::CutOff => {
-                "was the last entry written, and is missing or changed: the end of the log was cut off or \
-                 changed"
+                "was the last entry written, and is missing or changed: the end of the log was cut \
+                 off or changed"
             }
         }
     }

@@ -74,8 +74,8 @@ pub fn rust_files(folder: &str) -> Vec<(String, String)> {
     paths.into_iter().map(|path| (name(&path), std::fs::read_to_string(&path).unwrap())).collect()
 }
 
-/// All files of `src`. One whose module is declared under `#[cfg(test)]` is a test, and so is what
-/// is below it.
+/// Returns all files of `src`. A file is a test if its module, or a module above it, is declared
+/// under `#[cfg(test)]`.
 pub fn all_sources() -> Vec<Source> {
     let mut sources: Vec<Source> =
         rust_files("src").iter().map(|(path, text)| Source::new(path, text)).collect();
