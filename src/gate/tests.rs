@@ -516,6 +516,37 @@ async fn an_answer_that_comes_after_the_operation_was_marked_uncertain_is_stored
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stale_attempt_is_never_answered_as_if_it_had_sent_nothing() {
+    // The operation was released, and another request used its key, or the claim was given up.
+    let reused = |record: &mut Record| {
+        record.fence = Fence(99);
+        record.fingerprint = Some(crate::key::Fingerprint::from_bytes([9; 32]));
+        record.state = State::InFlight { uncertain_since_ms: None };
+    };
+    let given_up = |record: &mut Record| record.state = State::Released;
+    let changes: [&dyn Fn(&mut Record); 2] = [&reused, &given_up];
+    for change in changes {
+        let scene = Scene::new(&[]);
+        let (answer, ()) = tokio::join!(scene.pay(), async {
+            while scene.executed() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let mut record = scene.record().await.unwrap();
+            let version = record.version;
+            record.version = version.next();
+            change(&mut record);
+            let (slot, keep) = (scene.operation().slot, Duration::from_secs(60));
+            let lifetime = Lifetime { keep, due: None, tombstone: None };
+            scene.store.inner.swap(&slot, Some(version), &record, lifetime).await.unwrap();
+        });
+        assert!(
+            matches!(answer, Err(Refusal::OutcomeUncertain { status: Some(502), .. })),
+            "{answer:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upstream_that_panics_leaves_an_uncertain_answer() {
     let scene = Scene::new(&[]);
     let upstream = service_fn(|_: Request<Payload<Full<Bytes>>>| async {

@@ -20,7 +20,8 @@ use super::shared_permit::SharedPermit;
 use super::state::{Gate, ProtectedRoute};
 use super::upstream_service::UpstreamService;
 use crate::engine::{
-    Admission, Claim, ClaimRequest, Outcome, Policy, Verdict, admit, grpc_uncertainty, redacted,
+    Admission, Claim, ClaimRequest, DuplicateRefusal, Outcome, Policy, Verdict, admit,
+    grpc_uncertainty, redacted,
 };
 use crate::event::Context;
 use crate::forwarding::ForwardError;
@@ -223,6 +224,10 @@ impl<S, B> Attempt<S, B> {
 
     /// Answers the client of a stale attempt like a duplicate, from the operation's record, and
     /// never with the attempt's own answer.
+    ///
+    /// This attempt has sent its request. So a refusal that says otherwise is replaced by
+    /// `outcome-uncertain`: a client would send the request again under another key, and a
+    /// [call](crate::gate::call) would end as not sent.
     async fn answer_as_duplicate<RB>(self: Box<Self>) -> Result<SettledAnswer<RB>, Refusal> {
         let Attempt { gate, guarded, claimed, hold, .. } = *self;
         let (policy, slot) = (&guarded.route.policy, claimed.slot);
@@ -235,11 +240,18 @@ impl<S, B> Attempt<S, B> {
         );
         match admit(current.as_ref(), &claimed.asked, policy) {
             Admission::Replay(reply) => Ok(SettledAnswer::replayed(slot, reply, hold)),
-            Admission::Refuse(refusal) => match Refusal::of_refusal(refusal, slot) {
-                Refusal::OutcomeUncertain { .. } => Err(uncertain(slot, Some(502), policy)),
-                refusal => Err(refusal),
-            },
-            Admission::Run
+            Admission::Refuse(
+                refusal @ (DuplicateRefusal::InFlight { .. }
+                | DuplicateRefusal::ResponseNotStored { .. }
+                | DuplicateRefusal::ResultExpired),
+            ) => Err(Refusal::of_refusal(refusal, slot)),
+            Admission::Refuse(
+                DuplicateRefusal::OutcomeUncertain { .. }
+                | DuplicateRefusal::KeyReused
+                | DuplicateRefusal::Unreadable
+                | DuplicateRefusal::NotSent,
+            )
+            | Admission::Run
             | Admission::Claim(_)
             | Admission::Probe
             | Admission::Wait
