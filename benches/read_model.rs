@@ -292,7 +292,16 @@ fn drain(operations: u64) {
             {
                 let next = Record { version, fence: Fence(n + 1), ..record.clone() };
                 let event = serde_json::to_vec(&event).unwrap();
-                store.write(&slot(n), expected, &next, lifetime, &|| event.clone()).await.unwrap();
+                store
+                    .write(
+                        &slot(n),
+                        expected,
+                        &next,
+                        lifetime,
+                        onceward::store::Events::logged(&|| event.clone()),
+                    )
+                    .await
+                    .unwrap();
             }
         }
         let began = Instant::now();

@@ -37,6 +37,7 @@ fn completed() -> Record {
         caller: Some(Caller::of_field("authorization", b"Bearer secret")),
         opened_unix_ms: 1_750_000_000_000,
         kept: None,
+        publication: None,
         extras: Extras::default(),
         state: State::Completed {
             reply: Arc::new(Reply {

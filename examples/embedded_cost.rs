@@ -41,6 +41,7 @@ fn record(n: u64, version: u64, state: State) -> Record {
         caller: Some(Caller::nobody()),
         opened_unix_ms: 0,
         kept: None,
+        publication: None,
         extras: Extras::default(),
         state,
     }

@@ -16,8 +16,13 @@ use crate::record::{Lifetime, Record, ReplyBody, Settler, State};
 
 mod json;
 mod observation;
+mod outgoing;
 
 pub use observation::{Difference, Observation, ObservationKind};
+pub use outgoing::{
+    AnnouncedChange, EVENT_MEDIA_TYPE, MalformedEvent, OutgoingEvent, RESERVED_MEMBERS, events_of,
+    finished,
+};
 
 /// Longest reason of an operator, in bytes. Longer reasons are cut, because otherwise the event
 /// could be too long to be read.

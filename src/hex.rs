@@ -31,6 +31,12 @@ pub fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+/// Decodes bytes of any number. Returns `None` as [`decode`] does.
+pub fn decode_all(text: &str) -> Option<Vec<u8>> {
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    pairs.iter().map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?)).collect()
+}
+
 fn value(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
@@ -70,14 +76,15 @@ mod tests {
         assert!(text.starts_with("000102") && text.ends_with("fdfeff"));
         assert_eq!(Hex(&all).to_string(), text);
         assert_eq!(decode::<256>(&text).unwrap().as_slice(), all);
+        assert_eq!(decode_all(&text), Some(all));
     }
 
     #[test]
     fn each_value_has_one_spelling() {
         for wrong in ["0", "000", "0G", "0A", "+1", " 1", "é"] {
-            assert_eq!(decode::<1>(wrong), None, "{wrong}");
+            assert_eq!((decode::<1>(wrong), decode_all(wrong)), (None, None), "{wrong}");
         }
         assert_eq!(decode::<1>("0a"), Some([10]));
-        assert_eq!(decode::<0>(""), Some([]));
+        assert_eq!((decode::<0>(""), decode_all("")), (Some([]), Some(vec![])));
     }
 }

@@ -30,7 +30,7 @@ pub use cookie::{CookieName, CookieRepeated};
 pub use form::{FormField, form_field};
 pub use hashing::{HASH_SECRET_BYTES_MIN, Hashing, OperationParts, SecretError};
 pub use leaves::{LEAF_POINTER_BYTES_MAX, LEAVES_MAX, LeafDigests, RequestParts, Salt};
-pub use member::{element, with_member, with_values_replaced};
+pub use member::{element, value, with_member, with_values_replaced};
 pub use multipart::{PARTS_MAX, form_boundary};
 pub use reading::Reading;
 pub use spelling::key_field_value;

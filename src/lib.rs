@@ -48,6 +48,8 @@ pub mod http_message;
 pub mod key;
 pub mod layer;
 #[cfg(feature = "gateway")]
+pub mod outbox;
+#[cfg(feature = "gateway")]
 pub mod proxy;
 #[cfg(feature = "gateway")]
 pub mod read_model;

@@ -13,10 +13,15 @@ use http::{HeaderMap, StatusCode};
 use crate::key::{Caller, Fingerprint};
 
 mod codec;
+mod publication;
 
 pub use codec::{
     CodecError, Encoded, HEAD_BYTES, decode, decode_reply, encode, encode_reply, head_completed,
     head_fence, head_in_flight, head_version,
+};
+pub use publication::{
+    AnnouncedMember, AnnouncedRule, AnnouncedState, Announcements, InvalidStatusClass,
+    MemberSource, MissingReason, Publication, StatusClass, chosen_member,
 };
 
 /// Distinguishes the changes of a record. Each change writes another version, mostly the next
@@ -64,6 +69,9 @@ pub struct Record {
     /// The upstream's form of the key, for background probes. Kept only while the outcome is
     /// unknown, and only in stores that seal it.
     pub kept: Option<Bytes>,
+    /// The events that the operation's changes make. Only unsettled records have one: a settled
+    /// record makes no more events.
+    pub publication: Option<Publication>,
     /// Data that no rule reads.
     pub extras: Extras,
     /// The state.
@@ -228,6 +236,7 @@ impl Record {
         Record {
             route: self.route.clone(),
             kept: None,
+            publication: None,
             extras: Extras::default(),
             state: State::Expired,
             ..*self

@@ -46,18 +46,28 @@ pub enum Access {
 #[derive(Clone)]
 pub(super) struct Operator(pub String);
 
-/// Returns the operator of a request, or the reason why the request is refused. A request with
-/// `changes` needs the role `operate`.
+/// What the role of a request's sender permits. It decides what the answer shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Permission {
+    /// Queries, without the contents of events.
+    Read,
+    /// Everything.
+    Operate,
+}
+
+/// Returns the operator of a request and the permission, or the reason why the request is
+/// refused. A request with `changes` needs the role `operate`.
 pub(super) fn authorize(
     access: &Access,
     headers: &HeaderMap,
     changes: bool,
-) -> Result<Operator, AdminRefusal> {
+) -> Result<(Operator, Permission), AdminRefusal> {
     match access {
         Access::Loopback if is_from_a_page(headers) => Err(AdminRefusal::FromPage),
-        Access::Loopback => Ok(Operator("loopback".into())),
+        Access::Loopback => Ok((Operator("loopback".into()), Permission::Operate)),
         Access::Tokens(tokens) => match bearer(headers).and_then(|secret| find(tokens, secret)) {
-            Some(token) if token.operate || !changes => Ok(Operator(token.name.clone())),
+            Some(token) if token.operate => Ok((Operator(token.name.clone()), Permission::Operate)),
+            Some(token) if !changes => Ok((Operator(token.name.clone()), Permission::Read)),
             Some(_) => Err(AdminRefusal::ReadOnly),
             None => Err(AdminRefusal::TokenMissing),
         },

@@ -13,12 +13,17 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use super::view::{
-    DecisionRequest, LogLevelView, LoggedView, OperationListView, OperationView, ProjectionView,
-    ReportView, ResolveRequest, ScopeRequest, ScopeView, VerifiedView,
+    DeadLetterListView, DeadLetterView, DecisionRequest, DiscardedView, LogLevelView, LoggedView,
+    OperationListView, OperationView, ProjectionView, ReasonRequest, ReportView, RequeueRequest,
+    RequeuedView, ResolveRequest, ScopeRequest, ScopeView, SinkListView, SinkTestView, SinkView,
+    VerifiedView,
 };
 
 /// The longest wait for the admin port, and the largest response.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest wait for a call that works through something: the admin port ends every request
+/// before.
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// The reason why a call failed.
@@ -74,16 +79,33 @@ pub struct OperationFilter {
     pub scope: Option<String>,
 }
 
+/// The filters of a list of dead letters. A dead letter must match all filters that are set.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLettersOf {
+    /// The name of the sink.
+    pub sink: Option<String>,
+    /// `receiver` or `gateway`.
+    pub kind: Option<String>,
+    /// The earliest time of the burial (RFC 3339).
+    pub since: Option<String>,
+}
+
 /// A client of one admin port.
 pub struct Client {
     address: String,
     token: Option<String>,
+    timeout: Duration,
 }
 
 impl Client {
     /// Creates a client for `host:port`, with a bearer token if the port requires one.
     pub fn new(address: impl Into<String>, token: Option<String>) -> Client {
-        Client { address: address.into(), token }
+        Client { address: address.into(), token, timeout: TIMEOUT }
+    }
+
+    /// Waits up to a minute for each answer, for calls that work through something.
+    pub fn patient(self) -> Client {
+        Client { timeout: LONG_TIMEOUT, ..self }
     }
 
     /// Returns a page of operations.
@@ -193,6 +215,82 @@ impl Client {
             .await
     }
 
+    /// Returns the sinks.
+    pub async fn sinks(&self) -> Result<SinkListView, ClientError> {
+        self.json(Method::GET, "/v1/sinks", None::<&()>, None).await
+    }
+
+    /// Pauses a sink.
+    pub async fn pause_sink(
+        &self,
+        name: &str,
+        request: &ReasonRequest,
+    ) -> Result<SinkView, ClientError> {
+        let path = format!("/v1/sinks/{}/pause", segment(name));
+        self.json(Method::POST, &path, Some(request), None).await
+    }
+
+    /// Resumes a sink.
+    pub async fn resume_sink(&self, name: &str) -> Result<SinkView, ClientError> {
+        let path = format!("/v1/sinks/{}/resume", segment(name));
+        self.json(Method::POST, &path, None::<&()>, None).await
+    }
+
+    /// Sends a test event to a sink. A receiver that does not take it is no error.
+    pub async fn test_sink(&self, name: &str) -> Result<SinkTestView, ClientError> {
+        let path = format!("/v1/sinks/{}/test", segment(name));
+        self.json(Method::POST, &path, None::<&()>, None).await
+    }
+
+    /// Returns a page of dead letters.
+    pub async fn dead_letters(
+        &self,
+        filter: &DeadLettersOf,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<DeadLetterListView, ClientError> {
+        let limit = limit.to_string();
+        let parameters = [
+            ("limit", Some(&*limit)),
+            ("sink", filter.sink.as_deref()),
+            ("kind", filter.kind.as_deref()),
+            ("since", filter.since.as_deref()),
+            ("cursor", cursor),
+        ];
+        let path = with_query("/v1/dead-letters", parameters);
+        self.json(Method::GET, &path, None::<&()>, None).await
+    }
+
+    /// Returns a dead letter.
+    pub async fn dead_letter(&self, id: &str) -> Result<DeadLetterView, ClientError> {
+        let path = format!("/v1/dead-letters/{}", segment(id));
+        self.json(Method::GET, &path, None::<&()>, None).await
+    }
+
+    /// Requeues a dead letter.
+    pub async fn requeue(&self, id: &str) -> Result<RequeuedView, ClientError> {
+        let path = format!("/v1/dead-letters/{}/requeue", segment(id));
+        self.json(Method::POST, &path, None::<&()>, None).await
+    }
+
+    /// Requeues a part of a sink's dead letters.
+    pub async fn requeue_part(
+        &self,
+        request: &RequeueRequest,
+    ) -> Result<RequeuedView, ClientError> {
+        self.json(Method::POST, "/v1/dead-letters/requeue", Some(request), None).await
+    }
+
+    /// Discards a dead letter.
+    pub async fn discard(
+        &self,
+        id: &str,
+        request: &ReasonRequest,
+    ) -> Result<DiscardedView, ClientError> {
+        let path = format!("/v1/dead-letters/{}/discard", segment(id));
+        self.json(Method::POST, &path, Some(request), None).await
+    }
+
     /// Calls a health path, and returns the text of a 200 response.
     pub async fn probe(&self, path: &str) -> Result<String, ClientError> {
         let body = self.call(Method::GET, path, Bytes::new(), None).await?;
@@ -252,7 +350,7 @@ impl Client {
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             Ok((status, body.map_err(|error| self.unreachable(&error))?.to_bytes()))
         };
-        let (status, body) = tokio::time::timeout(TIMEOUT, exchange)
+        let (status, body) = tokio::time::timeout(self.timeout, exchange)
             .await
             .unwrap_or_else(|_| Err(self.unreachable(&"no answer in time")))?;
         if status.is_success() {
@@ -278,7 +376,11 @@ fn with_query<const N: usize>(path: &str, parameters: [(&str, Option<&str>); N])
 }
 
 fn path(operation: &str, verb: &str) -> String {
-    let operation =
-        percent_encoding::utf8_percent_encode(operation, percent_encoding::NON_ALPHANUMERIC);
-    format!("/v1/operations/{}{verb}", operation.to_string().replace("%5F", "_"))
+    format!("/v1/operations/{}{verb}", segment(operation))
+}
+
+/// Returns a text as one segment of a path.
+fn segment(text: &str) -> String {
+    let text = percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
+    text.to_string().replace("%5F", "_")
 }

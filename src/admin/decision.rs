@@ -57,6 +57,17 @@ impl Reason {
         }
         Ok(Reason(text.to_owned()))
     }
+
+    /// Parses the reason of a change that needs none.
+    pub(super) fn parse_optional(text: Option<&str>) -> Result<Option<Reason>, AdminRefusal> {
+        let text = text.filter(|text| !text.trim().is_empty());
+        text.map(|text| Reason::parse(Some(text))).transpose()
+    }
+
+    /// Returns the reason.
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
 }
 
 impl OperatorChange {

@@ -33,8 +33,9 @@ pub(super) async fn readers(
 
 async fn authorized(admin: &Admin, mut request: Request, next: Next, changes: bool) -> Response {
     match authorize(&admin.access, request.headers(), changes) {
-        Ok(operator) => {
+        Ok((operator, role)) => {
             request.extensions_mut().insert(operator);
+            request.extensions_mut().insert(role);
             next.run(request).await
         }
         Err(refusal) => refusal.into_response(),

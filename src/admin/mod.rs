@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 mod api;
 mod auth;
 pub mod client;
+mod dead_letters;
 mod decision;
 mod guard;
 mod guarded_body;
@@ -26,6 +27,7 @@ mod problem_kind;
 mod queries;
 mod reload;
 mod session;
+mod sinks;
 mod state;
 mod view;
 
@@ -37,10 +39,12 @@ pub use reload::{ReloadRequest, Reloads};
 pub use session::{NoRandomness, Sessions};
 pub use state::Admin;
 pub use view::{
-    BreakView, DecisionRequest, DifferenceView, EventView, HourView, LatencyView, LogLevelView,
+    BreakView, DeadLetterAttemptsView, DeadLetterCounts, DeadLetterListView, DeadLetterView,
+    DecisionRequest, DifferenceView, DiscardedView, EventView, HourView, LatencyView, LogLevelView,
     LoggedView, LookupRequest, MinuteView, MomentView, OperationListView, OperationView,
-    OverviewView, ProjectionView, ReportRowView, ReportView, ResolveRequest, ScopeRequest,
-    ScopeView, StatisticsView, TallyView, TimelineView, VerifiedView,
+    OverviewView, ProjectionView, ReasonRequest, ReportRowView, ReportView, RequeueRequest,
+    RequeuedView, ResolveRequest, ScopeRequest, ScopeView, SinkListView, SinkTestView, SinkView,
+    StatisticsView, TallyView, TimelineView, VerifiedView,
 };
 
 /// The longest duration of a request, including its body. It is longer than the limit of a reload.

@@ -12,7 +12,9 @@ use super::problem_kind::{ProblemKind, TYPE_PREFIX};
 use crate::engine::DecisionDenied;
 use crate::event::REASON_BYTES_MAX;
 use crate::gate::{LookupError, OperatorError};
+use crate::outbox::states::SinkStateError;
 use crate::read_model::QueryError;
+use crate::store::dead_letters::MalformedDeadLetterId;
 use crate::store::{ListError, StoreError};
 use crate::telemetry::FilterError;
 
@@ -86,6 +88,30 @@ pub(super) enum AdminRefusal {
     /// The reference of the operation is malformed.
     #[error("{0}")]
     Reference(#[from] crate::key::ReferenceError),
+    /// There is no such sink.
+    #[error(
+        "no sink has this name: the configuration does not name it, and nothing waits for it; \
+         `onceward sinks list` shows the names"
+    )]
+    SinkUnknown,
+    /// Something waits for a sink that the configuration does not name, so it has no receiver.
+    #[error(
+        "the configuration does not name this sink, so there is no receiver to test: name it under \
+         [[sinks]], and reload"
+    )]
+    SinkNotConfigured,
+    /// There is no such dead letter.
+    #[error(
+        "there is no dead letter with this id: it never existed, or was requeued or discarded \
+         meanwhile"
+    )]
+    DeadLetterUnknown,
+    /// The id of the dead letter is malformed.
+    #[error(transparent)]
+    DeadLetterId(#[from] MalformedDeadLetterId),
+    /// The state of a sink was not read or changed.
+    #[error(transparent)]
+    SinkState(#[from] SinkStateError),
     /// The configuration was refused.
     #[error("{0}")]
     ReloadRefused(String),
@@ -165,6 +191,11 @@ impl AdminRefusal {
             AdminRefusal::Reference(_) | AdminRefusal::NothingUnderKey | AdminRefusal::NoEvents => {
                 ProblemKind::OperationUnknown
             }
+            AdminRefusal::SinkUnknown | AdminRefusal::SinkNotConfigured => ProblemKind::SinkUnknown,
+            AdminRefusal::DeadLetterUnknown | AdminRefusal::DeadLetterId(_) => {
+                ProblemKind::DeadLetterUnknown
+            }
+            AdminRefusal::SinkState(_) => ProblemKind::StoreUnavailable,
             AdminRefusal::StoreListing(ListError::Cursor) => ProblemKind::RequestInvalid,
             AdminRefusal::StoreRead(_) | AdminRefusal::StoreListing(ListError::Store(_)) => {
                 ProblemKind::StoreUnavailable

@@ -27,6 +27,8 @@ pub(super) enum ProblemKind {
     OperationSettled,
     OperationNotCompleted,
     OutcomeUncertain,
+    SinkUnknown,
+    DeadLetterUnknown,
     ReloadRefused,
     ReloadUnavailable,
     LogLevelRefused,
@@ -40,7 +42,7 @@ pub(super) enum ProblemKind {
 impl ProblemKind {
     /// All kinds.
     #[cfg(test)]
-    pub(super) const ALL: [ProblemKind; 27] = [
+    pub(super) const ALL: [ProblemKind; 29] = [
         ProblemKind::Unauthorized,
         ProblemKind::Forbidden,
         ProblemKind::NotFound,
@@ -60,6 +62,8 @@ impl ProblemKind {
         ProblemKind::OperationSettled,
         ProblemKind::OperationNotCompleted,
         ProblemKind::OutcomeUncertain,
+        ProblemKind::SinkUnknown,
+        ProblemKind::DeadLetterUnknown,
         ProblemKind::ReloadRefused,
         ProblemKind::ReloadUnavailable,
         ProblemKind::LogLevelRefused,
@@ -92,6 +96,8 @@ impl ProblemKind {
             ProblemKind::OperationSettled => "operation-settled",
             ProblemKind::OperationNotCompleted => "operation-not-completed",
             ProblemKind::OutcomeUncertain => "outcome-uncertain",
+            ProblemKind::SinkUnknown => "sink-unknown",
+            ProblemKind::DeadLetterUnknown => "dead-letter-unknown",
             ProblemKind::ReloadRefused => "reload-refused",
             ProblemKind::ReloadUnavailable => "reload-unavailable",
             ProblemKind::LogLevelRefused => "log-level-refused",
@@ -108,9 +114,11 @@ impl ProblemKind {
         match self {
             ProblemKind::Unauthorized => StatusCode::UNAUTHORIZED,
             ProblemKind::Forbidden => StatusCode::FORBIDDEN,
-            ProblemKind::NotFound | ProblemKind::RouteUnknown | ProblemKind::OperationUnknown => {
-                StatusCode::NOT_FOUND
-            }
+            ProblemKind::NotFound
+            | ProblemKind::RouteUnknown
+            | ProblemKind::OperationUnknown
+            | ProblemKind::SinkUnknown
+            | ProblemKind::DeadLetterUnknown => StatusCode::NOT_FOUND,
             ProblemKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ProblemKind::RequestInvalid
             | ProblemKind::StateUnknown
@@ -158,6 +166,10 @@ impl ProblemKind {
             ProblemKind::OperationNotCompleted => "it has no result to expire",
             ProblemKind::OutcomeUncertain => {
                 "too early: the lost request may still be executed; see `Retry-After`"
+            }
+            ProblemKind::SinkUnknown => "no sink has this name",
+            ProblemKind::DeadLetterUnknown => {
+                "it never existed, or was requeued or discarded meanwhile"
             }
             ProblemKind::ReloadRefused => "the configuration was refused; nothing has changed",
             ProblemKind::ReloadUnavailable => "it was not read; try again",

@@ -10,6 +10,7 @@ use super::session::Sessions;
 use crate::clock::Clock;
 use crate::engine::Policy;
 use crate::gate::Gate;
+use crate::outbox::relay::RelayView;
 use crate::read_model::ReadModel;
 
 /// The state that all requests to the admin port share.
@@ -34,6 +35,10 @@ pub struct Admin {
     pub reloads: Reloads,
     /// The read model, if enabled.
     pub read_model: Option<Arc<ReadModel>>,
+    /// The relay, with the sinks.
+    pub relay: RelayView,
+    /// The `source` of events.
+    pub event_source: String,
 }
 
 impl Admin {

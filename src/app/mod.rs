@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Secrets};
 use crate::entropy::Entropy;
 use crate::gate::Gate;
+use crate::outbox::relay::Relay;
 use crate::proxy::{Server, listen};
 use crate::store::open::OpenStore;
 pub use crate::store::{Grade, Remark};
@@ -32,6 +33,7 @@ mod identities;
 mod keys;
 mod operators;
 mod read_model;
+mod relay;
 mod reload;
 mod settings;
 mod store;
@@ -64,6 +66,8 @@ struct RunningGateway {
     process: ProcessState,
     live: LiveParts,
     active: Mutex<ActiveConfig>,
+    /// The relay, until the shutdown takes it.
+    relay: Mutex<Option<Relay>>,
 }
 
 impl Gateway {
@@ -100,7 +104,9 @@ impl Gateway {
         let (reloads, reload_requests) = Reloads::channel();
         let read_model = read_model::follow(&config, gate.store().clone(), &clock).await?;
         let identity = config.tls.clone().map(Identity::load).transpose()?;
+        let relay = relay::start(&config, &gate, &clock, relay::sinks(&config)?);
         let process = ProcessState {
+            relay: relay.view(),
             clock,
             draining: Arc::default(),
             admin_address: admin.local_addr()?,
@@ -117,8 +123,9 @@ impl Gateway {
         let server = server.with_observers(live.observers.clone());
         let (listen, admin_address) = (server.address()?, process.admin_address);
         gate.meter().reloads.began(process.clock.unix_ms());
+        let relay = Mutex::new(Some(relay));
         let active = Mutex::new(prepared.begin());
-        let running = Arc::new(RunningGateway { process, live, active });
+        let running = Arc::new(RunningGateway { process, live, active, relay });
         let stop = CancellationToken::new();
         let served = tokio::spawn(running.clone().serve(server, admin, opened, stop.clone()));
         Ok(Gateway {
@@ -165,10 +172,11 @@ impl Gateway {
         &self,
         read: Result<(Config, Secrets), ReloadError>,
     ) -> Result<(), ReloadError> {
-        let RunningGateway { process, live, active } = &*self.running;
+        let RunningGateway { process, live, active, .. } = &*self.running;
         let mut active = active.lock().await;
+        let relay = self.running.relay.lock().await;
         let replaced = match read {
-            Ok(read) => active.replace(read, process, live).await,
+            Ok(read) => active.replace(read, process, live, relay.as_ref()).await,
             Err(error) => Err(error),
         };
         let meter = active.gate.meter().reloads.clone();
@@ -232,6 +240,9 @@ impl RunningGateway {
         };
         let settled = end(&gate, serving, drained, drain_timeout).await;
         self.active.lock().await.stop(&self.live).await;
+        if let Some(relay) = self.relay.lock().await.take() {
+            relay.stop().await;
+        }
         drop(keeper);
         end_of_export.cancel();
         // A store that does not answer must not block the shutdown.

@@ -18,6 +18,7 @@ use super::exporters::{ExporterTasks, start_exporters};
 use super::identities;
 use super::keys::{Keyrings, keyrings};
 use super::read_model::FollowedReadModel;
+use super::relay;
 use super::settings::{
     access, fallback, hashing, layer_settings, refusal_renderer, server_limits, settings, upstreams,
 };
@@ -28,6 +29,7 @@ use crate::config::{Config, Faults, Secrets};
 use crate::engine::Policy;
 use crate::gate::{Gate, IdentityCheckError, check_identities, sweep};
 use crate::layer::{OncewardLayer, OncewardService};
+use crate::outbox::relay::{Relay, RelayView};
 use crate::proxy::{Forward, RequestBody, ServerTerms, Upstream};
 use crate::telemetry::{EnabledObservers, Observers};
 use crate::tls::Identity;
@@ -79,6 +81,7 @@ pub(super) struct ProcessState {
     pub sessions: Arc<Sessions>,
     pub read_model: Option<FollowedReadModel>,
     pub identity: Option<Arc<Identity>>,
+    pub relay: RelayView,
 }
 
 /// The parts that a reload swaps.
@@ -148,6 +151,8 @@ impl PreparedConfig {
             reloads: process.reloads.clone(),
             sessions: process.sessions.clone(),
             read_model: process.read_model.as_ref().map(|read_model| read_model.model.clone()),
+            relay: process.relay.clone(),
+            event_source: config.outbox.source.clone(),
         });
         let forward = Forward::new(upstreams.iter().cloned());
         Ok(PreparedConfig {
@@ -213,6 +218,7 @@ impl ActiveConfig {
         (mut config, secrets): (Config, Secrets),
         process: &ProcessState,
         live: &LiveParts,
+        relay: Option<&Relay>,
     ) -> Result<(), ReloadError> {
         config.add_secrets(&secrets);
         let fixed = needs_restart((&self.config, &self.secrets), (&config, &secrets));
@@ -228,6 +234,7 @@ impl ActiveConfig {
         let prepared = PreparedConfig::new((config, secrets), gate, process, Some(self))
             .await
             .map_err(ReloadError::Unusable)?;
+        let sinks = relay::sinks(&prepared.config).map_err(ReloadError::Unusable)?;
         let vanished =
             check_identities(&*self.gate.store().identities, &identities, accept).await?;
         self.gate.meter().vanished.set(vanished);
@@ -239,6 +246,9 @@ impl ActiveConfig {
             server_limits(&prepared.config, &prepared.gate),
             refusal_renderer(&prepared.config),
         );
+        if let Some(relay) = relay {
+            relay.replace(sinks);
+        }
         live.observers.replace(prepared.observers.clone());
         live.operators.swap(prepared.operators.clone());
         live.clients.swap(prepared.layer.layer(prepared.forward.clone()));
@@ -281,6 +291,7 @@ fn needs_restart(
         ("store.local_cache", was.local_cache != is.local_cache),
         ("read_model", before.read_model != now.read_model),
         ("limits.connections", before.limits.connections != now.limits.connections),
+        ("outbox.relay", before.outbox.relay != now.outbox.relay),
         ("encryption.keys", old.encryption_keys != new.encryption_keys),
     ];
     changed.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect()

@@ -65,6 +65,7 @@ fn redis_settings(config: &Config, breakers: BreakerMeter) -> Result<StoreSettin
         features: Features {
             event_log: config.log_keep.is_some(),
             local_cache: config.store.local_cache > 0,
+            outbox: !config.sinks.is_empty(),
         },
     })))
 }

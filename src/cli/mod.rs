@@ -1,6 +1,6 @@
 //! The command line: its arguments and commands.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,10 +10,13 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::dead_letters::DeadLettersArgs;
+use self::sinks::SinksArgs;
 use crate::clock::{Clock, rfc3339};
-use crate::telemetry::{LogFormat, escape_block, flush_logs, print_error};
+use crate::telemetry::{LogFormat, escape_block, escape_json, flush_logs, print_error};
 
 mod check;
+mod dead_letters;
 mod demo;
 mod doctor;
 mod log;
@@ -23,8 +26,10 @@ mod projection;
 mod projector;
 mod report;
 mod run;
+mod sinks;
 mod store;
 mod supervisor;
+mod table;
 mod tail;
 
 /// Forwards every payment request once and replays its answer to every duplicate.
@@ -62,6 +67,12 @@ enum Command {
     Store(StoreArgs),
     /// Look up and settle operations, over the admin port of a running gateway.
     Operations(OperationsArgs),
+    /// Look up, pause, resume and test the sinks of events, over the admin port of a running
+    /// gateway.
+    Sinks(SinksArgs),
+    /// Look up dead letters (events that their sinks did not take), and requeue or discard them,
+    /// over the admin port of a running gateway.
+    DeadLetters(DeadLettersArgs),
     /// Report what enforcing would have replayed and refused on routes in shadow mode, by route and
     /// client, over the admin port of a running gateway with an event log.
     Report(ReportArgs),
@@ -387,6 +398,8 @@ fn run_command(command: Command) -> ExitCode {
             store::copy(&from, &to, config.as_deref())
         }
         Command::Operations(args) => operations::operations(args),
+        Command::Sinks(args) => sinks::sinks(args),
+        Command::DeadLetters(args) => dead_letters::dead_letters(args),
         Command::Report(args) => report::report(args),
         Command::Projection(args) => projection::projection(args),
         Command::Projector(args) => projector::run(&args),
@@ -410,6 +423,38 @@ fn print_text(text: &str) -> ExitCode {
 fn since(ago: Duration) -> String {
     let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
     rfc3339(Clock::system().unix_ms().saturating_sub(ago_ms))
+}
+
+/// Parses a time: a duration before now (24h, 7d), or a time in RFC 3339. Returns it in RFC 3339.
+fn moment(text: &str) -> Result<String, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Ok(since(ago));
+    }
+    let time = humantime::parse_rfc3339_weak(text);
+    time.map(|_| text.to_owned())
+        .map_err(|_| "write a duration such as 24h or 7d, or a time such as 2026-11-25T03:00:00Z")
+        .map_err(str::to_owned)
+}
+
+/// Prints an object or a list as JSON, and returns the exit code.
+fn print_json(value: &impl serde::Serialize) -> ExitCode {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => print_text(&escape_json(&text)),
+        Err(error) => fail(&error, 1),
+    }
+}
+
+/// Asks a question on the terminal. Without a terminal, the answer is yes, because a script has
+/// decided already.
+fn confirmed(question: &str) -> bool {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return true;
+    }
+    let _ = write!(std::io::stderr(), "{} [y/N] ", escape_block(question));
+    let mut answer = String::new();
+    let read = stdin.read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 /// Prints an error, and returns the exit code.

@@ -65,11 +65,11 @@ fn config_of(store: &str, file: Option<&Path>) -> Result<Config, ExitCode> {
 }
 
 fn summary(from: &str, to: &str, copied: Copied) -> String {
-    let Copied { items, events, resumed, relinked, breaks } = copied;
+    let Copied { items, events, waiting, dead_letters, resumed, relinked, breaks } = copied;
     let again = if resumed { ", continuing an interrupted copy" } else { "" };
     let mut text = format!(
-        "copied {from} to {to}{again}: {items} records and tombstones and {events} events, all \
-         compared\n"
+        "copied {from} to {to}{again}: {items} records and tombstones, {events} events of the log, \
+         {waiting} events that wait for sinks and {dead_letters} dead letters, all compared\n"
     );
     if relinked && events > 0 {
         text += "the event log has other partitions there: its links were recomputed, and an \
@@ -109,8 +109,10 @@ impl ProgressReport {
         let (number, text) = match step {
             CopyStep::Items => (1, "copying records and tombstones"),
             CopyStep::Events => (2, "copying events"),
-            CopyStep::CheckItems => (3, "comparing records and tombstones"),
-            CopyStep::CheckEvents => (4, "comparing events"),
+            CopyStep::Outbox => (3, "copying waiting events and dead letters"),
+            CopyStep::CheckItems => (4, "comparing records and tombstones"),
+            CopyStep::CheckEvents => (5, "comparing events"),
+            CopyStep::CheckOutbox => (6, "comparing waiting events and dead letters"),
         };
         let now_ms = self.clock.boot_ms();
         let is_new = self.step.swap(number, Ordering::Relaxed) != number;

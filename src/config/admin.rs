@@ -10,11 +10,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderValue};
 
 use super::Config;
+use super::broker::broker_url;
 use super::fault::{Fault, Faults};
 use super::read::Table;
 use super::secret::Secret;
 use super::texts::file_name;
 use crate::key::HASH_SECRET_BYTES_MIN;
+use crate::outbox::webhook::webhook_secret;
 
 /// Bytes of an AES-256 key.
 const ENCRYPTION_KEY_BYTES: usize = 32;
@@ -72,6 +74,19 @@ pub struct Secrets {
     pub probe_headers: HashMap<String, HeaderMap>,
     /// Header fields for the collector of traces.
     pub tracing_headers: HeaderMap,
+    /// Secrets of the sinks, by name.
+    pub sinks: HashMap<String, SinkSecrets>,
+}
+
+/// The resolved secrets of one sink. `Debug` shows none of them.
+#[derive(Clone, Default)]
+pub struct SinkSecrets {
+    /// The secrets that sign webhooks, decoded.
+    pub signing: Vec<Vec<u8>>,
+    /// Header fields.
+    pub headers: HeaderMap,
+    /// The receiver's url, if it is a secret.
+    pub url: Option<Secret>,
 }
 
 const TOKEN_EXPECTED: &str = "a list of tokens such as [{ name = \"on-call\", role = \"operate\", \
@@ -196,6 +211,7 @@ impl Secrets {
         secrets.resolve_hash_secrets(config, &env, &mut faults);
         secrets.resolve_probe_headers(config, &env, &mut faults);
         secrets.resolve_tracing_headers(config, &env, &mut faults);
+        secrets.resolve_sinks(config, &env, &mut faults);
         if faults.0.is_empty() { Ok(secrets) } else { Err(faults) }
     }
 
@@ -306,5 +322,56 @@ impl Secrets {
                 }
             }
         }
+    }
+
+    /// Reads the secrets and secret fields of the sinks.
+    fn resolve_sinks(&mut self, config: &Config, env: Environment<'_>, faults: &mut Faults) {
+        for (index, sink) in config.sinks.iter().enumerate() {
+            let webhook = format!("sinks[{index}].webhook");
+            let mut found = SinkSecrets::default();
+            for (number, source) in sink.secrets.iter().enumerate() {
+                let secret = source
+                    .read(env)
+                    .and_then(|text| webhook_secret(&text).map_err(|error| error.to_string()));
+                match secret {
+                    Ok(secret) if !found.signing.contains(&secret) => found.signing.push(secret),
+                    refused => {
+                        let text = refused.err().unwrap_or("the same secret a second time".into());
+                        let key = format!("{webhook}.secrets[{number}]");
+                        faults.0.push(Fault::without_excerpt(key, text));
+                    }
+                }
+            }
+            for (name, source) in &sink.secret_headers {
+                match source.read_field(env) {
+                    Ok(value) => _ = found.headers.append(name, value),
+                    Err(text) => {
+                        let key = format!("{webhook}.headers.{name}");
+                        faults.0.push(Fault::without_excerpt(key, text));
+                    }
+                }
+            }
+            if let Some(source) = &sink.url_source {
+                let target = &sink.settings.target;
+                match source.read(env).and_then(|text| broker_url(target, &text)) {
+                    Ok(url) => found.url = Some(Secret::new(url)),
+                    Err(text) => {
+                        let key = format!("sinks[{index}].{}.url", target.kind());
+                        faults.0.push(Fault::without_excerpt(key, text));
+                    }
+                }
+            }
+            self.sinks.insert(sink.settings.name.clone(), found);
+        }
+    }
+}
+
+impl std::fmt::Debug for SinkSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SinkSecrets")
+            .field("signing", &self.signing.len())
+            .field("headers", &self.headers.keys().collect::<Vec<_>>())
+            .field("url", &self.url)
+            .finish()
     }
 }

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use super::route::key_location;
 use super::store::StoreFormat;
 use super::texts::duration_text;
-use super::{Config, RouteConfig, StoreUrl, UpstreamConfig};
-use crate::engine::{Mode, OnFailure, Origins, StatusRules, Verdict};
+use super::{Config, RouteConfig, SinkConfig, StoreUrl, UpstreamConfig};
+use crate::engine::{Mode, OnFailure, Origins, PublishRule, StatusRules, Verdict};
+use crate::record::AnnouncedState;
 
 /// Describes a configuration. Passwords are masked.
 pub(super) fn describe(config: &Config) -> String {
@@ -61,6 +62,12 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
             tracing.url, tracing.path, tracing.sample_ratio
         )?;
     }
+    for sink in &config.sinks {
+        write_sink(text, sink)?;
+    }
+    if !config.outbox.relay {
+        writeln!(text, "outbox    delivered by other processes")?;
+    }
     writeln!(text, "routes    (the first match wins; what matches none passes through)")?;
     for (index, route) in config.routes.iter().enumerate() {
         write_route(text, index + 1, route)?;
@@ -90,6 +97,41 @@ fn write_upstream(text: &mut String, label: &str, upstream: &UpstreamConfig) -> 
     )
 }
 
+fn write_sink(text: &mut String, sink: &SinkConfig) -> std::fmt::Result {
+    let settings = &sink.settings;
+    let rate = match settings.rate {
+        0 => String::new(),
+        rate => format!(", at most {rate} attempts per second"),
+    };
+    let attempts = match settings.retry.attempts {
+        0 => String::new(),
+        1 => " or 1 attempt".to_owned(),
+        attempts => format!(" or {attempts} attempts"),
+    };
+    writeln!(
+        text,
+        "sink      {}: {} {}, timeout {}{rate}, given up after {}{attempts}",
+        settings.name,
+        settings.target.kind(),
+        sink.location(),
+        duration_text(settings.timeout),
+        duration_text(settings.retry.age)
+    )
+}
+
+fn write_rule(text: &mut String, rule: &PublishRule) -> std::fmt::Result {
+    let state = |state: &AnnouncedState| match state {
+        AnnouncedState::Completed if !rule.statuses.is_empty() => {
+            let statuses: Vec<String> = rule.statuses.iter().copied().map(String::from).collect();
+            format!("completed ({})", statuses.join(", "))
+        }
+        state => state.name().to_owned(),
+    };
+    let states: Vec<String> = rule.on.iter().map(state).collect();
+    let kind = rule.kind.as_deref().map(|kind| format!(" as {kind}")).unwrap_or_default();
+    writeln!(text, "     publishes {} to {}{kind}", states.join(", "), rule.to.join(", "))
+}
+
 fn write_route(text: &mut String, number: usize, route: &RouteConfig) -> std::fmt::Result {
     let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
     let mode = match route.policy.mode {
@@ -112,6 +154,9 @@ fn write_route(text: &mut String, number: usize, route: &RouteConfig) -> std::fm
     let fields: Vec<&str> = route.policy.fields.iter().map(|field| field.name.as_str()).collect();
     if !fields.is_empty() {
         writeln!(text, "     fields {}", fields.join(", "))?;
+    }
+    for rule in route.policy.publish.iter().flat_map(|publish| &publish.rules) {
+        write_rule(text, rule)?;
     }
     if let Some(cors) = &route.policy.cors {
         let origins = match &cors.origins {

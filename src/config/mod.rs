@@ -13,12 +13,15 @@ use http::Uri;
 use ipnet::IpNet;
 
 use crate::engine::OnUncertain;
+use crate::outbox::settings::OutboxSettings;
 use crate::tls::{ClientFiles, ClientIdentity, IdentityFiles};
 use profiles::Profiles;
 use read::{ConfigSource, FaultCollector, SourceSpan, Table};
 use route::RouteContext;
+use sinks::ReadSinks;
 
 mod admin;
+mod broker;
 mod describe;
 mod encryption;
 mod fault;
@@ -26,17 +29,19 @@ mod hashing;
 mod limits;
 mod log;
 mod observers;
+mod outbox;
 mod profiles;
 mod read;
 mod read_model;
 mod route;
 mod secret;
+mod sinks;
 mod store;
 mod texts;
 mod tls;
 mod upstream;
 
-pub use admin::{AdminToken, Role, SecretSource, Secrets, TokenSource};
+pub use admin::{AdminToken, Role, SecretSource, Secrets, SinkSecrets, TokenSource};
 pub use encryption::EncryptionKeySource;
 pub use fault::{Excerpt, Fault, Faults};
 pub use limits::Limits;
@@ -45,6 +50,7 @@ pub use profiles::DEFAULT_PROFILE;
 pub use read_model::ReadModelConfig;
 pub use route::{IMPLICIT_ROUTE, JwksSource, RouteConfig};
 pub use secret::Secret;
+pub use sinks::SinkConfig;
 pub use store::{AckPolicy, Durability, StoreConfig, StoreFormat, StoreUrl, WITHOUT_REDIS};
 pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Http2Mode, UpstreamConfig, UpstreamUrl};
 
@@ -97,6 +103,11 @@ pub struct Config {
     /// Secrets for the hashes of keys, scopes and callers; empty: plain hashes.
     /// [`Config::resolve_secrets`] reads them.
     pub hash_secrets: Vec<SecretSource>,
+    /// Settings of all events, and of their delivery.
+    pub outbox: OutboxSettings,
+    /// The receivers of events. [`Config::resolve_secrets`] reads their secrets, and
+    /// [`Config::add_secrets`] adds them.
+    pub sinks: Vec<SinkConfig>,
     /// Holders of tokens for the admin port. [`Config::resolve_secrets`] reads the secrets.
     pub admin_tokens: Vec<TokenSource>,
     /// Whether a start may change the identities that the store has recorded. This is decided for a
@@ -157,10 +168,15 @@ impl Config {
         named.unwrap_or(&self.upstream)
     }
 
-    /// Adds the secret header fields to the probes. Also decides which probes may run in the
-    /// background: the ones that have header fields, if results are sealed, because their keys are
-    /// stored.
+    /// Adds the secrets to the sinks, and the secret header fields to the probes. Also decides
+    /// which probes may run in the background: the ones that have header fields, if results are
+    /// sealed, because their keys are stored.
     pub fn add_secrets(&mut self, secrets: &Secrets) {
+        for sink in &mut self.sinks {
+            if let Some(own) = secrets.sinks.get(&sink.settings.name) {
+                sink.add_secrets(own);
+            }
+        }
         for route in &mut self.routes {
             if let OnUncertain::Probe(probe) = &mut route.policy.on_uncertain {
                 let probe = Arc::make_mut(probe);
@@ -230,30 +246,28 @@ fn read_all<'a>(
     let timeout_span = store_table.span_of("timeout");
     let store = StoreConfig::read(store_table, flags.store.as_deref());
     let limits = Limits::read(root.table("limits", "a table: [limits]"));
-    let log_keep = log::read(root.table("log", "a table: [log]"));
-    let read_model = read_model::read(
-        root.table("read_model", "a table: [read_model]"),
-        store.as_ref().map(|store| &store.url),
-        log_keep.map(|keep| keep.is_some()),
-    );
+    let store_url = store.as_ref().map(|store| &store.url);
+    let (log_keep, read_model) = read_log(&root, store_url);
+    let outbox = outbox::read(root.table("outbox", "a table: [outbox]"), store_url);
+    let ReadSinks { sinks, names } = sinks::read_all(&root);
     let access_log = observers::read_access_log(root.table("access_log", "a table: [access_log]"));
     let tracing = observers::read_tracing(root.table("tracing", "a table: [tracing]"));
     let admin_tokens = admin::read_tokens(root.table("admin_auth", "a table: [admin_auth]"));
     check_addresses(report, listen.as_ref(), admin.as_ref(), admin_tokens.as_deref());
 
     let response_timeout = upstream.as_ref().map(|upstream| upstream.response_timeout);
-    let timeouts = upstreams
-        .iter()
-        .map(|(name, it)| (name.clone(), it.as_ref().map(|it| it.response_timeout)));
     let context = RouteContext {
         profiles: Profiles::of(&Table::roots(report, [profiles])),
-        upstreams: timeouts.collect(),
+        upstreams: response_timeouts(&upstreams),
         response_timeout,
         store_timeout: (store.as_ref().map(|store| store.timeout), timeout_span),
         on_failure: store.as_ref().map(|store| store.on_failure),
         log: log_keep.map(|keep| keep.is_some()),
-        encrypted: encryption_keys.as_ref().is_some_and(|keys| !keys.is_empty()),
+        encrypted: encryption_keys.as_ref().map(|keys| !keys.is_empty()),
         client_ca: identity.as_ref().map(|tls| has_client_ca(tls.as_ref())),
+        outbox: outbox.clone(),
+        sinks: names,
+        format: store.as_ref().map(|store| store.format),
     };
     let routes = route::read_all(&root, &context);
     root.finish();
@@ -280,6 +294,8 @@ fn read_all<'a>(
         read_model: read_model?,
         access_log: access_log?,
         tracing: tracing?,
+        outbox: outbox?,
+        sinks: sinks?,
         admin_tokens: admin_tokens?,
         accept_new_identities: false,
         routes,
@@ -297,6 +313,28 @@ fn read_problem_base_url(root: &Table<'_>) -> Option<Option<String>> {
         Some(value) => value.checked(BASE_URL_EXPECTED, base_url).map(Some),
         None => Some(None),
     }
+}
+
+/// Reads `[log]` and `[read_model]`. An inner value is `None` if the log or the read model is off.
+fn read_log(
+    root: &Table<'_>,
+    store: Option<&StoreUrl>,
+) -> (Option<Option<Duration>>, Option<Option<ReadModelConfig>>) {
+    let log_keep = log::read(root.table("log", "a table: [log]"));
+    let read_model = read_model::read(
+        root.table("read_model", "a table: [read_model]"),
+        store,
+        log_keep.map(|keep| keep.is_some()),
+    );
+    (log_keep, read_model)
+}
+
+/// Returns the names and response timeouts of the named upstreams.
+fn response_timeouts(upstreams: &NamedUpstreams) -> Vec<(String, Option<Duration>)> {
+    let timeout = |(name, upstream): &(String, Option<UpstreamConfig>)| {
+        (name.clone(), upstream.as_ref().map(|upstream| upstream.response_timeout))
+    };
+    upstreams.iter().map(timeout).collect()
 }
 
 /// Returns the longest time that an upstream may take for a response.

@@ -79,6 +79,7 @@ pub(super) fn read_tracing(table: Table<'_>) -> Option<Option<TracingConfig>> {
         Some(_) => read_headers(
             &table.table("headers", "a table of header fields"),
             "a collector",
+            |_| true,
             &mut secret_headers,
         ),
         None => Some(HeaderMap::new()),

@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Excerpt, Fault, Faults};
+use super::secret::url_path_in;
 
 mod value;
 
@@ -74,6 +75,11 @@ impl<'a> ConfigSource<'a> {
                 bytes,
                 given: !builtin,
             };
+            // The line may belong to a sink, and then the path of its url may be a credential.
+            let line = text[line_start..].split('\n').next().unwrap_or_default();
+            let paths =
+                url_path_in(line).map(|path| path.start + line_start..path.end + line_start);
+            report.hidden.borrow_mut().extend(paths.map(|path| (name.to_owned(), path)));
             // One misplaced byte can violate several rules of the grammar. The first message is the
             // clearest.
             if report.broken.borrow_mut().insert((name.to_owned(), line_start)) {

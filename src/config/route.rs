@@ -8,21 +8,23 @@ use http::{HeaderName, Method, StatusCode};
 use super::admin::SecretSource;
 use super::profiles::{DEFAULT_PROFILE, Profiles};
 use super::read::{SourceSpan, Table, Value, closest};
-use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
+use super::store::{FAIL_OPEN_WARNING, ON_FAILURE, StoreFormat};
 use super::texts::duration_text;
 use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, Policy};
 use crate::key::Pointer;
 use crate::key::path::PathCase;
+use crate::outbox::settings::OutboxSettings;
 
 mod cors;
 mod fields;
 mod identity;
 mod path;
+mod publish;
 mod scope;
 mod status;
 mod uncertain;
 
-pub(super) use identity::key_location;
+pub(super) use identity::{FRAMING, key_location};
 pub use scope::JwksSource;
 pub(super) use uncertain::read_headers;
 
@@ -89,10 +91,16 @@ pub(super) struct RouteContext<'a> {
     pub on_failure: Option<OnFailure>,
     /// Whether the event log is on; `None` if that setting is faulty.
     pub log: Option<bool>,
-    /// Whether results are sealed.
-    pub encrypted: bool,
+    /// Whether results are sealed; `None` if the keys are faulty.
+    pub encrypted: Option<bool>,
     /// Whether clients show certificates; `None` if that setting is faulty.
     pub client_ca: Option<bool>,
+    /// Settings of all events; `None` if they are faulty.
+    pub outbox: Option<OutboxSettings>,
+    /// The names of the sinks; `None` if not all names are known.
+    pub sinks: Option<Vec<String>>,
+    /// The format of new records; `None` if the store's settings are faulty.
+    pub format: Option<StoreFormat>,
 }
 
 /// Settings of a route that are not part of its policy.
@@ -300,14 +308,14 @@ fn read_policy(
     let on_uncertain = uncertain::read(table, &mut extras.probe_headers);
     uncertain::warn_of_paths(table, by_path, on_uncertain.as_ref());
     let upstream_key = uncertain::read_upstream_key(table, key.as_ref());
-    let uncertain_after = match table.get("uncertain_after") {
-        Some(value) => value.duration_or_zero(),
-        None => response_timeout,
-    };
+    let uncertain_after =
+        table.get("uncertain_after").map_or(response_timeout, |value| value.duration_or_zero());
     let statuses = status::read(table);
     let drop_headers = read_drop_headers(table);
     let redact = read_redact(table);
-    let fields = fields::read(table, redact.as_deref().unwrap_or_default(), context);
+    let hidden = redact.as_deref().unwrap_or_default();
+    let fields = fields::read(table, hidden, context);
+    let publish = publish::read(table, hidden, mode, context);
     let on_failure = read_on_failure(table, context);
     let stripe_should_retry = table.get("stripe_should_retry").and_then(|value| value.boolean());
     let errors = table.get("errors").and_then(|value| value.choice(&ERRORS, &[]));
@@ -344,6 +352,7 @@ fn read_policy(
         explain: explain?,
         cors: cors?,
         fields: fields?,
+        publish: publish?,
     })
 }
 

@@ -63,6 +63,14 @@ pub(super) fn secrets_in(line: &str) -> Vec<Range<usize>> {
     hidden
 }
 
+/// Returns the byte range of a line from the path of its first url on. The line may be one that
+/// doesn't parse, so the url's end is unknown.
+pub(super) fn url_path_in(line: &str) -> Option<Range<usize>> {
+    let authority = line.find("://")? + "://".len();
+    let path = line[authority..].find(['/', '?', '#'])?;
+    Some(authority + path..line.len())
+}
+
 /// Returns the password of the url that has its `://` at `at`. Without a password, returns the
 /// whole user part.
 fn user_info(line: &str, at: usize) -> Option<Range<usize>> {

@@ -48,6 +48,11 @@ pub enum StoreFormat {
 }
 
 impl StoreFormat {
+    /// Returns whether records may have publications, so that routes can publish events.
+    pub fn has_publications(self) -> bool {
+        self == StoreFormat::Two
+    }
+
     /// Returns whether records may have trailers.
     pub fn has_trailers(self) -> bool {
         self == StoreFormat::Two

@@ -3,9 +3,11 @@
 
 use super::*;
 
+mod brokers;
 mod files;
 mod refusals;
 mod rendering;
+mod sinks;
 mod values;
 
 /// Loads a file that has no upstream of its own.

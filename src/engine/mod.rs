@@ -6,6 +6,7 @@
 //! answer to a probe changes.
 
 mod admit;
+mod announce;
 mod belief;
 mod chosen;
 mod grpc;
@@ -13,6 +14,7 @@ mod identities;
 mod operator;
 mod policy;
 mod probe;
+mod publish;
 mod redact;
 mod settle;
 mod standard;
@@ -20,6 +22,7 @@ mod statuses;
 mod uncertain;
 
 pub use admit::{Admission, ClaimOver, ClaimRequest, DuplicateRefusal, admit};
+pub use announce::{Announcement, SettledBy, publication_of_claim};
 pub use belief::{Belief, believe, believe_in_background};
 pub use chosen::{CHOSEN_BYTES_MAX, CHOSEN_MAX, ChosenField, Side, any_chosen, chosen};
 pub use grpc::{grpc_uncertainty, is_grpc};
@@ -31,6 +34,9 @@ pub use policy::{
     TokenRule, UpstreamKey,
 };
 pub use probe::{Finding, Probe};
+pub use publish::{
+    PUBLISH_RULES_MAX, PublishRule, PublishRules, PublishedMember, PublishedRequest,
+};
 pub use redact::redacted;
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 pub use statuses::{StatusRules, StatusRulesError, Verdict};

@@ -79,18 +79,23 @@ pub fn decide(
                 version,
                 fence,
                 kept: None,
+                publication: None,
                 state: State::Completed { reply, by },
                 ..record.clone()
             },
             lifetime: result_lifetime(policy),
+            announcement: None,
         }
+        .announced(record, None)
     };
     let rested =
         || resting(held, policy).map_or(Ok(()), |wait| Err(DecisionDenied::TooEarly { wait }));
     match decision {
         Decision::Resolve(reply) => Ok(completed(reply, Settler::Operator)),
         Decision::Found(reply) => Ok(completed(reply, Settler::Probe)),
-        Decision::Release => rested().map(|()| released(fence, version, record, policy)),
+        Decision::Release => {
+            rested().map(|()| released(fence, version, record, policy).announced(record, None))
+        }
         // The record names the lost attempt: a late answer is the result if it arrives before a
         // duplicate runs. If the record kept the lost attempt's own fence, a late "uncertain" of
         // that attempt would look like this decision.
@@ -120,6 +125,7 @@ fn expired(held: &Held, fence: Fence, policy: &Policy) -> Next {
             due: None,
             tombstone: None,
         },
+        announcement: None,
     }
 }
 
@@ -142,5 +148,6 @@ pub fn expire(held: &Held, policy: &Policy) -> Option<Next> {
             record.version.after_next(),
             policy,
         )
+        .announced(record, None)
     })
 }

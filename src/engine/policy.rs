@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::chosen::ChosenField;
 use super::probe::Probe;
+use super::publish::PublishRules;
 use super::statuses::StatusRules;
 use crate::key::path::PathCase;
 use crate::key::{CookieName, KeySyntax, Pointer};
@@ -76,6 +77,8 @@ pub struct Policy {
     pub errors: Dialect,
     /// Members of bodies that are written to the event log.
     pub fields: Vec<ChosenField>,
+    /// The events that sinks get; `None`: the route publishes nothing.
+    pub publish: Option<Arc<PublishRules>>,
     /// Which web pages may read refusals and replays; `None`: the gateway adds no CORS fields.
     pub cors: Option<CrossOrigin>,
     /// Whether records keep digests of the parts of a request, so that a refusal can name the parts

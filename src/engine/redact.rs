@@ -11,7 +11,7 @@ use crate::key::{Pointer, UnclearJson, with_values_replaced};
 use crate::record::{Reply, ReplyBody};
 
 /// The replacement for a value. It is a text that no reader takes for a real value.
-const REDACTED: &str = "[redacted]";
+pub(super) const REDACTED: &str = "[redacted]";
 
 /// Fields that describe the exact bytes of the upstream's body (RFC 9110, section 8.8.3; RFC 9530;
 /// RFC 3230; RFC 1864).

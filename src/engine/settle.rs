@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use super::admit::{ClaimOver, ClaimRequest};
+use super::announce::{Announcement, announce};
 use super::policy::Policy;
 use super::statuses::Verdict;
 use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, Settler, State, Version};
@@ -62,6 +65,16 @@ pub struct Next {
     pub record: Record,
     /// How long the store keeps the record. The store computes the times by its own clock.
     pub lifetime: Lifetime,
+    /// The change as the operation's sinks are notified of it.
+    pub announcement: Option<Announcement>,
+}
+
+impl Next {
+    /// Adds what the change announces: see [`announce`].
+    pub(super) fn announced(mut self, before: &Record, answered: Option<StatusCode>) -> Next {
+        self.announcement = announce(&mut self.record, before, answered);
+        self
+    }
 }
 
 /// What a settlement does with the record.
@@ -97,6 +110,7 @@ pub fn claim(
             caller: Some(asked.caller),
             opened_unix_ms,
             kept: None,
+            publication: None,
             extras: Extras::default(),
             state: State::InFlight { uncertain_since_ms },
         },
@@ -105,6 +119,7 @@ pub fn claim(
             due: Some(policy.lease),
             tombstone: policy.keeps_tombstones().then_some(policy.retention + policy.tombstone),
         },
+        announcement: None,
     }
 }
 
@@ -161,6 +176,10 @@ pub fn settle(
     let uncertain_since_ms = claim.uncertain_since_ms();
     let effect = Effect::of(outcome, uncertain_since_ms.is_some(), policy);
     let gives_up = *outcome == Outcome::NeverSent;
+    let answered = match outcome {
+        Outcome::Answered(reply) => Some(reply.status),
+        Outcome::NeverSent | Outcome::InDoubt(_) => None,
+    };
     let Some(record) = current else {
         return match gives_up {
             // The claim may still arrive at the store: the marker in its slot refuses it.
@@ -189,7 +208,11 @@ pub fn settle(
             // An attempt writes each outcome once. A second write under the next version could be
             // taken for a write of the sweeper.
             let stands = next.record == Record { version, ..record.clone() };
-            if stands { Settlement::Done } else { Settlement::Write(next) }
+            if stands {
+                Settlement::Done
+            } else {
+                Settlement::Write(next.announced(record, answered))
+            }
         }
         // The claim may still arrive, and the record that it would replace is still there. A new
         // version of that record makes the claim fail.
@@ -229,8 +252,9 @@ fn completed(
 ) -> Next {
     let state = State::Completed { reply: reply.clone(), by: Settler::Upstream };
     Next {
-        record: Record { version, fence, kept: None, state, ..record.clone() },
+        record: Record { version, fence, kept: None, publication: None, state, ..record.clone() },
         lifetime: result_lifetime(policy),
+        announcement: None,
     }
 }
 
@@ -257,6 +281,7 @@ pub(super) fn unsettled(record: Record, policy: &Policy) -> Next {
             due: Some(policy.unsettled_retention),
             tombstone: None,
         },
+        announcement: None,
     }
 }
 
@@ -274,11 +299,13 @@ pub(super) fn released(fence: Fence, version: Version, record: &Record, policy: 
             fingerprint: None,
             caller: None,
             kept: None,
+            publication: None,
             extras: Extras::default(),
             state: State::Released,
             ..record.clone()
         },
         lifetime: Lifetime { keep: policy.marker_retention(), due: None, tombstone: None },
+        announcement: None,
     }
 }
 

@@ -63,6 +63,7 @@ impl Policy {
             stripe_should_retry: false,
             errors: Dialect::Problem,
             fields: Vec::new(),
+            publish: None,
             cors: None,
             explain: false,
         }

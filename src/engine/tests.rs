@@ -16,6 +16,7 @@ use crate::record::{
 
 mod exact;
 mod operator;
+mod publishing;
 mod statuses;
 mod writes;
 
@@ -69,6 +70,7 @@ pub(crate) fn policy() -> Policy {
         stripe_should_retry: false,
         errors: Dialect::Problem,
         fields: Vec::new(),
+        publish: None,
         explain: false,
         cors: None,
     }
@@ -109,6 +111,7 @@ fn record(state: State, fence: Fence) -> Record {
         caller: (!marker).then(alice),
         opened_unix_ms: 5,
         kept: None,
+        publication: None,
         extras: Extras::default(),
         state,
     }

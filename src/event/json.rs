@@ -34,6 +34,20 @@ impl<'o> Object<'o> {
         value.into_iter().for_each(|value| self.text(name, value));
     }
 
+    /// Writes a member's name, which may need escapes.
+    pub fn any_name(&mut self, name: &str) -> &mut Vec<u8> {
+        self.out.push(self.before);
+        self.before = b',';
+        text(self.out, name);
+        self.out.push(b':');
+        self.out
+    }
+
+    /// Writes a member that is `null`.
+    pub fn null(&mut self, name: &'static str) {
+        self.name(name).extend_from_slice(b"null");
+    }
+
     /// Writes a number member.
     pub fn number(&mut self, name: &'static str, value: u64) {
         let mut digits = itoa::Buffer::new();

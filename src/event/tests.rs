@@ -21,6 +21,7 @@ use crate::store::log::Position;
 use crate::store::memory::Memory;
 use crate::store::{EventLog, Records, Swap};
 
+mod outgoing;
 mod written;
 
 fn slot() -> Slot {
@@ -67,13 +68,25 @@ impl Play {
         let event = Event::of(&next.record, next.lifetime, Context::default()).encode();
         let swapped = self
             .store
-            .write(&slot(), expected, &next.record, next.lifetime, &|| event.clone())
+            .write(
+                &slot(),
+                expected,
+                &next.record,
+                next.lifetime,
+                crate::store::Events::logged(&|| event.clone()),
+            )
             .await
             .unwrap();
         // A writer without an answer tries again.
         let again = self
             .store
-            .write(&slot(), expected, &next.record, next.lifetime, &|| event.clone())
+            .write(
+                &slot(),
+                expected,
+                &next.record,
+                next.lifetime,
+                crate::store::Events::logged(&|| event.clone()),
+            )
             .await
             .unwrap();
         assert_eq!(matches!(swapped, Swap::Stored), matches!(again, Swap::Stored));

@@ -355,6 +355,7 @@ fn refused(slot: Slot, refusal: Refusal) -> (CallOutcome, Answer) {
         Refusal::NotSent { .. } => (true, Answer::NotSent),
         Refusal::UpstreamUnreachable { .. } => (true, Answer::UpstreamUnreachable),
         Refusal::Overloaded | Refusal::QuotaReached { .. } => (true, Answer::Overloaded),
+        Refusal::OutboxFull { .. } => (true, Answer::OutboxFull),
         Refusal::KeyReused { .. } => (false, Answer::KeyReused),
         Refusal::KeyMissing { .. } => (false, Answer::KeyMissing),
         Refusal::KeyInvalid { .. } => (false, Answer::KeyInvalid),

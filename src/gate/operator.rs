@@ -45,7 +45,7 @@ impl Gate {
         let next = decide(&held, decision, Fence(self.entropy.next()), policy)?;
         let context = || event_context.clone();
         let expected = Some(held.record.version);
-        match self.write(slot, expected, &next.record, next.lifetime, policy, context).await? {
+        match self.write(slot, expected, (&next).into(), policy, context).await? {
             Swap::Stored => Ok(Held {
                 record: next.record,
                 written_ms: held.now_ms,

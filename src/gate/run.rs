@@ -66,6 +66,7 @@ impl Gate {
             parts: &request.parts,
             key: &request.key,
             content: request.content.bytes(),
+            is_decoded: request.content.is_decoded(),
             request_bytes: request.body.len() as u64,
             context: &request.context,
             service: &mut request.service,

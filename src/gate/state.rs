@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::full_sinks::FullSinks;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::gate::budget::Budget;
@@ -112,6 +113,7 @@ pub struct Gate {
     pub(super) internal: Permits,
     pub(super) heavy_work: HeavyWork,
     pub(super) quota: Arc<Quota>,
+    pub(super) full_sinks: FullSinks,
     pub(super) observed: Arc<ObservationBuffer>,
     pub(super) closed: Arc<AtomicBool>,
     pub(super) tasks: TaskTracker,
@@ -140,6 +142,7 @@ impl Gate {
             internal: Permits::new(settings.in_flight),
             heavy_work: HeavyWork::new(),
             quota: Quota::new(settings.records_per_scope),
+            full_sinks: FullSinks::default(),
             observed: Arc::default(),
             closed: Arc::default(),
             tasks: TaskTracker::new(),
@@ -169,6 +172,7 @@ impl Gate {
             internal: self.internal.limited_to(settings.in_flight),
             heavy_work: self.heavy_work.clone(),
             quota: self.quota.limited_to(settings.records_per_scope),
+            full_sinks: self.full_sinks.clone(),
             observed: self.observed.clone(),
             closed: self.closed.clone(),
             tasks: self.tasks.clone(),
@@ -193,8 +197,13 @@ impl Gate {
     }
 
     /// Returns the process's randomness.
-    pub fn entropy(&self) -> &Entropy {
+    pub fn entropy(&self) -> &Arc<Entropy> {
         &self.entropy
+    }
+
+    /// Returns the names of the sinks that are full.
+    pub fn full_sinks(&self) -> &FullSinks {
+        &self.full_sinks
     }
 
     /// Returns the store, for listing and watching.

@@ -24,9 +24,7 @@ use crate::key::{Hashing, Slot};
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::route::Route;
 use crate::store::memory::Memory;
-use crate::store::{
-    EventSource, ListError, Listing, Page, Records, Store, StoreError, Swap, Watch,
-};
+use crate::store::{Events, ListError, Listing, Page, Records, Store, StoreError, Swap, Watch};
 use crate::telemetry::Meter;
 
 mod calling;
@@ -82,7 +80,7 @@ impl Faulty {
         for (slot, expected, record, lifetime, event) in late {
             answers.push(
                 self.inner
-                    .write(&slot, expected, &record, lifetime, &|| event.clone())
+                    .write(&slot, expected, &record, lifetime, Events::logged(&|| event.clone()))
                     .await
                     .unwrap(),
             );
@@ -103,26 +101,32 @@ impl Records for Faulty {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: EventSource<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {
-            None => self.inner.write(slot, expected, next, lifetime, event).await,
+            None => self.inner.write(slot, expected, next, lifetime, events).await,
             Some(Fault::AnswerLost) => {
-                self.inner.write(slot, expected, next, lifetime, event).await?;
+                self.inner.write(slot, expected, next, lifetime, events).await?;
                 Err(unknown())
             }
             Some(Fault::Lost) => Err(unknown()),
             Some(Fault::Late) => {
-                self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime, event()));
+                self.late.lock().unwrap().push((
+                    *slot,
+                    expected,
+                    next.clone(),
+                    lifetime,
+                    (events.log)(),
+                ));
                 Err(unknown())
             }
             Some(Fault::Silent) => {
-                self.inner.write(slot, expected, next, lifetime, event).await?;
+                self.inner.write(slot, expected, next, lifetime, events).await?;
                 std::future::pending().await
             }
             Some(Fault::Large) => {
-                match self.inner.write(slot, expected, next, lifetime, event).await? {
+                match self.inner.write(slot, expected, next, lifetime, events).await? {
                     Swap::Stale(Some(held)) => Ok(Swap::Large(held.record.fence)),
                     swapped => Ok(swapped),
                 }

@@ -16,6 +16,15 @@ pub fn element(document: &Bytes, pointer: &Pointer) -> Result<Option<Bytes>, Unc
     Ok(find(document, pointer)?.map(|found| document.slice_ref(found.as_bytes())))
 }
 
+/// Returns the value under a pointer, or the whole document without one, as written in the
+/// document.
+/// `null` is a value. Returns `None` if there is no value.
+pub fn value(document: &Bytes, pointer: Option<&Pointer>) -> Result<Option<Bytes>, UnclearJson> {
+    Document::parse(document)?;
+    let tokens = pointer.map_or(&[][..], Pointer::tokens);
+    Ok(find_value(document, tokens)?.map(|found| document.slice_ref(found.as_bytes())))
+}
+
 /// Replaces every value under the pointers with a text, without changing any other byte. Missing
 /// values and `null` stay.
 pub fn with_values_replaced(
@@ -53,9 +62,14 @@ pub fn with_values_replaced(
 
 /// Returns the text of the value under a pointer; `None` if it is missing or `null`.
 fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, UnclearJson> {
+    Ok(find_value(document, pointer.tokens())?.filter(|value| *value != "null"))
+}
+
+/// Returns the text of the value under reference tokens; `None` if it is missing.
+fn find_value<'d>(document: &'d [u8], tokens: &[String]) -> Result<Option<&'d str>, UnclearJson> {
     let mut at: &RawValue =
         serde_json::from_slice(without_mark(document)).map_err(|_| UnclearJson::NotJson)?;
-    for token in pointer.tokens() {
+    for token in tokens {
         let found = if let Ok(RawMembers(members)) = serde_json::from_str(at.get()) {
             members.into_iter().find(|(name, _)| name == token).map(|(_, value)| value)
         } else if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(at.get()) {
@@ -68,7 +82,7 @@ fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, Un
             None => return Ok(None),
         }
     }
-    Ok((at.get() != "null").then(|| at.get()))
+    Ok(Some(at.get()))
 }
 
 /// Inserts or replaces a text under a pointer; `None` if the parent of the member is not an object.

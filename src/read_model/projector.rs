@@ -244,7 +244,16 @@ mod tests {
         let next = claim(&asked, ClaimOver::Nothing, Version(n as u64), BEGAN_MS, &policy());
         let event = Event::of(&next.record, next.lifetime, Context::default()).encode();
         let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), &n.to_be_bytes(), b"");
-        store.write(&slot, None, &next.record, next.lifetime, &|| event.clone()).await.unwrap();
+        store
+            .write(
+                &slot,
+                None,
+                &next.record,
+                next.lifetime,
+                crate::store::Events::logged(&|| event.clone()),
+            )
+            .await
+            .unwrap();
     }
 
     #[tokio::test]

@@ -12,7 +12,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
-    AnswerFault, Cause, Extras, Fence, Record, Reply, ReplyBody, Settler, SpanId, State, Version,
+    Announcements, AnswerFault, Cause, Extras, Fence, Publication, Record, Reply, ReplyBody,
+    Settler, SpanId, State, Version,
 };
 use crate::key::{Caller, Fingerprint};
 
@@ -28,6 +29,9 @@ const FORMAT_WITH_EXTRAS: u8 = 2;
 /// Format of a completed record with trailers, with or without extras. Trailers are part of the
 /// answer, so versions that can't read them must not replay the answer without them.
 const FORMAT_WITH_TRAILERS: u8 = 3;
+/// Format of an unsettled record with a publication, with or without extras. Versions that can't
+/// read the publication must not change the record: they would settle it without its events.
+const FORMAT_WITH_PUBLICATION: u8 = 4;
 
 const EXTRA_LEAVES: u8 = 1;
 const EXTRA_SPAN: u8 = 2;
@@ -107,6 +111,7 @@ pub fn encode(record: &Record) -> Encoded {
     let extras = encode_extras(record);
     let format = match &record.state {
         State::Completed { reply, .. } if reply.trailers.is_some() => FORMAT_WITH_TRAILERS,
+        state if state.is_unsettled() && record.publication.is_some() => FORMAT_WITH_PUBLICATION,
         _ if extras.is_empty() => FORMAT,
         _ => FORMAT_WITH_EXTRAS,
     };
@@ -118,6 +123,9 @@ pub fn encode(record: &Record) -> Encoded {
     out.put_u64(record.opened_unix_ms);
     if format != FORMAT {
         put_text(&mut out, &extras);
+    }
+    if let (FORMAT_WITH_PUBLICATION, Some(publication)) = (format, &record.publication) {
+        put_publication(&mut out, publication);
     }
     match &record.state {
         State::InFlight { uncertain_since_ms } => put_time(&mut out, *uncertain_since_ms),
@@ -206,6 +214,19 @@ fn encode_extras(record: &Record) -> BytesMut {
     out
 }
 
+fn put_publication(out: &mut BytesMut, publication: &Publication) {
+    match publication {
+        Publication::Open(announcements) => {
+            out.put_u8(1);
+            put_text(out, &announcements.encode());
+        }
+        Publication::Sealed(sealed) => {
+            out.put_u8(2);
+            put_text(out, sealed);
+        }
+    }
+}
+
 fn put_option(out: &mut BytesMut, bytes: Option<&[u8]>) {
     match bytes {
         Some(bytes) => {
@@ -270,7 +291,7 @@ pub fn decode_reply(text: Bytes, has_trailers: bool) -> Result<Reply, CodecError
 pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecError> {
     let mut rest = RecordReader(payload);
     let format = rest.u8()?;
-    if ![FORMAT, FORMAT_WITH_EXTRAS, FORMAT_WITH_TRAILERS].contains(&format) {
+    if !(FORMAT..=FORMAT_WITH_PUBLICATION).contains(&format) {
         return Err(CodecError::Format(format));
     }
     if rest.u32()? != checksum(head, format, &rest.0) {
@@ -282,26 +303,18 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
     let opened_unix_ms = rest.u64()?;
     let (extras, lost) =
         if format == FORMAT { Default::default() } else { RecordReader(rest.text()?).extras()? };
+    let publication =
+        if format == FORMAT_WITH_PUBLICATION { Some(rest.publication()?) } else { None };
     let has_trailers = format == FORMAT_WITH_TRAILERS;
     let state = match head[16] {
         _ if has_trailers && !head_completed(head) => return Err(CodecError::Malformed),
+        RELEASED | EXPIRED | COMPLETED if publication.is_some() => {
+            return Err(CodecError::Malformed);
+        }
         IN_FLIGHT => State::InFlight { uncertain_since_ms: rest.time()? },
         UNCERTAIN => {
             let (tag, status) = (rest.u8()?, rest.u16()?);
-            let cause = match tag & !RETRY {
-                BROKEN => match status {
-                    1 => Cause::Unreadable(AnswerFault::TooManyFields),
-                    2 => Cause::Unreadable(AnswerFault::HeadTooLarge),
-                    3 => Cause::Unreadable(AnswerFault::Malformed),
-                    _ => Cause::Broken,
-                },
-                2 => Cause::TimedOut,
-                3 => Cause::Status(status),
-                4 => Cause::LeaseEnded,
-                5 => Cause::Stopped,
-                6 => Cause::NotRepeated,
-                _ => return Err(CodecError::Malformed),
-            };
+            let cause = decode_cause(tag & !RETRY, status)?;
             // Earlier versions wrote a retry under the fence of the lost attempt.
             let retry = (tag & RETRY != 0).then(|| lost.unwrap_or(head_fence(head)));
             State::Uncertain { cause, since_ms: rest.time()?, retry }
@@ -331,8 +344,26 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
         caller,
         opened_unix_ms,
         kept,
+        publication,
         extras,
         state,
+    })
+}
+
+fn decode_cause(tag: u8, status: u16) -> Result<Cause, CodecError> {
+    Ok(match tag {
+        BROKEN => match status {
+            1 => Cause::Unreadable(AnswerFault::TooManyFields),
+            2 => Cause::Unreadable(AnswerFault::HeadTooLarge),
+            3 => Cause::Unreadable(AnswerFault::Malformed),
+            _ => Cause::Broken,
+        },
+        2 => Cause::TimedOut,
+        3 => Cause::Status(status),
+        4 => Cause::LeaseEnded,
+        5 => Cause::Stopped,
+        6 => Cause::NotRepeated,
+        _ => return Err(CodecError::Malformed),
     })
 }
 
@@ -396,6 +427,16 @@ impl RecordReader {
                 self.0.copy_to_slice(&mut bytes);
                 Ok(Some(bytes))
             }
+            _ => Err(CodecError::Malformed),
+        }
+    }
+
+    fn publication(&mut self) -> Result<Publication, CodecError> {
+        match self.u8()? {
+            1 => Announcements::decode(&self.text()?)
+                .map(|announcements| Publication::Open(Box::new(announcements)))
+                .ok_or(CodecError::Malformed),
+            2 => Ok(Publication::Sealed(self.text()?)),
             _ => Err(CodecError::Malformed),
         }
     }

@@ -38,6 +38,7 @@ fn record(state: State) -> Record {
         caller: Some(Caller::nobody()),
         opened_unix_ms: 5,
         kept: Some(Bytes::from_static(b"k")),
+        publication: None,
         extras: Extras { leaves: Some(Bytes::from_static(b"l")), span: None },
         state,
     }

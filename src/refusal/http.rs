@@ -151,7 +151,8 @@ fn retry_after(refusal: &Refusal, errors: Dialect) -> Option<Duration> {
     match refusal {
         Refusal::InFlight { retry_after, .. }
         | Refusal::StoreUnavailable { retry_after }
-        | Refusal::QuotaReached { retry_after } => Some(*retry_after),
+        | Refusal::QuotaReached { retry_after }
+        | Refusal::OutboxFull { retry_after } => Some(*retry_after),
         // Without a key there is no protection: if the client sent the request again, it would run
         // again.
         Refusal::OutcomeUncertain { slot, retry_after, .. } => retry_after
@@ -215,6 +216,7 @@ fn remedy_field(kind: RefusalKind) -> Option<(HeaderName, &'static str)> {
         | RefusalKind::RecordUnreadable
         | RefusalKind::Overloaded
         | RefusalKind::QuotaReached
+        | RefusalKind::OutboxFull
         | RefusalKind::BodyTooLarge
         | RefusalKind::BodyUnreadable
         | RefusalKind::BodyTimeout

@@ -32,6 +32,7 @@ pub enum RefusalKind {
     RecordUnreadable,
     Overloaded,
     QuotaReached,
+    OutboxFull,
     BodyTooLarge,
     UnsupportedEncoding,
     BodyUnreadable,
@@ -68,6 +69,7 @@ impl Refusal {
             Refusal::RecordUnreadable { .. } => RefusalKind::RecordUnreadable,
             Refusal::Overloaded => RefusalKind::Overloaded,
             Refusal::QuotaReached { .. } => RefusalKind::QuotaReached,
+            Refusal::OutboxFull { .. } => RefusalKind::OutboxFull,
             Refusal::BodyTooLarge { .. } => RefusalKind::BodyTooLarge,
             Refusal::UnsupportedEncoding => RefusalKind::UnsupportedEncoding,
             Refusal::BodyUnreadable => RefusalKind::BodyUnreadable,
@@ -104,6 +106,7 @@ impl RefusalKind {
             RefusalKind::UpstreamFailed | RefusalKind::UpstreamTimedOut => "upstream-failed",
             RefusalKind::StoreUnavailable | RefusalKind::RecordUnreadable => "store-unavailable",
             RefusalKind::Overloaded | RefusalKind::QuotaReached => "overloaded",
+            RefusalKind::OutboxFull => "outbox-full",
             RefusalKind::BodyTooLarge => "body-too-large",
             RefusalKind::UnsupportedEncoding => "unsupported-encoding",
             RefusalKind::BodyUnreadable => "body-unreadable",
@@ -147,7 +150,8 @@ impl RefusalKind {
             | RefusalKind::StoreUnavailable
             | RefusalKind::RecordUnreadable
             | RefusalKind::Overloaded
-            | RefusalKind::QuotaReached => StatusCode::SERVICE_UNAVAILABLE,
+            | RefusalKind::QuotaReached
+            | RefusalKind::OutboxFull => StatusCode::SERVICE_UNAVAILABLE,
             RefusalKind::UpstreamTimedOut => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -180,6 +184,7 @@ impl RefusalKind {
             RefusalKind::RecordUnreadable => "The record of this request can't be read",
             RefusalKind::Overloaded => "Too many requests at once",
             RefusalKind::QuotaReached => "Too many new operations",
+            RefusalKind::OutboxFull => "Too many undelivered events",
             RefusalKind::BodyTooLarge => "The request body is too large",
             RefusalKind::UnsupportedEncoding => "The request body can't be decoded",
             RefusalKind::BodyUnreadable => "The request body can't be read",
@@ -228,7 +233,7 @@ impl RefusalKind {
             RefusalKind::RecordUnreadable => {
                 "Ask the operator; the same request may be sent again and will not run twice."
             }
-            RefusalKind::QuotaReached => {
+            RefusalKind::QuotaReached | RefusalKind::OutboxFull => {
                 "Send the same request again later; retries of answered requests still get their \
                  answers."
             }
@@ -280,6 +285,7 @@ impl RefusalKind {
                 Answer::StoreUnavailable
             }
             RefusalKind::Overloaded | RefusalKind::QuotaReached => Answer::Overloaded,
+            RefusalKind::OutboxFull => Answer::OutboxFull,
             RefusalKind::BodyTooLarge => Answer::BodyTooLarge,
             RefusalKind::BodyUnreadable => Answer::BodyUnreadable,
             RefusalKind::BodyTimeout | RefusalKind::BodyBroken => Answer::BodyIncomplete,
@@ -318,6 +324,7 @@ impl RefusalKind {
             | RefusalKind::RecordUnreadable
             | RefusalKind::Overloaded
             | RefusalKind::QuotaReached
+            | RefusalKind::OutboxFull
             | RefusalKind::BodyTooLarge
             | RefusalKind::BodyTimeout
             | RefusalKind::BodyBroken
@@ -356,6 +363,7 @@ impl RefusalKind {
             | RefusalKind::RecordUnreadable
             | RefusalKind::Overloaded
             | RefusalKind::QuotaReached
+            | RefusalKind::OutboxFull
             | RefusalKind::BodyTooLarge
             | RefusalKind::BodyTimeout
             | RefusalKind::BodyBroken

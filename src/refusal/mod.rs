@@ -164,6 +164,15 @@ pub enum Refusal {
         /// How long to wait before the next try.
         retry_after: Duration,
     },
+    /// A sink of the route has as many events as it may have.
+    #[error(
+        "as many events wait for a receiver of this route as may wait; \
+         nothing was sent to the upstream"
+    )]
+    OutboxFull {
+        /// How long to wait before the next try.
+        retry_after: Duration,
+    },
     /// The request body is too large to be protected.
     #[error("the request body is larger than {limit} bytes")]
     BodyTooLarge {
@@ -259,6 +268,7 @@ impl Refusal {
             | Refusal::StoreUnavailable { .. }
             | Refusal::Overloaded
             | Refusal::QuotaReached { .. }
+            | Refusal::OutboxFull { .. }
             | Refusal::BodyTooLarge { .. }
             | Refusal::UnsupportedEncoding
             | Refusal::BodyUnreadable

@@ -62,6 +62,7 @@ fn rows() -> Vec<Row> {
         (Refusal::RecordUnreadable { slot }, 503, "store-unavailable", one, yes, false),
         (Refusal::Overloaded, 503, "overloaded", one, yes, false),
         (Refusal::QuotaReached { retry_after: AFTER }, 503, "overloaded", three, yes, false),
+        (Refusal::OutboxFull { retry_after: AFTER }, 503, "outbox-full", three, yes, false),
         (Refusal::BodyTooLarge { limit: 1 }, 413, "body-too-large", None, None, false),
         (Refusal::UnsupportedEncoding, 415, "unsupported-encoding", None, None, true),
         (Refusal::BodyUnreadable, 400, "body-unreadable", None, None, true),
@@ -102,9 +103,9 @@ const fn kinds_count(kind: RefusalKind) -> usize {
         KeyMissing | KeyInvalid | ScopeMissing | ScopeRepeated | ScopeInvalid | ScopeExpired
         | ScopeUnavailable | KeyReused | InFlight | OutcomeUncertain | ResponseNotStored
         | ResultExpired | NotSent | UpstreamUnreachable | UpstreamFailed | UpstreamTimedOut
-        | StoreUnavailable | RecordUnreadable | Overloaded | QuotaReached | BodyTooLarge
-        | UnsupportedEncoding | BodyUnreadable | BodyTimeout | BodyBroken | PathAmbiguous
-        | MethodNotAllowed | HostInvalid | Malformed | HeaderTooLarge => 30,
+        | StoreUnavailable | RecordUnreadable | Overloaded | QuotaReached | OutboxFull
+        | BodyTooLarge | UnsupportedEncoding | BodyUnreadable | BodyTimeout | BodyBroken
+        | PathAmbiguous | MethodNotAllowed | HostInvalid | Malformed | HeaderTooLarge => 31,
     }
 }
 

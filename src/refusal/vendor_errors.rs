@@ -115,7 +115,8 @@ impl VendorCodes {
             | RefusalKind::RecordUnreadable
             | RefusalKind::ScopeUnavailable
             | RefusalKind::Overloaded
-            | RefusalKind::QuotaReached => new(Service, "SERVICE_UNAVAILABLE"),
+            | RefusalKind::QuotaReached
+            | RefusalKind::OutboxFull => new(Service, "SERVICE_UNAVAILABLE"),
             RefusalKind::BodyTooLarge => new(Request, "REQUEST_ENTITY_TOO_LARGE"),
             RefusalKind::UnsupportedEncoding => new(Request, "UNSUPPORTED_MEDIA_TYPE"),
             RefusalKind::BodyTimeout => new(Request, "REQUEST_TIMEOUT"),

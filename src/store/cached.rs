@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::cache::LocalCache;
 use super::error::{ListError, StoreError};
-use super::records::{EventSource, Listing, Page, Records, Swap};
+use super::records::{Events, Listing, Page, Records, Swap};
 use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
@@ -44,18 +44,18 @@ impl Records for Cached {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: EventSource<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         if expected.is_some() || !matches!(next.state, State::InFlight { .. }) {
             // The write replaces the cached record. Drop that record now: the report of the change
             // may come later.
             self.cache.changed(slot);
-            return self.inner.write(slot, expected, next, lifetime, event).await;
+            return self.inner.write(slot, expected, next, lifetime, events).await;
         }
         if let Some(held) = self.cache.get(slot) {
             return Ok(Swap::Stale(Some(held)));
         }
-        let swapped = self.inner.write(slot, expected, next, lifetime, event).await?;
+        let swapped = self.inner.write(slot, expected, next, lifetime, events).await?;
         if let Swap::Stale(Some(held)) = &swapped {
             self.cache.offer(slot, held);
         }

@@ -13,12 +13,14 @@ pub enum Note {
     Identities,
     /// The requests that each route covers.
     Paths,
+    /// The sinks that are paused or were resumed.
+    Sinks,
 }
 
 impl Note {
     /// All notes, in the order in which a copy writes them. The identities come last: if a store
     /// has the identities of a route, gateways expect that it has the paths of the route, too.
-    pub const ALL: [Note; 2] = [Note::Paths, Note::Identities];
+    pub const ALL: [Note; 3] = [Note::Sinks, Note::Paths, Note::Identities];
 }
 
 /// Keeps notes, for as long as the store exists.

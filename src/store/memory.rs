@@ -12,16 +12,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use self::log::{Journal, PARTITION};
+use self::waiting_events::WaitingEvents;
 use super::error::{ListError, StoreError};
 use super::identities::{IdentityNotes, Note};
+use super::local_relays::LocalRelays;
 use super::log::{Ends, EntryId, EventLog, LogEntry, Position, Trimmed};
-use super::records::{EventSource, Listing, Page, Records, Swap, is_listed};
+use super::records::{Events, Listing, Page, Records, Swap, is_listed};
 use super::watch::{Hub, Watch};
 use crate::clock::StoreClock;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
 mod log;
+mod outbox;
+mod waiting_events;
 
 /// Limit for the ended records that one write removes. The limit is more than one, because the
 /// store must shrink while it is in use. It is small, because one request must not pay for many
@@ -32,6 +36,7 @@ const SWEPT_PER_WRITE: usize = 4;
 pub struct Memory {
     clock: StoreClock,
     hub: Hub,
+    relays: LocalRelays,
     contents: Mutex<Contents>,
 }
 
@@ -45,12 +50,14 @@ struct Contents {
     tombstone_ends: BTreeSet<(u64, Slot)>,
     notes: Notes,
     journal: Journal,
+    outbox: WaitingEvents,
 }
 
 #[derive(Default)]
 struct Notes {
     identities: Option<String>,
     paths: Option<String>,
+    sinks: Option<String>,
 }
 
 impl Notes {
@@ -58,6 +65,7 @@ impl Notes {
         match note {
             Note::Identities => &mut self.identities,
             Note::Paths => &mut self.paths,
+            Note::Sinks => &mut self.sinks,
         }
     }
 }
@@ -73,7 +81,12 @@ struct Stored {
 impl Memory {
     /// Returns an empty store with this clock.
     pub fn new(clock: StoreClock) -> Memory {
-        Memory { clock, hub: Hub::local(), contents: Mutex::default() }
+        Memory {
+            clock,
+            hub: Hub::local(),
+            relays: LocalRelays::default(),
+            contents: Mutex::default(),
+        }
     }
 
     /// Locks the contents, and returns the time. A panic elsewhere can't leave them half changed:
@@ -94,7 +107,7 @@ impl Records for Memory {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: EventSource<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         let (mut contents, now_ms) = self.lock();
         contents.sweep(now_ms);
@@ -115,9 +128,11 @@ impl Records for Memory {
             return Ok(Swap::Stale(Some(tombstone.held(now_ms))));
         }
         contents.write(slot, next, lifetime, now_ms);
-        contents.journal.append(slot, &event(), now_ms);
+        contents.journal.append(slot, &(events.log)(), now_ms);
+        contents.outbox.append(slot, events.outbox, now_ms);
         drop(contents);
         self.hub.notify(slot);
+        events.outbox.iter().for_each(|event| self.relays.wake(&event.sink));
         Ok(Swap::Stored)
     }
 

@@ -1,11 +1,11 @@
 //! The store: where gateways keep the records of operations, the event log, and notes about
 //! identities.
 //!
-//! A [`Store`] has three parts, with one trait each: [`Records`], [`EventLog`] and
-//! [`IdentityNotes`].
+//! A [`Store`] has five parts, with one trait each: [`Records`], [`EventLog`], [`Outbox`],
+//! [`DeadLetters`] and [`IdentityNotes`].
 //!
 //! - [`open`]: builds a store from its settings, and states its capabilities
-//! - [`memory`], [`embedded`], [`redis`]: stores; each implements all three traits
+//! - [`memory`], [`embedded`], [`redis`]: stores; each implements all five traits
 //! - [`sealed`], [`cached`], [`pending`]: wrappers; each replaces the parts that it changes
 //! - [`log`]: entries of the event log, the chain that links them, and the reader of a log
 //! - [`copy`]: copies one store into another
@@ -21,48 +21,65 @@ use std::sync::Arc;
 pub mod cache;
 pub mod cached;
 pub mod copy;
+pub mod dead_letters;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod error;
 mod identities;
 #[cfg(any(feature = "embedded", feature = "redis"))]
 mod large;
+mod local_relays;
 pub mod log;
 pub mod memory;
 #[cfg(feature = "gateway")]
 pub mod open;
+pub mod outbox;
 pub mod pending;
 mod records;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod remark;
 pub mod sealed;
+mod sealed_outbox;
+mod sealing;
 #[cfg(any(test, feature = "test-suite"))]
 pub mod suite;
 mod watch;
 
+pub use dead_letters::DeadLetters;
 pub use error::{ListError, StoreError};
 pub use identities::{IdentityNotes, Note};
 pub use log::EventLog;
+pub use outbox::{Outbox, OutboxEvent};
 #[cfg(feature = "redis")]
 pub(crate) use records::is_listed;
-pub use records::{EventSource, Listing, NO_EVENT, Page, Records, Swap};
+pub use records::{EventSource, Events, Listing, Page, Records, Swap};
 pub use remark::{Grade, Remark};
 pub use watch::{Hub, Watch};
 
-/// A store: one object for each of its three parts. Cheap to clone.
+/// A store: one object for each of its parts. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     /// The records of operations.
     pub records: Arc<dyn Records>,
     /// The event log: the changes of the records, in order.
     pub log: Arc<dyn EventLog>,
+    /// The events that wait for their sinks.
+    pub outbox: Arc<dyn Outbox>,
+    /// The events that their sinks did not take.
+    pub dead_letters: Arc<dyn DeadLetters>,
     /// The notes that the gateways of the store have agreed on.
     pub identities: Arc<dyn IdentityNotes>,
 }
 
-impl<T: Records + EventLog + IdentityNotes> From<Arc<T>> for Store {
+impl<T: Records + EventLog + Outbox + DeadLetters + IdentityNotes> From<Arc<T>> for Store {
     fn from(store: Arc<T>) -> Store {
-        Store { records: store.clone(), log: store.clone(), identities: store }
+        Store {
+            records: store.clone(),
+            log: store.clone(),
+            outbox: store.clone(),
+            dead_letters: store.clone(),
+            identities: store,
+        }
     }
 }

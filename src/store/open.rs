@@ -222,7 +222,7 @@ impl OpenStore {
     ) -> Result<Store, StoreOpenError> {
         let mut store = self.store.clone();
         if !keys.is_empty() {
-            store.records = Arc::new(Sealed::new(store.records, keys)?);
+            store = Sealed::store(store, keys)?;
         }
         match &self.settings {
             #[cfg(feature = "redis")]

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::Store;
 use super::error::{ListError, StoreError};
 use super::identities::{IdentityNotes, Note};
-use super::records::{EventSource, Listing, Page, Records, Swap};
+use super::records::{Events, Listing, Page, Records, Swap};
 use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, Version};
@@ -31,7 +31,13 @@ impl PendingStore {
 
     /// Returns the store as gateways use it.
     pub fn store(self: &Arc<Self>) -> Store {
-        Store { records: self.clone(), log: self.inner.log.clone(), identities: self.clone() }
+        Store {
+            records: self.clone(),
+            log: self.inner.log.clone(),
+            outbox: self.inner.outbox.clone(),
+            dead_letters: self.inner.dead_letters.clone(),
+            identities: self.clone(),
+        }
     }
 
     /// Opens the wrapper permanently.
@@ -59,9 +65,9 @@ impl Records for PendingStore {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: EventSource<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError> {
-        self.records()?.write(slot, expected, next, lifetime, event).await
+        self.records()?.write(slot, expected, next, lifetime, events).await
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::error::{ListError, StoreError};
+use super::outbox::OutboxEvent;
 use super::watch::Watch;
 use crate::key::{Slot, Space};
 use crate::record::{Fence, Held, Lifetime, Record, Version};
@@ -51,8 +52,26 @@ pub struct Page {
 /// itself.
 pub type EventSource<'a> = &'a (dyn Fn() -> Vec<u8> + Send + Sync);
 
-/// Makes no event.
-pub const NO_EVENT: EventSource<'static> = &Vec::new;
+/// The events of a change. They are written in the same step as its record.
+#[derive(Clone, Copy)]
+pub struct Events<'a> {
+    /// The event for the [event log](super::EventLog).
+    pub log: EventSource<'a>,
+    /// The events for sinks.
+    pub outbox: &'a [OutboxEvent],
+}
+
+impl Events<'static> {
+    /// No events.
+    pub const NONE: Events<'static> = Events { log: &Vec::new, outbox: &[] };
+}
+
+impl<'a> Events<'a> {
+    /// Returns an event for the event log alone.
+    pub fn logged(log: EventSource<'a>) -> Events<'a> {
+        Events { log, outbox: &[] }
+    }
+}
 
 /// Keeps the records of operations. Every method is safe to cancel; a cancelled write counts as
 /// [`StoreError::MaybeApplied`].
@@ -60,23 +79,23 @@ pub const NO_EVENT: EventSource<'static> = &Vec::new;
 pub trait Records: Send + Sync + 'static {
     /// Writes `next` if the slot holds version `expected` (`None`: if the slot is empty).
     ///
-    /// The same atomic step updates the index of unsettled records and the tombstone, and appends
-    /// the event. After that, the watchers of the slot are woken. If the answer is `Stale` or
-    /// `Large`, no event is appended.
+    /// The same atomic step updates the index of unsettled records and the tombstone, and writes
+    /// the events. After that, the watchers of the slot are woken. If the answer is `Stale` or
+    /// `Large`, no event is written.
     ///
     /// Idempotent: if the slot already holds a record with `next`'s version, fence and state, an
-    /// earlier try of the same write has stored it. Then the answer is `Stored`, and the event is
-    /// not appended again.
+    /// earlier try of the same write has stored it. Then the answer is `Stored`, and the events are
+    /// not written again.
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: EventSource<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError>;
 
-    /// Writes without an event.
+    /// Writes without events.
     async fn swap(
         &self,
         slot: &Slot,
@@ -84,7 +103,7 @@ pub trait Records: Send + Sync + 'static {
         next: &Record,
         lifetime: Lifetime,
     ) -> Result<Swap, StoreError> {
-        self.write(slot, expected, next, lifetime, NO_EVENT).await
+        self.write(slot, expected, next, lifetime, Events::NONE).await
     }
 
     /// Reads a record.

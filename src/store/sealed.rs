@@ -10,67 +10,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::rand::{SecureRandom, SystemRandom};
 
+use super::Store;
 use super::error::{ListError, StoreError};
-use super::records::{EventSource, Listing, Page, Records, Swap};
+use super::outbox::{EventKey, OutboxEvent};
+use super::records::{Events, Listing, Page, Records, Swap};
+use super::sealed_outbox::{EVENT, SealedOutbox};
+use super::sealing::SealingKeys;
 use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{
-    CodecError, Extras, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version,
-    decode_reply, encode_reply,
+    Announcements, CodecError, Extras, Fence, Held, Lifetime, Publication, Record, Reply,
+    ReplyBody, State, Version, decode_reply, encode_reply,
 };
 
-/// Bytes of a key.
-pub const KEY_BYTES: usize = 32;
-/// Longest name of a key, in bytes.
-pub const KEY_ID_MAX: usize = 64;
-
-/// A key, and its name. Records contain the name of the key that sealed them.
-pub struct SealingKey {
-    id: String,
-    key: LessSafeKey,
-}
-
-/// A malformed key, or no key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a key needs a name of 1 to 64 bytes, and 32 bytes of key material")]
-pub struct InvalidSealingKey;
-
-impl SealingKey {
-    /// Returns a key with a name.
-    ///
-    /// # Errors
-    /// The key has another length, or the name is empty or too long.
-    pub fn new(id: &str, bytes: &[u8]) -> Result<SealingKey, InvalidSealingKey> {
-        let unbound = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| InvalidSealingKey)?;
-        let named = !id.is_empty() && id.len() <= KEY_ID_MAX;
-        named
-            .then(|| SealingKey { id: id.to_owned(), key: LessSafeKey::new(unbound) })
-            .ok_or(InvalidSealingKey)
-    }
-}
-
-impl std::fmt::Debug for SealingKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SealingKey").field("id", &self.id).finish_non_exhaustive()
-    }
-}
+pub use super::sealing::{InvalidSealingKey, KEY_BYTES, KEY_ID_MAX, SealingKey};
 
 /// Records with sealed results.
 pub struct Sealed {
     inner: Arc<dyn Records>,
-    /// The first key seals. All keys open.
-    keys: Vec<SealingKey>,
-    random: SystemRandom,
+    keys: Arc<SealingKeys>,
 }
 
 impl Sealed {
-    /// Seals the results that are written to `inner`. Nonces are random: a key must not seal more
-    /// than 2^32 results.
+    /// Seals the results that are written to `inner`.
     ///
     /// # Errors
     /// `keys` is empty.
@@ -78,49 +42,37 @@ impl Sealed {
         inner: Arc<dyn Records>,
         keys: Vec<SealingKey>,
     ) -> Result<Sealed, InvalidSealingKey> {
-        if keys.is_empty() {
-            Err(InvalidSealingKey)
-        } else {
-            Ok(Sealed { inner, keys, random: SystemRandom::new() })
-        }
+        Ok(Sealed { inner, keys: Arc::new(SealingKeys::new(keys)?) })
     }
 
-    /// Seals a text for one purpose in the operation's record.
-    fn seal(&self, slot: &Slot, purpose: &[u8], text: &[u8]) -> Result<Bytes, StoreError> {
-        let failed = || StoreError::NotApplied("the record could not be sealed".into());
-        let key = self.keys.first().ok_or_else(failed)?;
-        let mut nonce = [0; NONCE_LEN];
-        self.random.fill(&mut nonce).map_err(|_| failed())?;
-        let mut text = text.to_vec();
-        let context = [slot.hash(), purpose].concat();
-        let given = Nonce::assume_unique_for_key(nonce);
-        key.key
-            .seal_in_place_append_tag(given, Aad::from(context), &mut text)
-            .map_err(|_| failed())?;
-        let mut sealed = BytesMut::with_capacity(1 + key.id.len() + NONCE_LEN + text.len());
-        sealed.put_u8(u8::try_from(key.id.len()).map_err(|_| failed())?);
-        sealed.put_slice(key.id.as_bytes());
-        sealed.put_slice(&nonce);
-        sealed.put_slice(&text);
-        Ok(sealed.freeze())
+    /// Returns the store with sealed results, events and dead letters.
+    ///
+    /// # Errors
+    /// `keys` is empty.
+    pub fn store(store: Store, keys: Vec<SealingKey>) -> Result<Store, InvalidSealingKey> {
+        let keys = Arc::new(SealingKeys::new(keys)?);
+        let outbox = Arc::new(SealedOutbox::new(store.outbox, store.dead_letters, keys.clone()));
+        Ok(Store {
+            records: Arc::new(Sealed { inner: store.records, keys }),
+            outbox: outbox.clone(),
+            dead_letters: outbox,
+            ..store
+        })
     }
 
-    fn open(&self, slot: &Slot, purpose: &[u8], sealed: &Bytes) -> Result<Bytes, CodecError> {
-        let (length, rest) = sealed.split_first().ok_or(CodecError::Malformed)?;
-        let (id, rest) =
-            rest.split_at_checked(usize::from(*length)).ok_or(CodecError::Malformed)?;
-        let (nonce, text) = rest.split_at_checked(NONCE_LEN).ok_or(CodecError::Malformed)?;
-        let key = self.keys.iter().find(|key| key.id.as_bytes() == id).ok_or(CodecError::Sealed)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CodecError::Malformed)?;
-        let mut text = text.to_vec();
-        let context = [slot.hash(), purpose].concat();
-        let length = key
-            .key
-            .open_in_place(nonce, Aad::from(context), &mut text)
-            .map_err(|_| CodecError::Sealed)?
-            .len();
-        text.truncate(length);
-        Ok(Bytes::from(text))
+    /// Returns the events with their contents sealed. The event log stays readable: its events
+    /// contain no body.
+    fn sealed_events(
+        &self,
+        slot: &Slot,
+        events: &[OutboxEvent],
+    ) -> Result<Vec<OutboxEvent>, StoreError> {
+        let sealed = |event: &OutboxEvent| {
+            let key = EventKey { sink: event.sink.clone(), slot: *slot, order: event.order };
+            let content = self.keys.seal_event(&key, EVENT, &event.content)?;
+            Ok(OutboxEvent { content, ..event.clone() })
+        };
+        events.iter().map(sealed).collect()
     }
 
     fn opened(&self, slot: &Slot, held: Option<Held>) -> Result<Option<Held>, StoreError> {
@@ -130,33 +82,48 @@ impl Sealed {
         {
             let has_trailers = reply.trailers.is_some();
             *reply = Arc::new(decode_reply(
-                self.open(slot, context_of(has_trailers), sealed)?,
+                self.keys.open(slot, context_of(has_trailers), sealed)?,
                 has_trailers,
             )?);
         }
+        // Without its publication a later change would lose its events, so the record is unreadable
+        // if the publication can't be opened.
+        if let Some(Publication::Sealed(sealed)) = &held.record.publication {
+            let text = self.keys.open(slot, PUBLICATION, sealed)?;
+            let announcements = Announcements::decode(&text).ok_or(CodecError::Malformed)?;
+            held.record.publication = Some(Publication::Open(Box::new(announcements)));
+        }
         // If the kept key can't be opened, the operation is not probed in the background. Nothing
         // else changes.
-        held.record.kept = held.record.kept.and_then(|kept| self.open(slot, KEPT, &kept).ok());
+        held.record.kept = held.record.kept.and_then(|kept| self.keys.open(slot, KEPT, &kept).ok());
         // If the leaves can't be opened, a refusal explains less. Nothing else changes.
         let leaves = &mut held.record.extras.leaves;
-        *leaves = leaves.take().and_then(|leaves| self.open(slot, LEAVES, &leaves).ok());
+        *leaves = leaves.take().and_then(|leaves| self.keys.open(slot, LEAVES, &leaves).ok());
         Ok(Some(held))
     }
 
     /// Returns the record as it is stored; `None` if nothing in it must be sealed.
     fn closed(&self, slot: &Slot, record: &Record) -> Result<Option<Record>, StoreError> {
-        let kept = record.kept.as_ref().map(|kept| self.seal(slot, KEPT, kept)).transpose()?;
+        let kept = record.kept.as_ref().map(|kept| self.keys.seal(slot, KEPT, kept)).transpose()?;
         let leaves = record
             .extras
             .leaves
             .as_ref()
-            .map(|leaves| self.seal(slot, LEAVES, leaves))
+            .map(|leaves| self.keys.seal(slot, LEAVES, leaves))
             .transpose()?;
         let extras = Extras { leaves, ..record.extras.clone() };
+        let publication = match &record.publication {
+            Some(Publication::Open(announcements)) => {
+                let sealed = self.keys.seal(slot, PUBLICATION, &announcements.encode())?;
+                Some(Publication::Sealed(sealed))
+            }
+            publication => publication.clone(),
+        };
         match &record.state {
             State::Completed { reply, by } => {
                 let purpose = context_of(reply.trailers.is_some());
-                let body = ReplyBody::Sealed(self.seal(slot, purpose, &encode_reply(reply))?);
+                let body =
+                    ReplyBody::Sealed(self.keys.seal(slot, purpose, &encode_reply(reply))?);
                 // The trailers are in the sealed text. Empty trailers remain here, because they
                 // give the record the format for replies with trailers.
                 let trailers = reply.trailers.as_ref().map(|_| HeaderMap::new());
@@ -173,20 +140,20 @@ impl Sealed {
                     ..record.clone()
                 }))
             }
-            _ if kept.is_some() || extras.leaves.is_some() => {
-                Ok(Some(Record { kept, extras, ..record.clone() }))
+            _ if kept.is_some() || extras.leaves.is_some() || publication.is_some() => {
+                Ok(Some(Record { kept, publication, extras, ..record.clone() }))
             }
             _ => Ok(None),
         }
     }
 }
 
-/// Purposes of sealed texts. The purpose is authenticated too, so a text for one purpose can't
-/// replace a text for another.
+/// Purposes of sealed texts.
 const REPLY: &[u8] = b"reply";
 const REPLY_WITH_TRAILERS: &[u8] = b"reply with trailers";
 const KEPT: &[u8] = b"kept";
 const LEAVES: &[u8] = b"leaves";
+const PUBLICATION: &[u8] = b"publication";
 
 fn context_of(has_trailers: bool) -> &'static [u8] {
     if has_trailers { REPLY_WITH_TRAILERS } else { REPLY }
@@ -200,12 +167,14 @@ impl Records for Sealed {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: EventSource<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         let closed = self.closed(slot, next)?;
+        let outbox = self.sealed_events(slot, events.outbox)?;
+        let events = Events { outbox: &outbox, ..events };
         let swapped = self
             .inner
-            .write(slot, expected, closed.as_ref().unwrap_or(next), lifetime, event)
+            .write(slot, expected, closed.as_ref().unwrap_or(next), lifetime, events)
             .await?;
         match swapped {
             Swap::Stored | Swap::Large(_) => Ok(swapped),
@@ -259,9 +228,10 @@ impl Records for Sealed {
 mod tests {
     use std::time::Duration;
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::key::Space;
-    use crate::store::Store;
     use crate::store::memory::Memory;
     use crate::store::pending::PendingStore;
     use crate::store::suite::{Stage, Time, claim, completed, slot};
@@ -341,6 +311,36 @@ mod tests {
         }
     }
 
+    fn announcing() -> Record {
+        let announcements = Announcements {
+            source: "urn:onceward".into(),
+            rules: Vec::new(),
+            uncertain_announced: false,
+            hops: 0,
+            event_bytes: 1,
+        };
+        Record { publication: Some(Publication::Open(Box::new(announcements))), ..claim(1, 1) }
+    }
+
+    #[tokio::test]
+    async fn a_publication_is_sealed_and_without_its_key_the_record_is_unreadable() {
+        let (inner, mine, theirs) = (memory(), slot(Space::Enforced, 1), slot(Space::Enforced, 2));
+        let store = sealed(&inner, vec![key("a", 1)]);
+        store.swap(&mine, None, &announcing(), LIFE).await.unwrap();
+        let raw = inner.load(&mine).await.unwrap().unwrap().record;
+        assert!(matches!(raw.publication, Some(Publication::Sealed(_))), "{raw:?}");
+        assert_eq!(store.load(&mine).await.unwrap().unwrap().record, announcing());
+        inner.swap(&theirs, None, &raw, LIFE).await.unwrap();
+        let loads =
+            [store.load(&theirs).await, sealed(&inner, vec![key("b", 2)]).load(&mine).await];
+        for loaded in loads {
+            assert!(
+                matches!(loaded, Err(StoreError::Corrupt(CodecError::Sealed))),
+                "settling it would lose its events: {loaded:?}"
+            );
+        }
+    }
+
     #[tokio::test]
     async fn trailers_are_sealed_with_the_result_and_not_taken_away_or_added() {
         let (inner, slot) = (memory(), slot(Space::Enforced, 1));
@@ -398,8 +398,7 @@ mod tests {
     async fn stage() -> Stage {
         let time = Time::by_hand();
         let inner = Arc::new(Memory::new(time.clock()));
-        let records = Arc::new(sealed(&inner, vec![key("a", 1)]));
-        Stage::of_shared(Store { records, ..Store::from(inner) }, time)
+        Stage::of_shared(Sealed::store(inner.into(), vec![key("a", 1)]).unwrap(), time)
     }
 
     mod as_any_store {

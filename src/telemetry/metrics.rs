@@ -12,38 +12,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
+use super::answer::Answer;
 use super::line_queue::log_meter;
-use super::{BreakerMeter, ExportMetrics, ProjectionMeter, ReloadMeter, VanishedRoutes};
-
-/// The outcome of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // The names are the values of the label `outcome`.
-pub enum Answer {
-    Executed,
-    Replayed,
-    Released,
-    Uncertain,
-    InFlight,
-    KeyReused,
-    KeyMissing,
-    KeyInvalid,
-    ScopeMissing,
-    ScopeInvalid,
-    ScopeUnavailable,
-    ResponseNotStored,
-    ResultExpired,
-    NotSent,
-    UpstreamUnreachable,
-    StoreUnavailable,
-    Overloaded,
-    BodyTooLarge,
-    BodyIncomplete,
-    BodyUnreadable,
-    BadRequest,
-    Passed,
-    Published,
-    Unprotected,
-}
+use super::{
+    BreakerMeter, ExportMetrics, OutboxMeter, ProjectionMeter, ReloadMeter, VanishedRoutes,
+};
 
 /// Results of probes of uncertain operations.
 #[derive(Debug, Clone, Default)]
@@ -72,65 +45,6 @@ pub struct CacheMeter {
     pub entries: Gauge,
     /// Memory of these records, in bytes.
     pub bytes: Gauge,
-}
-
-impl Answer {
-    const ALL: [Answer; 24] = [
-        Answer::Executed,
-        Answer::Replayed,
-        Answer::Released,
-        Answer::Uncertain,
-        Answer::InFlight,
-        Answer::KeyReused,
-        Answer::KeyMissing,
-        Answer::KeyInvalid,
-        Answer::ScopeMissing,
-        Answer::ScopeInvalid,
-        Answer::ScopeUnavailable,
-        Answer::ResponseNotStored,
-        Answer::ResultExpired,
-        Answer::NotSent,
-        Answer::UpstreamUnreachable,
-        Answer::StoreUnavailable,
-        Answer::Overloaded,
-        Answer::BodyTooLarge,
-        Answer::BodyIncomplete,
-        Answer::BodyUnreadable,
-        Answer::BadRequest,
-        Answer::Passed,
-        Answer::Published,
-        Answer::Unprotected,
-    ];
-
-    /// Returns the label's value.
-    pub fn name(self) -> &'static str {
-        match self {
-            Answer::Executed => "executed",
-            Answer::Replayed => "replayed",
-            Answer::Released => "released",
-            Answer::Uncertain => "uncertain",
-            Answer::InFlight => "in_flight",
-            Answer::KeyReused => "key_reused",
-            Answer::KeyMissing => "key_missing",
-            Answer::KeyInvalid => "key_invalid",
-            Answer::ScopeMissing => "scope_missing",
-            Answer::ScopeInvalid => "scope_invalid",
-            Answer::ScopeUnavailable => "scope_unavailable",
-            Answer::ResponseNotStored => "response_not_stored",
-            Answer::ResultExpired => "result_expired",
-            Answer::NotSent => "not_sent",
-            Answer::UpstreamUnreachable => "upstream_unreachable",
-            Answer::StoreUnavailable => "store_unavailable",
-            Answer::Overloaded => "overloaded",
-            Answer::BodyTooLarge => "body_too_large",
-            Answer::BodyIncomplete => "body_incomplete",
-            Answer::BodyUnreadable => "body_unreadable",
-            Answer::BadRequest => "bad_request",
-            Answer::Passed => "passed",
-            Answer::Published => "published",
-            Answer::Unprotected => "unprotected",
-        }
-    }
 }
 
 /// A timed call to the store.
@@ -205,6 +119,8 @@ pub struct Meter {
     pub vanished: VanishedRoutes,
     /// The read model's lag.
     pub projection: ProjectionMeter,
+    /// The outbox.
+    pub outbox: OutboxMeter,
     /// Lines of the access log.
     pub access_log: ExportMetrics,
     /// Spans of traces.
@@ -279,6 +195,7 @@ impl Meter {
             reloads: ReloadMeter::default(),
             vanished: VanishedRoutes::default(),
             projection: ProjectionMeter::default(),
+            outbox: OutboxMeter::default(),
             access_log: ExportMetrics::default(),
             spans: ExportMetrics::default(),
         };
@@ -296,6 +213,7 @@ impl Meter {
         meter.reloads.register(&mut registry);
         meter.vanished.register(&mut registry);
         meter.projection.register(&mut registry);
+        meter.outbox.register(&mut registry);
         meter.access_log.register(&mut registry, "access_log_lines", "Lines of the access log");
         log_meter().register(&mut registry, "log_lines", "Lines of the process log");
         meter.spans.register(&mut registry, "trace_spans", "Spans of traces");

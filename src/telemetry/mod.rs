@@ -2,18 +2,21 @@
 //! credentials or bodies.
 
 mod access;
+mod answer;
 mod breakers;
 mod escape;
 mod line_queue;
 #[cfg(feature = "gateway")]
 mod logs;
 mod metrics;
+mod outbox;
 mod projection;
 mod reloads;
 mod spans;
 mod trail;
 
 pub use access::{AccessFormat, AccessLog, AccessLogEnd};
+pub use answer::Answer;
 pub use breakers::{BreakerMeter, BreakerState};
 pub use escape::{escape, escape_block, escape_json};
 pub use line_queue::ExportMetrics;
@@ -21,7 +24,8 @@ pub use line_queue::ExportMetrics;
 pub use logs::{
     FilterError, LogFormat, flush_logs, init as init_logs, log_filter, print_error, set_log_filter,
 };
-pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};
+pub use metrics::{CacheMeter, Meter, RouteMeter, StoreCall, Timer};
+pub use outbox::{DeliveryResult, OutboxMeter, SinkGauges};
 pub use projection::ProjectionMeter;
 pub use reloads::{ReloadMeter, VanishedRoutes};
 pub use spans::{Span, SpanQueue, Tracer, export_request};

@@ -38,9 +38,12 @@ fn every_page_is_shown_without_a_complaint_and_one_that_broke_the_policy_would_b
     let gateway = Gateway::start(upstream.port);
     let operation = lose(&gateway, "k");
     let browser = Browser::start(gateway.admin);
-    for (path, title) in
-        [("/", "Overview"), ("/operations", "Operations"), ("/uncertain", "Uncertain outcomes")]
-    {
+    for (path, title) in [
+        ("/", "Overview"),
+        ("/operations", "Operations"),
+        ("/uncertain", "Uncertain outcomes"),
+        ("/delivery", "Delivery"),
+    ] {
         browser.open(path);
         browser.shows("h1", title);
         assert_eq!(browser.attribute("nav a[aria-current=page]", "href").as_deref(), Some(path));

@@ -5,12 +5,23 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use onceward::key::{Caller, Fingerprint, SLOT_BYTES, Slot, Space};
 use onceward::record::{
     Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version,
 };
-use onceward::store::Records;
-use onceward::store::embedded::{Embedded, EmbeddedOptions};
+use onceward::store::copy::{
+    CopyProgress, CopySource, CopyStart, CopyTarget, OutboxItem, OutboxItems,
+};
+use onceward::store::dead_letters::{
+    Burial, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterKind,
+};
+use onceward::store::embedded::{CopiedFile, Embedded, EmbeddedOptions};
+use onceward::store::outbox::{
+    DeliveryAttempts, EventContent, EventKey, EventOrder, OutboxEvent, RelayFence,
+};
+use onceward::store::redis::{CopiedRedis, Endpoint, Redis, RedisAck, RedisOptions};
+use onceward::store::{DeadLetters, Events, IdentityNotes, Note, Outbox, Records};
 
 use crate::admin::cli;
 use crate::harness::{Gateway, ROUTES, RedisServer, Request, Upstream, until};
@@ -137,27 +148,33 @@ fn verify(gateway: &Gateway) -> i32 {
     out.status.code().unwrap()
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+fn file_options() -> EmbeddedOptions {
+    let clock = onceward::clock::Clock::system();
+    let unix_ms = clock.unix_ms();
+    EmbeddedOptions::new(Arc::new(move || clock.boot_ms()), unix_ms)
+}
+
+/// Returns a slot. The slots are spread over all partitions.
+fn slot(n: u64) -> Slot {
+    let mut hash = [7; SLOT_BYTES];
+    hash[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    Slot::from_hash(Space::Enforced, hash)
+}
+
+const KEEP: Lifetime = Lifetime { keep: Duration::from_secs(3600), due: None, tombstone: None };
+
 /// Adds records without a client to a store that no gateway uses.
 fn add_records(dir: &Path, count: u64) {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let clock = onceward::clock::Clock::system();
-        let unix_ms = clock.unix_ms();
-        let store = Arc::new(
-            Embedded::open(dir, EmbeddedOptions::new(Arc::new(move || clock.boot_ms()), unix_ms))
-                .unwrap(),
-        );
+    runtime().block_on(async {
+        let store = Arc::new(Embedded::open(dir, file_options()).unwrap());
         let writes = (0..count).map(|n| {
             let store = store.clone();
             tokio::spawn(async move {
-                let mut hash = [7; SLOT_BYTES];
-                hash[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-                let keep = Lifetime { keep: Duration::from_secs(3600), due: None, tombstone: None };
-                store
-                    .swap(&Slot::from_hash(Space::Enforced, hash), None, &record(n), keep)
-                    .await
-                    .unwrap();
+                store.swap(&slot(n), None, &record(n), KEEP).await.unwrap();
             })
         });
         for write in writes.collect::<Vec<_>>() {
@@ -183,6 +200,7 @@ fn record(n: u64) -> Record {
         caller: Some(Caller::nobody()),
         opened_unix_ms: 1_800_000_000_000,
         kept: None,
+        publication: None,
         extras: Extras::default(),
         state: State::Completed { reply, by: Settler::Upstream },
     }
@@ -298,4 +316,208 @@ fn a_file_that_can_not_be_opened_is_explained() {
             && output.contains("nothing is lost"),
         "{output}"
     );
+}
+
+const RELAY: RelayFence = RelayFence(7);
+const OPERATIONS: u64 = 300;
+const PAUSE: Duration = Duration::from_secs(600);
+
+/// The `number`th event of an operation. Odd ones are for another sink, and sealed.
+fn event(n: u64, number: u8) -> OutboxEvent {
+    let text = Bytes::from(format!("event {number} of operation {n}"));
+    let order = EventOrder { opened_unix_ms: 1_800_000_000_000, version: n, number };
+    let (sink, content) = if number.is_multiple_of(2) {
+        ("ledger", EventContent::Plain(text))
+    } else {
+        ("mail", EventContent::Sealed(text))
+    };
+    OutboxEvent { sink: sink.into(), order, content }
+}
+
+fn key(n: u64, number: u8) -> EventKey {
+    let OutboxEvent { sink, order, .. } = event(n, number);
+    EventKey { sink, slot: slot(n), order }
+}
+
+/// Makes a store in a file with waiting events and dead letters.
+async fn fill_outbox(dir: &Path) {
+    let store = Arc::new(Embedded::open(dir, file_options()).unwrap());
+    assert!(store.own_partition(0, RELAY, None).await.unwrap());
+    let operations = (0..OPERATIONS).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let outbox: Vec<OutboxEvent> = (0..3).map(|number| event(n, number)).collect();
+            let events = Events { outbox: &outbox, ..Events::NONE };
+            store.write(&slot(n), None, &record(n), KEEP, events).await.unwrap();
+            let kind = [DeadLetterKind::Receiver, DeadLetterKind::Gateway][n as usize % 2];
+            if n % 5 < 2 {
+                let report = EventContent::Sealed(Bytes::from(format!("report {n}")));
+                let burial = Burial { kind, report };
+                assert!(store.bury(RELAY, &key(n, (n % 5) as u8), &burial).await.unwrap());
+            } else {
+                let attempts = DeliveryAttempts { count: n as u32, first_ms: 1_800_000_000_000 };
+                assert!(store.postpone(RELAY, &key(n, 0), attempts, PAUSE).await.unwrap());
+            }
+        })
+    });
+    for operation in operations.collect::<Vec<_>>() {
+        operation.await.unwrap();
+    }
+    // A second round.
+    assert!(store.requeue(DeadLetterId::of(&key(10, 0))).await.unwrap());
+    store.set_note(Note::Sinks, None, "paused").await.unwrap();
+    store.close().await;
+}
+
+/// Returns everything in the outbox of a store, in no order of its own.
+async fn outbox_of(store: &dyn CopySource) -> Vec<OutboxItem> {
+    let (mut all, mut cursor) = (Vec::new(), None);
+    loop {
+        let OutboxItems { items, cursor: next } = store.outbox(cursor.as_deref()).await.unwrap();
+        all.extend(items);
+        if next.is_none() {
+            break;
+        }
+        cursor = next;
+    }
+    all.sort_by_key(|item| match item {
+        OutboxItem::Waiting { event, .. } => (0, event.key.clone()),
+        OutboxItem::Dead(letter) => (1, letter.key.clone()),
+    });
+    all
+}
+
+fn redis_options(server: &RedisServer, namespace: &str) -> RedisOptions {
+    RedisOptions {
+        endpoint: Endpoint::Server(server.url()),
+        timeout: Duration::from_secs(5),
+        ca_file: None,
+        client: None,
+        ack: RedisAck::Memory,
+        loss_pause: Duration::ZERO,
+        breakers: Default::default(),
+        namespace: namespace.into(),
+        features: Default::default(),
+    }
+}
+
+/// Returns the counts of a store over all sinks and partitions, and the bytes.
+async fn counted(store: &dyn Outbox) -> ([u64; 3], u64) {
+    let parts = store.backlog().await.unwrap();
+    let sum = |of: fn(&onceward::store::outbox::SinkBacklog) -> u64| parts.iter().map(of).sum();
+    (
+        [
+            sum(|part| part.waiting),
+            sum(|part| part.dead_by_receiver),
+            sum(|part| part.dead_by_gateway),
+        ],
+        sum(|part| part.bytes),
+    )
+}
+
+#[test]
+fn the_outbox_moves_from_a_file_to_redis_and_back() {
+    let (redis, dir) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let [first, last] = ["first", "last"].map(|name| dir.path().join(name));
+    let [first_url, last_url] = [&first, &last].map(|path| format!("file:{}", path.display()));
+    // The rights that the documents list for a copy.
+    let listed = "resetkeys ~one:* ~two:* resetchannels &* -@all \
+        +evalsha +eval +get +set +mget +getrange +time +zadd +zrem +zcount +zrangebyscore +zcard \
+        +zrange +scan +publish +subscribe +unsubscribe +info +config|get +multi +exec +discard \
+        +hset +hgetall +hdel +hget +hmget +xadd +xread +xrange +xlen +xtrim +rpush +lpop +llen \
+        +lrange +ltrim +incrby +pttl +del +append";
+    let rights: Vec<&str> = listed.split_whitespace().collect();
+    assert_eq!(
+        redis.cli(&[&["acl", "setuser", "copier", "on", ">pw"], &rights[..]].concat()),
+        "OK"
+    );
+    let url = redis.url().replacen("://", "://copier:pw@", 1);
+    let urls = ["one", "two"].map(|name| format!("{url}?namespace={name}"));
+    let runtime = runtime();
+    runtime.block_on(fill_outbox(&first));
+    let (original, bytes) = runtime.block_on(async {
+        let file = Embedded::open(&first, file_options()).unwrap();
+        let (counted, bytes) = counted(&file).await;
+        assert_eq!(counted, [781, 59, 60]);
+        file.close().await;
+        (outbox_of(&CopiedFile::source(&first, file_options()).unwrap()).await, bytes)
+    });
+    for (from, to) in [(&first_url, &urls[0]), (&urls[0], &urls[1]), (&urls[1], &last_url)] {
+        let (code, output) = copy(from, to);
+        let summary = "781 events that wait for sinks and 119 dead letters, all compared";
+        assert!(code == 0 && output.contains(summary), "{from} {to}: {output}");
+    }
+    let (code, output) = copy(&first_url, &urls[1]);
+    assert!(code == 1 && output.contains("holds something already"), "{output}");
+
+    runtime.block_on(async {
+        let copied = CopiedFile::source(&last, file_options()).unwrap();
+        assert_eq!(outbox_of(&copied).await, original);
+        assert_eq!(copied.note(Note::Sinks).await.unwrap().as_deref(), Some("paused"));
+        drop(copied);
+        let file = Embedded::open(&last, file_options()).unwrap();
+        let expected = ([781, 59, 60], bytes);
+        assert_eq!(counted(&file).await, expected);
+        let store = Redis::connect(redis_options(&redis, "two")).unwrap();
+        store.ping().await.unwrap();
+        assert_eq!(counted(&*store).await, expected);
+        is_delivered_in_order(&store).await;
+        let id = DeadLetterId::of(&key(6, 1));
+        let letter = store.dead_letter(id).await.unwrap().unwrap();
+        assert_eq!(file.dead_letter(id).await.unwrap(), Some(letter.clone()));
+        let all = DeadLetterFilter::default();
+        let before = DeadLetterCursor { buried_ms: letter.buried_ms + 1, id };
+        let page = store.dead_letters(&all, Some(before), 200).await.unwrap();
+        assert!(page.letters.contains(&letter));
+        assert!(store.requeue(id).await.unwrap());
+        file.close().await;
+    });
+}
+
+/// Checks the events of an operation in a copy: those of one sink are due one after the other.
+async fn is_delivered_in_order(store: &Redis) {
+    let (first, second) = (key(10, 0), key(10, 2));
+    let partition = store.partition_of(&first.slot);
+    assert_eq!(store.partition_owners().await.unwrap()[usize::from(partition)], None);
+    assert!(store.own_partition(partition, RELAY, None).await.unwrap());
+    for (expected, round) in [(first, 1), (second, 0)] {
+        let due = store.due_events(partition, "ledger", 100).await.unwrap().events;
+        let due: Vec<_> = due.iter().filter(|event| event.key.slot == expected.slot).collect();
+        assert!(due.len() == 1 && due[0].key == expected && due[0].round == round, "{due:?}");
+        assert!(store.remove(RELAY, &expected).await.unwrap());
+    }
+}
+
+#[test]
+fn an_outbox_that_was_copied_in_part_is_not_doubled() {
+    let (redis, dir) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("data");
+    let runtime = runtime();
+    runtime.block_on(fill_outbox(&path));
+    // The progress of this write was lost.
+    let (items, expected) = runtime.block_on(async {
+        let file = Embedded::open(&path, file_options()).unwrap();
+        let expected = counted(&file).await;
+        file.close().await;
+        let source = CopiedFile::source(&path, file_options()).unwrap();
+        let target = CopiedRedis::connect(redis_options(&redis, "onceward")).unwrap();
+        assert_eq!(target.begin().await.unwrap(), CopyStart::Fresh);
+        let items = outbox_of(&source).await;
+        let half: Vec<_> = items.iter().step_by(2).cloned().collect();
+        target.put_outbox(&half, &CopyProgress::default()).await.unwrap();
+        (items, expected)
+    });
+    let (code, output) = copy(&format!("file:{}", path.display()), &redis.url());
+    assert!(code == 0 && output.contains("continuing an interrupted copy"), "{output}");
+    runtime.block_on(async {
+        let copied = CopiedRedis::connect(redis_options(&redis, "onceward")).unwrap();
+        assert_eq!(outbox_of(&copied).await, items);
+        let store = Redis::connect(redis_options(&redis, "onceward")).unwrap();
+        store.ping().await.unwrap();
+        assert_eq!(counted(&*store).await, expected);
+        // A copy that lost its mark writes nothing.
+        let late = CopiedRedis::connect(redis_options(&redis, "onceward")).unwrap();
+        let error = late.put_outbox(&items, &CopyProgress::default()).await.unwrap_err();
+        assert!(error.to_string().contains("the store was opened meanwhile"), "{error}");
+    });
 }

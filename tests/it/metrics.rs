@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::harness::{Gateway, RedisServer, Request, Upstream, until};
+use crate::harness::{Gateway, RedisServer, Request, Upstream, free_port, until};
 
-/// A documented or printed metric: its type, and the values of each label. A route may have any
-/// value.
+/// A documented or printed metric: its type, and the values of each label. A route or a sink may
+/// have any value.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Metric {
     kind: String,
@@ -76,15 +76,27 @@ fn printed(text: &str) -> Metrics {
     metrics
 }
 
-/// Returns the metrics of a gateway after traffic on a protected and on a watched route.
+/// Returns the metrics of a gateway after traffic on a protected and on a watched route. The
+/// protected route publishes to a sink with a receiver, and to one without.
 fn seen() -> Metrics {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "a secret of more than 24 bytes").unwrap();
+    let sink = |name: &str, port: u16| {
+        format!(
+            "[[sinks]]\nname = {name:?}\nretry = {{ first = \"10ms\", attempts = 2 }}\n\
+             webhook = {{ url = \"http://127.0.0.1:{port}/\", secrets = [{{ file = {:?} }}] }}\n",
+            secret.path()
+        )
+    };
+    let sinks = [sink("ledger", upstream.port), sink("nobody", free_port())].concat();
+    let publish = "[[routes.publish]]\nto = [\"ledger\", \"nobody\"]\n";
     let watched = "[[routes]]\nname = \"watched\"\npath = \"/v1/watched\"\nmode = \"shadow\"\n";
     let gateway = Gateway::on(
         upstream.port,
         &redis.url(),
-        "",
-        &format!("{}{watched}", crate::harness::ROUTES),
+        &format!("[store]\nformat = 2\n{sinks}"),
+        &format!("{}{publish}{watched}", crate::harness::ROUTES),
     );
     for _ in 0..2 {
         assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
@@ -94,6 +106,11 @@ fn seen() -> Metrics {
     until("both routes to be counted", || {
         gateway.metric("onceward_shadow_total{route=\"watched\",would=\"execute\"}") >= 1.0
     });
+    for (sink, result) in [("ledger", "delivered"), ("nobody", "buried")] {
+        let metric =
+            format!("onceward_outbox_deliveries_total{{sink=\"{sink}\",result=\"{result}\"}}");
+        until("both sinks to be counted", || gateway.metric(&metric) >= 1.0);
+    }
     printed(&gateway.ask("GET", "/metrics").text())
 }
 
@@ -110,7 +127,9 @@ fn every_metric_that_is_printed_is_documented_and_the_other_way_round() {
         assert_eq!(labels(written), labels(found), "{name}");
         for (label, values) in &written.labels {
             match label.as_str() {
-                "route" => assert!(values.is_empty(), "{name}: routes are the operator's"),
+                "route" | "sink" => {
+                    assert!(values.is_empty(), "{name}: {label} is a configured name")
+                }
                 // These appear with the first request of their kind.
                 "would" => assert!(
                     found.labels[label].is_subset(values),

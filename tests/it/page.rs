@@ -7,13 +7,14 @@ use crate::harness::{Answer, Gateway, ROUTES, RedisServer, Request, Upstream, un
 const LOG: &str = "[log]\nenabled = true";
 
 /// The HTTP side of a browser's form: its cookie and the values it was given.
-struct Form {
-    cookie: String,
-    proof: String,
-    version: String,
+pub struct Form {
+    pub cookie: String,
+    pub proof: String,
+    pub version: String,
 }
 
-fn page(gateway: &Gateway, path: &str, cookie: Option<&str>) -> Answer {
+/// Requests a page as a browser does.
+pub fn page(gateway: &Gateway, path: &str, cookie: Option<&str>) -> Answer {
     let request =
         Request::new("GET", path).host(&host(gateway)).field("Sec-Fetch-Site", "same-origin");
     cookie
@@ -27,7 +28,7 @@ fn host(gateway: &Gateway) -> String {
 }
 
 /// The value of the first field of this name.
-fn value(html: &str, name: &str) -> String {
+pub fn value(html: &str, name: &str) -> String {
     let field = html
         .split("<input")
         .find(|field| field.contains(&format!("name=\"{name}\"")))
@@ -35,7 +36,8 @@ fn value(html: &str, name: &str) -> String {
     field.split("value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
 }
 
-fn cookie(answer: &Answer) -> String {
+/// Returns the cookie that an answer sets.
+pub fn cookie(answer: &Answer) -> String {
     answer.get("set-cookie").unwrap().split(';').next().unwrap().to_owned()
 }
 
@@ -49,7 +51,7 @@ impl Form {
         }
     }
 
-    fn request(&self, gateway: &Gateway, path: &str, rest: &str) -> Request {
+    pub fn request(&self, gateway: &Gateway, path: &str, rest: &str) -> Request {
         Request::new("POST", path)
             .host(&host(gateway))
             .field("Origin", &format!("http://{}", host(gateway)))
@@ -220,7 +222,7 @@ fn gateway_version(gateway: &Gateway, operation: &str) -> String {
 fn pages_fit_no_frame_load_nothing_from_elsewhere_and_are_not_kept() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    for path in ["/", "/operations", "/uncertain", "/operations/op_1"] {
+    for path in ["/", "/operations", "/uncertain", "/delivery", "/operations/op_1"] {
         let answer = page(&gateway, path, None);
         assert_eq!(
             (answer.get("cache-control"), answer.get("x-content-type-options")),

@@ -106,6 +106,7 @@ impl Bridge {
             caller: entry.who.map(|who| self.callers[who as usize]),
             opened_unix_ms: 0,
             kept: None,
+            publication: None,
             extras: Extras::default(),
             state,
         }
@@ -121,7 +122,7 @@ impl Bridge {
     }
 
     pub fn next(&self, next: engine::Next) -> Next {
-        let engine::Next { record, lifetime } = next;
+        let engine::Next { record, lifetime, .. } = next;
         let in_flight = matches!(record.state, record::State::InFlight { .. });
         let stand = match &record.state {
             record::State::InFlight { uncertain_since_ms } => {
@@ -227,6 +228,7 @@ pub fn policy() -> Policy {
         stripe_should_retry: false,
         errors: Dialect::Problem,
         fields: Vec::new(),
+        publish: None,
         explain: false,
         cors: None,
     }

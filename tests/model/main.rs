@@ -1,5 +1,7 @@
 //! Model checks of the protocol: within the bounds every order of steps is explored, not a sample.
 //!
+//! The events of an operation, and their relays, have a model of their own: see `outbox`.
+//!
 //! # What is modelled
 //!
 //! One key. Up to three requests on two gateways, of one caller or of two. Each request claims,
@@ -55,6 +57,8 @@ mod bridge;
 mod explore;
 mod flaws;
 mod holds;
+#[cfg(feature = "gateway")]
+mod outbox;
 mod properties;
 mod protocol;
 mod rules;

@@ -6,6 +6,7 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::state::Admin;
 
+mod dead_letters;
 mod event_log;
 mod log_level;
 mod lookup;
@@ -16,6 +17,7 @@ mod projection;
 mod read_model;
 mod refusals;
 mod reload;
+mod sinks;
 mod tail;
 
 /// A path, its handlers, and its access rule.
@@ -49,6 +51,15 @@ pub(super) fn paths() -> Vec<ApiPath> {
         ("/v1/operations/{operation}/release", post(operations::release), Operators),
         ("/v1/operations/{operation}/retry", post(operations::retry), Operators),
         ("/v1/operations/{operation}/expire", post(operations::expire), Operators),
+        ("/v1/sinks", get(sinks::list), Operators),
+        ("/v1/sinks/{name}/pause", post(sinks::pause), Operators),
+        ("/v1/sinks/{name}/resume", post(sinks::resume), Operators),
+        ("/v1/sinks/{name}/test", post(sinks::test), Operators),
+        ("/v1/dead-letters", get(dead_letters::list), Operators),
+        ("/v1/dead-letters/requeue", post(dead_letters::requeue_many), Operators),
+        ("/v1/dead-letters/{id}", get(dead_letters::show), Operators),
+        ("/v1/dead-letters/{id}/requeue", post(dead_letters::requeue), Operators),
+        ("/v1/dead-letters/{id}/discard", post(dead_letters::discard), Operators),
         ("/v1/statistics", get(read_model::statistics), Operators),
         ("/v1/overview", get(read_model::overview), Operators),
         ("/v1/report", get(read_model::report), Operators),

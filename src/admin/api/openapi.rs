@@ -12,8 +12,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
         description = "For operators, on the admin port. Every path under /v1/ except this \
                        document requires `Authorization: Bearer` with a token of `[admin_auth]`; a \
                        port on loopback without tokens requires none. The role `read` allows \
-                       queries, `operate` also changes. A change names the version that it was \
-                       decided on."
+                       queries, `operate` also changes. A change of an operation names the version \
+                       that it was decided on."
     ),
     paths(
         super::process::alive,
@@ -28,6 +28,15 @@ use utoipa::{Modify, OpenApi, ToSchema};
         super::operations::expire,
         super::lookup::lookup,
         super::lookup::scope,
+        super::sinks::list,
+        super::sinks::pause,
+        super::sinks::resume,
+        super::sinks::test,
+        super::dead_letters::list,
+        super::dead_letters::requeue_many,
+        super::dead_letters::show,
+        super::dead_letters::requeue,
+        super::dead_letters::discard,
         super::read_model::timeline,
         super::read_model::statistics,
         super::read_model::overview,

@@ -40,6 +40,14 @@ refusals! {
     ChangeRefusals: Unauthorized, Forbidden, RequestInvalid, IfMatchInvalid, IfMatchRequired,
         OperationUnknown, OperationMoved, InFlight, OperationSettled, OperationNotCompleted,
         OutcomeUncertain, BodyTooLarge, StoreUnavailable;
+    SinkListRefusals: Unauthorized, StoreUnavailable;
+    SinkTestRefusals: Unauthorized, Forbidden, SinkUnknown, StoreUnavailable;
+    SinkChangeRefusals: Unauthorized, Forbidden, RequestInvalid, SinkUnknown, BodyTooLarge,
+        StoreUnavailable;
+    DeadLetterListRefusals: Unauthorized, RequestInvalid, StoreUnavailable;
+    DeadLetterShowRefusals: Unauthorized, DeadLetterUnknown, StoreUnavailable;
+    DeadLetterChangeRefusals: Unauthorized, Forbidden, RequestInvalid, DeadLetterUnknown,
+        BodyTooLarge, StoreUnavailable;
     LogLevelRefusals: Unauthorized, LogLevelUnavailable;
     LogLevelChangeRefusals: Unauthorized, Forbidden, RequestInvalid, LogLevelRefused,
         LogLevelUnavailable;

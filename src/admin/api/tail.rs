@@ -222,9 +222,13 @@ mod tests {
         let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
         for n in 1..=5 {
             store
-                .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| {
-                    br#"{"kind":"claimed"}"#.into()
-                })
+                .write(
+                    &slot(Space::Enforced, n),
+                    None,
+                    &claim(1, 1),
+                    lifetime,
+                    crate::store::Events::logged(&|| br#"{"kind":"claimed"}"#.into()),
+                )
                 .await
                 .unwrap();
         }
@@ -261,9 +265,13 @@ mod tests {
         let append = async |n, ms| {
             clock.store(ms, Ordering::SeqCst);
             store
-                .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| {
-                    br#"{"kind":"claimed"}"#.into()
-                })
+                .write(
+                    &slot(Space::Enforced, n),
+                    None,
+                    &claim(1, 1),
+                    lifetime,
+                    crate::store::Events::logged(&|| br#"{"kind":"claimed"}"#.into()),
+                )
                 .await
                 .unwrap();
         };

@@ -76,6 +76,8 @@ fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String
         }
     };
     let proof = sessions.proof(&name);
+    let sums = admin.relay.backlogs().sums();
+    let dead_letters = sums.values().map(|sum| sum.dead_letters()).sum();
     let visitor = match &admin.access {
         Access::Loopback => Visitor {
             operator: Some(Operator("loopback".into())),
@@ -83,6 +85,7 @@ fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String
             has_session: false,
             proof,
             name,
+            dead_letters,
         },
         Access::Tokens(tokens) => {
             // The sessions of a token end when the token is removed from the configuration.
@@ -95,6 +98,7 @@ fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String
                 operator: token.map(|token| Operator(token.name().to_owned())),
                 proof,
                 name,
+                dead_letters,
             }
         }
     };

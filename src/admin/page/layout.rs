@@ -20,6 +20,7 @@ pub(super) enum MenuEntry {
     Overview,
     Operations,
     Uncertain,
+    Delivery,
     Elsewhere,
 }
 
@@ -72,12 +73,18 @@ fn menu(visitor: &Visitor, here: MenuEntry) -> Markup {
         (MenuEntry::Overview, "/", "Overview"),
         (MenuEntry::Operations, "/operations", "Operations"),
         (MenuEntry::Uncertain, "/uncertain", "Uncertain"),
+        (MenuEntry::Delivery, "/delivery", "Delivery"),
     ];
     html! {
         nav aria-label="Pages" {
             ul {
                 @for (entry, href, name) in entries {
-                    li { a href=(href) aria-current=[(entry == here).then_some("page")] { (name) } }
+                    li {
+                        a href=(href) aria-current=[(entry == here).then_some("page")] {
+                            (name)
+                            @if entry == MenuEntry::Delivery { (dead_letter_count(visitor)) }
+                        }
+                    }
                 }
             }
         }
@@ -95,12 +102,27 @@ fn menu(visitor: &Visitor, here: MenuEntry) -> Markup {
     }
 }
 
-/// Renders a part of a page that is refreshed every 3 s. When `announcement` changes, a screen
-/// reader announces it. Elements that can have the focus need an id. Without it, each refresh moves
-/// the focus of keyboard users to the top of the page.
+/// Renders the number of dead letters in the menu. It is there without dead letters, too, because a
+/// refresh replaces it.
+fn dead_letter_count(visitor: &Visitor) -> Markup {
+    let count = visitor.dead_letters;
+    let unit = if count == 1 { "dead letter" } else { "dead letters" };
+    html! {
+        span #dead-letter-count {
+            @if count > 0 {
+                " " span.count title=(unit) { (number(count)) } span.unseen { " " (unit) }
+            }
+        }
+    }
+}
+
+/// Renders a part of a page that is refreshed every 3 s, as is the number in the menu. When
+/// `announcement` changes, a screen reader announces it. Elements that can have the focus need an
+/// id. Without it, each refresh moves the focus of keyboard users to the top of the page.
 pub(super) fn live(path: &str, announcement: &str, content: Markup) -> Markup {
     html! {
         div #live hx-get=(path) hx-trigger="every 3s" hx-select="#live" hx-swap="outerHTML"
+            hx-select-oob="#dead-letter-count"
             data-announce=(announcement) {
             (content)
         }

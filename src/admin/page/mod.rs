@@ -21,6 +21,7 @@ use super::state::Admin;
 mod actions;
 mod assets;
 mod chart;
+mod delivery;
 mod error;
 mod guard;
 mod layout;
@@ -31,6 +32,7 @@ mod sign_in;
 mod table;
 mod timeline;
 mod uncertain;
+mod undelivered;
 mod visitor;
 
 /// Content security policy: own files only, no other scripts, no embedding in other pages.
@@ -59,6 +61,11 @@ pub(super) fn router(admin: &Arc<Admin>) -> Router<Arc<Admin>> {
         .route("/operations/scope", post(search::of_client))
         .route("/operations/{operation}", get(operation::show))
         .route("/operations/{operation}/{action}", post(operation::act))
+        .route("/delivery", get(delivery::show))
+        .route("/delivery/sinks/{sink}/requeue", get(delivery::ask).post(delivery::requeue_all))
+        .route("/delivery/sinks/{sink}/{action}", post(delivery::change_sink))
+        .route("/delivery/dead-letters/{id}", get(delivery::show_dead_letter))
+        .route("/delivery/dead-letters/{id}/{action}", post(delivery::change_dead_letter))
         .route("/sign-out", post(sign_in::sign_out))
         .route_layer(middleware::from_fn(guard::require_sign_in))
         .route("/sign-in", get(sign_in::ask).post(sign_in::sign_in))

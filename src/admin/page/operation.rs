@@ -17,7 +17,7 @@ use super::layout::{
     MenuEntry, document, moment, moment_of, number, shown, span, state, state_word,
 };
 use super::visitor::Visitor;
-use super::{table, timeline};
+use super::{table, timeline, undelivered};
 use crate::admin::decision::{OperatorChange, Reason, entered_reply, find};
 use crate::admin::problem::AdminRefusal;
 use crate::admin::queries::timeline_of;
@@ -93,8 +93,7 @@ async fn carry_out(
     action: Action,
     sent: &ActionForm,
 ) -> Result<(), AdminRefusal> {
-    let operator =
-        visitor.operator.as_ref().filter(|_| visitor.may_operate).ok_or(AdminRefusal::ReadOnly)?;
+    let operator = visitor.operator_of_change()?;
     let version = sent.version.parse().map(Version).map_err(|_| AdminRefusal::VersionInvalid)?;
     let change = OperatorChange::at(admin, reference, version).await?;
     let decision = match action {
@@ -186,6 +185,7 @@ async fn page(
         }
         (actions::forms(visitor, &reference, held, policy, tried))
         (timeline::section(&timeline, admin.clock.unix_ms()))
+        (undelivered::section(admin, slot).await)
     }
 }
 
@@ -221,6 +221,7 @@ async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Respo
             }
         }
         (timeline::section(&timeline, now))
+        (undelivered::section(admin, &slot).await)
     };
     Ok(shown(visitor, MenuEntry::Operations, "Operation", content))
 }

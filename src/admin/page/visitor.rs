@@ -1,6 +1,7 @@
 //! The visitor of a page.
 
-use crate::admin::auth::Operator;
+use crate::admin::auth::{Operator, Permission};
+use crate::admin::problem::AdminRefusal;
 use crate::admin::session::SessionName;
 
 /// The visitor of a page, and the visitor's permissions.
@@ -16,6 +17,23 @@ pub(super) struct Visitor {
     pub proof: String,
     /// The session name in the cookie of the visitor's browser.
     pub name: SessionName,
+    /// The number of dead letters at the relay's last look, for the menu.
+    pub dead_letters: u64,
+}
+
+impl Visitor {
+    /// Returns the operator, if the visitor may make changes.
+    ///
+    /// # Errors
+    /// The visitor may only read.
+    pub(super) fn operator_of_change(&self) -> Result<&Operator, AdminRefusal> {
+        self.operator.as_ref().filter(|_| self.may_operate).ok_or(AdminRefusal::ReadOnly)
+    }
+
+    /// Returns what the visitor's role permits to see.
+    pub(super) fn permission(&self) -> Permission {
+        if self.may_operate { Permission::Operate } else { Permission::Read }
+    }
 }
 
 /// The form field with the proof.

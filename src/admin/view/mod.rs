@@ -1,12 +1,20 @@
-//! The JSON of the admin API. It never contains a client's key, header fields or body.
+//! The JSON of the admin API. It never contains a client's key, header fields or body, except for
+//! the members that a rule of events chooses: dead letters show these to the role `operate`.
 
+mod dead_letter;
 mod event_log;
 mod log_level;
 mod lookup;
 mod operation;
 mod read_model;
 mod report;
+mod sink;
 
+pub(super) use dead_letter::EventTitle;
+pub use dead_letter::{
+    DeadLetterAttemptsView, DeadLetterListView, DeadLetterView, DiscardedView, ReasonRequest,
+    RequeueRequest, RequeuedView,
+};
 pub use event_log::{BreakView, EventView, LoggedView, VerifiedView};
 pub use log_level::LogLevelView;
 pub use lookup::{LookupRequest, ScopeRequest, ScopeView};
@@ -16,3 +24,4 @@ pub use read_model::{
     StatisticsView, TallyView, TimelineView,
 };
 pub use report::{ReportRowView, ReportView};
+pub use sink::{DeadLetterCounts, SinkListView, SinkTestView, SinkView};

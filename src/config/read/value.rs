@@ -53,6 +53,11 @@ impl<'a> Value<'a> {
         matches!(self.inner, DeValue::String(_))
     }
 
+    /// Returns whether the value is a table, without noting a fault.
+    pub fn is_table(&self) -> bool {
+        matches!(self.inner, DeValue::Table(_))
+    }
+
     /// Reads a string.
     pub fn text(&self, expected: &str) -> Option<&'a str> {
         match self.inner {

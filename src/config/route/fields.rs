@@ -8,11 +8,11 @@ use crate::key::Pointer;
 
 const EXPECTED: &str =
     "a table such as { order = \"request:/order/id\", payment = \"response:/id\" }";
-const PLACE_EXPECTED: &str =
+pub(super) const PLACE_EXPECTED: &str =
     "a body and a JSON pointer, such as \"request:/order/id\" or \"response:/id\"";
 
 /// Longest name, in bytes. The name is written with every operation.
-const NAME_BYTES_MAX: usize = 32;
+pub(super) const NAME_BYTES_MAX: usize = 32;
 
 /// Reads `fields`. Without the event log the result is empty.
 pub(super) fn read(
@@ -38,7 +38,7 @@ pub(super) fn read(
             .warn(&value.span.path, "not used: the event log is off (set [log] enabled = true)");
         return Some(Vec::new());
     }
-    if context.encrypted && !fields.is_empty() {
+    if context.encrypted == Some(true) && !fields.is_empty() {
         route
             .report
             .warn(&value.span.path, "plain text in the event log: [encryption] seals only results");
@@ -47,20 +47,14 @@ pub(super) fn read(
 }
 
 fn read_field(name: &str, value: &Value<'_>, redact: &[Pointer]) -> Option<ChosenField> {
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    if !plain || name.is_empty() || name.len() > NAME_BYTES_MAX {
+    if !is_name(name) {
         value.fault(format!(
             "the name of a field has 1 to {NAME_BYTES_MAX} letters, digits, _ and -"
         ));
         return None;
     }
     let (side, pointer) = value.parsed(PLACE_EXPECTED, |text| {
-        let (side, pointer) = text.split_once(':')?;
-        let side = match side {
-            "request" => Side::Request,
-            "response" => Side::Response,
-            _ => return None,
-        };
+        let (side, pointer) = place(text)?;
         Some((side, Pointer::parse(pointer)?))
     })?;
     if let Some(kept) = redact.iter().find(|kept| pointer.tokens().starts_with(kept.tokens())) {
@@ -70,4 +64,20 @@ fn read_field(name: &str, value: &Value<'_>, redact: &[Pointer]) -> Option<Chose
         return None;
     }
     Some(ChosenField { name: name.to_owned(), side, pointer })
+}
+
+/// Returns whether a text can be the name of a chosen member.
+pub(super) fn is_name(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
+/// Splits a place such as `request:/order/id` into the body and the pointer. The pointer is not
+/// parsed.
+pub(super) fn place(text: &str) -> Option<(Side, &str)> {
+    match text.split_once(':')? {
+        ("request", pointer) => Some((Side::Request, pointer)),
+        ("response", pointer) => Some((Side::Response, pointer)),
+        _ => None,
+    }
 }

@@ -37,7 +37,7 @@ const IDENTITY_PARTS: [(&str, bool); 2] = [("route", false), ("path", true)];
 
 /// Fields that belong to a connection or to the framing of one message. A retry doesn't repeat
 /// them.
-const FRAMING: [&str; 9] = [
+pub(in crate::config) const FRAMING: [&str; 9] = [
     "connection",
     "content-length",
     "expect",

@@ -124,7 +124,7 @@ fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretSource)>) -
     });
     let given = table.get("headers").is_some();
     let headers = if given {
-        read_headers(&table.table("headers", HEADERS_EXPECTED), "a probe", secret)
+        read_headers(&table.table("headers", HEADERS_EXPECTED), "a probe", |_| true, secret)
     } else {
         Some(HeaderMap::new())
     };
@@ -187,16 +187,18 @@ fn read_statuses(table: &Table<'_>, name: &'static str, default: &str) -> Option
 }
 
 /// Reads header fields that authenticate the gateway. A value is plain text, or the source of a
-/// secret.
+/// secret. `can_be_set` refuses further fields besides `Host`.
 pub(in crate::config) fn read_headers(
     table: &Table<'_>,
     owner: &str,
+    can_be_set: impl Fn(&HeaderName) -> bool,
     secret: &mut Vec<(HeaderName, SecretSource)>,
 ) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     let mut sound = true;
     for (name, value) in table.values() {
-        let Some(name) = super::header(&name).filter(|name| name != http::header::HOST) else {
+        let allowed = |name: &HeaderName| name != http::header::HOST && can_be_set(name);
+        let Some(name) = super::header(&name).filter(allowed) else {
             value.conceal();
             value.fault(format!(
                 "{name:?} is not the name of a header field that can be set for {owner}"

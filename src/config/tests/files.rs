@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::outbox::settings::SinkSettings;
+use crate::record::AnnouncedState;
 
 const PROFILES: [&str; 12] = [
     "acp",
@@ -43,6 +45,21 @@ fn every_shipped_file_is_legal() {
 }
 
 #[test]
+fn every_example_of_the_guide_is_legal() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/CONFIGURATION.md");
+    let guide = fs::read_to_string(path).unwrap();
+    let examples: Vec<&str> = guide.split("```toml\n").skip(1).collect();
+    assert!(examples.len() > 10, "found only {}", examples.len());
+    for example in examples {
+        let text = example.split("```").next().unwrap_or_default();
+        let upstream = Some("http://127.0.0.1:9000".to_owned());
+        let flags = Overrides { upstream, ..Overrides::default() };
+        Config::load(Some(("example.toml", text)), flags)
+            .unwrap_or_else(|faults| panic!("{faults}"));
+    }
+}
+
+#[test]
 fn every_profile_is_legal_and_has_a_line_of_its_own() {
     let report = FaultCollector::default();
     let source = ConfigSource::parse("profiles.toml", profiles::TEXT, false, &report);
@@ -71,7 +88,11 @@ fn every_profile_is_legal_and_has_a_line_of_its_own() {
 
 #[test]
 fn the_documented_route_is_the_ietf_profile() {
-    let block = DEFAULTS.lines().skip_while(|line| *line != "# [[routes]]");
+    // The rules at the end have no defaults: without them a route publishes nothing.
+    let block = DEFAULTS
+        .lines()
+        .skip_while(|line| *line != "# [[routes]]")
+        .take_while(|line| *line != "# [[routes.publish]]");
     let is_setting = |line: &&str| {
         line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
     };
@@ -102,6 +123,43 @@ fn every_value_of_the_ietf_profile_is_documented() {
     for line in settings {
         assert!(DEFAULTS.contains(&format!("\n# {line}")), "{line}");
     }
+}
+
+#[test]
+fn the_documented_sink_has_the_default_settings() {
+    let documented = documented("[[sinks]]");
+    assert!(documented.lines().count() > 8, "{documented}");
+    let sink = load(&documented).unwrap_or_else(|faults| panic!("{faults}")).sinks.remove(0);
+    let default = SinkSettings::new("ledger", sink.settings.target.clone());
+    assert_eq!(sink.settings, default);
+}
+
+#[test]
+fn the_documented_events_are_legal() {
+    let text = format!(
+        "[store]\nformat = 2\n[encryption]\nkeys = [{{ id = \"a\", env = \"A\" }}]\n{}[[routes]]\n\
+         path = \"/p\"\n{}",
+        documented("[[sinks]]"),
+        documented("[[routes.publish]]")
+    );
+    let config = load(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    let publish = config.routes[0].policy.publish.as_ref().unwrap();
+    assert_eq!(publish.rules[0].on, [AnnouncedState::Completed]);
+    assert_eq!(publish.rules[0].members.len(), 3);
+}
+
+/// Returns the commented table under a header, with its settings only.
+fn documented(header: &str) -> String {
+    let block = DEFAULTS.lines().skip_while(|line| line.strip_prefix("# ") != Some(header)).skip(1);
+    let comments = block.map_while(|line| line.strip_prefix("# "));
+    let is_setting =
+        |line: &&str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+    comments.filter(is_setting).fold(format!("{header}\n"), |text, line| text + line + "\n")
+}
+
+#[test]
+fn the_default_settings_of_events_are_those_of_the_file() {
+    assert_eq!(load("").unwrap().outbox, OutboxSettings::default());
 }
 
 #[test]

@@ -19,6 +19,15 @@ fn all_faults_of_a_file_are_shown_at_once() {
 }
 
 #[test]
+fn faults_of_sinks_and_rules_show_no_path_of_a_url() {
+    golden(
+        "sinks.toml",
+        include_str!("../../../tests/fixtures/config/sinks.toml"),
+        include_str!("../../../tests/fixtures/config/sinks.txt"),
+    );
+}
+
+#[test]
 fn a_line_that_does_not_parse_is_blamed_for_its_syntax_only() {
     golden(
         "syntax.toml",
@@ -96,6 +105,31 @@ const LEAKS: &[&str] = &[
     "[hashing]\nsecrets = \"c4n4ry\"",
     "[hashing]\nsecrets = [{ secret = \"c4n4ry\" }]",
     "[[routes]]\npath = \"/p\"\nprobe = { headers = { Authorization = \"Bearer c4n4ry\" } }",
+    "[[sinks]]\nwebhook = { url = \"https://a/c4n4ry\", secret = 1 }",
+    "[[sinks]]\nwebhook = { url = \"https://a?c4n4ry\", secrets = 1 }",
+    "[[sinks]]\nwebhook = { url = \"https://c4n4ry@a/b\" }",
+    "[[sinks]]\nwebhook = { url = \"ftp://a/c4n4ry\" }",
+    "[[sinks]]\nwebhook = { url = [\"https://a/c4n4ry\"] }",
+    "[[sinks]]\nwebhook = { urls = \"https://a/c4n4ry\" }",
+    "[[sinks]]\nwebhook = \"https://a/c4n4ry\"",
+    "[[sinks]]\nwebhook = { url = \"https://a/c4n4ry",
+    "[[sinks]]\nwebhook = { url = https://a?c4n4ry }",
+    "[sinks.webhook]\nurl = \"https://a/\\c4n4ry\" x",
+    "[[sinks]]\nwebhok = { url = \"https://a/c4n4ry\" }",
+    "[[sinks]]\nurl = \"https://a/c4n4ry\"",
+    "[[sinks]]\nnats = { url = \"nats://me:c4n4ry@a\", subject = \"s\" }",
+    "[[sinks]]\nredis_stream = \"redis://a/c4n4ry\"",
+    "[[sinks]]\nredis_stream = { url = \"redis://me:c4n4ry@a\", stream = 1, max_length = -1 }",
+    "[[sinks]]\nredis_stream = { urls = \"redis://me:c4n4ry@a\", stream = \"s\" }",
+    "[[sinks]]\nredis_stream = { url = { value = \"redis://me:c4n4ry@a\" }, stream = \"s\" }",
+    "[[sinks]]\nwebhook = { url = \"https://a/b\", secrets = [\"c4n4ry\"] }",
+    "[[sinks]]\nwebhook = { url = \"https://a/b\", secrets = \"c4n4ry\" }",
+    "[[sinks]]\nwebhook = { url = \"https://a/b\", secrets = [{ value = \"c4n4ry\" }] }",
+    "[[sinks]]\nwebhook = { url = \"https://a/b\", headers = { \"webhook-id\" = \"c4n4ry\" } }",
+    "sinks = \"https://a/c4n4ry\"",
+    "sinks = [\"https://a/c4n4ry\"]",
+    "[[sinks]]\nname = \"a\"\nwebhook = { url = \"https://a/c4n4ry\", secrets = [{ env = \"A\" }], \
+     headers = { A = \"c4n4ry\" } }\n[upstream]\nurl = \"http://u\"",
     "zebra.stripe = \"c4n4ry\"",
     "zebra = [{ stripe = [\"c4n4ry\", 1] }]",
     "secret = 'c4n4ry",

@@ -47,6 +47,7 @@ fn a_decision_has_a_new_version_and_fence_and_keeps_a_key_only_if_the_outcome_is
         version: Version(8),
         fence: Fence(3),
         kept: None,
+        publication: None,
         state: State::Completed { reply: whole(201), by },
         ..uncertain_with_key()
     };
@@ -75,6 +76,7 @@ fn a_decision_has_a_new_version_and_fence_and_keeps_a_key_only_if_the_outcome_is
         version: Version(8),
         fence: Fence(3),
         kept: None,
+        publication: None,
         state: State::Expired,
         ..result.clone()
     };

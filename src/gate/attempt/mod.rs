@@ -225,7 +225,7 @@ impl<S, B> Attempt<S, B> {
     /// Answers the client of a stale attempt like a duplicate, from the operation's record, and
     /// never with the attempt's own answer.
     ///
-    /// This attempt has sent its request. So a refusal that says otherwise is replaced by
+    /// This attempt has sent its request. So a refusal that claims otherwise is replaced by
     /// `outcome-uncertain`: a client would send the request again under another key, and a
     /// [call](crate::gate::call) would end as not sent.
     async fn answer_as_duplicate<RB>(self: Box<Self>) -> Result<SettledAnswer<RB>, Refusal> {

@@ -115,10 +115,7 @@ impl Gate {
             };
             let expected = current.map(|record| record.version);
             let context = || event_context.clone();
-            let error = match self
-                .write(slot, expected, &next.record, next.lifetime, policy, context)
-                .await
-            {
+            let error = match self.write(slot, expected, (&next).into(), policy, context).await {
                 Ok(Swap::Stored) => {
                     if matches!(next.record.state, State::Uncertain { .. }) {
                         self.meter.uncertain.inc();

@@ -178,7 +178,7 @@ impl Gate {
         };
         let expected = Some(held.record.version);
         let context = Context::default;
-        match self.write(slot, expected, &next.record, next.lifetime, policy, context).await {
+        match self.write(slot, expected, (&next).into(), policy, context).await {
             Ok(Swap::Stored) => {
                 tracing::info!(
                     route = %policy.route,

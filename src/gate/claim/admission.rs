@@ -10,7 +10,8 @@ use super::probe::ProbeResult;
 use super::records::STORE_RETRY_AFTER;
 use super::{AdmitResult, ClaimDetails, IncomingRequest, PendingAdmission, Sender};
 use crate::engine::{
-    Admission, ClaimOver, ClaimRequest, DuplicateRefusal, OnUncertain, Policy, admit,
+    Admission, ClaimOver, ClaimRequest, DuplicateRefusal, OnUncertain, Policy, PublishedRequest,
+    admit,
 };
 use crate::gate::explain::{key_reused, leaves};
 use crate::gate::intake::RequestedOperation;
@@ -76,6 +77,8 @@ impl Gate {
                 Admission::Wait => Box::pin(self.wait(&mut pending, request)).await?,
             };
             admission = admit(held.as_ref(), &pending.asked, policy);
+            pending.current_publication =
+                held.as_ref().and_then(|held| held.record.publication.clone());
             match (&admission, &held) {
                 (Admission::Replay(_), Some(held)) => pending.details.link_to(held),
                 (Admission::Refuse(DuplicateRefusal::KeyReused), held) => {
@@ -106,6 +109,7 @@ impl Gate {
             tenant,
             asked: ClaimRequest { caller, fingerprint, fence: Fence(self.entropy.next()) },
             details,
+            current_publication: None,
             permit: Some(permit),
             address: request.context.address_share.as_ref(),
             waiting: None,
@@ -133,7 +137,16 @@ impl Gate {
         let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
         let extras = Extras { leaves: leaves(&self.entropy, policy, request.compared()), span };
         let fields = std::mem::take(&mut operation.fields);
-        ClaimDetails { kept, extras, trail, fields, headers: &parts.headers, request_bytes }
+        let publication = policy.publish.as_ref().map(|rules| {
+            rules.publication(PublishedRequest {
+                content: request.content,
+                is_decoded: request.is_decoded,
+                redact: &policy.redact,
+                hops: 0,
+            })
+        });
+        let headers = &parts.headers;
+        ClaimDetails { kept, publication, extras, trail, fields, headers, request_bytes }
     }
 
     /// Probes the upstream about an uncertain operation.

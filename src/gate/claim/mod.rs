@@ -30,7 +30,7 @@ use super::trace::trace_of;
 use crate::engine::{ClaimRequest, OnFailure, Policy};
 use crate::event::Context;
 use crate::key::{Slot, TenantId};
-use crate::record::{Extras, Held, Reply, SpanId};
+use crate::record::{Extras, Held, Publication, Reply, SpanId};
 use crate::refusal::Refusal;
 use crate::telemetry::Trail;
 
@@ -69,6 +69,8 @@ pub(super) struct IncomingRequest<'r, S> {
     pub key: &'r OperationKey,
     /// The decoded body.
     pub content: &'r Bytes,
+    /// Whether `content` is decoded.
+    pub is_decoded: bool,
     /// Length of the body as received, in bytes.
     pub request_bytes: u64,
     pub context: &'r RequestContext,
@@ -105,6 +107,8 @@ struct PendingAdmission<'r> {
     tenant: TenantId,
     asked: ClaimRequest,
     details: ClaimDetails<'r>,
+    /// The publication of the record that was seen last, if that is unsettled.
+    current_publication: Option<Publication>,
     /// The permit to use the upstream; `None` while the request waits.
     permit: Option<Permit>,
     /// The share of the client's address.
@@ -127,6 +131,8 @@ impl PendingAdmission<'_> {
 struct ClaimDetails<'r> {
     /// The key, if the record keeps it for probes in the background.
     kept: Option<Bytes>,
+    /// What the operation publishes, if the claim begins it.
+    publication: Option<Publication>,
     extras: Extras,
     trail: Option<Trail>,
     fields: BTreeMap<String, String>,

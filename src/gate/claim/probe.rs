@@ -92,7 +92,7 @@ impl Gate {
         let context = || Context { trace: trace_of(headers), ..Context::default() };
         let expected = Some(held.record.version);
         let swapped = self
-            .write(slot, expected, &next.record, next.lifetime, policy, context)
+            .write(slot, expected, (&next).into(), policy, context)
             .await
             .map_err(|error| self.store_failed(slot, &error))?;
         match (swapped, next.record.state) {

@@ -10,17 +10,37 @@ use crate::gate::state::Gate;
 use crate::record::{Held, State};
 use crate::refusal::Refusal;
 
+/// Delay that a client is asked for while a sink is full. Its backlog shrinks only after the
+/// receiver is back, or after an operator's decision.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(30);
+
 impl Gate {
+    /// Checks that a new operation may begin: its tenant's quota is not used up, and no sink that
+    /// gets its events is full.
+    ///
+    /// # Errors
+    /// Returns the refusal of a new operation. A duplicate is answered by its record nevertheless.
+    pub(super) fn check_room(
+        &self,
+        pending: &PendingAdmission<'_>,
+        over: ClaimOver,
+    ) -> Result<(), Refusal> {
+        self.check_quota(pending, over)
+            .map_err(|retry_after| Refusal::QuotaReached { retry_after })?;
+        match &pending.guarded.route.policy.publish {
+            Some(rules) if is_counted(pending, over) && self.full_sinks.has_any_of(rules) => {
+                Err(Refusal::OutboxFull { retry_after: FULL_RETRY_AFTER })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Checks that the tenant may begin another operation. A new attempt of an uncertain operation
     /// does not count as a new operation.
     ///
     /// # Errors
     /// Returns how long to wait, if the quota is used up.
-    pub(super) fn check_quota(
-        &self,
-        pending: &PendingAdmission<'_>,
-        over: ClaimOver,
-    ) -> Result<(), Duration> {
+    fn check_quota(&self, pending: &PendingAdmission<'_>, over: ClaimOver) -> Result<(), Duration> {
         if !is_counted(pending, over) {
             return Ok(());
         }
@@ -54,15 +74,14 @@ impl Gate {
     pub(super) async fn record_instead_of_claim(
         &self,
         pending: &PendingAdmission<'_>,
-        retry_after: Duration,
+        refusal: Refusal,
     ) -> Result<Held, Refusal> {
         let (policy, slot) = (&pending.guarded.route.policy, &pending.slot);
         let held = self
             .blocking_record(policy, slot)
             .await
             .map_err(|error| self.store_failed(slot, &error))?;
-        held.filter(|held| !matches!(held.record.state, State::Released))
-            .ok_or(Refusal::QuotaReached { retry_after })
+        held.filter(|held| !matches!(held.record.state, State::Released)).ok_or(refusal)
     }
 }
 

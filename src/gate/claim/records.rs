@@ -39,10 +39,7 @@ impl Gate {
         let Some(held) = self.store.records.load(slot).await? else { return Ok(None) };
         let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
         let expected = Some(held.record.version);
-        match self
-            .write(slot, expected, &next.record, next.lifetime, policy, Context::default)
-            .await?
-        {
+        match self.write(slot, expected, (&next).into(), policy, Context::default).await? {
             Swap::Stored => {
                 self.meter.uncertain.inc();
                 tracing::warn!(

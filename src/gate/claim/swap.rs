@@ -10,7 +10,9 @@ use tokio::time::timeout;
 use super::records::STORE_RETRY_AFTER;
 use super::unconfirmed::UnconfirmedClaim;
 use super::{AdmitResult, PendingAdmission};
-use crate::engine::{Admission, Claim, ClaimOver, DuplicateRefusal, admit, claim};
+use crate::engine::{
+    Admission, Claim, ClaimOver, DuplicateRefusal, admit, claim, publication_of_claim,
+};
 use crate::event::Context;
 use crate::gate::attempt::Claimed;
 use crate::gate::send_rule::SendRule;
@@ -120,14 +122,16 @@ impl Gate {
     ) -> Result<ClaimResult, Refusal> {
         let PendingAdmission { guarded, slot, asked, details, .. } = pending;
         let policy = &guarded.route.policy;
-        if let Err(retry_after) = self.check_quota(pending, over) {
-            let held = Box::pin(self.record_instead_of_claim(pending, retry_after)).await?;
+        if let Err(refusal) = self.check_room(pending, over) {
+            let held = Box::pin(self.record_instead_of_claim(pending, refusal)).await?;
             return Ok(ClaimResult::Blocked(Some(held)));
         }
         let mut next =
             claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
         next.record.kept = details.kept.clone();
         next.record.extras = details.extras.clone();
+        let current = pending.current_publication.as_ref();
+        next.record.publication = publication_of_claim(over, current, details.publication.as_ref());
         // The send rule counts from before the command is sent, so the store's lease can only begin
         // later.
         let from_ms = self.clock.boot_ms();
@@ -136,9 +140,8 @@ impl Gate {
         let context = || self.claim_context(pending);
         let timer = Timer::start();
         let mut step = Trail::step(details.trail.as_ref(), Work::Claim);
-        let swapped = self
-            .write(slot, over.version(), &own.claim.record, next.lifetime, policy, context)
-            .await;
+        let swapped =
+            self.write(slot, over.version(), own.change(next.lifetime), policy, context).await;
         timer.stop(self.meter.store(StoreCall::Claim));
         step.result(match &swapped {
             Ok(Swap::Stored) => "stored",
@@ -204,8 +207,8 @@ impl Gate {
             // data may restore only the writes that it has confirmed.
             Admission::Run => {
                 let context = || self.claim_context(pending);
-                let record = &own.claim.record;
-                match self.write(slot, over.version(), record, lifetime, policy, context).await {
+                let change = own.change(lifetime);
+                match self.write(slot, over.version(), change, policy, context).await {
                     Ok(Swap::Stored) if rule.allows() => {
                         Ok(ClaimResult::Confirmed(own.close(), rule))
                     }

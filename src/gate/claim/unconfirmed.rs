@@ -8,8 +8,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::engine::{Claim, Outcome};
 use crate::event::Context;
 use crate::gate::attempt::settle::UnsettledOutcome;
+use crate::gate::record_change::RecordChange;
 use crate::gate::state::{Gate, ProtectedRoute};
 use crate::key::Slot;
+use crate::record::Lifetime;
 
 /// A claim that is sent to the store and not yet answered. Dropping this value gives the claim up:
 /// when a client leaves, its request is dropped at any point, and then nobody would run or settle
@@ -36,6 +38,11 @@ impl<'g> UnconfirmedClaim<'g> {
         turn: Option<OwnedSemaphorePermit>,
     ) -> UnconfirmedClaim<'g> {
         UnconfirmedClaim { gate, guarded, slot, claim, turn, is_open: true }
+    }
+
+    /// Returns the write of the claim. A claim announces nothing.
+    pub fn change(&self, lifetime: Lifetime) -> RecordChange<'_> {
+        RecordChange { next: &self.claim.record, lifetime, announcement: None }
     }
 
     /// Returns the claim, and does not give it up. Either the result of the claim is known, or the

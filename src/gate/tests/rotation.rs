@@ -60,10 +60,10 @@ impl Records for Way {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: EventSource<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         self.turns.of(self.who).await;
-        self.inner.write(slot, expected, next, lifetime, event).await
+        self.inner.write(slot, expected, next, lifetime, events).await
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

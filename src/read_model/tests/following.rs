@@ -39,7 +39,13 @@ impl Followed {
         let lifetime = Lifetime { keep: HOUR * 100, due: Some(HOUR), tombstone: None };
         let written = self
             .store
-            .write(&slot(n), None::<Version>, &claim(n, n), lifetime, &|| event.clone())
+            .write(
+                &slot(n),
+                None::<Version>,
+                &claim(n, n),
+                lifetime,
+                crate::store::Events::logged(&|| event.clone()),
+            )
             .await
             .unwrap();
         assert_eq!(written, Swap::Stored);

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-const FORMATS: [u8; 3] = [FORMAT, FORMAT_WITH_EXTRAS, FORMAT_WITH_TRAILERS];
+mod publication;
+
+const FORMATS: [u8; 4] =
+    [FORMAT, FORMAT_WITH_EXTRAS, FORMAT_WITH_TRAILERS, FORMAT_WITH_PUBLICATION];
 
 /// Bytes of the payload before its content: format and checksum.
 const PREFIX_BYTES: usize = 5;
@@ -21,6 +24,7 @@ fn base(state: State) -> Record {
         caller: Some(Caller::from_bytes([0xca; 32])),
         opened_unix_ms: 1_764_000_000_123,
         kept: None,
+        publication: None,
         extras: Extras::default(),
         state,
     }
@@ -78,6 +82,7 @@ fn golden() -> Vec<(&'static str, Record)> {
         ("expired", base(State::Expired)),
     ];
     records.extend(golden_with_extras());
+    records.extend(publication::golden());
     records
 }
 
@@ -140,6 +145,7 @@ fn extras() -> Extras {
 fn golden_path(name: &str) -> PathBuf {
     let format = match name {
         _ if name.ends_with("-with-trailers") => FORMAT_WITH_TRAILERS,
+        _ if name.ends_with("-with-publication") => FORMAT_WITH_PUBLICATION,
         _ if name.ends_with("-with-extras") => FORMAT_WITH_EXTRAS,
         _ => FORMAT,
     };
@@ -179,6 +185,7 @@ fn what_was_ever_written_is_read_for_ever() {
         assert_eq!(record.fingerprint, expected.fingerprint, "{name}");
         assert_eq!(record.caller, expected.caller, "{name}");
         assert_eq!(record.opened_unix_ms, expected.opened_unix_ms, "{name}");
+        assert_eq!(record.publication, expected.publication, "{name}");
         assert_eq!(record.extras, expected.extras, "{name}");
         assert_eq!(record.state, expected.state, "{name}");
     }
@@ -528,6 +535,7 @@ fn records() -> impl Strategy<Value = Record> {
                 caller: caller.map(Caller::from_bytes),
                 opened_unix_ms,
                 kept,
+                publication: None,
                 extras,
                 state,
             },

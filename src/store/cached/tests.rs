@@ -35,10 +35,10 @@ impl Records for Counting {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: EventSource<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         self.claims.fetch_add(1, Ordering::SeqCst);
-        self.inner.write(slot, expected, next, lifetime, event).await
+        self.inner.write(slot, expected, next, lifetime, events).await
     }
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
         self.inner.load(slot).await

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::outbox_item::{OutboxItem, OutboxItems};
 use crate::key::Slot;
 use crate::store::error::StoreError;
 use crate::store::identities::Note;
@@ -61,6 +62,10 @@ pub struct CopyProgress {
     /// How far the source's event log is copied: a [`Position`](crate::store::log::Position) as
     /// text.
     pub log: String,
+    /// Cursor behind the waiting events and dead letters that are copied.
+    pub outbox_cursor: Option<String>,
+    /// Whether all waiting events and dead letters are copied.
+    pub outbox_done: bool,
 }
 
 /// State in which a target begins a copy.
@@ -115,6 +120,13 @@ pub trait CopySource: Send + Sync {
 
     /// Reads the items under these keys, in the order of the keys.
     async fn find(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StoreError>;
+
+    /// Reads waiting events and dead letters from a cursor on (`None`: from the beginning). Each
+    /// one is read once, as long as no gateway uses the store.
+    ///
+    /// # Errors
+    /// [`CopyError::Refused`]: one can't be read.
+    async fn outbox(&self, cursor: Option<&str>) -> Result<OutboxItems, CopyError>;
 }
 
 /// A store that can be copied into.
@@ -134,6 +146,13 @@ pub trait CopyTarget: CopySource {
     async fn put_events(
         &self,
         entries: &[LogEntry],
+        progress: &CopyProgress,
+    ) -> Result<(), StoreError>;
+
+    /// Writes waiting events and dead letters, then the progress. A repeated write adds nothing.
+    async fn put_outbox(
+        &self,
+        items: &[OutboxItem],
         progress: &CopyProgress,
     ) -> Result<(), StoreError>;
 

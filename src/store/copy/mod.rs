@@ -2,8 +2,8 @@
 //! and Redis.
 //!
 //! A copy has the records and tombstones of all routes, the index of unsettled records, the event
-//! log and the notes. The target is closed during the copy: no gateway can claim there before
-//! everything is copied and compared.
+//! log, the outbox and the notes. The target is closed during the copy: no gateway can claim there
+//! before everything is copied and compared.
 //!
 //! Danger: after a copy, a gateway on the source and a gateway on the target share no new records.
 //! So each of them executes duplicates of the other's requests. After a move, no gateway may use
@@ -11,6 +11,8 @@
 
 mod endpoint;
 mod merge;
+mod outbox;
+mod outbox_item;
 mod progress;
 mod run;
 mod sum;
@@ -18,6 +20,7 @@ mod sum;
 pub use endpoint::{
     CopyError, CopyProgress, CopySource, CopyStart, CopyTarget, Item, ItemKey, Items,
 };
+pub use outbox_item::{OutboxItem, OutboxItems};
 pub use progress::{Copied, CopyReport, CopyStep};
 pub use run::copy;
 

@@ -7,10 +7,14 @@ pub enum CopyStep {
     Items,
     /// Copies entries of the event log.
     Events,
+    /// Copies waiting events and dead letters.
+    Outbox,
     /// Compares records and tombstones.
     CheckItems,
     /// Compares entries of the event log.
     CheckEvents,
+    /// Compares waiting events and dead letters.
+    CheckOutbox,
 }
 
 /// Called with the current step, and the number of items or entries done.
@@ -23,6 +27,10 @@ pub struct Copied {
     pub items: u64,
     /// Number of entries of the event log compared.
     pub events: u64,
+    /// Number of events compared that wait for their sinks.
+    pub waiting: u64,
+    /// Number of dead letters compared.
+    pub dead_letters: u64,
     /// Whether the copy continued an interrupted one.
     pub resumed: bool,
     /// Whether the links of the event log were computed anew, because the target has other

@@ -1,4 +1,5 @@
-//! The copy itself: copies records and events, compares them, then copies the notes.
+//! The copy itself: copies records, the event log and the outbox, compares them, then copies the
+//! notes.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +7,7 @@ use super::endpoint::{
     CopyError, CopyProgress, CopySource, CopyStart, CopyTarget, Item, ItemKey, Items,
 };
 use super::merge::Merge;
+use super::outbox::{compare_outbox, copy_outbox};
 use super::progress::{Copied, CopyReport, CopyStep};
 use super::sum::Sum;
 use crate::store::error::StoreError;
@@ -74,8 +76,11 @@ pub async fn copy(
     } else {
         copy_events(from, to, &progress, report).await?;
     }
+    copy_outbox(from, to, &mut progress, report).await?;
     copied.items = compare_items(from, to, report).await?;
     copied.events = compare_events(from, to, copied.relinked, report).await?;
+    let outbox = compare_outbox(from, to, report).await?;
+    (copied.waiting, copied.dead_letters) = (outbox.waiting.entries, outbox.dead.entries);
     if from.unused_state().await? != state {
         return Err(CopyError::Differs(
             "a gateway used the first store while it was copied".into(),

@@ -1,4 +1,4 @@
-//! A checksum over the entries of an event log that does not depend on their order.
+//! A checksum over the entries of an event log or of an outbox. It does not depend on their order.
 
 use ring::digest::{Context, SHA256};
 
@@ -45,8 +45,13 @@ impl Sum {
             digest.update(format!("|{}|{}|", entry.partition, entry.id).as_bytes());
             digest.update(entry.link.as_ref().map_or(&[], |link| link.as_bytes()));
         }
+        self.add_digest(digest.finish().as_ref());
+    }
+
+    /// Adds an entry by its SHA-256.
+    pub(super) fn add_digest(&mut self, digest: &[u8]) {
         self.entries += 1;
-        for (lane, bytes) in self.digests.iter_mut().zip(digest.finish().as_ref().chunks_exact(8)) {
+        for (lane, bytes) in self.digests.iter_mut().zip(digest.chunks_exact(8)) {
             *lane = lane.wrapping_add(bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)));
         }
     }

@@ -16,17 +16,20 @@ use super::disk::{Folder, Writes};
 use super::error::OpenError;
 use super::layout::{FILE, LAYOUT, LAYOUT_VERSION, META, NOTES, TIME_MS, UNFINISHED, name_of};
 use super::options::EmbeddedOptions;
+use super::outbox_copy::OutboxPlace;
 use super::shared_file::{SharedFile, StoreTime};
 use super::store::{Embedded, readers};
 use super::tables::{FRONT_BYTES, Front, KEY_BYTES, RECORDS, RecordKey, Tables};
-use super::{event_tables, writer};
+use super::{event_tables, outbox_copy, outbox_tables, writer};
 use crate::hex;
 use crate::record::HEAD_BYTES;
 use crate::store::copy::{
-    CopyError, CopyProgress, CopySource, CopyStart, CopyTarget, Item, ItemKey, Items,
+    CopyError, CopyProgress, CopySource, CopyStart, CopyTarget, Item, ItemKey, Items, OutboxItem,
+    OutboxItems,
 };
 use crate::store::error::StoreError;
 use crate::store::identities::{IdentityNotes, Note};
+use crate::store::local_relays::LocalRelays;
 use crate::store::log::{Ends, EventLog, LogEntry};
 
 /// Name of the copy's progress in [`NOTES`].
@@ -115,6 +118,7 @@ impl CopiedFile {
                 shared: std::sync::Arc::new(SharedFile::new(db, clock)),
                 large: Default::default(),
                 readers: readers(),
+                relays: LocalRelays::default(),
             },
             _folder: folder,
         })
@@ -245,6 +249,12 @@ impl CopySource for CopiedFile {
         };
         self.store.blocking(move |shared| shared.reading(look)).await
     }
+
+    async fn outbox(&self, cursor: Option<&str>) -> Result<OutboxItems, CopyError> {
+        let from = OutboxPlace::parse(cursor).ok_or_else(odd_cursor)?;
+        let read = move |txn: &redb::ReadTransaction| outbox_copy::page(txn, &from);
+        Ok(self.store.blocking(move |shared| shared.reading(read)).await?)
+    }
 }
 
 #[async_trait]
@@ -269,6 +279,7 @@ impl CopyTarget for CopiedFile {
                 Note::ALL.into_iter().map(has_note).collect::<Result<Vec<bool>, redb::Error>>()?;
             let empty = txn.open_table(RECORDS)?.is_empty()?
                 && event_tables::is_empty(txn)?
+                && outbox_tables::is_empty(txn)?
                 && !noted.contains(&true);
             let _ = result.send(empty);
             if empty {
@@ -312,6 +323,19 @@ impl CopyTarget for CopiedFile {
         let (entries, progress) = (entries.to_vec(), progress.clone());
         let put = self.write(move |txn, _| {
             entries.iter().try_for_each(|entry| event_tables::append_unchanged(txn, entry))?;
+            keep_progress(txn, &progress)
+        });
+        put.await
+    }
+
+    async fn put_outbox(
+        &self,
+        items: &[OutboxItem],
+        progress: &CopyProgress,
+    ) -> Result<(), StoreError> {
+        let (items, progress) = (items.to_vec(), progress.clone());
+        let put = self.write(move |txn, _| {
+            outbox_copy::put(txn, &items)?;
             keep_progress(txn, &progress)
         });
         put.await

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::outbox_tables::OutboxChange;
 use super::tables::{EncodedRecord, Front, RawRecord, RecordKey, Tables};
 use crate::key::Slot;
 use crate::record::{CodecError, Fence, HEAD_BYTES, Version};
 use crate::store::error::StoreError;
 use crate::store::identities::Note;
 use crate::store::log::{EntryId, Trimmed};
+use crate::store::outbox::OutboxEvent;
 
 /// A job of the writer.
 pub(super) enum Job {
@@ -23,6 +25,8 @@ pub(super) enum Job {
     MarkRead { reader: String, read: EntryId },
     /// Appends a batch of observations.
     Observe { batch: Vec<u8> },
+    /// Changes the outbox.
+    Outbox(Box<OutboxChange>),
     /// Removes old entries of the log.
     Trim { older_than: Duration },
     /// Checks whether claims are accepted.
@@ -46,6 +50,8 @@ pub(super) struct SwapJob {
     pub(super) tombstone: Option<EncodedRecord>,
     /// The event to append to the log, unless it is empty.
     pub(super) event: Vec<u8>,
+    /// The events for sinks.
+    pub(super) outbox: Vec<OutboxEvent>,
 }
 
 /// Reply of the writer.
@@ -59,6 +65,8 @@ pub(super) enum WriteReply {
     Renewed(bool),
     /// Whether the note has the new text now.
     NoteSet(bool),
+    /// Whether a change of the outbox has its effect.
+    Outbox(bool),
     /// Result of trimming.
     Trimmed(Trimmed),
     /// The job is done; it has no result.
@@ -112,11 +120,16 @@ impl Job {
     /// Returns the bytes that the job adds to a commit.
     pub(super) fn size(&self) -> usize {
         match self {
-            Job::Swap(exchange) => exchange.record.size() + exchange.event.len(),
+            Job::Swap(exchange) => {
+                let outbox =
+                    exchange.outbox.iter().map(|event| event.content.size()).sum::<usize>();
+                exchange.record.size() + exchange.event.len() + outbox
+            }
             Job::Observe { batch } => batch.len(),
             Job::Renew { .. }
             | Job::SetNote { .. }
             | Job::MarkRead { .. }
+            | Job::Outbox(_)
             | Job::Trim { .. }
             | Job::Ping
             | Job::Close => 0,
@@ -161,6 +174,10 @@ impl Job {
             Job::Observe { batch } => {
                 tables.observe(batch)?;
                 Ok(JobResult::written(WriteReply::Done))
+            }
+            Job::Outbox(job) => {
+                let done = tables.change_outbox(job)?;
+                Ok(JobResult::written(WriteReply::Outbox(done)))
             }
             Job::Trim { older_than } => Ok(match tables.trim(*older_than)? {
                 nothing if nothing == Trimmed::default() => {
@@ -207,6 +224,7 @@ impl SwapJob {
         if !self.event.is_empty() {
             tables.append(&self.slot, &self.event)?;
         }
+        tables.append_outbox(&self.slot, &self.outbox)?;
         Ok(JobResult::written(WriteReply::Stored))
     }
 }

@@ -30,5 +30,6 @@ pub(super) fn name_of(note: Note) -> &'static str {
     match note {
         Note::Identities => "identities",
         Note::Paths => "paths",
+        Note::Sinks => "sinks",
     }
 }

@@ -5,6 +5,7 @@
 //! new claims are refused while there is still space for results.
 
 mod copy;
+mod dead_letter_tables;
 mod disk;
 mod error;
 mod event_log;
@@ -12,6 +13,10 @@ mod event_tables;
 mod jobs;
 mod layout;
 mod options;
+mod outbox;
+mod outbox_copy;
+mod outbox_keys;
+mod outbox_tables;
 mod shared_file;
 mod store;
 mod tables;

@@ -20,7 +20,8 @@ use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
 use crate::store::error::{ListError, StoreError};
 use crate::store::identities::{IdentityNotes, Note};
 use crate::store::large::{ALONG_MAX, Large};
-use crate::store::records::{EventSource, Listing, Page, Records, Swap};
+use crate::store::local_relays::LocalRelays;
+use crate::store::records::{Events, Listing, Page, Records, Swap};
 use crate::store::watch::Watch;
 
 /// Limit for the requests in the writer's queue. Further callers wait until it has a free place.
@@ -46,6 +47,7 @@ pub struct Embedded {
     pub(super) large: Large,
     /// Permits to read: [`READERS_MAX`] in all.
     pub(super) readers: Arc<Semaphore>,
+    pub(super) relays: LocalRelays,
 }
 
 impl Embedded {
@@ -77,7 +79,8 @@ impl Embedded {
         let writer = Writer::new(shared.clone(), orders, folder, opener, options)?;
         let thread = std::thread::Builder::new().name("store-writer".into());
         thread.spawn(move || writer.run()).map_err(OpenError::Thread)?;
-        Ok(Embedded { queue, shared, large: Large::default(), readers: readers() })
+        let (large, relays) = (Large::default(), LocalRelays::default());
+        Ok(Embedded { queue, shared, large, readers: readers(), relays })
     }
 
     /// Completes the requests made before, then releases file and folder. Every later call fails,
@@ -151,7 +154,7 @@ impl Records for Embedded {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: EventSource<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         let tombstone = match (&next.state, lifetime.tombstone) {
             (State::Completed { .. }, Some(keep)) => {
@@ -168,7 +171,8 @@ impl Records for Embedded {
             heeds_tombstone: lifetime.tombstone.is_some(),
             record: EncodedRecord::new(&encoded, lifetime.due, lifetime.keep),
             tombstone,
-            event: event(),
+            event: (events.log)(),
+            outbox: events.outbox.to_vec(),
         };
         match self.request(Job::Swap(Box::new(swap))).await? {
             WriteReply::Stale(None) => Ok(Swap::Stale(None)),
@@ -176,7 +180,10 @@ impl Records for Embedded {
                 let fence = raw.fence();
                 Ok(raw.held()?.map_or(Swap::Large(fence), |held| Swap::Stale(Some(held))))
             }
-            _ => Ok(Swap::Stored),
+            _ => {
+                events.outbox.iter().for_each(|event| self.relays.wake(&event.sink));
+                Ok(Swap::Stored)
+            }
         }
     }
 

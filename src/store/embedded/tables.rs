@@ -11,6 +11,7 @@ use redb::{ReadOnlyTable, ReadableTable, Table, TableDefinition, WriteTransactio
 
 use super::event_tables;
 use super::layout::{NOTES, name_of};
+use super::outbox_tables::{self, OutboxChange};
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{
     CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_completed, head_fence,
@@ -20,6 +21,7 @@ use crate::store::error::StoreError;
 use crate::store::identities::Note;
 use crate::store::large::ALONG_MAX;
 use crate::store::log::{EntryId, Trimmed};
+use crate::store::outbox::OutboxEvent;
 
 /// Bytes of a record's key: a kind and a slot's hash.
 pub(super) const KEY_BYTES: usize = 1 + SLOT_BYTES;
@@ -357,6 +359,20 @@ impl<'txn> Tables<'txn> {
     /// Appends an event to the log.
     pub(super) fn append(&self, slot: &Slot, event: &[u8]) -> Result<(), redb::Error> {
         event_tables::append(self.txn, slot, event, self.now_ms)
+    }
+
+    /// Writes the events of a change for its sinks.
+    pub(super) fn append_outbox(
+        &self,
+        slot: &Slot,
+        events: &[OutboxEvent],
+    ) -> Result<(), redb::Error> {
+        outbox_tables::append(self.txn, slot, events, self.now_ms)
+    }
+
+    /// Changes the outbox. Returns whether the change has its effect.
+    pub(super) fn change_outbox(&self, change: &OutboxChange) -> Result<bool, redb::Error> {
+        outbox_tables::apply(self.txn, change, self.now_ms)
     }
 
     /// See [`crate::store::EventLog::mark_read`].

@@ -20,6 +20,7 @@ use super::event_tables;
 use super::jobs::{Job, WriteReply, WriteRequest};
 use super::layout::{LAYOUT, LAYOUT_VERSION, META, NOTES, TIME_MS};
 use super::options::EmbeddedOptions;
+use super::outbox_tables;
 use super::shared_file::SharedFile;
 use super::tables::{DUE, ENDS, RECORDS, Tables};
 use crate::store::error::StoreError;
@@ -114,6 +115,7 @@ pub(super) fn make_tables(txn: &WriteTransaction) -> Result<(), redb::Error> {
     txn.open_table(ENDS)?;
     txn.open_table(NOTES)?;
     txn.open_table(META)?;
+    outbox_tables::prepare(txn)?;
     event_tables::prepare(txn)
 }
 

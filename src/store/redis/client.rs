@@ -21,6 +21,7 @@ use super::replication_ack::{Confirmation, probe_write};
 use super::servers::{ServerPartitions, Servers};
 use super::subscriber;
 use super::time::ServerTime;
+use super::wakes::OutboxWakes;
 use crate::store::large::Large;
 use crate::store::{Hub, StoreError};
 
@@ -37,6 +38,7 @@ pub struct Redis {
     pub(super) ack: RedisAck,
     confirmation: Confirmation,
     pub(super) hub: Hub,
+    pub(super) wakes: OutboxWakes,
     pub(super) scripts: Scripts,
     pub(super) time: ServerTime,
     pub(super) epochs: EpochTable,
@@ -49,6 +51,8 @@ pub struct Redis {
     _subscriber: AbortOnDropHandle<()>,
     /// The task of [`super::recovery`], which ends with the store.
     pub(super) recovery: OnceLock<AbortOnDropHandle<()>>,
+    /// The task that wakes relays after a subscription began, which ends with the store.
+    pub(super) waking: OnceLock<AbortOnDropHandle<()>>,
 }
 
 /// The scripts that the servers run.
@@ -56,10 +60,21 @@ pub(super) struct Scripts {
     pub(super) read: Script,
     pub(super) claim: Script,
     pub(super) change: Script,
+    /// The same, for changes with events for sinks.
+    pub(super) change_and_send: Script,
     pub(super) renew: Script,
     pub(super) forget: Script,
     pub(super) set_note: Script,
     pub(super) trim: Script,
+    pub(super) outbox_attend: Script,
+    pub(super) outbox_leave: Script,
+    pub(super) outbox_own: Script,
+    pub(super) outbox_due: Script,
+    pub(super) outbox_postpone: Script,
+    pub(super) outbox_remove: Script,
+    pub(super) outbox_bury: Script,
+    pub(super) outbox_requeue: Script,
+    pub(super) outbox_discard: Script,
     pub(super) forget_observed: Script,
 }
 
@@ -81,10 +96,42 @@ impl Scripts {
             read: Script::new(include_str!("scripts/read.lua")),
             claim: Script::new(include_str!("scripts/claim.lua")),
             change: Script::new(include_str!("scripts/change.lua")),
+            change_and_send: Script::new(concat!(
+                include_str!("scripts/outbox_counts.lua"),
+                include_str!("scripts/outbox_insert.lua"),
+                include_str!("scripts/change.lua")
+            )),
             renew: Script::new(include_str!("scripts/renew.lua")),
             forget: Script::new(include_str!("scripts/forget.lua")),
             set_note: Script::new(include_str!("scripts/set_note.lua")),
             trim: Script::new(include_str!("scripts/trim.lua")),
+            outbox_attend: Script::new(include_str!("scripts/outbox_attend.lua")),
+            outbox_leave: Script::new(include_str!("scripts/outbox_leave.lua")),
+            outbox_own: Script::new(include_str!("scripts/outbox_own.lua")),
+            outbox_due: Script::new(include_str!("scripts/outbox_due.lua")),
+            outbox_postpone: Script::new(concat!(
+                include_str!("scripts/outbox_take.lua"),
+                include_str!("scripts/outbox_postpone.lua")
+            )),
+            outbox_remove: Script::new(concat!(
+                include_str!("scripts/outbox_counts.lua"),
+                include_str!("scripts/outbox_take.lua"),
+                include_str!("scripts/outbox_remove.lua")
+            )),
+            outbox_bury: Script::new(concat!(
+                include_str!("scripts/outbox_counts.lua"),
+                include_str!("scripts/outbox_take.lua"),
+                include_str!("scripts/outbox_bury.lua")
+            )),
+            outbox_requeue: Script::new(concat!(
+                include_str!("scripts/outbox_counts.lua"),
+                include_str!("scripts/outbox_insert.lua"),
+                include_str!("scripts/outbox_requeue.lua")
+            )),
+            outbox_discard: Script::new(concat!(
+                include_str!("scripts/outbox_counts.lua"),
+                include_str!("scripts/outbox_discard.lua")
+            )),
             forget_observed: Script::new(include_str!("scripts/forget_observed.lua")),
         }
     }
@@ -95,7 +142,7 @@ impl Redis {
     /// can't claim.
     pub(super) fn without_recovery(options: RedisOptions) -> Result<Arc<Redis>, ConnectError> {
         let connector = Connector::new(&options)?;
-        let hub = Hub::remote();
+        let (hub, wakes) = (Hub::remote(), OutboxWakes::new());
         let lookup_wanted = connector.replaced.clone();
         Ok(Arc::new_cyclic(|itself| Redis {
             itself: itself.clone(),
@@ -107,6 +154,7 @@ impl Redis {
             timeout: options.timeout,
             ack: options.ack,
             hub: hub.clone(),
+            wakes: wakes.clone(),
             scripts: Scripts::new(),
             time: ServerTime::new(),
             epochs: EpochTable::new(lookup_wanted, options.loss_pause),
@@ -114,8 +162,11 @@ impl Redis {
             completed_hint: CompletedHint::default(),
             large: Large::default(),
             next_partition: AtomicU16::default(),
-            _subscriber: AbortOnDropHandle::new(tokio::spawn(subscriber::run(connector, hub))),
+            _subscriber: AbortOnDropHandle::new(tokio::spawn(subscriber::run(
+                connector, hub, wakes,
+            ))),
             recovery: OnceLock::new(),
+            waking: OnceLock::new(),
         }))
     }
 

@@ -13,17 +13,18 @@ use bytes::Bytes;
 use redis::{Pipeline, Value};
 use tokio::sync::OnceCell;
 
-use super::answer::{array, time_ms, unexpected};
+use super::answer::{time_ms, unexpected};
 use super::client::Redis;
-use super::connection::Commands;
 use super::layout;
 use super::options::{ConnectError, RedisOptions};
+use super::outbox_copy;
 use super::servers::ServerPartitions;
 use super::time::millis;
 use crate::hex::Hex;
 use crate::key::PARTITIONS;
 use crate::store::copy::{
-    CopyError, CopyProgress, CopySource, CopyStart, CopyTarget, Item, ItemKey, Items,
+    CopyError, CopyProgress, CopySource, CopyStart, CopyTarget, Item, ItemKey, Items, OutboxItem,
+    OutboxItems,
 };
 use crate::store::log::{Ends, EventLog, LogEntry, digest};
 use crate::store::{IdentityNotes, Note, StoreError};
@@ -354,6 +355,11 @@ impl CopySource for CopiedRedis {
         }
         Ok(found)
     }
+
+    async fn outbox(&self, cursor: Option<&str>) -> Result<OutboxItems, CopyError> {
+        self.groups().await?;
+        self.store.outbox_page(cursor).await
+    }
 }
 
 #[async_trait]
@@ -434,6 +440,15 @@ impl CopyTarget for CopiedRedis {
         self.store_progress(progress).await
     }
 
+    async fn put_outbox(
+        &self,
+        items: &[OutboxItem],
+        progress: &CopyProgress,
+    ) -> Result<(), StoreError> {
+        self.run(outbox_copy::put_commands(&self.store.names, self.mark()?, items)).await?;
+        self.store_progress(progress).await
+    }
+
     async fn put_ends(&self, ends: &[Ends]) -> Result<(), StoreError> {
         let put = |partition: u16, pipe: &mut Pipeline| {
             let Some(ends) = ends.iter().find(|ends| ends.partition == partition) else { return };
@@ -477,12 +492,7 @@ impl CopyTarget for CopiedRedis {
         end.cmd("DEL").arg(self.store.names.copy_key());
         let wait = self.store.wait_command();
         wait.into_iter().for_each(|wait| _ = end.add_command(wait));
-        let answers = array(
-            self.store
-                .servers
-                .call(layout::COPY_PARTITION, Commands::Many(&end), None, self.store.deadline())
-                .await?,
-        )?;
+        let answers = self.store.pipeline(layout::COPY_PARTITION, &end).await?;
         self.store.require_confirmed(answers.into_iter().nth(1))
     }
 }

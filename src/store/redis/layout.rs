@@ -53,11 +53,17 @@ impl KeyNames {
         }
     }
 
+    /// Returns a name of the whole store that has no partition.
+    pub(super) fn of_store(&self, what: &str) -> Vec<u8> {
+        [self.prefix.as_bytes(), what.as_bytes()].concat()
+    }
+
     /// Returns the key of a note, one for the whole store.
     pub(super) fn note_key(&self, note: Note) -> Vec<u8> {
         let name: &[u8] = match note {
             Note::Identities => b"identities",
             Note::Paths => b"paths",
+            Note::Sinks => b"sinks",
         };
         self.in_partition(NOTES_PARTITION, name)
     }
@@ -140,8 +146,14 @@ impl KeyNames {
     /// write such names at their start. A copy that was interrupted at its beginning leaves such
     /// names, too.
     pub(super) fn is_of_an_empty_store(&self, name: &[u8]) -> bool {
-        let last = name.rsplit(|byte| *byte == b':').next().unwrap_or_default();
-        matches!(last, b"epoch" | b"ping" | b"gateways")
+        let is_named = |rest: &[u8]| matches!(rest, b"epoch" | b"ping" | b"gateways");
+        let Some(rest) = name.strip_prefix(self.prefix.as_bytes()) else { return false };
+        // Other names of a partition may end alike: they can have the name of a sink.
+        let in_partition = rest.strip_prefix(b"{p").and_then(|rest| {
+            let end = rest.iter().position(|byte| *byte == b'}')?;
+            rest.get(end + 1..)?.strip_prefix(b":")
+        });
+        is_named(in_partition.unwrap_or(rest))
     }
 
     /// Returns the slot of a record's key. The channel that wakes the slot's waiters has the same
@@ -166,7 +178,8 @@ impl KeyNames {
         Some((Slot::from_hash(space, *slot.hash()), tombstone))
     }
 
-    fn in_partition(&self, partition: u16, what: &[u8]) -> Vec<u8> {
+    /// Returns a name of a partition.
+    pub(super) fn in_partition(&self, partition: u16, what: &[u8]) -> Vec<u8> {
         let mut name = self.tagged(partition);
         name.extend_from_slice(what);
         name
@@ -327,6 +340,7 @@ mod tests {
             names.record_key(&shadow),
             names.chain_key(1),
             names.copy_key(),
+            names.outbox_due_key(1, "ping"),
         ];
         assert!(others.iter().all(|name| !names.is_of_an_empty_store(name)));
     }

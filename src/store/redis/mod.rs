@@ -7,9 +7,11 @@
 //!
 //! From the top down: this file implements [`Records`] with the modules `write` (the rules of a
 //! write), `swap` (one conditional write), `large` (reads), `listing`, `log`, `presence`, `copy`
-//! and `recovery` (after a loss of records). They share `client`, which sends commands through
-//! `servers`, `cluster` and `connection`. `layout` has the names of the keys. `scripts/` has the
-//! scripts that the servers run.
+//! and `recovery` (after a loss of records). `outbox` and `dead_letters` implement the parts of
+//! these names; `outbox_counts` reads their counts, and `outbox_copy` copies them. They share
+//! `client`, which sends commands through `servers`, `cluster` and `connection`. `layout` and
+//! `outbox_names` have the names of the keys, `outbox_values` the stored forms of events.
+//! `scripts/` has the scripts that the servers run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,8 +34,9 @@ use self::servers::ServerPartitions;
 use self::swap::RecordWrite;
 use self::time::millis;
 pub use self::tracker::track;
+pub use self::written_events::WrittenEvents;
 use super::{
-    EventSource, IdentityNotes, ListError, Listing, Note, Page, Records, StoreError, Swap, Watch,
+    Events, IdentityNotes, ListError, Listing, Note, Page, Records, StoreError, Swap, Watch,
 };
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
@@ -48,6 +51,7 @@ mod completed_hint;
 mod connect;
 mod connection;
 mod copy;
+mod dead_letters;
 mod epochs;
 mod fault;
 mod large;
@@ -57,6 +61,11 @@ mod listing;
 mod log;
 mod loss;
 mod options;
+mod outbox;
+mod outbox_copy;
+mod outbox_counts;
+mod outbox_names;
+mod outbox_values;
 mod partition_map;
 mod preflight;
 mod presence;
@@ -72,7 +81,9 @@ mod swap;
 mod time;
 mod tracker;
 mod transport;
+mod wakes;
 mod write;
+mod written_events;
 
 impl Redis {
     /// Makes a store that connects in the background, for as long as it exists. This function
@@ -86,6 +97,8 @@ impl Redis {
         let lookup_wanted = store.connector.replaced.clone();
         let recovery = tokio::spawn(recovery::run(Arc::downgrade(&store), lookup_wanted));
         let _ = store.recovery.set(AbortOnDropHandle::new(recovery));
+        let waking = outbox::wake_waiting(Arc::downgrade(&store), store.wakes.clone());
+        let _ = store.waking.set(AbortOnDropHandle::new(tokio::spawn(waking)));
         Ok(store)
     }
 }
@@ -98,7 +111,7 @@ impl Records for Redis {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: EventSource<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         let deadline = self.deadline();
         let in_flight = matches!(next.state, State::InFlight { .. });
@@ -109,8 +122,10 @@ impl Records for Redis {
         {
             return Ok(current);
         }
-        let write =
-            RecordWrite { slot, expected, next, encoded: encode(next), lifetime, event: event() };
+        let outbox = self.stamped_events(slot, events.outbox).await?;
+        let (sent, events) = (events.outbox, WrittenEvents { log: (events.log)(), outbox });
+        let encoded = encode(next);
+        let write = RecordWrite { slot, expected, next, encoded, lifetime, events };
         let swapped = if in_flight {
             self.claim(write, deadline).await
         } else {
@@ -127,6 +142,9 @@ impl Records for Redis {
         }
         if !in_flight && matches!(swapped, Ok(Swap::Stored)) {
             self.hub.notify_unconfirmed(slot);
+            for event in sent {
+                self.wakes.send_unconfirmed(slot.partition(), &event.sink);
+            }
         }
         swapped
     }

@@ -53,6 +53,8 @@ pub struct Features {
     pub event_log: bool,
     /// Records kept in the process (`local_cache`).
     pub local_cache: bool,
+    /// Events for sinks.
+    pub outbox: bool,
 }
 
 /// How a store connects to its servers and calls them.

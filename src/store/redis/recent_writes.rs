@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::restore_decision::{RecentWrite, RestoreDecision};
+use super::written_events::WrittenEvents;
 use crate::key::{Slot, Space};
 use crate::record::{Encoded, Fence, Lifetime, Record, Version, head_in_flight};
 
@@ -79,7 +80,7 @@ impl RecentWrites {
         record: &Record,
         encoded: Encoded,
         lifetime: Lifetime,
-        event: Vec<u8>,
+        events: WrittenEvents,
     ) {
         if slot.space != Space::Enforced {
             return;
@@ -87,7 +88,7 @@ impl RecentWrites {
         let in_flight = head_in_flight(&encoded.head);
         let span = lifetime.due.filter(|_| in_flight).unwrap_or(RECENT_WRITE_TTL);
         let until = Instant::now() + span;
-        let recent = Box::new(RecentWrite::new(record, encoded, lifetime, event, until));
+        let recent = Box::new(RecentWrite::new(record, encoded, lifetime, events, until));
         let mut inner = self.lock();
         let prevails = |held: &RecentWrite| {
             matches!(
@@ -195,7 +196,7 @@ impl RecentTable {
 
 /// Returns the bytes of an entry.
 fn weight(recent: &RecentWrite) -> usize {
-    ENTRY_BYTES + recent.encoded.payload.len() + recent.event.capacity()
+    ENTRY_BYTES + recent.encoded.payload.len() + recent.events.bytes()
 }
 
 #[cfg(test)]
@@ -226,7 +227,7 @@ mod tests {
             record,
             encode(record),
             lifetime,
-            Vec::new(),
+            WrittenEvents::default(),
         );
     }
 
@@ -338,7 +339,7 @@ mod tests {
                 &completed(2),
                 large.clone(),
                 KEEP,
-                Vec::new(),
+                WrittenEvents::default(),
             );
         }
         let inner = recent_writes.lock();
@@ -377,7 +378,7 @@ mod tests {
             &claim(1, 1),
             encode(&claim(1, 1)),
             LEASE,
-            Vec::new(),
+            WrittenEvents::default(),
         );
         assert!(recent_writes.lock().claims.is_empty());
         assert!(matches!(claim(1, 1).state, State::InFlight { .. }));

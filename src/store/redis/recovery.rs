@@ -197,19 +197,19 @@ impl Redis {
         let mut encoded = recent.encoded.clone();
         let mut expected = None;
         for _ in 0..ATTEMPTS_MAX {
-            let (lifetime, event) = (recent.lifetime, recent.event.clone());
+            let (lifetime, events) = (recent.lifetime, recent.events.clone());
             let write = RecordWrite {
                 slot: &slot,
                 expected,
                 next: &record,
                 encoded: encoded.clone(),
                 lifetime,
-                event,
+                events,
             };
             let current = match self.run_swap(&write, None, self.deadline()).await {
                 Ok(SwapOutcome::Swapped(Swap::Stored)) => {
-                    let RecordWrite { encoded, event, .. } = write;
-                    self.recent_writes.record_confirmed(&slot, &record, encoded, lifetime, event);
+                    let RecordWrite { encoded, events, .. } = write;
+                    self.recent_writes.record_confirmed(&slot, &record, encoded, lifetime, events);
                     return Ok(());
                 }
                 Ok(SwapOutcome::Swapped(Swap::Stale(current))) => current,

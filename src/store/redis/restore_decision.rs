@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use super::written_events::WrittenEvents;
 use crate::record::{Encoded, Fence, Lifetime, Record, State, Version, head_fence, head_version};
 
 /// A later change of an operation has a version that is at most this much higher. Versions of other
@@ -15,8 +16,8 @@ pub struct RecentWrite {
     pub encoded: Encoded,
     /// Its lifetime.
     pub lifetime: Lifetime,
-    /// The event that was appended to the log with the record; empty: none.
-    pub event: Vec<u8>,
+    /// The events that were written with it.
+    pub(super) events: WrittenEvents,
     /// Time at which its operation began, in ms since 1970.
     opened_unix_ms: u64,
     kind: WriteKind,
@@ -61,7 +62,7 @@ impl RecentWrite {
         record: &Record,
         encoded: Encoded,
         lifetime: Lifetime,
-        event: Vec<u8>,
+        events: WrittenEvents,
         until: Instant,
     ) -> RecentWrite {
         let kind = match record.state {
@@ -70,7 +71,7 @@ impl RecentWrite {
             State::Released => WriteKind::Marker,
         };
         let opened_unix_ms = record.opened_unix_ms;
-        RecentWrite { encoded, lifetime, event, opened_unix_ms, kind, until }
+        RecentWrite { encoded, lifetime, events, opened_unix_ms, kind, until }
     }
 
     /// Returns the record's version.
@@ -177,7 +178,8 @@ mod tests {
     }
 
     fn decision(held: Record, current: Record) -> RestoreDecision {
-        let write = RecentWrite::new(&held, encode(&held), LEASE, Vec::new(), Instant::now());
+        let write =
+            RecentWrite::new(&held, encode(&held), LEASE, WrittenEvents::default(), Instant::now());
         write.restore_decision(&current)
     }
 

@@ -33,6 +33,7 @@ enum RightUse {
     Presence,
     Append,
     Log,
+    Outbox,
     Cache,
 }
 
@@ -49,6 +50,7 @@ impl RightUse {
             RightUse::Disk => ack == RedisAck::Fsync,
             RightUse::Cluster => cluster,
             RightUse::Append | RightUse::Log => features.event_log,
+            RightUse::Outbox => features.outbox,
             RightUse::Cache => features.local_cache,
         }
     }
@@ -78,6 +80,10 @@ impl RightUse {
             RightUse::Log => (
                 Grade::Limited,
                 "the event log can't be read or trimmed, or duplicates aren't counted",
+            ),
+            RightUse::Outbox => (
+                Grade::Unsound,
+                "outcomes of routes that publish can't be stored, or their events aren't delivered",
             ),
             RightUse::Cache => (Grade::Limited, "local_cache keeps nothing"),
         }
@@ -129,6 +135,13 @@ const COMMANDS: &[(&str, &[&str], RightUse)] = &[
     ("hset", &[NAME, "l", ""], RightUse::Presence),
     ("hgetall", &[NAME], RightUse::Presence),
     ("hdel", &[NAME, "l"], RightUse::Presence),
+    ("append", &[NAME, ""], RightUse::Outbox),
+    ("hget", &[NAME, "l"], RightUse::Outbox),
+    ("hset", &[NAME, "l", ""], RightUse::Outbox),
+    ("hdel", &[NAME, "l"], RightUse::Outbox),
+    ("hmget", &[NAME, "l"], RightUse::Outbox),
+    ("zrange", &[NAME, "0", "0"], RightUse::Outbox),
+    ("zrevrangebyscore", &[NAME, "0", "0"], RightUse::Outbox),
     ("client|tracking", &["ON", "OPTIN"], RightUse::Cache),
     ("client|caching", &["YES"], RightUse::Cache),
     ("pttl", &[NAME], RightUse::Cache),
@@ -203,10 +216,14 @@ fn key_names(names: &KeyNames, partition: u16) -> Vec<(Vec<u8>, RightUse)> {
     let observed =
         [names.observations_key(), names.observed_bytes_key(), names.observed_sizes_key()];
     keys.extend(observed.map(|name| (name, RightUse::Log)));
+    // The name of a sink ends a key as the hash of a slot does. With the same length it gets the
+    // same pattern.
+    let outbox = names.outbox_keys(partition, &"0".repeat(2 * SLOT_BYTES));
+    keys.extend(outbox.map(|name| (name, RightUse::Outbox)));
     keys
 }
 
-/// Returns the pattern that matches a name in all partitions and of all slots.
+/// Returns the pattern that matches a name in all partitions, of all slots and of all sinks.
 fn pattern_of(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     let (name, hash) = match name.rsplit_once(':') {
@@ -238,6 +255,18 @@ fn probes(names: &KeyNames, features: Features, ack: RedisAck, cluster: bool) ->
             });
         }
         probes.push(RightProbe { right: AclRight::Command(name), used_for: *used_for, command });
+    }
+    for command in ["PUBLISH", "SUBSCRIBE"] {
+        let mut probe = redis::cmd(command);
+        probe.arg(names.outbox_channel());
+        if command == "PUBLISH" {
+            probe.arg("");
+        }
+        probes.push(RightProbe {
+            right: AclRight::Channels(names.all_match()),
+            used_for: RightUse::Outbox,
+            command: probe,
+        });
     }
     for partition in [0, PARTITIONS - 1] {
         for (name, used_for) in key_names(names, partition) {
@@ -368,7 +397,7 @@ mod tests {
         KeyNames::new("onceward").unwrap()
     }
 
-    const ALL: Features = Features { event_log: true, local_cache: true };
+    const ALL: Features = Features { event_log: true, local_cache: true, outbox: true };
 
     /// Returns the commands that a source text sends, in lower case; the first word of each.
     fn sent(text: &str) -> BTreeSet<String> {
@@ -455,7 +484,7 @@ mod tests {
             probes(&names(), features, ack, false).into_iter().map(|probe| probe.right).collect()
         };
         let few = rights(Features::default(), RedisAck::Memory);
-        for unused in ["xadd", "wait", "waitaof", "asking", "client|tracking"] {
+        for unused in ["xadd", "wait", "waitaof", "asking", "client|tracking", "append"] {
             assert!(!few.contains(&AclRight::Command(unused)), "{unused}");
         }
         assert!(rights(ALL, RedisAck::Replicas(1)).contains(&AclRight::Command("wait")));

@@ -1,5 +1,5 @@
-//! Receives the messages about changed records for all waiters of this process, over one
-//! connection.
+//! Receives the messages about changed records for all waiters of this process, and the wake-ups
+//! for its relays, over one connection.
 //!
 //! One connection is enough on a cluster, too. The nodes forward published messages to each other,
 //! so every node has the messages of all partitions. No subscription has to follow a partition that
@@ -22,6 +22,7 @@ use super::connect::Connector;
 use super::fault;
 use super::layout::KeyNames;
 use super::transport::NewConnection;
+use super::wakes::OutboxWakes;
 use crate::key::Slot;
 use crate::store::Hub;
 
@@ -29,21 +30,25 @@ use crate::store::Hub;
 /// of waiters would make one very long command after a reconnect.
 const CHANNELS_PER_COMMAND: usize = 512;
 
-/// Subscribes to the watched slots for as long as it runs. Connects when the first watcher appears.
-pub(super) async fn run(connector: Connector, hub: Hub) {
-    // Wait for the first watcher. After connecting, the session gets all watched slots from the
-    // hub.
-    hub.any_watched().await;
+/// Subscribes to the watched slots, and to wake-ups if they are wanted, for as long as it runs.
+/// Connects when the first watcher or relay appears.
+pub(super) async fn run(connector: Connector, hub: Hub, wakes: OutboxWakes) {
+    // After connecting, the session gets all watched slots from the hub.
+    tokio::select! {
+        () = hub.any_watched() => {}
+        () = wakes.wanted() => {}
+    }
     let mut backoff = ReconnectBackoff::default();
     loop {
         let ended = Arc::new(Notify::new());
-        match connector.connect(listener(connector.names.clone(), hub.clone(), ended.clone())).await
-        {
+        let listener = listener(connector.names.clone(), hub.clone(), wakes.clone(), ended.clone());
+        match connector.connect(listener).await {
             Ok(NewConnection { connection, driver: _driver, .. }) => {
                 let connected_at = Instant::now();
                 let mut session = SubscriberSession {
                     connector: &connector,
                     hub: &hub,
+                    wakes: &wakes,
                     connection,
                     subscribed: HashSet::new(),
                 };
@@ -57,6 +62,7 @@ pub(super) async fn run(connector: Connector, hub: Hub) {
                     }
                 }
                 hub.lost();
+                wakes.lost();
                 if connected_at.elapsed() >= BACKOFF_MAX {
                     backoff = ReconnectBackoff::default();
                 }
@@ -71,16 +77,24 @@ pub(super) async fn run(connector: Connector, hub: Hub) {
 fn listener(
     names: KeyNames,
     hub: Hub,
+    wakes: OutboxWakes,
     ended: Arc<Notify>,
 ) -> impl Fn(PushInfo) + Send + Sync + 'static {
+    let outbox_channel = names.outbox_channel();
     move |info| match info.kind {
-        PushKind::Message => {
-            if let Some(Value::BulkString(channel)) = info.data.first()
-                && let Some(slot) = names.slot_of(channel)
+        PushKind::Message => match &info.data[..] {
+            [Value::BulkString(channel), Value::BulkString(message)]
+                if *channel == outbox_channel =>
             {
-                hub.notify(&slot);
+                wakes.received(message);
             }
-        }
+            [Value::BulkString(channel), ..] => {
+                if let Some(slot) = names.slot_of(channel) {
+                    hub.notify(&slot);
+                }
+            }
+            _ => {}
+        },
         PushKind::Disconnection => ended.notify_one(),
         _ => {}
     }
@@ -89,6 +103,7 @@ fn listener(
 struct SubscriberSession<'a> {
     connector: &'a Connector,
     hub: &'a Hub,
+    wakes: &'a OutboxWakes,
     connection: MultiplexedConnection,
     subscribed: HashSet<Slot>,
 }
@@ -97,11 +112,39 @@ impl SubscriberSession<'_> {
     /// Subscribes and unsubscribes as the hub's watched slots change, until a subscription fails.
     async fn follow(&mut self) -> redis::RedisError {
         let mut changes: HashSet<Slot> = self.hub.follow().into_iter().collect();
+        let mut is_woken = false;
         loop {
             if let Err(error) = self.apply(changes).await {
                 return error;
             }
-            changes = self.hub.next_changes().await;
+            changes = tokio::select! {
+                changes = self.hub.next_changes() => changes,
+                () = self.wakes.wanted(), if !is_woken => {
+                    is_woken = true;
+                    if let Err(error) = self.subscribe_to_wakes().await {
+                        return error;
+                    }
+                    HashSet::new()
+                }
+            };
+        }
+    }
+
+    async fn subscribe_to_wakes(&mut self) -> RedisResult<()> {
+        let mut connection = self.connection.clone();
+        let channel = self.connector.names.outbox_channel();
+        match within(self.connector, connection.subscribe(channel)).await {
+            Ok(()) => {
+                self.wakes.confirm();
+                Ok(())
+            }
+            // A user without the right to this channel may have the right to the others.
+            Err(error) if !fault::is_transport(&error) => {
+                let error = fault::of_command(&error);
+                tracing::debug!(%error, "no wake-ups for relays: they read their backlogs instead");
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -9,6 +9,7 @@ use super::connection::CallError;
 use super::epochs::ClaimBasis;
 use super::layout;
 use super::time::millis;
+use super::written_events::WrittenEvents;
 use crate::key::Slot;
 use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode, head_fence};
 use crate::store::{StoreError, Swap, log};
@@ -21,8 +22,8 @@ pub(super) struct RecordWrite<'a> {
     /// `next`, as it is stored.
     pub encoded: Encoded,
     pub lifetime: Lifetime,
-    /// The event for the event log; empty: none.
-    pub event: Vec<u8>,
+    /// Its events.
+    pub events: WrittenEvents,
 }
 
 /// The outcome of a [`RecordWrite`].
@@ -104,8 +105,16 @@ impl Redis {
         let (expected, keep) = (expected_bytes(write), millis(lifetime.keep));
         let (member, entry) = (layout::member(slot), log_entry(write));
         let lineage = basis.map(|basis| basis.lineage_id);
+        let outbox = write.events.outbox.script_args(&self.names, slot, &mut keys);
         let run = async |args: &[&[u8]]| {
-            self.run(partition, &self.scripts.change, (&keys, args), lineage, deadline).await
+            let (mut args, mut script) = (args.to_vec(), &self.scripts.change);
+            if !outbox.is_empty() {
+                // The places of the optional arguments before them.
+                args.resize(OUTBOX_ARGS_FROM, b"");
+                args.extend(outbox.iter().map(Vec::as_slice));
+                script = &self.scripts.change_and_send;
+            }
+            self.run(partition, script, (&keys, &args), lineage, deadline).await
         };
         if let Some(due) = lifetime.due {
             let due = millis(due);
@@ -125,7 +134,7 @@ impl Redis {
 
     /// Appends the keys of the event log, if the write has an event.
     fn push_log_keys(&self, keys: &mut Vec<Vec<u8>>, write: &RecordWrite<'_>) {
-        if !write.event.is_empty() {
+        if !write.events.log.is_empty() {
             let partition = write.slot.partition();
             keys.extend([self.names.events_key(partition), self.names.chain_key(partition)]);
         }
@@ -176,12 +185,15 @@ fn expected_bytes(write: &RecordWrite<'_>) -> Vec<u8> {
 /// Returns the log entry in the form that the scripts take: digest, member and event, or no bytes
 /// if there is no event.
 fn log_entry(write: &RecordWrite<'_>) -> Vec<u8> {
-    if write.event.is_empty() {
+    if write.events.log.is_empty() {
         return Vec::new();
     }
     let member = layout::member(write.slot);
-    [&log::digest(&member, &write.event)[..], &member, &write.event].concat()
+    [&log::digest(&member, &write.events.log)[..], &member, &write.events.log].concat()
 }
+
+/// The number of arguments of the change script before those of the outbox.
+const OUTBOX_ARGS_FROM: usize = 9;
 
 /// The claim script's answer if the partition has another epoch than the claim requires.
 const OTHER_EPOCH: Value = Value::Int(0);

@@ -19,6 +19,7 @@ use crate::tls::ClientFiles;
 
 mod epochs;
 mod log;
+mod outbox;
 mod scripted;
 mod server;
 mod tracking;
@@ -47,6 +48,7 @@ fn claim(version: u64, fence: u64) -> Record {
         caller: Some(Caller::nobody()),
         opened_unix_ms: 1_799_999_999_999,
         kept: None,
+        publication: None,
         extras: Extras::default(),
         state: State::InFlight { uncertain_since_ms: None },
     }
@@ -544,8 +546,9 @@ async fn a_claim_over_a_completed_record_is_answered_by_a_read_and_the_script_de
         events_made.fetch_add(1, Ordering::SeqCst);
         Vec::new()
     };
-    let again =
-        async |store: &Redis, n| store.write(&HERE(1), None, &claim(n, n), LEASE, &event).await;
+    let again = async |store: &Redis, n| {
+        store.write(&HERE(1), None, &claim(n, n), LEASE, crate::store::Events::logged(&event)).await
+    };
     let scripts = async || ran(&server, "evalsha").await + ran(&server, "eval").await;
     let before = scripts().await;
     assert_eq!(current(again(&store, 9).await), Some(done.clone()));

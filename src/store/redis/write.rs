@@ -174,8 +174,8 @@ impl Redis {
         write: RecordWrite<'_>,
         before: Option<ClaimBasis>,
     ) -> Result<Swap, StoreError> {
-        let RecordWrite { slot, next, encoded, lifetime, event, .. } = write;
-        self.recent_writes.record_confirmed(slot, next, encoded, lifetime, event);
+        let RecordWrite { slot, next, encoded, lifetime, events, .. } = write;
+        self.recent_writes.record_confirmed(slot, next, encoded, lifetime, events);
         if before.is_some() && self.epochs.current(slot.partition()) != before {
             return Err(StoreError::MaybeApplied(
                 "the server was replaced right after it had confirmed the write".into(),

@@ -29,7 +29,13 @@ async fn written(
     stage
         .store
         .records
-        .write(slot, expected.map(Version), next, lifetime, &|| event.into())
+        .write(
+            slot,
+            expected.map(Version),
+            next,
+            lifetime,
+            crate::store::Events::logged(&|| event.into()),
+        )
         .await
         .unwrap()
         == Swap::Stored

@@ -20,6 +20,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod log_stories;
+mod outbox_stories;
 mod records;
 mod stage;
 mod stories;
@@ -27,6 +28,7 @@ mod write_stories;
 
 pub use crate::store_stories as stories;
 pub use log_stories::*;
+pub use outbox_stories::*;
 pub use records::{claim, completed, completed_with, slot};
 pub use stage::{Stage, Time};
 pub use stories::*;
@@ -43,6 +45,7 @@ macro_rules! store_stories {
             deadlines_are_counted_by_the_stores_clock
             a_settled_record_is_never_due
             one_of_many_claims_wins
+            a_record_keeps_its_publication
             a_write_names_the_version_it_replaces
             versions_and_fences_use_all_their_bits
             a_repeated_write_is_stored_once
@@ -76,6 +79,20 @@ macro_rules! store_stories {
             every_state_comes_back_as_it_was
             an_event_is_appended_with_its_write_and_once
             a_write_without_an_event_leaves_the_log_alone
+            an_event_for_a_sink_is_written_with_its_record
+            a_stale_write_writes_no_event_for_a_sink
+            a_repeated_write_brings_no_delivered_event_back
+            events_of_an_operation_are_due_one_after_the_other_in_order
+            a_postponed_event_holds_back_its_own_operation_alone
+            a_relay_that_lost_its_partition_changes_nothing
+            an_event_that_is_written_late_is_due_first_and_has_its_own_attempts
+            a_read_of_due_events_is_limited
+            relays_attend_until_their_lease_ends_or_they_leave
+            a_relay_is_woken_by_an_event
+            an_event_that_is_buried_is_a_dead_letter_and_waits_no_more
+            a_dead_letter_is_requeued_in_a_new_round
+            a_discarded_dead_letter_is_gone
+            a_listing_of_dead_letters_pages_through_those_that_match
             an_event_with_a_tombstone_leaves_the_tombstone_as_it_was
             the_log_is_read_from_a_position_and_in_order
             the_chain_verifies_in_pieces_too

@@ -48,6 +48,7 @@ pub(super) fn record(version: u64, fence: u64, state: State) -> Record {
         caller: Some(Caller::of_field("authorization", b"Bearer alice")),
         opened_unix_ms: 1_799_999_999_999,
         kept: None,
+        publication: None,
         extras: Extras::default(),
         state,
     }

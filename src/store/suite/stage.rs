@@ -9,8 +9,10 @@ use crate::clock::StoreClock;
 use crate::key::Slot;
 use crate::record::{Held, Lifetime, Record, Version};
 use crate::store::Store;
+use crate::store::dead_letters::DeadLetters;
 use crate::store::identities::IdentityNotes;
 use crate::store::log::EventLog;
+use crate::store::outbox::Outbox;
 use crate::store::records::{Listing, Records, Swap};
 
 /// Limit for the time until a condition holds.
@@ -59,7 +61,10 @@ impl Time {
 
 impl Stage {
     /// Returns a stage with a store that implements all parts.
-    pub fn new(store: impl Records + EventLog + IdentityNotes, time: Time) -> Stage {
+    pub fn new(
+        store: impl Records + EventLog + Outbox + DeadLetters + IdentityNotes,
+        time: Time,
+    ) -> Stage {
         Stage::of_shared(Arc::new(store), time)
     }
 

@@ -13,7 +13,9 @@ use super::records::{
 };
 use super::stage::{PATIENCE, Stage};
 use crate::key::{Slot, Space};
-use crate::record::{Cause, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State};
+use crate::record::{
+    Announcements, Cause, Fence, Lifetime, Publication, Record, Reply, ReplyBody, Settler, State,
+};
 use crate::store::error::ListError;
 use crate::store::identities::Note;
 use crate::store::records::{Listing, Swap};
@@ -92,6 +94,20 @@ pub async fn versions_and_fences_use_all_their_bits(stage: Stage) {
     assert!(!stage.store.records.renew(&HERE(1), Fence(u64::MAX), LONG, LONG).await.unwrap());
     stage.stored(&HERE(1), Some(u64::MAX), &claim(0, 5), lease(LONG)).await;
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(0, 5));
+}
+
+pub async fn a_record_keeps_its_publication(stage: Stage) {
+    let announcements = Announcements {
+        source: "urn:onceward".into(),
+        rules: Vec::new(),
+        uncertain_announced: true,
+        hops: 3,
+        event_bytes: 64,
+    };
+    let publication = Some(Publication::Open(Box::new(announcements)));
+    let record = Record { publication, ..claim(1, 1) };
+    stage.stored(&HERE(1), None, &record, lease(LONG)).await;
+    assert_eq!(stage.load(&HERE(1)).await.unwrap().record, record);
 }
 
 pub async fn a_repeated_write_is_stored_once(stage: Stage) {

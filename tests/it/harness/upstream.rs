@@ -52,6 +52,8 @@ struct Shared {
     identity: Mutex<Option<Arc<ServerConfig>>>,
     /// The script of a GET without its own script.
     questions: Mutex<String>,
+    /// The script of any other request without its own script.
+    others: Mutex<String>,
     released: Mutex<bool>,
     release: Condvar,
     ended: AtomicBool,
@@ -111,6 +113,16 @@ impl Upstream {
     /// Sets the script with which each GET is answered from now on.
     pub fn answer_questions(&self, script: &str) {
         *self.shared.questions.lock().unwrap() = script.to_owned();
+    }
+
+    /// Sets the script with which each request but GET is answered from now on, unless it has its
+    /// own.
+    #[allow(
+        dead_code,
+        reason = "only some of the test binaries that share this file answer events"
+    )]
+    pub fn answer_others(&self, script: &str) {
+        *self.shared.others.lock().unwrap() = script.to_owned();
     }
 
     /// Returns the number of payments and of questions (GETs) that have arrived.
@@ -179,7 +191,7 @@ fn serve(shared: &Shared, stream: impl Close) {
             if seen.line.starts_with("GET ") {
                 shared.questions.lock().unwrap().clone()
             } else {
-                String::new()
+                shared.others.lock().unwrap().clone()
             }
         };
         let script = seen.get("x-act").map_or_else(question, str::to_owned);

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use onceward::key::Slot;
 use onceward::record::{Fence, Held, Lifetime, Record, State, Version};
-use onceward::store::{EventSource, ListError, Listing, Page, Records, StoreError, Swap, Watch};
+use onceward::store::{Events, ListError, Listing, Page, Records, StoreError, Swap, Watch};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -320,7 +320,7 @@ impl Records for Link {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        _event: EventSource<'_>,
+        _events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         self.process.runs().await;
         let (key, in_flight) =

@@ -207,6 +207,7 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
         stripe_should_retry: false,
         errors: Dialect::Problem,
         fields: Vec::new(),
+        publish: None,
         explain: false,
         cors: None,
     }

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use onceward::key::Slot;
 use onceward::record::{Fence, Held, Lifetime, Record, Version, decode, encode};
-use onceward::store::redis::{LOSS_PAUSE, RecentWrite, RecentWrites, RestoreDecision};
+use onceward::store::redis::{
+    LOSS_PAUSE, RecentWrite, RecentWrites, RestoreDecision, WrittenEvents,
+};
 use onceward::store::{Records, StoreError, Swap};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -142,7 +144,7 @@ impl Link {
                         &record,
                         encode(&record),
                         lifetime,
-                        Vec::new(),
+                        WrittenEvents::default(),
                     );
                     self.world.count("store: gets a lost write again");
                     return Ok(());
@@ -272,7 +274,13 @@ impl Link {
     }
 
     fn acknowledge(&self, Change { slot, next, lifetime, .. }: &Change) {
-        self.recent.writes.record_confirmed(slot, next, encode(next), *lifetime, Vec::new());
+        self.recent.writes.record_confirmed(
+            slot,
+            next,
+            encode(next),
+            *lifetime,
+            WrittenEvents::default(),
+        );
     }
 
     /// An attempt renews its lease.

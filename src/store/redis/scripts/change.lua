@@ -2,7 +2,10 @@
 -- the due index, the tombstone and the event log, and publishes a message that wakes waiters.
 --
 -- KEYS: 1 the record, 2 the partition's due index, then the tombstone (only to write one), then the
--- partition's event log and its chain link (only with an event).
+-- partition's event log and its chain link (only with an event), then the counts of the outbox
+-- (only with events for sinks), then for each of those events: the due operations of its sink, and
+-- the events. With events for sinks, this script comes after outbox_counts.lua and
+-- outbox_insert.lua.
 -- Returns 1 (written, or stored already), the server's time in ms (written, falls due), false (the
 -- slot is empty and a version was expected), or the record in the way: alone if settled, only its
 -- head if large, else with seconds and microseconds of the server's time.
@@ -18,9 +21,14 @@ local keep_ms, member = ARGV[2], ARGV[3] -- member: the slot in the due index
 local value = ARGV[4] -- of a record that falls due: only its head
 local event = ARGV[5] -- digest (15 bytes), member and event; empty: no event
 local due_in_ms, payload = ARGV[6], ARGV[7] -- absent or empty: never falls due
-local tombstone_keep_ms, tombstone = ARGV[8], ARGV[9]
+local tombstone_keep_ms, tombstone = ARGV[8], ARGV[9] -- absent or empty: no tombstone
+-- Only with events for sinks: the time of the change in ms, the channel of the wake-ups, and for
+-- each event: the wake-up, the event as it is kept among those of its operation, and its count.
+local outbox_ms, outbox_channel = ARGV[10], ARGV[11]
 local call = redis.call
-local plain_keys = event == '' and #KEYS or #KEYS - 2
+local outbox_count = (#ARGV - 11) / 3
+local outbox_keys = outbox_count > 0 and #KEYS - 2 * outbox_count or #KEYS + 1
+local plain_keys = outbox_keys - 1 - (event == '' and 0 or 2)
 
 local current = call('GET', record_key)
 local state = current and string.byte(current, 17) or 0
@@ -38,6 +46,18 @@ if not current and expected_version ~= '' then return false end
 
 -- Before the first write: a key of another type must not leave a record without its event.
 local link = event ~= '' and (call('HGET', KEYS[plain_keys + 2], 'l') or '')
+local outbox_events = outbox_count > 0 and insert_all(outbox_keys, member)
+if outbox_events then
+  -- These may fail, too. A due operation without an event is removed when it is read.
+  for n = 0, outbox_count - 1 do
+    -- An earlier event of the operation keeps its due time.
+    local outbox_due_key = KEYS[outbox_keys + 1 + 2 * n]
+    if outbox_events[n] then call('ZADD', outbox_due_key, 'NX', outbox_ms, member) end
+  end
+  for n = 0, outbox_count - 1 do
+    if outbox_events[n] then add_count(KEYS[outbox_keys], ARGV[14 + 3 * n]) end
+  end
+end
 local answer = 1
 if due_in_ms and due_in_ms ~= '' then
   local time = call('TIME')
@@ -50,7 +70,7 @@ else
   call('SET', record_key, value, 'PX', keep_ms)
   -- Only unsettled records are in the index.
   if current and state <= 2 then call('ZREM', due_key, member) end
-  if tombstone then call('SET', KEYS[3], tombstone, 'PX', tombstone_keep_ms) end
+  if tombstone and tombstone ~= '' then call('SET', KEYS[3], tombstone, 'PX', tombstone_keep_ms) end
 end
 if link then
   -- See claim.lua.
@@ -58,7 +78,15 @@ if link then
   local id = call('XADD', KEYS[plain_keys + 1], '*', link, event)
   call('HSET', KEYS[plain_keys + 2], 'l', link, 'i', id)
 end
+for n = 0, outbox_count - 1 do
+  if outbox_events[n] then
+    call('HSET', KEYS[outbox_keys + 2 + 2 * n], member, outbox_events[n])
+  end
+end
 -- pcall: a user without the right to the channel must not fail a write that is done. Waiters then
 -- find it by polling.
 redis.pcall('PUBLISH', record_key, '')
+for n = 0, outbox_count - 1 do
+  if outbox_events[n] then redis.pcall('PUBLISH', outbox_channel, ARGV[12 + 3 * n]) end
+end
 return answer

@@ -9,7 +9,13 @@ use crate::store::redis::log::appended;
 
 async fn claim_with_event(store: &Redis, n: u64) {
     let swapped = store
-        .write(&HERE(n), None, &claim(n, n), LEASE, &|| b"{\"kind\":\"claimed\"}".into())
+        .write(
+            &HERE(n),
+            None,
+            &claim(n, n),
+            LEASE,
+            crate::store::Events::logged(&|| b"{\"kind\":\"claimed\"}".into()),
+        )
         .await
         .unwrap();
     assert_eq!(swapped, Swap::Stored);

@@ -1,0 +1,196 @@
+//! Membership: the relays of a store share its partitions.
+//!
+//! Each relay attends with a lease. The relays in order of their fences share the partitions in
+//! turn, so every relay computes the same shares. A relay hands a partition over when no attempt is
+//! under way in it. It takes a partition if the owner is not among the relays.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::ownership::Ownership;
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::store::StoreError;
+use crate::store::outbox::{Outbox, RelayFence};
+
+/// Time between two renewals of the lease. A dead relay's partitions are taken within its lease and
+/// two of these.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// A relay among the relays of its store.
+pub(super) struct Membership {
+    pub outbox: Arc<dyn Outbox>,
+    pub clock: Clock,
+    pub entropy: Arc<Entropy>,
+    pub ownership: Arc<Ownership>,
+    /// Wakes this relay when another one left.
+    pub wake: Arc<Notify>,
+    /// Set when this relay has new partitions. Their events must be read.
+    pub gained: Arc<Notify>,
+}
+
+/// What a relay does with the partitions after a look at their owners.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Share {
+    /// Owned partitions.
+    owned: BTreeSet<u16>,
+    /// Owned partitions that another relay gets, with that relay.
+    leaving: Vec<(u16, RelayFence)>,
+    /// Partitions to take, with their present owners.
+    taken: Vec<(u16, Option<RelayFence>)>,
+    /// Whether a partition of this relay's share has another living owner.
+    waits: bool,
+}
+
+impl Membership {
+    /// Attends until the task is dropped.
+    pub async fn keep(&self) {
+        let (mut members, mut is_settled, mut was_reached) = (Vec::new(), false, true);
+        loop {
+            if self.ownership.has_ended() {
+                self.begin_term().await;
+                is_settled = false;
+            }
+            match self.attend().await {
+                Ok(present) => {
+                    was_reached = true;
+                    let has_lost = self.ownership.take_lost();
+                    if has_lost || !is_settled || present != members {
+                        is_settled = self.share().await.unwrap_or(false);
+                        members = present;
+                    }
+                }
+                Err(error) => {
+                    if std::mem::take(&mut was_reached) {
+                        tracing::warn!(%error, "the relay can't reach the store");
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RENEWAL) => {}
+                () = self.wake.notified() => {}
+                () = self.ownership.attempt_ended(), if !is_settled => {}
+            }
+        }
+    }
+
+    /// Begins a new term, after the lease has ended.
+    async fn begin_term(&self) {
+        let former = self.ownership.begin_term(RelayFence(self.entropy.next()));
+        tracing::warn!("the relay could not renew its lease in time, and begins anew");
+        // The other relays would give partitions to a relay that does not exist any more. If the
+        // call fails, the store forgets it at the end of its lease.
+        _ = self.outbox.leave(former).await;
+    }
+
+    /// Renews the lease. Returns all relays.
+    async fn attend(&self) -> Result<Vec<RelayFence>, StoreError> {
+        let (from_ms, lease) = (self.clock.boot_ms(), self.ownership.lease());
+        let members = self.outbox.attend(self.ownership.fence(), lease).await?;
+        if self.ownership.renew(from_ms, lease) {
+            Ok(members)
+        } else {
+            Err(StoreError::NotApplied("the answer came after the end of the lease".into()))
+        }
+    }
+
+    /// Gives its partitions to the other relays. No attempt is under way.
+    pub async fn leave(&self) {
+        self.ownership.set(BTreeSet::new(), BTreeSet::new());
+        if let Err(error) = self.outbox.leave(self.ownership.fence()).await {
+            tracing::warn!(%error, "the other relays take over when this relay's lease ends");
+        }
+    }
+
+    /// Hands over and takes partitions. Returns whether this relay has exactly its share.
+    async fn share(&self) -> Result<bool, StoreError> {
+        let owners = self.outbox.partition_owners().await?;
+        // After the owners: a relay attends before it owns. So an owner that is not among these
+        // relays is gone for good, and its partition may be taken.
+        let members = &self.attend().await?;
+        let fence = self.ownership.fence();
+        let mut share = shares(fence, members, &owners);
+        let leaving = share.leaving.iter().map(|(partition, _)| *partition).collect();
+        let was_given = self.ownership.set(share.owned.clone(), leaving);
+        let mut is_settled = !share.waits;
+        for (partition, next) in share.leaving {
+            if self.ownership.is_running(partition) {
+                is_settled = false;
+            } else {
+                // If the answer is lost, the next look at the owners shows the result.
+                self.outbox.own_partition(partition, next, Some(fence)).await?;
+                share.owned.remove(&partition);
+            }
+        }
+        for (partition, owner) in share.taken {
+            if self.outbox.own_partition(partition, fence, owner).await? {
+                share.owned.insert(partition);
+            } else {
+                is_settled = false;
+            }
+        }
+        let leaving = shares(fence, members, &owners)
+            .leaving
+            .into_iter()
+            .map(|(partition, _)| partition)
+            .filter(|partition| share.owned.contains(partition))
+            .collect();
+        let count = share.owned.len();
+        let has_taken = self.ownership.set(share.owned, leaving);
+        if was_given || has_taken {
+            tracing::info!(partitions = count, relays = members.len(), "the relay has partitions");
+            self.gained.notify_one();
+        }
+        Ok(is_settled)
+    }
+}
+
+/// Returns what the relay `own` does. `owners` are the owners of the partitions.
+fn shares(own: RelayFence, members: &[RelayFence], owners: &[Option<RelayFence>]) -> Share {
+    let mut share = Share::default();
+    for (partition, owner) in (0..).zip(owners) {
+        let next = members.get(usize::from(partition) % members.len().max(1)).copied();
+        let next = next.unwrap_or(own);
+        match owner {
+            Some(owner) if *owner == own => {
+                share.owned.insert(partition);
+                if next != own {
+                    share.leaving.push((partition, next));
+                }
+            }
+            _ if next != own => {}
+            Some(owner) if members.contains(owner) => share.waits = true,
+            owner => share.taken.push((partition, *owner)),
+        }
+    }
+    share
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: RelayFence = RelayFence(1);
+    const B: RelayFence = RelayFence(2);
+    const DEAD: RelayFence = RelayFence(9);
+
+    #[test]
+    fn a_lone_relay_takes_everything_that_no_living_relay_owns() {
+        let share = shares(A, &[A], &[None, Some(DEAD), Some(A)]);
+        let taken = vec![(0, None), (1, Some(DEAD))];
+        assert_eq!(share, Share { owned: BTreeSet::from([2]), taken, ..Share::default() });
+    }
+
+    #[test]
+    fn two_relays_share_evenly_and_only_the_owner_hands_over() {
+        let owners = [Some(A); 4];
+        let of_a = shares(A, &[A, B], &owners);
+        assert_eq!(of_a.leaving, [(1, B), (3, B)]);
+        assert_eq!((of_a.taken, of_a.waits), (vec![], false));
+        let of_b = shares(B, &[A, B], &owners);
+        assert_eq!((of_b.owned, of_b.taken, of_b.waits), (BTreeSet::new(), vec![], true));
+    }
+}

@@ -1,0 +1,45 @@
+//! The relay: delivers the events of the store's outbox to the sinks.
+//!
+//! A change of an operation writes its events together with its record (see
+//! [`crate::store::outbox`]). The relay of a gateway owns some of the store's partitions. For each
+//! sink it reads the events that are due, delivers them, and removes them. A request never waits
+//! for the relay.
+//!
+//! - [`settings`]: the settings of the relay and its sinks
+//! - [`relay`]: starts and stops everything; `membership` and `ownership`: the partitions that this
+//!   relay owns
+//! - `worker`: reads the events of one sink that are due; `attempt`: one attempt from begin to end;
+//!   [`rules`]: when it is repeated, and when its event is buried
+//! - [`sink`]: a sink and its health; [`states`]: which sinks are paused; [`backlog`]: how much
+//!   waits
+//! - [`delivery`]: an event on its way to a receiver, and the receiver's answer; `test_event`: the
+//!   event with which an operator tests a sink
+//! - [`webhook`]: the sink that sends webhooks; `redis_stream`: the sink that adds to a stream of
+//!   Redis
+//!
+//! To add a kind of sink, implement [`sink::SinkClient`], and add its settings to
+//! [`settings::SinkTarget`].
+
+mod attempt;
+pub mod backlog;
+pub mod delivery;
+mod membership;
+mod ownership;
+mod rate;
+#[cfg(feature = "redis")]
+pub mod redis_stream;
+pub mod relay;
+pub mod rules;
+pub mod settings;
+mod shared;
+pub mod sink;
+pub mod states;
+mod test_event;
+pub mod webhook;
+mod worker;
+
+pub use attempt::AttemptsReport;
+pub use test_event::SinkTest;
+
+#[cfg(test)]
+mod tests;

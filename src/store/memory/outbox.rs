@@ -1,0 +1,131 @@
+//! The outbox and the dead letters of a store in memory.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+
+use super::Memory;
+use crate::key::Slot;
+use crate::store::dead_letters::{
+    Burial, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage,
+    DeadLetters,
+};
+use crate::store::error::StoreError;
+use crate::store::outbox::{
+    DeliveryAttempts, DueEvents, EventKey, Outbox, OutboxWake, RelayFence, SinkBacklog,
+    WaitingEvent,
+};
+
+#[async_trait]
+impl Outbox for Memory {
+    fn partition_count(&self) -> u16 {
+        1
+    }
+
+    async fn attend(
+        &self,
+        relay: RelayFence,
+        lease: Duration,
+    ) -> Result<Vec<RelayFence>, StoreError> {
+        Ok(self.relays.attend(relay, lease, (self.clock)()))
+    }
+
+    async fn leave(&self, relay: RelayFence) -> Result<(), StoreError> {
+        self.relays.leave(relay);
+        Ok(())
+    }
+
+    async fn own_partition(
+        &self,
+        _partition: u16,
+        fence: RelayFence,
+        over: Option<RelayFence>,
+    ) -> Result<bool, StoreError> {
+        Ok(self.lock().0.outbox.own(fence, over))
+    }
+
+    async fn partition_owners(&self) -> Result<Vec<Option<RelayFence>>, StoreError> {
+        Ok(vec![self.lock().0.outbox.owner()])
+    }
+
+    async fn due_events(
+        &self,
+        _partition: u16,
+        sink: &str,
+        limit: usize,
+    ) -> Result<DueEvents, StoreError> {
+        let (contents, now_ms) = self.lock();
+        Ok(contents.outbox.due(sink, limit, now_ms))
+    }
+
+    async fn postpone(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        attempts: DeliveryAttempts,
+        pause: Duration,
+    ) -> Result<bool, StoreError> {
+        let (mut contents, now_ms) = self.lock();
+        Ok(contents.outbox.postpone(fence, event, attempts, pause, now_ms))
+    }
+
+    async fn remove(&self, fence: RelayFence, event: &EventKey) -> Result<bool, StoreError> {
+        let (mut contents, now_ms) = self.lock();
+        Ok(contents.outbox.remove(fence, event, now_ms))
+    }
+
+    async fn bury(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        burial: &Burial,
+    ) -> Result<bool, StoreError> {
+        let (mut contents, now_ms) = self.lock();
+        Ok(contents.outbox.bury(fence, event, burial, now_ms))
+    }
+
+    async fn backlog(&self) -> Result<Vec<SinkBacklog>, StoreError> {
+        Ok(self.lock().0.outbox.backlog())
+    }
+
+    async fn oldest_waiting_ms(&self, sink: &str) -> Result<Option<u64>, StoreError> {
+        Ok(self.lock().0.outbox.oldest_waiting_ms(sink))
+    }
+
+    async fn waiting_of(&self, sink: &str, slot: &Slot) -> Result<Vec<WaitingEvent>, StoreError> {
+        Ok(self.lock().0.outbox.waiting_of(sink, slot))
+    }
+
+    fn wakes(&self) -> broadcast::Receiver<OutboxWake> {
+        self.relays.wakes()
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Memory {
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        cursor: Option<DeadLetterCursor>,
+        limit: usize,
+    ) -> Result<DeadLetterPage, StoreError> {
+        Ok(self.lock().0.outbox.dead_letters(filter, cursor, limit))
+    }
+
+    async fn dead_letter(&self, id: DeadLetterId) -> Result<Option<DeadLetter>, StoreError> {
+        Ok(self.lock().0.outbox.dead_letter(id))
+    }
+
+    async fn requeue(&self, id: DeadLetterId) -> Result<bool, StoreError> {
+        let (mut contents, now_ms) = self.lock();
+        let requeued = contents.outbox.requeue(id, now_ms);
+        drop(contents);
+        requeued.iter().for_each(|key| self.relays.wake(&key.sink));
+        Ok(requeued.is_some())
+    }
+
+    async fn discard(&self, id: DeadLetterId) -> Result<bool, StoreError> {
+        Ok(self.lock().0.outbox.discard(id).is_some())
+    }
+}
