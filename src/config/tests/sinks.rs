@@ -484,12 +484,19 @@ fn weak_and_missing_secrets_of_sinks_are_refused() {
         };
         fault_of(config.resolve_secrets(env).map(|_| unreachable!("accepted")))
     };
-    let short = "sinks[0].webhook.secrets[1]: the secret has 22 bytes; expected at least 24";
-    assert_eq!(refusal(Some(long), &long.replace('7', ""), "x"), short);
-    assert_eq!(refusal(Some(long), "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY=", "x"), short);
+    for (weak, bytes) in
+        [(long.replace('7', ""), 22), ("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY=".into(), 23)]
+    {
+        assert_eq!(
+            refusal(Some(long), &weak, "x"),
+            format!(
+                "sinks[0].webhook.secrets[1]: the secret has {bytes} bytes; expected at least 24"
+            )
+        );
+    }
     assert_eq!(
         refusal(Some(long), "whsec_not-base64-but-long-enough", "x"),
-        "sinks[0].webhook.secrets[1]: expected base64 after whsec_"
+        "sinks[0].webhook.secrets[1]: expected base64 after `whsec_`"
     );
     assert_eq!(
         refusal(Some(long), long, "x"),
