@@ -134,7 +134,11 @@ fn events_outlive_a_gateway_that_is_killed_while_its_receiver_is_away() {
     for n in 0..20 {
         assert_eq!(Request::pay(&format!("k{n}"), "{}").send(gateway.port).status, 201);
     }
-    until("some attempts", || hooks.attempts().len() > 20);
+    let attempted = || {
+        let hooks = hooks.attempts();
+        hooks.iter().map(|hook| hook.id().to_owned()).collect::<BTreeSet<_>>().len()
+    };
+    until("each was attempted", || attempted() == 20);
     gateway.kill();
     let before = hooks.attempts();
     hooks.decide(|_, _| 200);
