@@ -238,11 +238,18 @@ impl RunningGateway {
             let active = self.active.lock().await;
             (active.gate.clone(), active.config.drain_timeout)
         };
+        // Beside the active requests: their events wait for another relay, or for the next start.
+        // An attempt that takes longer than the drain is left to its own retry.
+        let relay = self.relay.lock().await.take();
+        let relay = tokio::spawn(async move {
+            if let Some(relay) = relay {
+                _ = tokio::time::timeout(drain_timeout, relay.stop()).await;
+            }
+        });
         let settled = end(&gate, serving, drained, drain_timeout).await;
         self.active.lock().await.stop(&self.live).await;
-        if let Some(relay) = self.relay.lock().await.take() {
-            relay.stop().await;
-        }
+        // An error means that the task panicked. The relay's lease ends.
+        _ = relay.await;
         drop(keeper);
         end_of_export.cancel();
         // A store that does not answer must not block the shutdown.

@@ -2,44 +2,35 @@
 //! operations: an operation that begins must be able to write its events.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use tokio::sync::watch;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::engine::PublishRules;
 
 /// The names of full sinks. Cheap to clone; all clones share the names.
-#[derive(Debug, Clone)]
-pub struct FullSinks(Arc<watch::Sender<BTreeSet<String>>>);
-
-impl Default for FullSinks {
-    fn default() -> FullSinks {
-        FullSinks(Arc::new(watch::Sender::new(BTreeSet::new())))
-    }
-}
+#[derive(Debug, Clone, Default)]
+pub struct FullSinks(Arc<RwLock<BTreeSet<String>>>);
 
 impl FullSinks {
     /// Replaces the names. Returns the names that are new.
     pub fn replace(&self, names: BTreeSet<String>) -> BTreeSet<String> {
-        let mut added = BTreeSet::new();
-        self.0.send_if_modified(|known| {
-            added = names.difference(known).cloned().collect();
-            let differs = *known != names;
-            *known = names;
-            differs
-        });
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let added = names.difference(&known).cloned().collect();
+        *known = names;
         added
     }
 
     /// Returns whether a sink is full.
     pub fn contains(&self, sink: &str) -> bool {
-        self.0.borrow().contains(sink)
+        self.read().contains(sink)
     }
 
     /// Returns whether a sink of these rules is full.
     pub(super) fn has_any_of(&self, rules: &PublishRules) -> bool {
-        let full = self.0.borrow();
+        let full = self.read();
         !full.is_empty()
             && rules.rules.iter().flat_map(|rule| &rule.to).any(|sink| full.contains(sink))
+    }
+    fn read(&self) -> RwLockReadGuard<'_, BTreeSet<String>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

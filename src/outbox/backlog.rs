@@ -1,7 +1,6 @@
 //! The backlogs of sinks: how much waits for each, and which sinks have reached their limits.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -44,6 +43,15 @@ impl BacklogSum {
     }
 }
 
+/// The result of a look at the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BacklogLook {
+    /// The partitions with waiting events, by sink.
+    pub waiting: BTreeMap<String, BTreeSet<u16>>,
+    /// Whether a configured sink has reached its limits.
+    pub has_full: bool,
+}
+
 /// Gets the names of the full sinks, and returns those that are new.
 type NotesFullSinks = dyn Fn(BTreeSet<String>) -> BTreeSet<String> + Send + Sync;
 
@@ -51,19 +59,18 @@ type NotesFullSinks = dyn Fn(BTreeSet<String>) -> BTreeSet<String> + Send + Sync
 #[derive(Clone)]
 pub struct Backlogs {
     sums: Arc<RwLock<Arc<BTreeMap<String, BacklogSum>>>>,
-    has_full: Arc<AtomicBool>,
     full: Arc<NotesFullSinks>,
     meter: OutboxMeter,
 }
 
 impl Backlogs {
-    /// Returns backlogs of which nothing is known. `full` gets the names of the sinks that have
+    /// Returns backlogs before the first look. `full` gets the names of the sinks that have
     /// reached their limits, and returns those that are new.
     pub fn new(
         meter: OutboxMeter,
         full: impl Fn(BTreeSet<String>) -> BTreeSet<String> + Send + Sync + 'static,
     ) -> Backlogs {
-        Backlogs { sums: Arc::default(), has_full: Arc::default(), full: Arc::new(full), meter }
+        Backlogs { sums: Arc::default(), full: Arc::new(full), meter }
     }
 
     /// Returns the backlogs of the sinks that have one.
@@ -71,12 +78,7 @@ impl Backlogs {
         self.sums.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns whether a sink has reached its limits.
-    pub(super) fn has_full(&self) -> bool {
-        self.has_full.load(Ordering::Relaxed)
-    }
-
-    /// Looks at the store. Returns the partitions with waiting events.
+    /// Looks at the store.
     ///
     /// # Errors
     /// The store fails. The former sums stay.
@@ -86,11 +88,11 @@ impl Backlogs {
         sinks: impl Iterator<Item = &'s SinkSettings> + Send,
         is_paused: impl Fn(&str) -> bool + Send,
         now_ms: u64,
-    ) -> Result<BTreeMap<String, BTreeSet<u16>>, StoreError> {
+    ) -> Result<BacklogLook, StoreError> {
         let parts = outbox.backlog().await?;
-        let mut partitions: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+        let mut waiting: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
         for part in parts.iter().filter(|part| part.waiting > 0) {
-            partitions.entry(part.sink.clone()).or_default().insert(part.partition);
+            waiting.entry(part.sink.clone()).or_default().insert(part.partition);
         }
         let sums = sums_of(outbox, &parts).await?;
         let mut full = BTreeSet::new();
@@ -107,12 +109,12 @@ impl Backlogs {
             let sum = sums.get(name).copied().unwrap_or_default();
             self.show(name, &sum, is_paused(name), now_ms);
         }
-        self.has_full.store(!full.is_empty(), Ordering::Relaxed);
+        let has_full = !full.is_empty();
         for sink in (self.full)(full) {
             tracing::error!(sink, "the sink's backlog has reached its limit");
         }
         *self.sums.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sums);
-        Ok(partitions)
+        Ok(BacklogLook { waiting, has_full })
     }
 
     fn show(&self, sink: &str, sum: &BacklogSum, is_paused: bool, now_ms: u64) {

@@ -116,8 +116,10 @@ impl Membership {
         let leaving = share.leaving.iter().map(|(partition, _)| *partition).collect();
         let was_given = self.ownership.set(share.owned.clone(), leaving);
         let mut is_settled = !share.waits;
+        let mut leaving = BTreeSet::new();
         for (partition, next) in share.leaving {
             if self.ownership.is_running(partition) {
+                leaving.insert(partition);
                 is_settled = false;
             } else {
                 // If the answer is lost, the next look at the owners shows the result.
@@ -132,12 +134,6 @@ impl Membership {
                 is_settled = false;
             }
         }
-        let leaving = shares(fence, members, &owners)
-            .leaving
-            .into_iter()
-            .map(|(partition, _)| partition)
-            .filter(|partition| share.owned.contains(partition))
-            .collect();
         let count = share.owned.len();
         let has_taken = self.ownership.set(share.owned, leaving);
         if was_given || has_taken {

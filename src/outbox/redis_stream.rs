@@ -73,7 +73,7 @@ impl RedisStream {
         })
     }
 
-    /// Adds an event once. Takes at most `within`, including a connection if there is none. Must be
+    /// Adds an event once. Takes at most `within`, with the time to connect. Must be
     /// called within a tokio runtime.
     ///
     /// An attempt that fails may have added the event.

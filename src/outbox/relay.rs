@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::backlog::Backlogs;
+use super::backlog::{BacklogLook, Backlogs};
 use super::membership::Membership;
 use super::ownership::Ownership;
 use super::shared::RelayShared;
@@ -240,8 +240,8 @@ impl Looks {
         let is_paused = |sink: &str| states.of(sink).pause.is_some();
         let now_ms = shared.clock.unix_ms();
         let seen = backlogs.refresh(&*shared.outbox, settings, is_paused, now_ms).await;
-        let Ok(partitions) = seen else { return };
-        self.is_idle = partitions.is_empty() && !backlogs.has_full();
+        let Ok(BacklogLook { waiting, has_full }) = seen else { return };
+        self.is_idle = waiting.is_empty() && !has_full;
         let missing = not_configured(backlogs, &known);
         for sink in missing.difference(&self.missing) {
             tracing::warn!(sink, "events wait for a sink that is not configured");
@@ -249,7 +249,7 @@ impl Looks {
         self.missing = missing;
         if self.looked.is_none_or(|at| at.elapsed() >= IDLE_LOOK) {
             self.looked = Some(Instant::now());
-            for (sink, partitions) in partitions {
+            for (sink, partitions) in waiting {
                 self.read(&sink, partitions);
             }
         }

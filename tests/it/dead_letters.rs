@@ -304,7 +304,11 @@ fn a_test_of_a_sink_prints_what_came_back() {
     assert!(received[1].get("webhook-signature").unwrap().starts_with("v1,"));
     assert_ne!(received[0].get("webhook-id"), received[1].get("webhook-id"));
     scene.buried(0);
-    assert_eq!(scene.sink()["last_delivered"], Value::Null, "it says nothing about events");
+    assert_eq!(
+        scene.sink()["last_delivered"],
+        Value::Null,
+        "a test delivers no event of an operation"
+    );
     scene.receiver.answer_others("drop");
     let (code, output) = scene.cli(&["sinks", "test", "ledger"]);
     assert!(code == 1 && output.starts_with("not delivered to ledger: "), "{output}");

@@ -87,7 +87,7 @@ impl StreamServer {
         Ok(StreamServer { settings, current: Mutex::default() })
     }
 
-    /// Returns the connection. Opens one if there is none: all attempts that wait for it share its
+    /// Returns the connection. Opens a new one if the last one broke: all attempts that wait for it share its
     /// result.
     pub(super) async fn connection(
         &self,

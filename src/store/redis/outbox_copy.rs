@@ -98,8 +98,8 @@ impl Redis {
     }
 
     /// Reads up to `limit` operations or dead letters of a section. Returns their number and the
-    /// items. Leaves out those of which only the place is left, as relays and listings do: another
-    /// program removed the rest.
+    /// items. Another program may have removed an item and left its place: such places are left
+    /// out, as relays and listings do.
     async fn items_of(
         &self,
         section: &Section,

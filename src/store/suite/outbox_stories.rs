@@ -287,7 +287,7 @@ async fn buried(stage: &Stage, slot: Slot, event: &OutboxEvent, burial: &Burial)
 }
 
 fn burial(kind: DeadLetterKind) -> Burial {
-    Burial { kind, report: EventContent::Plain(Bytes::from_static(b"it said no")) }
+    Burial { kind, report: EventContent::Plain(Bytes::from_static(b"refused")) }
 }
 
 pub async fn an_event_that_is_buried_is_a_dead_letter_and_waits_no_more(stage: Stage) {

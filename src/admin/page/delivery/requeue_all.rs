@@ -49,7 +49,7 @@ pub(in crate::admin::page) async fn ask(
         h1 { "Requeue all dead letters of " (sink.name) "?" }
         section.panel aria-label="Confirmation" {
             @if count == 0 {
-                p { "There are none: nothing would be requeued." }
+                p { "No dead letter matches: nothing would be requeued." }
             } @else {
                 p {
                     strong { (letters) } " will wait for delivery: "

@@ -33,7 +33,7 @@ fn key(slot: Slot, version: u64) -> EventKey {
 }
 
 fn burial(kind: DeadLetterKind) -> Burial {
-    Burial { kind, report: EventContent::Plain(Bytes::from_static(b"it said no")) }
+    Burial { kind, report: EventContent::Plain(Bytes::from_static(b"refused")) }
 }
 
 /// Writes a result in `version` with an event for `LEDGER`.
