@@ -87,8 +87,8 @@ impl StreamServer {
         Ok(StreamServer { settings, current: Mutex::default() })
     }
 
-    /// Returns the connection. Opens a new one if the last one broke: all attempts that wait for it share its
-    /// result.
+    /// Returns the connection. Opens a new one if the last one broke: all attempts that wait for it
+    /// share its result.
     pub(super) async fn connection(
         &self,
         within: Duration,
