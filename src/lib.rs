@@ -18,6 +18,7 @@
 //!
 //! - `gateway` (default): the command. It implies `embedded` and `tls`.
 //! - `redis` (default): the store in Redis, in `store::redis`. It implies `tls`.
+//! - `nats` (default): sinks that publish to NATS, in `outbox::nats`. It implies `gateway`.
 //! - `embedded`: the store in a file, in `store::embedded`.
 //! - `jemalloc` (default): the allocator of the command. Its build needs `make`.
 //! - `tls`: TLS to clients, upstreams and Redis, in the module `tls`.

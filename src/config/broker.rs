@@ -12,6 +12,13 @@ pub(super) const REDIS_URL_EXPECTED: &str =
 pub(super) const WITHOUT_REDIS: &str =
     "this build has no Redis: choose another kind of sink, or build with the feature `redis`";
 
+/// Describes the address of a server of NATS.
+pub(super) const NATS_URL_EXPECTED: &str = "a server's url: nats://HOST:PORT or tls://HOST:PORT";
+
+/// The text of the fault of a `nats` in a build without the feature `nats`.
+pub(super) const WITHOUT_NATS: &str =
+    "this build has no NATS: choose another kind of sink, or build with the feature `nats`";
+
 /// Checks the address of a receiver that is a broker.
 ///
 /// # Errors
@@ -20,6 +27,7 @@ pub(super) fn broker_url(target: &SinkTarget, text: &str) -> Result<String, Stri
     match target {
         SinkTarget::Webhook(_) => Err("the url of a webhook is in the file".to_owned()),
         SinkTarget::RedisStream(_) => redis_url(text),
+        SinkTarget::Nats(_) => nats_url(text),
     }
 }
 
@@ -33,4 +41,22 @@ pub(super) fn redis_url(text: &str) -> Result<String, String> {
         return Err(format!("expected {REDIS_URL_EXPECTED}"));
     }
     StoreUrl::parse(text).map(|_| text.to_owned())
+}
+
+/// Checks the address of a server of NATS.
+///
+/// # Errors
+/// A description of the fault, without the address.
+#[cfg(feature = "nats")]
+pub(super) fn nats_url(text: &str) -> Result<String, String> {
+    match crate::outbox::nats::is_server_url(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("expected {NATS_URL_EXPECTED}")),
+    }
+}
+
+/// Refuses every address, because this build can't use any.
+#[cfg(not(feature = "nats"))]
+pub(super) fn nats_url(_: &str) -> Result<String, String> {
+    Err(WITHOUT_NATS.to_owned())
 }

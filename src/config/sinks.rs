@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Uri};
 
-use self::brokers::{REDIS_STREAM_EXPECTED, REDIS_STREAM_KEYS, read_redis_stream};
+use self::brokers::{
+    NATS_EXPECTED, NATS_KEYS, REDIS_STREAM_EXPECTED, REDIS_STREAM_KEYS, read_nats,
+    read_redis_stream,
+};
 use super::admin::{SecretSource, SinkSecrets};
 use super::read::{Table, Value};
 use super::route::{FRAMING, read_headers};
@@ -23,9 +26,9 @@ const SECRETS_EXPECTED: &str = "a list of secrets such as [{ env = \"LEDGER_WEBH
 const RETRY_EXPECTED: &str = "a table such as { first = \"5s\", max = \"1h\", age = \"3d\" }";
 
 /// Kinds of sinks that are planned. An explicit fault is clearer than "no such key".
-const LATER_KINDS: [&str; 2] = ["nats", "call"];
+const LATER_KINDS: [&str; 1] = ["call"];
 /// Kinds of sinks.
-const KINDS: [&str; 2] = ["webhook", "redis_stream"];
+const KINDS: [&str; 3] = ["webhook", "nats", "redis_stream"];
 /// Keys of a sink besides its kind.
 const SINK_KEYS: [&str; 7] =
     ["name", "timeout", "concurrency", "rate", "retry", "max_backlog", "max_bytes"];
@@ -214,6 +217,7 @@ fn read_receiver(table: &Table<'_>) -> Option<Receiver> {
     found.iter().for_each(|(kind, value)| conceal_url(kind, value));
     match found.as_slice() {
         [("webhook", value)] => read_webhook(value.table(WEBHOOK_EXPECTED)?),
+        [("nats", value)] => read_nats(value),
         [("redis_stream", value)] => read_redis_stream(value),
         [(kind, value)] => {
             let kinds = KINDS.join(" or ");
@@ -226,8 +230,8 @@ fn read_receiver(table: &Table<'_>) -> Option<Receiver> {
             table.report.note_absence(
                 &table.span_of("webhook"),
                 format!(
-                    "a sink needs a receiver: webhook = {WEBHOOK_EXPECTED}, or redis_stream = \
-                     {REDIS_STREAM_EXPECTED}"
+                    "a sink needs a receiver: webhook = {WEBHOOK_EXPECTED}, or nats = \
+                     {NATS_EXPECTED}, or redis_stream = {REDIS_STREAM_EXPECTED}"
                 ),
             );
             None
@@ -246,6 +250,7 @@ fn conceal_url(kind: &str, receiver: &Value<'_>) {
     let Some(table) = table else { return receiver.conceal() };
     match kind {
         "webhook" => conceal_others(&table, &WEBHOOK_KEYS),
+        "nats" => conceal_others(&table, &NATS_KEYS),
         "redis_stream" => conceal_others(&table, &REDIS_STREAM_KEYS),
         _ => return receiver.conceal(),
     }

@@ -15,7 +15,8 @@
 //! - [`delivery`]: an event on its way to a receiver, and the receiver's answer; `test_event`: the
 //!   event with which an operator tests a sink
 //! - [`webhook`]: the sink that sends webhooks; `redis_stream`: the sink that adds to a stream of
-//!   Redis
+//!   Redis; `nats`: the sink that publishes to a stream of NATS
+//! - `shared_connection`: a connection that all attempts at a broker share
 //!
 //! To add a kind of sink, implement [`sink::SinkClient`], and add its settings to
 //! [`settings::SinkTarget`].
@@ -24,6 +25,8 @@ mod attempt;
 pub mod backlog;
 pub mod delivery;
 mod membership;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod ownership;
 mod rate;
 #[cfg(feature = "redis")]
@@ -32,6 +35,8 @@ pub mod relay;
 pub mod rules;
 pub mod settings;
 mod shared;
+#[cfg(any(feature = "redis", feature = "nats"))]
+mod shared_connection;
 pub mod sink;
 pub mod states;
 mod test_event;

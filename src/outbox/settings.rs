@@ -56,6 +56,8 @@ pub enum SinkTarget {
     Webhook(WebhookTarget),
     /// A stream of Redis.
     RedisStream(RedisStreamTarget),
+    /// A stream of NATS (JetStream).
+    Nats(NatsTarget),
 }
 
 /// An HTTP endpoint that gets webhooks (Standard Webhooks 1.0).
@@ -83,6 +85,21 @@ pub struct RedisStreamTarget {
     /// Number of entries to which additions trim the stream, approximately; 0: never trimmed.
     pub max_length: u64,
     /// A file with certificates of authorities (PEM) that `rediss` trusts in place of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A stream of NATS (JetStream). `Debug` shows only scheme, host and port of the address.
+#[derive(Clone, PartialEq)]
+pub struct NatsTarget {
+    /// The address of a server, `nats://` or `tls://`, perhaps with user and password, or with a
+    /// token in place of the user. Empty as long as it is a secret that was not read.
+    pub url: String,
+    /// The subject of the messages.
+    pub subject: String,
+    /// A file with the credentials of a user: a JWT and the seed of a key.
+    pub credentials: Option<PathBuf>,
+    /// A file with certificates of authorities (PEM) that are trusted in place of the system's.
+    /// Requires TLS.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -132,6 +149,7 @@ impl SinkTarget {
         match self {
             SinkTarget::Webhook(_) => "webhook",
             SinkTarget::RedisStream(_) => "redis_stream",
+            SinkTarget::Nats(_) => "nats",
         }
     }
 
@@ -140,6 +158,7 @@ impl SinkTarget {
         match self {
             SinkTarget::Webhook(webhook) => shown_url(&webhook.url.to_string()),
             SinkTarget::RedisStream(stream) => shown_url(&stream.url),
+            SinkTarget::Nats(nats) => shown_url(&nats.url),
         }
     }
 
@@ -148,6 +167,7 @@ impl SinkTarget {
         match self {
             SinkTarget::Webhook(_) => {}
             SinkTarget::RedisStream(stream) => url.clone_into(&mut stream.url),
+            SinkTarget::Nats(nats) => url.clone_into(&mut nats.url),
         }
     }
 }
@@ -182,6 +202,17 @@ impl std::fmt::Debug for RedisStreamTarget {
             .field("url", &shown_url(&self.url))
             .field("stream", &self.stream)
             .field("max_length", &self.max_length)
+            .field("ca_file", &self.ca_file)
+            .finish()
+    }
+}
+
+impl std::fmt::Debug for NatsTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NatsTarget")
+            .field("url", &shown_url(&self.url))
+            .field("subject", &self.subject)
+            .field("credentials", &self.credentials)
             .field("ca_file", &self.ca_file)
             .finish()
     }

@@ -8,6 +8,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::delivery::{AttemptResult, Delivery};
+#[cfg(feature = "nats")]
+use super::nats::{Nats, NatsError};
 #[cfg(feature = "redis")]
 use super::redis_stream::{RedisStream, RedisStreamError};
 use super::settings::{SinkSettings, SinkTarget};
@@ -52,6 +54,14 @@ impl SinkClient for RedisStream {
     }
 }
 
+#[cfg(feature = "nats")]
+#[async_trait]
+impl SinkClient for Nats {
+    async fn attempt(&self, delivery: &Delivery, _: u64, timeout: Duration) -> AttemptResult {
+        Nats::attempt(self, delivery, timeout).await
+    }
+}
+
 /// The reason why a sink can't be set up. No text has a credential.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SinkError {
@@ -62,9 +72,16 @@ pub enum SinkError {
     #[cfg(feature = "redis")]
     #[error(transparent)]
     RedisStream(#[from] RedisStreamError),
+    /// Of a stream of NATS.
+    #[cfg(feature = "nats")]
+    #[error(transparent)]
+    Nats(#[from] NatsError),
     /// It is a stream of Redis, and this build has no Redis.
     #[error("this build has no Redis")]
     WithoutRedis,
+    /// It is a stream of NATS, and this build has no NATS.
+    #[error("this build has no NATS")]
+    WithoutNats,
 }
 
 /// A sink.
@@ -104,6 +121,10 @@ impl Sink {
             SinkTarget::RedisStream(target) => Arc::new(RedisStream::new(target)?),
             #[cfg(not(feature = "redis"))]
             SinkTarget::RedisStream(_) => return Err(SinkError::WithoutRedis),
+            #[cfg(feature = "nats")]
+            SinkTarget::Nats(target) => Arc::new(Nats::new(target)?),
+            #[cfg(not(feature = "nats"))]
+            SinkTarget::Nats(_) => return Err(SinkError::WithoutNats),
         };
         Ok(Sink::with_client(settings, client))
     }

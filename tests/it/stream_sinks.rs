@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use onceward::outbox::delivery::{AttemptResult, Delivery};
+use onceward::outbox::nats::Nats;
 use onceward::outbox::redis_stream::RedisStream;
-use onceward::outbox::settings::{RedisStreamTarget, SinkSettings, SinkTarget};
+use onceward::outbox::settings::{NatsTarget, RedisStreamTarget, SinkSettings, SinkTarget};
 use onceward::outbox::sink::Sink;
 
-use crate::harness::{Authority, PATIENCE, RedisServer, free_port};
+use crate::harness::{Authority, NatsServer, PATIENCE, RedisServer, free_port};
 
 const PASSWORD: &str = "c4n4ry";
 
@@ -169,8 +170,164 @@ async fn a_redis_stream_over_tls_trusts_only_the_given_authority() {
     assert!(error.contains("invalid peer certificate"), "{error}");
 }
 
+fn nats_target(url: &str) -> NatsTarget {
+    let subject = "payments".to_owned();
+    NatsTarget { url: url.to_owned(), subject, credentials: None, ca_file: None }
+}
+
+fn nats(url: &str) -> Nats {
+    Nats::new(&nats_target(url)).unwrap()
+}
+
+/// Returns a server with a stream PAY, which takes the subject `payments`.
+fn nats_server(lines: &str) -> NatsServer {
+    let server = NatsServer::with(lines);
+    server.create_stream("PAY", "payments");
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_nats_has_the_event_its_id_and_its_format() {
+    let server = nats_server("");
+    let event = event("ev_1");
+    assert_eq!(nats(&server.url()).attempt(&event, PATIENCE).await, delivered());
+    let (headers, payload) = server.message("PAY", 1);
+    let mut lines: Vec<&str> = headers.lines().filter(|line| !line.is_empty()).collect();
+    lines.sort_unstable();
+    let expected = ["Content-Type: application/cloudevents+json", "NATS/1.0", "Nats-Msg-Id: ev_1"];
+    assert_eq!(lines, expected);
+    assert_eq!(payload.as_bytes(), event.event);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_stores_a_repeated_event_once_and_a_requeued_one_again() {
+    let server = nats_server("");
+    let nats = nats(&server.url());
+    let first = event("ev_1");
+    assert_eq!(nats.attempt(&first, PATIENCE).await, delivered());
+    assert_eq!(nats.attempt(&first, PATIENCE).await, delivered(), "the stream has it");
+    assert_eq!(server.messages("PAY"), 1);
+    let requeued = Delivery { round: 1, ..first };
+    assert_eq!(nats.attempt(&requeued, PATIENCE).await, delivered());
+    assert_eq!(server.messages("PAY"), 2);
+    assert!(server.message("PAY", 2).0.contains("Nats-Msg-Id: ev_1.1\r\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_that_no_stream_of_nats_takes_is_named() {
+    let server = NatsServer::start();
+    server.create_stream("OTHER", "refunds");
+    let error = error_of(nats(&server.url()).attempt(&event("ev_1"), PATIENCE).await);
+    assert_eq!(error, "no stream takes the subject payments");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_nats_that_refuses_an_event_is_shown_with_its_reason() {
+    let server = NatsServer::start();
+    let config = r#"{"name":"PAY","subjects":["payments"],"max_msgs":1,"discard":"new"}"#;
+    server.api("STREAM.CREATE.PAY", config);
+    let nats = nats(&server.url());
+    assert_eq!(nats.attempt(&event("ev_1"), PATIENCE).await, delivered());
+    let error = error_of(nats.attempt(&event("ev_2"), PATIENCE).await);
+    assert_eq!(error, "the stream refused the event: maximum messages exceeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_attempt_after_a_restart_of_nats_delivers() {
+    let mut server = nats_server("");
+    let nats = nats(&server.url());
+    assert_eq!(nats.attempt(&event("ev_1"), PATIENCE).await, delivered());
+    server.kill();
+    let error = error_of(nats.attempt(&event("ev_2"), Duration::from_millis(300)).await);
+    assert!(error.starts_with("no connection within 300ms") || error.contains("broke"), "{error}");
+    server.restart();
+    assert_eq!(server.messages("PAY"), 1, "its streams are ready");
+    assert_eq!(nats.attempt(&event("ev_2"), PATIENCE).await, delivered());
+    assert_eq!(server.messages("PAY"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_at_the_same_time_share_a_connection_to_nats() {
+    let server = nats_server("");
+    let nats = nats(&server.url());
+    let attempts = (0..200).map(|number| {
+        let nats = &nats;
+        async move { nats.attempt(&event(&format!("ev_{number}")), PATIENCE).await }
+    });
+    let results = futures_util::future::join_all(attempts).await;
+    assert!(results.iter().all(AttemptResult::is_delivered), "{results:?}");
+    assert_eq!(server.messages("PAY"), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_that_is_away_fails_an_attempt_with_the_reason() {
+    let nats = nats(&format!("nats://127.0.0.1:{}", free_port()));
+    let error = error_of(nats.attempt(&event("ev_1"), PATIENCE).await);
+    assert!(error.starts_with("can't connect: ") && error.contains("refused"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_that_does_not_answer_fails_an_attempt_in_its_time() {
+    let server = nats_server("");
+    let nats = nats(&server.url());
+    assert_eq!(nats.attempt(&event("ev_1"), PATIENCE).await, delivered());
+    server.signal("STOP");
+    let error = error_of(nats.attempt(&event("ev_2"), Duration::from_millis(200)).await);
+    assert_eq!(error, "no acknowledgement within 200ms");
+    server.signal("CONT");
+    assert_eq!(nats.attempt(&event("ev_3"), PATIENCE).await, delivered());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_credentials_in_a_url_of_nats_are_used_and_not_shown() {
+    let server = NatsServer::with("authorization { user: ledger, password: \"a b\" }");
+    let url = |password: &str| format!("nats://ledger:{password}@127.0.0.1:{}", server.port);
+    // Without a stream, only a user who is logged in learns that.
+    let error = error_of(nats(&url("a%20b")).attempt(&event("ev_1"), PATIENCE).await);
+    assert_eq!(error, "no stream takes the subject payments");
+    let wrong = nats_target(&url(PASSWORD));
+    let error = error_of(Nats::new(&wrong).unwrap().attempt(&event("ev_1"), PATIENCE).await);
+    assert_eq!(error, "can't connect: the server refused the credentials");
+    assert!(!format!("{wrong:?}").contains(PASSWORD), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_over_tls_trusts_only_the_given_authority() {
+    let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
+    authority.write("localhost", dir.path());
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (cert, key) = (file("cert.pem"), file("key.pem"));
+    let server = NatsServer::with(&format!("tls {{ cert_file: {cert:?}, key_file: {key:?} }}"));
+    let attempt = async |scheme: &str, authority: &Authority| {
+        let ca_file = Some(authority.ca_file().to_owned());
+        let url = format!("{scheme}://localhost:{}", server.port);
+        let nats = Nats::new(&NatsTarget { ca_file, ..nats_target(&url) }).unwrap();
+        error_of(nats.attempt(&event("ev_1"), PATIENCE).await)
+    };
+    for scheme in ["tls", "nats"] {
+        let error = attempt(scheme, &authority).await;
+        assert_eq!(error, "no stream takes the subject payments");
+        let error = attempt(scheme, &Authority::new()).await;
+        assert!(error.contains("invalid peer certificate"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_ca_file_nothing_is_sent_to_a_nats_without_tls() {
+    let server = nats_server("");
+    let authority = Authority::new();
+    let ca_file = Some(authority.ca_file().to_owned());
+    let nats = Nats::new(&NatsTarget { ca_file, ..nats_target(&server.url()) }).unwrap();
+    error_of(nats.attempt(&event("ev_1"), PATIENCE).await);
+    assert_eq!(server.messages("PAY"), 0);
+}
+
 #[test]
-fn a_sink_is_set_up_without_its_redis() {
-    let target = stream_target(&format!("redis://127.0.0.1:{}", free_port()));
-    Sink::new(SinkSettings::new("ledger", SinkTarget::RedisStream(target))).unwrap();
+fn a_sink_is_set_up_without_its_broker() {
+    let at = format!("127.0.0.1:{}", free_port());
+    let redis = SinkTarget::RedisStream(stream_target(&format!("redis://{at}")));
+    let nats = SinkTarget::Nats(nats_target(&format!("nats://{at}")));
+    for target in [redis, nats] {
+        Sink::new(SinkSettings::new("ledger", target)).unwrap();
+    }
 }

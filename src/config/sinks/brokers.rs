@@ -1,20 +1,33 @@
-//! Receivers that are brokers: `redis_stream`.
+//! Receivers that are brokers: `redis_stream` and `nats`.
 
 use std::path::PathBuf;
 
 use super::Receiver;
 use crate::config::admin::SecretSource;
-use crate::config::broker::{REDIS_URL_EXPECTED, WITHOUT_REDIS, redis_url};
+use crate::config::broker::{
+    NATS_URL_EXPECTED, REDIS_URL_EXPECTED, WITHOUT_NATS, WITHOUT_REDIS, nats_url, redis_url,
+};
 use crate::config::read::{Table, Value};
 use crate::config::texts::file_name;
-use crate::outbox::settings::{RedisStreamTarget, SinkTarget};
+use crate::outbox::settings::{NatsTarget, RedisStreamTarget, SinkTarget};
 
 /// Describes `redis_stream`.
 pub(super) const REDIS_STREAM_EXPECTED: &str =
     "a table such as { url = \"redis://127.0.0.1:6379\", stream = \"payments\" }";
 
+/// Describes `nats`.
+pub(super) const NATS_EXPECTED: &str =
+    "a table such as { url = \"nats://127.0.0.1:4222\", subject = \"payments\" }";
+
 /// Keys of `redis_stream`.
 pub(super) const REDIS_STREAM_KEYS: [&str; 4] = ["url", "stream", "max_length", "ca_file"];
+/// Keys of `nats`.
+pub(super) const NATS_KEYS: [&str; 4] = ["url", "subject", "credentials", "ca_file"];
+
+/// Longest subject, in bytes: a line of the protocol has at most 4 KiB.
+const SUBJECT_BYTES_MAX: usize = 256;
+const SUBJECT_EXPECTED: &str =
+    "a subject such as \"payments.created\", without white space, * and >";
 
 /// Longest key of a stream, in bytes.
 const STREAM_BYTES_MAX: usize = 512;
@@ -50,6 +63,27 @@ pub(super) fn read_redis_stream(value: &Value<'_>) -> Option<Receiver> {
     Some(Receiver::broker(SinkTarget::RedisStream(target), url_source))
 }
 
+/// Reads `nats`.
+pub(super) fn read_nats(value: &Value<'_>) -> Option<Receiver> {
+    let table = value.table(NATS_EXPECTED)?;
+    if cfg!(not(feature = "nats")) {
+        value.fault(WITHOUT_NATS);
+        return None;
+    }
+    let url = read_url(&table, "a nats", NATS_URL_EXPECTED, nats_url);
+    let subject = read_subject(&table);
+    let file = |name| match table.get(name) {
+        Some(value) => value.parsed("a file's name", file_name).map(Some),
+        None => Some(None),
+    };
+    let (credentials, ca_file) = (file("credentials"), file("ca_file"));
+    table.finish();
+    let (url, url_source) = url?.split();
+    let target =
+        NatsTarget { url, subject: subject?, credentials: credentials?, ca_file: ca_file? };
+    Some(Receiver::broker(SinkTarget::Nats(target), url_source))
+}
+
 impl BrokerUrl {
     /// Returns the address, which is empty if it is a secret, and its source.
     fn split(self) -> (String, Option<SecretSource>) {
@@ -69,6 +103,21 @@ fn read_stream(table: &Table<'_>) -> Option<String> {
     let expected = format!("a key of 1 to {STREAM_BYTES_MAX} bytes");
     value.parsed(&expected, |text| {
         (1..=STREAM_BYTES_MAX).contains(&text.len()).then(|| text.to_owned())
+    })
+}
+
+fn read_subject(table: &Table<'_>) -> Option<String> {
+    let Some(value) = table.get("subject") else {
+        let text = "a nats needs subject, which a stream of the server takes";
+        table.report.note_absence(&table.span_of("subject"), text);
+        return None;
+    };
+    value.parsed(SUBJECT_EXPECTED, |text| {
+        let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '*' | '>');
+        let is_sound = text.len() <= SUBJECT_BYTES_MAX
+            && text.chars().all(is_plain)
+            && text.split('.').all(|part| !part.is_empty());
+        is_sound.then(|| text.to_owned())
     })
 }
 

@@ -1,7 +1,7 @@
 //! Tests of sinks that are brokers.
 
 use super::*;
-use crate::outbox::settings::{RedisStreamTarget, SinkTarget};
+use crate::outbox::settings::{NatsTarget, RedisStreamTarget, SinkTarget};
 
 /// Returns a file with a sink that has this receiver.
 fn sink(receiver: &str) -> String {
@@ -119,6 +119,80 @@ fn a_broker_is_shown_as_scheme_host_and_port() {
         ] {
             let described = config.describe();
             assert!(described.contains(&format!("redis_stream {shown}, timeout")), "{described}");
+            assert!(!format!("{described}{config:?}").contains("c4n4ry"), "{config:?}");
+        }
+    }
+}
+
+/// Returns a file with a stream of NATS. `rest` are further keys.
+fn nats(url: &str, rest: &str) -> String {
+    sink(&format!("nats = {{ url = {url}, subject = \"payments.made\"{rest} }}"))
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn a_stream_of_nats_has_the_values_of_the_file() {
+    let files = ", credentials = \"a.creds\", ca_file = \"ca.pem\"";
+    let expected = NatsTarget {
+        url: "tls://a:1".to_owned(),
+        subject: "payments.made".to_owned(),
+        credentials: Some("a.creds".into()),
+        ca_file: Some("ca.pem".into()),
+    };
+    assert_eq!(target(&nats("\"tls://a:1\"", files)), SinkTarget::Nats(expected));
+    let SinkTarget::Nats(bare) = target(&nats("\"nats://a\"", "")) else { panic!() };
+    assert_eq!((bare.credentials, bare.ca_file), (None, None));
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn faulty_streams_of_nats_are_refused() {
+    let url = |url: &str| nats(&format!("\"{url}\""), "");
+    let subject = |subject: &str| url("nats://a").replace("payments.made", subject);
+    let key = "sinks[0].nats";
+    for (text, at, piece) in [
+        (sink("nats = \"nats://a\""), "", "expected a table such as"),
+        (sink("nats = { subject = \"s\" }"), ".url", "a nats needs a server's url"),
+        (sink("nats = { url = \"nats://a\" }"), ".subject", "a nats needs subject"),
+        (url("a:4222"), ".url", "nats://HOST:PORT or tls://HOST:PORT"),
+        (url("ws://a"), ".url", "nats://HOST:PORT"),
+        (url("nats://"), ".url", "nats://HOST:PORT"),
+        (url("nats://a:0"), ".url", "nats://HOST:PORT"),
+        (url("nats://a/payments"), ".url", "nats://HOST:PORT"),
+        (url("nats://a?x"), ".url", "nats://HOST:PORT"),
+        (nats("{ env = \"U\", file = \"f\" }", ""), ".url.env", "has env or file, not both"),
+        (subject("a b"), ".subject", "without white space"),
+        (subject("a.*"), ".subject", "without white space, * and >"),
+        (subject("a..b"), ".subject", "expected a subject"),
+        (subject(""), ".subject", "expected a subject"),
+        (nats("\"nats://a\"", ", credentials = \"\""), ".credentials", "a file's name"),
+        (nats("\"nats://a\"", ", stream = \"s\""), ".stream", "no such key"),
+    ] {
+        let fault = fault_of(load(&text));
+        let is_right = fault.starts_with(&format!("{key}{at}: ")) && fault.contains(piece);
+        assert!(is_right, "{text}\n{fault}");
+    }
+}
+
+#[test]
+#[cfg(not(feature = "nats"))]
+fn a_build_without_nats_refuses_its_streams() {
+    let fault = fault_of(load(&nats("\"nats://a\"", "")));
+    assert!(fault.starts_with("sinks[0].nats: this build has no NATS"), "{fault}");
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn a_server_of_nats_is_shown_as_scheme_host_and_port() {
+    for (url, shown) in
+        [("nats://me:c4n4ry@a:7/", "nats://a:7"), ("tls://c4n4ry@[::1]", "tls://[::1]")]
+    {
+        for config in [
+            load(&nats(&format!("\"{url}\""), "")).unwrap(),
+            with_secret(&nats("{ env = \"U\" }", ""), url).unwrap(),
+        ] {
+            let described = config.describe();
+            assert!(described.contains(&format!("nats {shown}, timeout")), "{described}");
             assert!(!format!("{described}{config:?}").contains("c4n4ry"), "{config:?}");
         }
     }

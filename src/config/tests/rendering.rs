@@ -118,6 +118,8 @@ const LEAKS: &[&str] = &[
     "[[sinks]]\nwebhok = { url = \"https://a/c4n4ry\" }",
     "[[sinks]]\nurl = \"https://a/c4n4ry\"",
     "[[sinks]]\nnats = { url = \"nats://me:c4n4ry@a\", subject = \"s\" }",
+    "[[sinks]]\nnats = { url = \"nats://me:c4n4ry@a/path\", subject = \"s\" }",
+    "[[sinks]]\nnats = { url = \"nats://c4n4ry@a\", subject = \"a b\", token = \"c4n4ry\" }",
     "[[sinks]]\nredis_stream = \"redis://a/c4n4ry\"",
     "[[sinks]]\nredis_stream = { url = \"redis://me:c4n4ry@a\", stream = 1, max_length = -1 }",
     "[[sinks]]\nredis_stream = { urls = \"redis://me:c4n4ry@a\", stream = \"s\" }",

@@ -221,7 +221,7 @@ fn a_file_of_authorities_is_for_https() {
 fn faulty_sinks_are_refused() {
     let named = |name: &str| sink("").replace("\"ledger\"", name);
     let without_name = sink("").replace("name = \"ledger\"\n", "");
-    let nats = "nats = { url = \"nats://a:4222\" }\n";
+    let nats = "nats = { url = \"nats://a:4222\", subject = \"s\" }\n";
     let stream = "redis_stream = { url = \"redis://a\", stream = \"s\" }\n";
     let call = "call = { route = \"r\" }\n";
     let only = |kind: &str| format!("[[sinks]]\nname = \"a\"\n{kind}");
@@ -238,7 +238,6 @@ fn faulty_sinks_are_refused() {
         (named(&format!("\"{}\"", "a".repeat(65))), "sinks[0].name", "1 to 64 lower-case"),
         (sink("") + &sink(""), "sinks[1].name", "a second sink is named \"ledger\""),
         (only(""), "sinks[0].webhook", "needs a receiver: webhook = "),
-        (only(nats), "sinks[0].nats", "kind nats is not available in this version"),
         (only(call), "sinks[0].call", "kind call is not available in this version"),
         (sink(nats), "sinks[0].nats", "one receiver: remove webhook or nats"),
         (sink(stream), "sinks[0].redis_stream", "one receiver: remove webhook or redis_stream"),

@@ -1,7 +1,7 @@
 //! The address of a stream's server, and the connection to it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -10,13 +10,13 @@ use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, Redi
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::RedisStreamError;
 use super::failure::StreamFailure;
+use crate::outbox::shared_connection::{BrokerConnection, SharedConnection};
 use crate::tls;
 
 /// Shortest limit for opening a connection: a look-up and a TLS handshake can take longer than an
@@ -34,7 +34,7 @@ const QUEUE: usize = 1024;
 /// A server, and the connection that all attempts share.
 pub(super) struct StreamServer {
     settings: Arc<ServerSettings>,
-    current: Mutex<Option<Connecting>>,
+    shared: SharedConnection<StreamConnection, StreamFailure>,
 }
 
 /// What is needed to open a connection.
@@ -47,14 +47,6 @@ enum ServerAddress {
     Tcp(String, u16),
     Tls(String, u16, ServerName<'static>, TlsConnector),
     Unix(PathBuf),
-}
-
-/// A connection from its beginning on. The task outlives the attempt that began it, so that a
-/// connection can take longer than an attempt.
-#[derive(Clone)]
-struct Connecting {
-    result: watch::Receiver<Option<Result<StreamConnection, StreamFailure>>>,
-    _task: Arc<AbortOnDropHandle<()>>,
 }
 
 /// An open connection. The last copy closes it.
@@ -84,61 +76,35 @@ impl StreamServer {
         let login = info.redis_settings().clone();
         let login = login.set_lib_name("onceward", env!("CARGO_PKG_VERSION"));
         let settings = Arc::new(ServerSettings { address, login });
-        Ok(StreamServer { settings, current: Mutex::default() })
+        Ok(StreamServer { settings, shared: SharedConnection::unopened() })
     }
 
-    /// Returns the connection. Opens a new one if the last one broke: all attempts that wait for it
-    /// share its result.
+    /// Returns the connection. Opens one if there is none.
     pub(super) async fn connection(
         &self,
         within: Duration,
     ) -> Result<StreamConnection, StreamFailure> {
-        let mut connecting = self.connecting(within);
-        let result = connecting.result.wait_for(Option::is_some).await;
-        let result = result.ok().and_then(|result| result.clone());
-        result.unwrap_or(Err(StreamFailure::NoConnection(within)))
+        let (settings, limit) = (self.settings.clone(), within.max(CONNECT_TIMEOUT_MIN));
+        let opening = async move {
+            let opened = timeout(limit, settings.open()).await;
+            opened.unwrap_or(Err(StreamFailure::NoConnection(limit)))
+        };
+        self.shared.get(opening).await.unwrap_or(Err(StreamFailure::NoConnection(within)))
     }
 
     /// Closes a connection as soon as no attempt uses it. The next attempt opens another one.
     pub(super) fn forget(&self, connection: &StreamConnection) {
-        let mut current = self.lock();
-        let is_same = current.as_ref().is_some_and(|connecting| {
-            let result = connecting.result.borrow();
-            matches!(&*result, Some(Ok(open)) if Arc::ptr_eq(&open.driver, &connection.driver))
-        });
-        if is_same {
-            *current = None;
-        }
-    }
-
-    fn connecting(&self, within: Duration) -> Connecting {
-        let mut current = self.lock();
-        if let Some(connecting) = current.as_ref().filter(|connecting| connecting.is_usable()) {
-            return connecting.clone();
-        }
-        let (sender, result) = watch::channel(None);
-        let settings = self.settings.clone();
-        let limit = within.max(CONNECT_TIMEOUT_MIN);
-        let task = tokio::spawn(async move {
-            let opened = timeout(limit, settings.open()).await;
-            sender.send_replace(Some(opened.unwrap_or(Err(StreamFailure::NoConnection(limit)))));
-        });
-        let connecting = Connecting { result, _task: Arc::new(AbortOnDropHandle::new(task)) };
-        current.insert(connecting).clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Connecting>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.forget(connection);
     }
 }
 
-impl Connecting {
-    fn is_usable(&self) -> bool {
-        match &*self.result.borrow() {
-            None => self.result.has_changed().is_ok(),
-            Some(Ok(open)) => !open.driver.is_finished(),
-            Some(Err(_)) => false,
-        }
+impl BrokerConnection for StreamConnection {
+    fn is_open(&self) -> bool {
+        !self.driver.is_finished()
+    }
+
+    fn is_same(&self, other: &StreamConnection) -> bool {
+        Arc::ptr_eq(&self.driver, &other.driver)
     }
 }
 
