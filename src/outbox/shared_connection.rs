@@ -37,8 +37,10 @@ where
         SharedConnection { current: Mutex::new(None) }
     }
 
-    /// Returns the connection. If there is none, `open` opens one, and all attempts that wait for it
-    /// share its result. Must be called within a tokio runtime. Returns `None` if `open` panics.
+    /// Returns the connection. If there is none, `open` opens one, and all attempts that wait for
+    /// it share its result. Must be called within a tokio runtime.
+    ///
+    /// Returns `None` if the runtime ends meanwhile.
     pub(super) async fn get(
         &self,
         open: impl Future<Output = Result<C, F>> + Send + 'static,

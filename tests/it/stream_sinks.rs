@@ -9,7 +9,7 @@ use onceward::outbox::redis_stream::RedisStream;
 use onceward::outbox::settings::{NatsTarget, RedisStreamTarget, SinkSettings, SinkTarget};
 use onceward::outbox::sink::Sink;
 
-use crate::harness::{Authority, NatsServer, PATIENCE, RedisServer, free_port};
+use crate::harness::{Authority, NatsServer, NatsUser, PATIENCE, RedisServer, free_port};
 
 const PASSWORD: &str = "c4n4ry";
 
@@ -271,10 +271,10 @@ async fn a_nats_that_does_not_answer_fails_an_attempt_in_its_time() {
     let server = nats_server("");
     let nats = nats(&server.url());
     assert_eq!(nats.attempt(&event("ev_1"), PATIENCE).await, delivered());
-    server.signal("STOP");
+    server.pause();
     let error = error_of(nats.attempt(&event("ev_2"), Duration::from_millis(200)).await);
     assert_eq!(error, "no acknowledgement within 200ms");
-    server.signal("CONT");
+    server.resume();
     assert_eq!(nats.attempt(&event("ev_3"), PATIENCE).await, delivered());
 }
 
@@ -282,13 +282,33 @@ async fn a_nats_that_does_not_answer_fails_an_attempt_in_its_time() {
 async fn the_credentials_in_a_url_of_nats_are_used_and_not_shown() {
     let server = NatsServer::with("authorization { user: ledger, password: \"a b\" }");
     let url = |password: &str| format!("nats://ledger:{password}@127.0.0.1:{}", server.port);
-    // Without a stream, only a user who is logged in learns that.
+    // Without a stream, only a user who is logged in gets this answer.
     let error = error_of(nats(&url("a%20b")).attempt(&event("ev_1"), PATIENCE).await);
     assert_eq!(error, "no stream takes the subject payments");
     let wrong = nats_target(&url(PASSWORD));
     let error = error_of(Nats::new(&wrong).unwrap().attempt(&event("ev_1"), PATIENCE).await);
     assert_eq!(error, "can't connect: the server refused the credentials");
     assert!(!format!("{wrong:?}").contains(PASSWORD), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_of_credentials_of_nats_is_read_for_each_connection() {
+    let (right, wrong) = (NatsUser::of_operator(1), NatsUser::of_operator(2));
+    let server = NatsServer::with(&right.config);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ledger.creds");
+    let target = NatsTarget { credentials: Some(file.clone()), ..nats_target(&server.url()) };
+    std::fs::write(&file, wrong.credentials).unwrap();
+    let nats = Nats::new(&target).unwrap();
+    let error = error_of(nats.attempt(&event("ev_1"), PATIENCE).await);
+    assert_eq!(error, "can't connect: the server refused the credentials");
+    std::fs::write(&file, right.credentials).unwrap();
+    // Without a stream, only a user who is logged in gets this answer.
+    let error = error_of(nats.attempt(&event("ev_1"), PATIENCE).await);
+    assert_eq!(error, "no stream takes the subject payments");
+    std::fs::write(&file, PASSWORD).unwrap();
+    let error = Nats::new(&target).map(drop).unwrap_err().to_string();
+    assert!(error.contains("no JWT") && !error.contains(PASSWORD), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ pub mod frames;
 mod gateway;
 mod hooks;
 mod nats;
+mod nats_users;
 mod nginx;
 mod origin;
 mod redis;
@@ -28,6 +29,7 @@ pub use frames::Frames;
 pub use gateway::{Gateway, ROUTES, resident_bytes};
 pub use hooks::{Hook, Hooks};
 pub use nats::NatsServer;
+pub use nats_users::NatsUser;
 pub use nginx::Nginx;
 pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
@@ -63,6 +65,18 @@ pub fn free_port() -> u16 {
 #[track_caller]
 pub fn until(what: &str, holds: impl FnMut() -> bool) {
     assert!(within_patience(holds), "waited {PATIENCE:?} for: {what}");
+}
+
+/// Waits until each thread of a process is stopped, because a signal takes effect later.
+fn until_stopped(process: u32) {
+    let is_stopped = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
+    };
+    until("the process to stop", || {
+        let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        tasks.flatten().all(is_stopped)
+    });
 }
 
 /// Waits for a condition; returns `false` if it never held.

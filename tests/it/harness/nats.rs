@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{free_port, until};
+use super::{free_port, until, until_stopped};
 
 /// A running nats-server with JetStream; killed when dropped.
 pub struct NatsServer {
@@ -128,7 +128,17 @@ impl NatsServer {
         self.child.wait().unwrap();
     }
 
-    pub fn signal(&self, name: &str) {
+    /// Stops its process until [`NatsServer::resume`].
+    pub fn pause(&self) {
+        self.signal("STOP");
+        until_stopped(self.child.id());
+    }
+
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
         let kill = format!("kill -s {name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }

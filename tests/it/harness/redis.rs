@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use super::{free_port, until};
+use super::{free_port, until, until_stopped};
 
 /// A running redis-server without persistence; killed when dropped.
 pub struct RedisServer {
@@ -108,6 +108,9 @@ impl RedisServer {
             .status()
             .unwrap();
         assert!(done.success());
+        if name == "STOP" {
+            until_stopped(self.child.id());
+        }
     }
 }
 
