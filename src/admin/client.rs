@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use super::view::{
     DeadLetterListView, DeadLetterView, DecisionRequest, DiscardedView, LogLevelView, LoggedView,
     OperationListView, OperationView, ProjectionView, ReasonRequest, ReportView, RequeueRequest,
-    RequeuedView, ResolveRequest, ScopeRequest, ScopeView, SinkListView, SinkTestView, SinkView,
-    VerifiedView,
+    RequeuedView, ResealRequest, ResealedView, ResolveRequest, ScopeRequest, ScopeView,
+    SinkListView, SinkTestView, SinkView, VerifiedView,
 };
 
 /// The longest wait for the admin port, and the largest response.
@@ -289,6 +289,11 @@ impl Client {
     ) -> Result<DiscardedView, ClientError> {
         let path = format!("/v1/dead-letters/{}/discard", segment(id));
         self.json(Method::POST, &path, Some(request), None).await
+    }
+
+    /// Seals a part of the outbox anew.
+    pub async fn reseal_part(&self, request: &ResealRequest) -> Result<ResealedView, ClientError> {
+        self.json(Method::POST, "/v1/outbox/reseal", Some(request), None).await
     }
 
     /// Calls a health path, and returns the text of a 200 response.

@@ -21,6 +21,7 @@ mod dead_letters;
 mod decision;
 mod guard;
 mod guarded_body;
+mod outbox;
 mod page;
 mod problem;
 mod problem_kind;
@@ -43,8 +44,8 @@ pub use view::{
     DecisionRequest, DifferenceView, DiscardedView, EventView, HourView, LatencyView, LogLevelView,
     LoggedView, LookupRequest, MinuteView, MomentView, OperationListView, OperationView,
     OverviewView, ProjectionView, ReasonRequest, ReportRowView, ReportView, RequeueRequest,
-    RequeuedView, ResolveRequest, ScopeRequest, ScopeView, SinkListView, SinkTestView, SinkView,
-    StatisticsView, TallyView, TimelineView, VerifiedView,
+    RequeuedView, ResealRequest, ResealedView, ResolveRequest, ScopeRequest, ScopeView,
+    SinkListView, SinkTestView, SinkView, StatisticsView, TallyView, TimelineView, VerifiedView,
 };
 
 /// The longest duration of a request, including its body. It is longer than the limit of a reload.

@@ -127,6 +127,9 @@ pub(super) enum AdminRefusal {
     /// The log filter was not changed.
     #[error(transparent)]
     LogLevel(#[from] FilterError),
+    /// There are no keys to seal anything with.
+    #[error("nothing is sealed: the configuration has no keys under [encryption]")]
+    EncryptionOff,
     /// The event log is disabled.
     #[error("the event log is off: set enabled = true under [log]")]
     LogOff,
@@ -184,6 +187,7 @@ impl AdminRefusal {
             AdminRefusal::LogLevel(FilterError::TooLong | FilterError::Malformed { .. }) => {
                 ProblemKind::LogLevelRefused
             }
+            AdminRefusal::EncryptionOff => ProblemKind::EncryptionOff,
             AdminRefusal::LogOff => ProblemKind::LogOff,
             AdminRefusal::ReadModelOff => ProblemKind::ReadModelOff,
             AdminRefusal::Query(QueryError::Cursor) => ProblemKind::RequestInvalid,

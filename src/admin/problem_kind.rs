@@ -33,6 +33,7 @@ pub(super) enum ProblemKind {
     ReloadUnavailable,
     LogLevelRefused,
     LogLevelUnavailable,
+    EncryptionOff,
     LogOff,
     ReadModelOff,
     ReadModelUnavailable,
@@ -42,7 +43,7 @@ pub(super) enum ProblemKind {
 impl ProblemKind {
     /// All kinds.
     #[cfg(test)]
-    pub(super) const ALL: [ProblemKind; 29] = [
+    pub(super) const ALL: [ProblemKind; 30] = [
         ProblemKind::Unauthorized,
         ProblemKind::Forbidden,
         ProblemKind::NotFound,
@@ -68,6 +69,7 @@ impl ProblemKind {
         ProblemKind::ReloadUnavailable,
         ProblemKind::LogLevelRefused,
         ProblemKind::LogLevelUnavailable,
+        ProblemKind::EncryptionOff,
         ProblemKind::LogOff,
         ProblemKind::ReadModelOff,
         ProblemKind::ReadModelUnavailable,
@@ -102,6 +104,7 @@ impl ProblemKind {
             ProblemKind::ReloadUnavailable => "reload-unavailable",
             ProblemKind::LogLevelRefused => "log-level-refused",
             ProblemKind::LogLevelUnavailable => "log-level-unavailable",
+            ProblemKind::EncryptionOff => "encryption-off",
             ProblemKind::LogOff => "log-off",
             ProblemKind::ReadModelOff => "read-model-off",
             ProblemKind::ReadModelUnavailable => "read-model-unavailable",
@@ -139,7 +142,9 @@ impl ProblemKind {
             | ProblemKind::OperationNotCompleted
             | ProblemKind::OutcomeUncertain
             | ProblemKind::ReloadRefused => StatusCode::CONFLICT,
-            ProblemKind::LogOff | ProblemKind::ReadModelOff => StatusCode::NOT_IMPLEMENTED,
+            ProblemKind::EncryptionOff | ProblemKind::LogOff | ProblemKind::ReadModelOff => {
+                StatusCode::NOT_IMPLEMENTED
+            }
         }
     }
 
@@ -175,6 +180,7 @@ impl ProblemKind {
             ProblemKind::ReloadUnavailable => "it was not read; try again",
             ProblemKind::LogLevelRefused => "the filter can't be parsed",
             ProblemKind::LogLevelUnavailable => "the process logs nothing",
+            ProblemKind::EncryptionOff => "it needs `[encryption]` with keys",
             ProblemKind::LogOff => "it needs `[log]` enabled",
             ProblemKind::ReadModelOff => "it needs `[log]` and `[read_model]` enabled at the start",
             ProblemKind::ReadModelUnavailable => "it can't be read; try again",

@@ -12,6 +12,7 @@ use crate::engine::Policy;
 use crate::gate::Gate;
 use crate::outbox::relay::RelayView;
 use crate::read_model::ReadModel;
+use crate::store::resealing::Resealer;
 
 /// The state that all requests to the admin port share.
 pub struct Admin {
@@ -39,6 +40,8 @@ pub struct Admin {
     pub relay: RelayView,
     /// The `source` of events.
     pub event_source: String,
+    /// Seals the outbox anew; `None` without `[encryption]`.
+    pub resealer: Option<Resealer>,
 }
 
 impl Admin {

@@ -1,11 +1,11 @@
-//! Checks that the store has the identities of the configuration, at the start and before the first
-//! claim.
+//! Checks that the store has the identities of the configuration, and that the configuration has
+//! the keys of the store's outbox, at the start and before the first claim.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::settings::hashing;
@@ -15,12 +15,71 @@ use crate::config::{Config, Secrets};
 use crate::engine::{Identities, Notes};
 use crate::gate::{IdentityCheckError, check_identities, notes};
 use crate::key::Hashing;
-use crate::store::Store;
+use crate::store::outbox_key_check::{OutboxKeyError, check_outbox_keys};
 use crate::store::pending::PendingStore;
+use crate::store::{Store, StoreError};
 use crate::telemetry::{BreakerMeter, Meter, VanishedRoutes};
 
 /// The pause between two tries to read from a store that does not answer yet.
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
+
+/// Time after which the start goes on, and the check in the background. If a key was removed, the
+/// check of a large backlog takes longer. An orchestrator must not end the process meanwhile.
+const FIRST_CHECK_MAX: Duration = Duration::from_secs(5);
+
+/// The parts of a configuration that must agree with the store.
+#[derive(Clone)]
+pub(super) struct StoreCheck {
+    pub identities: Identities,
+    /// Whether new identities are accepted.
+    pub accept: bool,
+    /// The metric of routes that are not configured any more.
+    pub vanished: VanishedRoutes,
+    /// The names of the keys that seal the contents of the store.
+    pub keys: Vec<String>,
+}
+
+/// Why a store was not checked, or must not be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreCheckError {
+    /// The configuration would change identities.
+    #[error(transparent)]
+    Identities(IdentityCheckError),
+    /// A key is missing.
+    #[error(transparent)]
+    Keys(OutboxKeyError),
+    /// The store failed. The check may be repeated.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<IdentityCheckError> for StoreCheckError {
+    fn from(error: IdentityCheckError) -> StoreCheckError {
+        match error {
+            IdentityCheckError::Store(error) => StoreCheckError::Store(error),
+            error @ IdentityCheckError::Changed(_) => StoreCheckError::Identities(error),
+        }
+    }
+}
+
+impl From<OutboxKeyError> for StoreCheckError {
+    fn from(error: OutboxKeyError) -> StoreCheckError {
+        match error {
+            OutboxKeyError::Store(error) => StoreCheckError::Store(error),
+            error @ OutboxKeyError::Missing(_) => StoreCheckError::Keys(error),
+        }
+    }
+}
+
+impl StoreCheck {
+    /// Checks a store. First the identities, which are read quickly.
+    async fn run(&self, store: &Store) -> Result<(), StoreCheckError> {
+        let vanished = check_identities(&*store.identities, &self.identities, self.accept).await?;
+        check_outbox_keys(store, &self.keys).await?;
+        self.vanished.set(vanished);
+        Ok(())
+    }
+}
 
 /// A store with checked identities, or a closed store with a check that has to pass first.
 pub(super) struct CheckedStore {
@@ -31,7 +90,7 @@ pub(super) struct CheckedStore {
 
 /// A check that waits for the store to answer.
 pub(super) struct PendingCheck {
-    pub disagreement: oneshot::Receiver<IdentityCheckError>,
+    pub disagreement: oneshot::Receiver<StoreCheckError>,
     pub task: AbortOnDropHandle<()>,
 }
 
@@ -43,49 +102,41 @@ pub(super) fn configured(config: &Config, hashing: &Hashing) -> Identities {
     )
 }
 
-/// Compares the identities of the configuration with the ones in the store. A store that does not
-/// answer stays closed until the check has passed. Until then, the gateway is not ready.
+/// Compares the configuration with the store. A store that does not answer stays closed until the
+/// check has passed. Until then, the gateway is not ready.
 ///
 /// # Errors
-/// The configuration would change identities.
-pub(super) async fn check(
-    store: Store,
-    configured: Identities,
-    accept: bool,
-    vanished: &VanishedRoutes,
-) -> Result<CheckedStore> {
-    match check_identities(&*store.identities, &configured, accept).await {
-        Ok(count) => {
-            vanished.set(count);
-            return Ok(CheckedStore { store, pending: None });
-        }
-        Err(error @ IdentityCheckError::Changed(_)) => return Err(error.into()),
-        Err(IdentityCheckError::Store(error)) => {
+/// The configuration would change identities, or lacks a key.
+pub(super) async fn check(store: Store, check: StoreCheck) -> Result<CheckedStore> {
+    match timeout(FIRST_CHECK_MAX, check.run(&store)).await {
+        Ok(Ok(())) => return Ok(CheckedStore { store, pending: None }),
+        Ok(Err(StoreCheckError::Store(error))) => {
             tracing::warn!(
                 %error,
                 "the store has not returned its identities yet: nothing is claimed until it does"
             );
         }
+        Ok(Err(refusal)) => return Err(refusal.into()),
+        Err(_) => tracing::warn!(
+            "the check of identities and keys takes long: nothing is claimed until it has passed"
+        ),
     }
     let waiting = PendingStore::new(store.clone());
     let (report, disagreement) = oneshot::channel();
     let task = tokio::spawn({
-        let (waiting, vanished) = (waiting.clone(), vanished.clone());
+        let waiting = waiting.clone();
         async move {
             loop {
                 sleep(RETRY_PERIOD).await;
-                match check_identities(&*store.identities, &configured, accept).await {
-                    Ok(count) => {
-                        vanished.set(count);
-                        return waiting.open();
-                    }
-                    Err(error @ IdentityCheckError::Changed(_)) => {
-                        // The gateway may have ended meanwhile.
-                        let _ = report.send(error);
-                        return;
-                    }
-                    Err(IdentityCheckError::Store(error)) => {
+                match check.run(&store).await {
+                    Ok(()) => return waiting.open(),
+                    Err(StoreCheckError::Store(error)) => {
                         tracing::debug!(%error, "the store has not returned its identities yet")
+                    }
+                    Err(refusal) => {
+                        // The gateway may have ended meanwhile.
+                        let _ = report.send(refusal);
+                        return;
                     }
                 }
             }
@@ -140,6 +191,15 @@ mod tests {
         )
     }
 
+    fn check_of(route: &str, accept: bool) -> StoreCheck {
+        StoreCheck {
+            identities: identities(route),
+            accept,
+            vanished: VanishedRoutes::default(),
+            keys: Vec::new(),
+        }
+    }
+
     fn out_of_reach() -> (Arc<PendingStore>, Arc<Memory>) {
         let memory = Arc::new(Memory::new(Clock::system().anchored()));
         (PendingStore::new(memory.clone().into()), memory)
@@ -149,9 +209,7 @@ mod tests {
     async fn a_store_that_comes_back_is_compared_before_it_is_used() {
         let (server, _) = out_of_reach();
         let CheckedStore { store, pending } =
-            check(server.store(), identities("payments"), false, &VanishedRoutes::default())
-                .await
-                .unwrap();
+            check(server.store(), check_of("payments", false)).await.unwrap();
         assert!(pending.is_some());
         let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), b"k", b"");
         server.open();
@@ -173,24 +231,14 @@ mod tests {
         check_identities(&*memory, &identities("payments"), false).await.unwrap();
         let kept = notes(&*memory).await.unwrap();
         let CheckedStore { store, pending } =
-            check(server.store(), identities("payouts"), false, &VanishedRoutes::default())
-                .await
-                .unwrap();
+            check(server.store(), check_of("payouts", false)).await.unwrap();
         server.open();
         let error = pending.unwrap().disagreement.await.unwrap().to_string();
         assert!(error.contains("route \"payments\" is not configured any more"), "{error}");
         assert!(store.records.ping().await.is_err());
         assert_eq!(notes(&*memory).await.unwrap(), kept);
         // With an answer of the store at the start, the gateway would not have started.
-        assert!(
-            check(memory.clone().into(), identities("payouts"), false, &VanishedRoutes::default())
-                .await
-                .is_err()
-        );
-        assert!(
-            check(memory.into(), identities("payouts"), true, &VanishedRoutes::default())
-                .await
-                .is_ok()
-        );
+        assert!(check(memory.clone().into(), check_of("payouts", false)).await.is_err());
+        assert!(check(memory.into(), check_of("payouts", true)).await.is_ok());
     }
 }

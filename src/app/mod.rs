@@ -22,6 +22,7 @@ use crate::gate::Gate;
 use crate::outbox::relay::Relay;
 use crate::proxy::{Server, listen};
 use crate::store::open::OpenStore;
+use crate::store::resealing::Resealer;
 pub use crate::store::{Grade, Remark};
 use crate::telemetry::Meter;
 use crate::tls::Identity;
@@ -41,7 +42,7 @@ mod swappable;
 
 pub use copy::{Copied, CopyError, CopyStep, copy_store};
 pub use identities::identity_changes;
-use identities::{CheckedStore, PendingCheck};
+use identities::{CheckedStore, PendingCheck, StoreCheck};
 pub use read_model::{Freshness, Projection};
 pub use reload::ReloadError;
 use reload::{ActiveConfig, LiveParts, PreparedConfig, ProcessState};
@@ -85,10 +86,16 @@ impl Gateway {
         opened.announce();
         let hashing = hashing(&secrets)?;
         let identities = identities::configured(&config, &hashing);
-        let store = store::for_gateway(&opened, &config, &secrets, &clock, &meter)?;
-        let accept = config.accept_new_identities;
-        let CheckedStore { store, pending } =
-            identities::check(store, identities, accept, &meter.vanished).await?;
+        let keys = store::sealing_keys(&secrets)?;
+        let check = StoreCheck {
+            identities,
+            accept: config.accept_new_identities,
+            vanished: meter.vanished.clone(),
+            keys: keys.iter().flat_map(|keys| keys.names()).map(str::to_owned).collect(),
+        };
+        let store = store::for_gateway(&opened, &config, keys.clone(), &clock, &meter)?;
+        let CheckedStore { store, pending } = identities::check(store, check).await?;
+        let resealer = keys.map(|keys| Resealer::new(store.contents.clone(), keys));
         let gate = Gate::new(
             store,
             clock.clone(),
@@ -114,6 +121,7 @@ impl Gateway {
             sessions: Arc::new(Sessions::new()?),
             read_model,
             identity: identity.clone(),
+            resealer,
         };
         let prepared = PreparedConfig::new((config, secrets), gate.clone(), &process, None).await?;
         let live = prepared.live_parts();

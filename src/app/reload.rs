@@ -31,6 +31,7 @@ use crate::gate::{Gate, IdentityCheckError, check_identities, sweep};
 use crate::layer::{OncewardLayer, OncewardService};
 use crate::outbox::relay::{Relay, RelayView};
 use crate::proxy::{Forward, RequestBody, ServerTerms, Upstream};
+use crate::store::resealing::Resealer;
 use crate::telemetry::{EnabledObservers, Observers};
 use crate::tls::Identity;
 
@@ -82,6 +83,8 @@ pub(super) struct ProcessState {
     pub read_model: Option<FollowedReadModel>,
     pub identity: Option<Arc<Identity>>,
     pub relay: RelayView,
+    /// Seals the outbox anew; `None` without `[encryption]`.
+    pub resealer: Option<Resealer>,
 }
 
 /// The parts that a reload swaps.
@@ -153,6 +156,7 @@ impl PreparedConfig {
             read_model: process.read_model.as_ref().map(|read_model| read_model.model.clone()),
             relay: process.relay.clone(),
             event_source: config.outbox.source.clone(),
+            resealer: process.resealer.clone(),
         });
         let forward = Forward::new(upstreams.iter().cloned());
         Ok(PreparedConfig {

@@ -1,5 +1,6 @@
 //! Opens the configured store.
 
+use std::sync::Arc;
 #[cfg(feature = "redis")]
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::config::{Config, Durability, Secret, Secrets, StoreUrl};
 use crate::store::open::{CacheSettings, OpenStore, StoreSettings};
 #[cfg(feature = "redis")]
 use crate::store::redis::{Endpoint, Features, LOSS_PAUSE, RedisAck, RedisOptions};
-use crate::store::sealed::SealingKey;
+use crate::store::sealed::{SealingKey, SealingKeys};
 use crate::store::{Grade, Remark, Store};
 use crate::telemetry::{BreakerMeter, Meter};
 
@@ -87,21 +88,32 @@ pub(super) async fn open(config: &Config, clock: &Clock, meter: &Meter) -> Resul
     Ok(opened)
 }
 
-/// Returns the store for gateways, with the configured encryption and cache.
+/// Returns the keys that seal the contents of the store; `None` without `[encryption]`.
 ///
 /// # Errors
-/// A key is malformed, or the cache can't be set up.
-pub(super) fn for_gateway(
-    opened: &OpenStore,
-    config: &Config,
-    secrets: &Secrets,
-    clock: &Clock,
-    meter: &Meter,
-) -> Result<Store> {
+/// A key is malformed.
+pub(super) fn sealing_keys(secrets: &Secrets) -> Result<Option<Arc<SealingKeys>>> {
+    if secrets.encryption_keys.is_empty() {
+        return Ok(None);
+    }
     let key = |(id, text): &(String, Secret)| {
         anyhow::Ok(SealingKey::new(id, &BASE64.decode(text.expose())?)?)
     };
     let keys = secrets.encryption_keys.iter().map(key).collect::<Result<Vec<_>>>()?;
+    Ok(Some(Arc::new(SealingKeys::new(keys)?)))
+}
+
+/// Returns the store for gateways, with the keys and the configured cache.
+///
+/// # Errors
+/// The cache can't be set up.
+pub(super) fn for_gateway(
+    opened: &OpenStore,
+    config: &Config,
+    keys: Option<Arc<SealingKeys>>,
+    clock: &Clock,
+    meter: &Meter,
+) -> Result<Store> {
     let cache = CacheSettings {
         bytes: config.store.local_cache,
         clock: clock.clone(),

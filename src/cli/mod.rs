@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::dead_letters::DeadLettersArgs;
+use self::outbox::OutboxArgs;
 use self::sinks::SinksArgs;
 use crate::clock::{Clock, rfc3339};
 use crate::telemetry::{LogFormat, escape_block, escape_json, flush_logs, print_error};
@@ -22,6 +23,7 @@ mod doctor;
 mod log;
 mod man;
 mod operations;
+mod outbox;
 mod projection;
 mod projector;
 mod report;
@@ -73,6 +75,9 @@ enum Command {
     /// Look up dead letters (events that their sinks did not take), and requeue or discard them,
     /// over the admin port of a running gateway.
     DeadLetters(DeadLettersArgs),
+    /// Seal waiting events and dead letters under another key, over the admin port of a running
+    /// gateway.
+    Outbox(OutboxArgs),
     /// Report what enforcing would have replayed and refused on routes in shadow mode, by route and
     /// client, over the admin port of a running gateway with an event log.
     Report(ReportArgs),
@@ -400,6 +405,7 @@ fn run_command(command: Command) -> ExitCode {
         Command::Operations(args) => operations::operations(args),
         Command::Sinks(args) => sinks::sinks(args),
         Command::DeadLetters(args) => dead_letters::dead_letters(args),
+        Command::Outbox(args) => outbox::outbox(args),
         Command::Report(args) => report::report(args),
         Command::Projection(args) => projection::projection(args),
         Command::Projector(args) => projector::run(&args),

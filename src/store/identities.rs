@@ -15,12 +15,14 @@ pub enum Note {
     Paths,
     /// The sinks that are paused or were resumed.
     Sinks,
+    /// The keys that the contents of the outbox may be sealed under.
+    OutboxKeys,
 }
 
 impl Note {
     /// All notes, in the order in which a copy writes them. The identities come last: if a store
     /// has the identities of a route, gateways expect that it has the paths of the route, too.
-    pub const ALL: [Note; 3] = [Note::Sinks, Note::Paths, Note::Identities];
+    pub const ALL: [Note; 4] = [Note::Sinks, Note::OutboxKeys, Note::Paths, Note::Identities];
 }
 
 /// Keeps notes, for as long as the store exists.

@@ -58,6 +58,7 @@ struct Notes {
     identities: Option<String>,
     paths: Option<String>,
     sinks: Option<String>,
+    outbox_keys: Option<String>,
 }
 
 impl Notes {
@@ -66,6 +67,7 @@ impl Notes {
             Note::Identities => &mut self.identities,
             Note::Paths => &mut self.paths,
             Note::Sinks => &mut self.sinks,
+            Note::OutboxKeys => &mut self.outbox_keys,
         }
     }
 }

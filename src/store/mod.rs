@@ -1,11 +1,11 @@
 //! The store: where gateways keep the records of operations, the event log, and notes about
 //! identities.
 //!
-//! A [`Store`] has five parts, with one trait each: [`Records`], [`EventLog`], [`Outbox`],
-//! [`DeadLetters`] and [`IdentityNotes`].
+//! A [`Store`] has six parts, with one trait each: [`Records`], [`EventLog`], [`Outbox`],
+//! [`DeadLetters`], [`OutboxContents`] and [`IdentityNotes`].
 //!
 //! - [`open`]: builds a store from its settings, and states its capabilities
-//! - [`memory`], [`embedded`], [`redis`]: stores; each implements all five traits
+//! - [`memory`], [`embedded`], [`redis`]: stores; each implements all six traits
 //! - [`sealed`], [`cached`], [`pending`]: wrappers; each replaces the parts that it changes
 //! - [`log`]: entries of the event log, the chain that links them, and the reader of a log
 //! - [`copy`]: copies one store into another
@@ -34,11 +34,15 @@ pub mod memory;
 #[cfg(feature = "gateway")]
 pub mod open;
 pub mod outbox;
+pub mod outbox_contents;
+pub mod outbox_key_check;
 pub mod pending;
+mod pending_outbox;
 mod records;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod remark;
+pub mod resealing;
 pub mod sealed;
 mod sealed_outbox;
 mod sealing;
@@ -51,6 +55,7 @@ pub use error::{ListError, StoreError};
 pub use identities::{IdentityNotes, Note};
 pub use log::EventLog;
 pub use outbox::{Outbox, OutboxEvent};
+pub use outbox_contents::OutboxContents;
 #[cfg(feature = "redis")]
 pub(crate) use records::is_listed;
 pub use records::{EventSource, Events, Listing, Page, Records, Swap};
@@ -68,17 +73,23 @@ pub struct Store {
     pub outbox: Arc<dyn Outbox>,
     /// The events that their sinks did not take.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// The contents of both, as they are stored: a wrapper that seals does not change this part.
+    pub contents: Arc<dyn OutboxContents>,
     /// The notes that the gateways of the store have agreed on.
     pub identities: Arc<dyn IdentityNotes>,
 }
 
-impl<T: Records + EventLog + Outbox + DeadLetters + IdentityNotes> From<Arc<T>> for Store {
+impl<T> From<Arc<T>> for Store
+where
+    T: Records + EventLog + Outbox + DeadLetters + OutboxContents + IdentityNotes,
+{
     fn from(store: Arc<T>) -> Store {
         Store {
             records: store.clone(),
             log: store.clone(),
             outbox: store.clone(),
             dead_letters: store.clone(),
+            contents: store.clone(),
             identities: store,
         }
     }

@@ -16,7 +16,7 @@ use super::error::StoreError;
 use super::memory::Memory;
 #[cfg(feature = "redis")]
 use super::redis::{self, ConnectError, CopiedRedis, Presence, Redis};
-use super::sealed::{InvalidSealingKey, Sealed, SealingKey};
+use super::sealed::{Sealed, SealingKeys};
 use super::{Remark, Store};
 use crate::clock::Clock;
 use crate::telemetry::CacheMeter;
@@ -65,9 +65,6 @@ pub enum StoreOpenError {
     /// The store can't be this end of a copy.
     #[error(transparent)]
     Copy(#[from] CopyError),
-    /// A key to seal records with is malformed or missing.
-    #[error(transparent)]
-    Sealing(#[from] InvalidSealingKey),
 }
 
 /// End of a copy.
@@ -203,8 +200,8 @@ enum Backend {
 }
 
 impl OpenStore {
-    /// Returns the store as gateways use it: sealed if there are `keys`, and cached if `cache` has
-    /// a size and the store permits a cache.
+    /// Returns the store as gateways use it: sealed with `keys`, if there are any, and cached if
+    /// `cache` has a size and the store permits a cache.
     ///
     /// The cache is the outermost wrapper. It keeps decrypted records, so a replay from the cache
     /// needs no decryption.
@@ -217,12 +214,12 @@ impl OpenStore {
     )]
     pub fn for_gateway(
         &self,
-        keys: Vec<SealingKey>,
+        keys: Option<Arc<SealingKeys>>,
         cache: CacheSettings,
     ) -> Result<Store, StoreOpenError> {
         let mut store = self.store.clone();
-        if !keys.is_empty() {
-            store = Sealed::store(store, keys)?;
+        if let Some(keys) = keys {
+            store = Sealed::store(store, keys);
         }
         match &self.settings {
             #[cfg(feature = "redis")]

@@ -1,5 +1,5 @@
-//! A wrapper that refuses calls until the gateway has compared its identities of operations with
-//! those of the store.
+//! A wrapper that refuses calls until the gateway has compared its identities of operations and its
+//! keys with those of the store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,23 +10,28 @@ use async_trait::async_trait;
 use super::Store;
 use super::error::{ListError, StoreError};
 use super::identities::{IdentityNotes, Note};
+use super::pending_outbox::{PendingOutbox, not_compared};
 use super::records::{Events, Listing, Page, Records, Swap};
 use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, Version};
 
-/// Refuses every call about records and notes until [`PendingStore::open`], with the error of a
-/// store that is out of reach. Until then, routes fail closed or open as configured, and the
-/// gateway is not ready. The event log stays usable.
+/// Refuses every call about records, notes and waiting events until [`PendingStore::open`], with
+/// the error of a store that is out of reach. Until then, routes fail closed or open as configured,
+/// and the gateway is not ready and delivers nothing: it would bury what it has no key for. The
+/// event log and the dead letters stay usable.
 pub struct PendingStore {
     inner: Store,
-    open: AtomicBool,
+    is_open: Arc<AtomicBool>,
+    outbox: Arc<PendingOutbox>,
 }
 
 impl PendingStore {
     /// Returns a closed wrapper of a store.
     pub fn new(inner: Store) -> Arc<PendingStore> {
-        Arc::new(PendingStore { inner, open: AtomicBool::new(false) })
+        let is_open = Arc::<AtomicBool>::default();
+        let outbox = Arc::new(PendingOutbox::new(inner.outbox.clone(), is_open.clone()));
+        Arc::new(PendingStore { inner, is_open, outbox })
     }
 
     /// Returns the store as gateways use it.
@@ -34,22 +39,23 @@ impl PendingStore {
         Store {
             records: self.clone(),
             log: self.inner.log.clone(),
-            outbox: self.inner.outbox.clone(),
+            outbox: self.outbox.clone(),
             dead_letters: self.inner.dead_letters.clone(),
+            contents: self.inner.contents.clone(),
             identities: self.clone(),
         }
     }
 
     /// Opens the wrapper permanently.
     pub fn open(&self) {
-        self.open.store(true, Ordering::Release);
+        self.is_open.store(true, Ordering::Release);
     }
 
     fn opened(&self) -> Result<&Store, StoreError> {
-        if self.open.load(Ordering::Acquire) {
+        if self.is_open.load(Ordering::Acquire) {
             return Ok(&self.inner);
         }
-        Err(StoreError::NotApplied("its identities are not compared yet".into()))
+        Err(not_compared())
     }
 
     fn records(&self) -> Result<&dyn Records, StoreError> {

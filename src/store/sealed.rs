@@ -17,7 +17,6 @@ use super::error::{ListError, StoreError};
 use super::outbox::{EventKey, OutboxEvent};
 use super::records::{Events, Listing, Page, Records, Swap};
 use super::sealed_outbox::{EVENT, SealedOutbox};
-use super::sealing::SealingKeys;
 use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{
@@ -25,7 +24,7 @@ use crate::record::{
     ReplyBody, State, Version, decode_reply, encode_reply,
 };
 
-pub use super::sealing::{InvalidSealingKey, KEY_BYTES, KEY_ID_MAX, SealingKey};
+pub use super::sealing::{InvalidSealingKey, KEY_BYTES, KEY_ID_MAX, SealingKey, SealingKeys};
 
 /// Records with sealed results.
 pub struct Sealed {
@@ -46,18 +45,14 @@ impl Sealed {
     }
 
     /// Returns the store with sealed results, events and dead letters.
-    ///
-    /// # Errors
-    /// `keys` is empty.
-    pub fn store(store: Store, keys: Vec<SealingKey>) -> Result<Store, InvalidSealingKey> {
-        let keys = Arc::new(SealingKeys::new(keys)?);
+    pub fn store(store: Store, keys: Arc<SealingKeys>) -> Store {
         let outbox = Arc::new(SealedOutbox::new(store.outbox, store.dead_letters, keys.clone()));
-        Ok(Store {
+        Store {
             records: Arc::new(Sealed { inner: store.records, keys }),
             outbox: outbox.clone(),
             dead_letters: outbox,
             ..store
-        })
+        }
     }
 
     /// Returns the events with their contents sealed. The event log stays readable: its events
@@ -398,7 +393,8 @@ mod tests {
     async fn stage() -> Stage {
         let time = Time::by_hand();
         let inner = Arc::new(Memory::new(time.clock()));
-        Stage::of_shared(Sealed::store(inner.into(), vec![key("a", 1)]).unwrap(), time)
+        let keys = Arc::new(SealingKeys::new(vec![key("a", 1)]).unwrap());
+        Stage::of_shared(Sealed::store(inner.into(), keys), time)
     }
 
     mod as_any_store {

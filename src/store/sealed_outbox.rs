@@ -25,7 +25,7 @@ use crate::key::Slot;
 /// Purpose of a sealed event.
 pub(super) const EVENT: &[u8] = b"event";
 /// Purpose of a sealed report of a dead letter.
-const REPORT: &[u8] = b"report";
+pub(super) const REPORT: &[u8] = b"report";
 
 /// An outbox and dead letters with sealed contents.
 pub(super) struct SealedOutbox {

@@ -46,7 +46,7 @@ impl std::fmt::Debug for SealingKey {
 }
 
 /// The keys of a gateway.
-pub(super) struct SealingKeys {
+pub struct SealingKeys {
     /// The first key seals. All keys open.
     keys: Vec<SealingKey>,
     random: SystemRandom,
@@ -65,9 +65,19 @@ impl SealingKeys {
         }
     }
 
+    /// Returns the names of the keys, that of the first one first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(|key| key.id.as_str())
+    }
+
     /// Seals a text of an operation for one purpose. The purpose is authenticated too, so a text
     /// for one purpose can't replace a text for another.
-    pub fn seal(&self, slot: &Slot, purpose: &[u8], text: &[u8]) -> Result<Bytes, StoreError> {
+    pub(super) fn seal(
+        &self,
+        slot: &Slot,
+        purpose: &[u8],
+        text: &[u8],
+    ) -> Result<Bytes, StoreError> {
         let failed = || StoreError::NotApplied("the record could not be sealed".into());
         let key = self.keys.first().ok_or_else(failed)?;
         let mut nonce = [0; NONCE_LEN];
@@ -90,7 +100,12 @@ impl SealingKeys {
     ///
     /// # Errors
     /// The key is missing, or the text was sealed for another operation or purpose.
-    pub fn open(&self, slot: &Slot, purpose: &[u8], sealed: &Bytes) -> Result<Bytes, CodecError> {
+    pub(super) fn open(
+        &self,
+        slot: &Slot,
+        purpose: &[u8],
+        sealed: &Bytes,
+    ) -> Result<Bytes, CodecError> {
         let (length, rest) = sealed.split_first().ok_or(CodecError::Malformed)?;
         let (id, rest) =
             rest.split_at_checked(usize::from(*length)).ok_or(CodecError::Malformed)?;
@@ -109,7 +124,7 @@ impl SealingKeys {
     }
 
     /// Seals a text about an event for one purpose.
-    pub fn seal_event(
+    pub(super) fn seal_event(
         &self,
         event: &EventKey,
         purpose: &[u8],
@@ -125,7 +140,7 @@ impl SealingKeys {
     }
 
     /// Opens the output of [`SealingKeys::seal_event`]. A text that can't be opened stays sealed.
-    pub fn open_event(
+    pub(super) fn open_event(
         &self,
         event: &EventKey,
         purpose: &[u8],
@@ -141,6 +156,33 @@ impl SealingKeys {
             EventContent::Plain(_) => content,
         }
     }
+
+    /// Seals a text about an event under the first key. Returns it unchanged if it is sealed under
+    /// that key already, and `None` if no key opens it.
+    pub(super) fn reseal_event(
+        &self,
+        event: &EventKey,
+        purpose: &[u8],
+        content: &EventContent,
+    ) -> Result<Option<EventContent>, StoreError> {
+        if let EventContent::Sealed(sealed) = content
+            && key_name(sealed).is_some_and(|name| self.names().next() == Some(name))
+        {
+            return Ok(Some(content.clone()));
+        }
+        match self.open_event(event, purpose, content.clone()) {
+            EventContent::Sealed(_) => Ok(None),
+            plain => self.seal_event(event, purpose, &plain).map(Some),
+        }
+    }
+}
+
+/// Returns the name of the key that a text is sealed under; `None` for a malformed text.
+pub(super) fn key_name(sealed: &[u8]) -> Option<&str> {
+    let (length, rest) = sealed.split_first()?;
+    let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+    let name = std::str::from_utf8(name).ok()?;
+    (!name.is_empty() && rest.len() >= NONCE_LEN).then_some(name)
 }
 
 fn event_purpose(event: &EventKey, purpose: &[u8]) -> Vec<u8> {

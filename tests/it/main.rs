@@ -46,6 +46,7 @@ mod metrics;
 mod multiplexed;
 mod namespaces;
 mod outbox;
+mod outbox_keys;
 mod page;
 mod page_delivery;
 mod paths;

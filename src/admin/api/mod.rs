@@ -12,6 +12,7 @@ mod log_level;
 mod lookup;
 mod openapi;
 mod operations;
+mod outbox;
 mod process;
 mod projection;
 mod read_model;
@@ -60,6 +61,7 @@ pub(super) fn paths() -> Vec<ApiPath> {
         ("/v1/dead-letters/{id}", get(dead_letters::show), Operators),
         ("/v1/dead-letters/{id}/requeue", post(dead_letters::requeue), Operators),
         ("/v1/dead-letters/{id}/discard", post(dead_letters::discard), Operators),
+        ("/v1/outbox/reseal", post(outbox::reseal), Operators),
         ("/v1/statistics", get(read_model::statistics), Operators),
         ("/v1/overview", get(read_model::overview), Operators),
         ("/v1/report", get(read_model::report), Operators),

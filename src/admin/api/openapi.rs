@@ -37,6 +37,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
         super::dead_letters::show,
         super::dead_letters::requeue,
         super::dead_letters::discard,
+        super::outbox::reseal,
         super::read_model::timeline,
         super::read_model::statistics,
         super::read_model::overview,

@@ -48,6 +48,8 @@ refusals! {
     DeadLetterShowRefusals: Unauthorized, DeadLetterUnknown, StoreUnavailable;
     DeadLetterChangeRefusals: Unauthorized, Forbidden, RequestInvalid, DeadLetterUnknown,
         BodyTooLarge, StoreUnavailable;
+    ResealRefusals: Unauthorized, Forbidden, RequestInvalid, BodyTooLarge, EncryptionOff,
+        StoreUnavailable;
     LogLevelRefusals: Unauthorized, LogLevelUnavailable;
     LogLevelChangeRefusals: Unauthorized, Forbidden, RequestInvalid, LogLevelRefused,
         LogLevelUnavailable;

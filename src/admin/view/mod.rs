@@ -6,6 +6,7 @@ mod event_log;
 mod log_level;
 mod lookup;
 mod operation;
+mod outbox;
 mod read_model;
 mod report;
 mod sink;
@@ -19,6 +20,7 @@ pub use event_log::{BreakView, EventView, LoggedView, VerifiedView};
 pub use log_level::LogLevelView;
 pub use lookup::{LookupRequest, ScopeRequest, ScopeView};
 pub use operation::{DecisionRequest, OperationListView, OperationView, ResolveRequest};
+pub use outbox::{ResealRequest, ResealedView};
 pub use read_model::{
     DifferenceView, HourView, LatencyView, MinuteView, MomentView, OverviewView, ProjectionView,
     StatisticsView, TallyView, TimelineView,

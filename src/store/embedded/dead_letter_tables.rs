@@ -45,15 +45,22 @@ pub(super) fn put(
     Ok(())
 }
 
+/// Returns a dead letter as this transaction has it; `None` for a malformed one.
+pub(super) fn stored(
+    txn: &WriteTransaction,
+    id: DeadLetterId,
+) -> Result<Option<DeadLetter>, redb::Error> {
+    let dead = txn.open_table(DEAD)?;
+    let value = dead.get(&id.as_bytes()[..])?;
+    Ok(value.and_then(|value| decode(value.value())))
+}
+
 /// Removes a dead letter. A malformed one stays.
 pub(super) fn take(
     txn: &WriteTransaction,
     id: DeadLetterId,
 ) -> Result<Option<DeadLetter>, redb::Error> {
-    let letter = {
-        let dead = txn.open_table(DEAD)?;
-        dead.get(&id.as_bytes()[..])?.and_then(|value| decode(value.value()))
-    };
+    let letter = stored(txn, id)?;
     if let Some(letter) = &letter {
         txn.open_table(DEAD)?.remove(&id.as_bytes()[..])?;
         let place = DeadLetterCursor { buried_ms: letter.buried_ms, id };

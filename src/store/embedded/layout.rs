@@ -31,5 +31,6 @@ pub(super) fn name_of(note: Note) -> &'static str {
         Note::Identities => "identities",
         Note::Paths => "paths",
         Note::Sinks => "sinks",
+        Note::OutboxKeys => "outbox_keys",
     }
 }

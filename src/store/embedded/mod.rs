@@ -14,11 +14,14 @@ mod jobs;
 mod layout;
 mod options;
 mod outbox;
+mod outbox_contents;
 mod outbox_copy;
+mod outbox_counts;
 mod outbox_keys;
 mod outbox_tables;
 mod shared_file;
 mod store;
+mod stored_event;
 mod tables;
 mod writer;
 

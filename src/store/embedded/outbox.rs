@@ -5,20 +5,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-use super::dead_letter_tables;
 use super::jobs::{Job, WriteReply};
+use super::outbox_copy::OutboxPlace;
 use super::outbox_tables::{self, OutboxChange};
 use super::store::Embedded;
+use super::{dead_letter_tables, outbox_copy, outbox_counts};
 use crate::key::Slot;
+use crate::store::copy::OutboxItem;
 use crate::store::dead_letters::{
     Burial, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage,
     DeadLetters,
 };
-use crate::store::error::StoreError;
+use crate::store::error::{ListError, StoreError};
 use crate::store::outbox::{
     DeliveryAttempts, DueEvents, EventKey, Outbox, OutboxWake, RelayFence, SinkBacklog,
     WaitingEvent,
 };
+use crate::store::outbox_contents::{ContentsPage, OutboxContents, StoredContents};
 
 #[async_trait]
 impl Outbox for Embedded {
@@ -95,7 +98,7 @@ impl Outbox for Embedded {
     }
 
     async fn backlog(&self) -> Result<Vec<SinkBacklog>, StoreError> {
-        self.blocking(|shared| shared.reading(outbox_tables::backlog)).await
+        self.blocking(|shared| shared.reading(outbox_counts::backlog)).await
     }
 
     async fn oldest_waiting_ms(&self, sink: &str) -> Result<Option<u64>, StoreError> {
@@ -145,6 +148,39 @@ impl DeadLetters for Embedded {
 
     async fn discard(&self, id: DeadLetterId) -> Result<bool, StoreError> {
         self.change_outbox(OutboxChange::Discard { id }).await
+    }
+}
+
+#[async_trait]
+impl OutboxContents for Embedded {
+    async fn contents(&self, cursor: Option<&str>) -> Result<ContentsPage, ListError> {
+        let from = OutboxPlace::parse(cursor).ok_or(ListError::Cursor)?;
+        let read = self
+            .blocking(move |shared| shared.reading(|txn| outbox_copy::page(txn, &from)))
+            .await?;
+        let mut page = ContentsPage::default().with_cursor(read.cursor);
+        for item in read.items {
+            page.add(match item {
+                OutboxItem::Waiting { event, .. } => {
+                    StoredContents { key: event.key, content: event.content, report: None }
+                }
+                OutboxItem::Dead(letter) => StoredContents {
+                    key: letter.key,
+                    content: letter.content,
+                    report: Some(letter.burial.report),
+                },
+            });
+        }
+        Ok(page)
+    }
+
+    async fn replace_contents(
+        &self,
+        before: &StoredContents,
+        after: &StoredContents,
+    ) -> Result<bool, StoreError> {
+        let (before, after) = (before.clone(), after.clone());
+        self.change_outbox(OutboxChange::Replace { before, after }).await
     }
 }
 

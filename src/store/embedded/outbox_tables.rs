@@ -11,22 +11,21 @@ use redb::{
     ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
 };
 
-use super::dead_letter_tables;
 use super::layout::META;
+use super::outbox_counts::{self, count, count_dead};
 use super::outbox_keys::{
     TIME_BYTES, due_entry, due_key, event_key, event_of, event_order, operation_key, sink_key,
     written_key,
 };
+use super::stored_event::{EVENTS, StoredEvent};
+use super::{dead_letter_tables, outbox_contents};
 use crate::key::Slot;
-use crate::store::dead_letters::{Burial, DeadLetter, DeadLetterId, DeadLetterKind};
-use crate::store::local_relays::PARTITION;
+use crate::store::dead_letters::{Burial, DeadLetter, DeadLetterId};
 use crate::store::outbox::{
-    DeliveryAttempts, DueEvents, EventContent, EventKey, EventOrder, OutboxEvent, RelayFence,
-    SinkBacklog, WaitingEvent,
+    DeliveryAttempts, DueEvents, EventKey, EventOrder, OutboxEvent, RelayFence, WaitingEvent,
 };
+use crate::store::outbox_contents::StoredContents;
 
-/// Waiting events: sink, operation and order -> time of the change, round and content.
-const EVENTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("outbox_events");
 /// Attempts of waiting events, by the same keys: their number, and the time of the first one.
 const ATTEMPTS: TableDefinition<&[u8], (u32, u64)> = TableDefinition::new("outbox_attempts");
 /// Operations with waiting events: sink and operation -> time at which the first event is due.
@@ -35,13 +34,8 @@ const OPERATIONS: TableDefinition<&[u8], u64> = TableDefinition::new("outbox_ope
 const DUE: TableDefinition<&[u8], ()> = TableDefinition::new("outbox_due");
 /// Index of waiting events: sink, time of the change, operation and order.
 const WRITTEN: TableDefinition<&[u8], ()> = TableDefinition::new("outbox_written");
-/// Counts of each sink: waiting events, dead letters by receiver and by gateway, bytes of all.
-const COUNTS: TableDefinition<&str, (u64, u64, u64, u64)> = TableDefinition::new("outbox_counts");
 /// In [`META`]: the fence of the relay that owns the partition.
 const OWNER: &str = "outbox_owner";
-
-/// Bytes before the content of an event: the time of its change, and its round.
-const STAMP_BYTES: usize = TIME_BYTES + 4;
 
 /// A change of the outbox.
 pub(super) enum OutboxChange {
@@ -57,41 +51,8 @@ pub(super) enum OutboxChange {
     Requeue { id: DeadLetterId },
     /// See [`crate::store::DeadLetters::discard`].
     Discard { id: DeadLetterId },
-}
-
-/// An event as it is stored.
-struct StoredEvent {
-    written_ms: u64,
-    round: u32,
-    content: EventContent,
-}
-
-impl StoredEvent {
-    fn encode(&self) -> Vec<u8> {
-        let (written, round) = (self.written_ms.to_be_bytes(), self.round.to_be_bytes());
-        [&written[..], &round, &self.content.encode()].concat()
-    }
-
-    /// Decodes a stored event. `None` if it is malformed.
-    fn decode(value: &[u8]) -> Option<StoredEvent> {
-        let (stamp, content) = value.split_first_chunk::<STAMP_BYTES>()?;
-        let (written, round) = stamp.split_first_chunk::<TIME_BYTES>()?;
-        Some(StoredEvent {
-            written_ms: u64::from_be_bytes(*written),
-            round: u32::from_be_bytes(round.try_into().ok()?),
-            content: EventContent::decode(content),
-        })
-    }
-
-    fn waiting(self, key: EventKey, (count, first_ms): (u32, u64)) -> WaitingEvent {
-        WaitingEvent {
-            key,
-            content: self.content,
-            written_ms: self.written_ms,
-            round: self.round,
-            attempts: DeliveryAttempts { count, first_ms },
-        }
-    }
+    /// See [`crate::store::OutboxContents::replace_contents`].
+    Replace { before: StoredContents, after: StoredContents },
 }
 
 /// Creates the tables that do not exist yet.
@@ -101,7 +62,7 @@ pub(super) fn prepare(txn: &WriteTransaction) -> Result<(), redb::Error> {
     txn.open_table(OPERATIONS)?;
     txn.open_table(DUE)?;
     txn.open_table(WRITTEN)?;
-    txn.open_table(COUNTS)?;
+    outbox_counts::prepare(txn)?;
     dead_letter_tables::prepare(txn)
 }
 
@@ -156,6 +117,7 @@ pub(super) fn apply(
             Ok(true)
         }
         OutboxChange::Discard { id } => Ok(take_dead(txn, *id)?.is_some()),
+        OutboxChange::Replace { before, after } => outbox_contents::replace(txn, before, after),
     }
 }
 
@@ -349,24 +311,6 @@ pub(super) fn waiting_of(
     Ok(waiting)
 }
 
-/// See [`crate::store::Outbox::backlog`].
-pub(super) fn backlog(txn: &ReadTransaction) -> Result<Vec<SinkBacklog>, redb::Error> {
-    let mut backlog = Vec::new();
-    for entry in txn.open_table(COUNTS)?.iter()? {
-        let (sink, counts) = entry?;
-        let (waiting, dead_by_receiver, dead_by_gateway, bytes) = counts.value();
-        backlog.push(SinkBacklog {
-            partition: PARTITION,
-            sink: sink.value().to_owned(),
-            waiting,
-            dead_by_receiver,
-            dead_by_gateway,
-            bytes,
-        });
-    }
-    Ok(backlog)
-}
-
 /// See [`crate::store::Outbox::oldest_waiting_ms`].
 pub(super) fn oldest_ms(txn: &ReadTransaction, sink: &str) -> Result<Option<u64>, redb::Error> {
     let (written, prefix) = (txn.open_table(WRITTEN)?, sink_key(sink));
@@ -446,35 +390,6 @@ fn first_order(
     let events = txn.open_table(EVENTS)?;
     let first = events.range::<&[u8]>(operation.as_slice()..)?.next().transpose()?;
     Ok(first.and_then(|(key, _)| event_order(key.value(), &operation)))
-}
-
-fn count_dead(
-    txn: &WriteTransaction,
-    letter: &DeadLetter,
-    change: impl Fn(u64, u64) -> (u64, u64),
-) -> Result<(), redb::Error> {
-    count(txn, &letter.key.sink, |counts| {
-        let dead = match letter.burial.kind {
-            DeadLetterKind::Receiver => &mut counts.1,
-            DeadLetterKind::Gateway => &mut counts.2,
-        };
-        (*dead, counts.3) = change(*dead, counts.3);
-    })
-}
-
-fn count(
-    txn: &WriteTransaction,
-    sink: &str,
-    change: impl Fn(&mut (u64, u64, u64, u64)),
-) -> Result<(), redb::Error> {
-    let mut counts = txn.open_table(COUNTS)?;
-    let mut next = counts.get(sink)?.map(|counts| counts.value()).unwrap_or_default();
-    change(&mut next);
-    match next {
-        (0, 0, 0, _) => _ = counts.remove(sink)?,
-        next => _ = counts.insert(sink, next)?,
-    }
-    Ok(())
 }
 
 fn put_operation(

@@ -6,16 +6,20 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 use super::Memory;
+use super::waiting_events::ContentsPlace;
+use crate::hex;
 use crate::key::Slot;
 use crate::store::dead_letters::{
     Burial, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage,
     DeadLetters,
 };
-use crate::store::error::StoreError;
+use crate::store::error::{ListError, StoreError};
+use crate::store::log::{MEMBER_BYTES, member, slot_of_member};
 use crate::store::outbox::{
-    DeliveryAttempts, DueEvents, EventKey, Outbox, OutboxWake, RelayFence, SinkBacklog,
+    DeliveryAttempts, DueEvents, EventKey, EventOrder, Outbox, OutboxWake, RelayFence, SinkBacklog,
     WaitingEvent,
 };
+use crate::store::outbox_contents::{ContentsPage, OutboxContents, StoredContents};
 
 #[async_trait]
 impl Outbox for Memory {
@@ -127,5 +131,64 @@ impl DeadLetters for Memory {
 
     async fn discard(&self, id: DeadLetterId) -> Result<bool, StoreError> {
         Ok(self.lock().0.outbox.discard(id).is_some())
+    }
+}
+
+#[async_trait]
+impl OutboxContents for Memory {
+    async fn contents(&self, cursor: Option<&str>) -> Result<ContentsPage, ListError> {
+        let from = match cursor {
+            Some(cursor) => Some(ContentsPlace::parse(cursor).ok_or(ListError::Cursor)?),
+            None => None,
+        };
+        let (page, next) = self.lock().0.outbox.contents(from);
+        Ok(page.with_cursor(next.map(|place| place.cursor())))
+    }
+
+    async fn replace_contents(
+        &self,
+        before: &StoredContents,
+        after: &StoredContents,
+    ) -> Result<bool, StoreError> {
+        Ok(self.lock().0.outbox.replace(before, after))
+    }
+}
+
+impl ContentsPlace {
+    const WAITING: &str = "waiting ";
+    const DEAD: &str = "dead ";
+
+    /// Reads a cursor; `None` for any other text.
+    fn parse(cursor: &str) -> Option<ContentsPlace> {
+        if let Some(event) = cursor.strip_prefix(ContentsPlace::WAITING) {
+            let event = hex::decode_all(event)?;
+            let (operation, rest) = event.split_at_checked(MEMBER_BYTES)?;
+            let (order, sink) = rest.split_first_chunk()?;
+            return Some(ContentsPlace::Waiting(EventKey {
+                sink: String::from_utf8(sink.to_vec()).ok()?,
+                slot: slot_of_member(operation)?,
+                order: EventOrder::decode(order),
+            }));
+        }
+        let place = cursor.strip_prefix(ContentsPlace::DEAD)?;
+        if place.is_empty() {
+            return Some(ContentsPlace::Dead(None));
+        }
+        let (buried_ms, id) = place.split_once(' ')?;
+        let (buried_ms, id) = (buried_ms.parse().ok()?, id.parse().ok()?);
+        Some(ContentsPlace::Dead(Some(DeadLetterCursor { buried_ms, id })))
+    }
+
+    fn cursor(&self) -> String {
+        match self {
+            ContentsPlace::Waiting(EventKey { sink, slot, order }) => {
+                let event = [&member(slot)[..], &order.encode(), sink.as_bytes()].concat();
+                [ContentsPlace::WAITING, &hex::encode(&event)].concat()
+            }
+            ContentsPlace::Dead(None) => ContentsPlace::DEAD.to_owned(),
+            ContentsPlace::Dead(Some(DeadLetterCursor { buried_ms, id })) => {
+                format!("{}{buried_ms} {id}", ContentsPlace::DEAD)
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The outbox of a store in memory: one partition.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::after;
@@ -14,6 +15,7 @@ use crate::store::outbox::{
     DeliveryAttempts, DueEvents, EventContent, EventKey, EventOrder, OutboxEvent, RelayFence,
     SinkBacklog, WaitingEvent,
 };
+use crate::store::outbox_contents::{ContentsPage, StoredContents};
 
 /// The outbox. The store's lock guards it.
 #[derive(Default)]
@@ -23,6 +25,14 @@ pub(super) struct WaitingEvents {
     dead: BTreeMap<DeadLetterCursor, DeadLetter>,
     /// The dead letters by id, with the times of their burial.
     dead_ids: BTreeMap<DeadLetterId, u64>,
+}
+
+/// A place among the contents: a page continues behind it.
+pub(super) enum ContentsPlace {
+    /// Behind a waiting event.
+    Waiting(EventKey),
+    /// Behind a dead letter; `None`: before the first one.
+    Dead(Option<DeadLetterCursor>),
 }
 
 /// The waiting events of one sink.
@@ -254,6 +264,89 @@ impl WaitingEvents {
     pub fn discard(&mut self, id: DeadLetterId) -> Option<DeadLetter> {
         let buried_ms = self.dead_ids.remove(&id)?;
         self.dead.remove(&DeadLetterCursor { buried_ms, id })
+    }
+
+    /// Returns a page of contents behind a place (`None`: from the beginning), and the next place.
+    pub fn contents(&self, from: Option<ContentsPlace>) -> (ContentsPage, Option<ContentsPlace>) {
+        let mut page = ContentsPage::default();
+        let behind_dead = match from {
+            Some(ContentsPlace::Dead(behind)) => behind,
+            Some(ContentsPlace::Waiting(behind)) => {
+                let next = self.add_waiting(&mut page, Some(behind));
+                return (page, next);
+            }
+            None => {
+                let next = self.add_waiting(&mut page, None);
+                return (page, next);
+            }
+        };
+        let range = (behind_dead.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        for (place, letter) in self.dead.range(range) {
+            page.add(StoredContents {
+                key: letter.key.clone(),
+                content: letter.content.clone(),
+                report: Some(letter.burial.report.clone()),
+            });
+            if page.is_full() {
+                return (page, Some(ContentsPlace::Dead(Some(*place))));
+            }
+        }
+        (page, None)
+    }
+
+    /// Adds waiting events behind a place. Returns the next place.
+    fn add_waiting(
+        &self,
+        page: &mut ContentsPage,
+        behind: Option<EventKey>,
+    ) -> Option<ContentsPlace> {
+        let sinks = match &behind {
+            Some(behind) => self.sinks.range(behind.sink.clone()..),
+            None => self.sinks.range::<String, _>(..),
+        };
+        for (sink, queue) in sinks {
+            for (slot, operation) in &queue.operations {
+                for (order, event) in &operation.events {
+                    let key = EventKey { sink: sink.clone(), slot: *slot, order: *order };
+                    if behind.as_ref().is_some_and(|behind| key <= *behind) {
+                        continue;
+                    }
+                    let content = event.content.clone();
+                    page.add(StoredContents { key: key.clone(), content, report: None });
+                    if page.is_full() {
+                        return Some(ContentsPlace::Waiting(key));
+                    }
+                }
+            }
+        }
+        // The dead letters follow, in the next page.
+        Some(ContentsPlace::Dead(None))
+    }
+
+    /// See [`crate::store::OutboxContents::replace_contents`].
+    pub fn replace(&mut self, before: &StoredContents, after: &StoredContents) -> bool {
+        let StoredContents { key, .. } = before;
+        let (Some(report), Some(report_before)) = (&after.report, &before.report) else {
+            let queue = self.sinks.get_mut(&key.sink);
+            let operation = queue.and_then(|queue| queue.operations.get_mut(&key.slot));
+            let event = operation.and_then(|operation| operation.events.get_mut(&key.order));
+            let Some(event) = event.filter(|event| event.content == before.content) else {
+                return false;
+            };
+            event.content = after.content.clone();
+            return true;
+        };
+        let id = DeadLetterId::of(key);
+        let place = self.dead_ids.get(&id).map(|buried_ms| (*buried_ms, id));
+        let letter = place
+            .and_then(|(buried_ms, id)| self.dead.get_mut(&DeadLetterCursor { buried_ms, id }));
+        let letter = letter.filter(|letter| {
+            letter.content == before.content && letter.burial.report == *report_before
+        });
+        let Some(letter) = letter else { return false };
+        letter.content = after.content.clone();
+        letter.burial.report = report.clone();
+        true
     }
 
     /// Returns the key of the event that waits again.

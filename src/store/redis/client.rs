@@ -75,6 +75,8 @@ pub(super) struct Scripts {
     pub(super) outbox_bury: Script,
     pub(super) outbox_requeue: Script,
     pub(super) outbox_discard: Script,
+    pub(super) outbox_replace: Script,
+    pub(super) outbox_replace_dead: Script,
     pub(super) forget_observed: Script,
 }
 
@@ -131,6 +133,14 @@ impl Scripts {
             outbox_discard: Script::new(concat!(
                 include_str!("scripts/outbox_counts.lua"),
                 include_str!("scripts/outbox_discard.lua")
+            )),
+            outbox_replace: Script::new(concat!(
+                include_str!("scripts/outbox_counts.lua"),
+                include_str!("scripts/outbox_replace.lua")
+            )),
+            outbox_replace_dead: Script::new(concat!(
+                include_str!("scripts/outbox_counts.lua"),
+                include_str!("scripts/outbox_replace_dead.lua")
             )),
             forget_observed: Script::new(include_str!("scripts/forget_observed.lua")),
         }

@@ -64,6 +64,7 @@ impl KeyNames {
             Note::Identities => b"identities",
             Note::Paths => b"paths",
             Note::Sinks => b"sinks",
+            Note::OutboxKeys => b"outbox_keys",
         };
         self.in_partition(NOTES_PARTITION, name)
     }
@@ -311,6 +312,7 @@ mod tests {
             (names.observed_sizes_key(), "onceward:{p0}:observed_sizes".into()),
             (names.note_key(Note::Identities), "onceward:{p0}:identities".into()),
             (names.note_key(Note::Paths), "onceward:{p0}:paths".into()),
+            (names.note_key(Note::OutboxKeys), "onceward:{p0}:outbox_keys".into()),
             (names.gateways_key(), "onceward:{p0}:gateways".into()),
             (names.copy_key(), "onceward:{p0}:copy".into()),
             (names.ping_key(None), "onceward:ping".into()),

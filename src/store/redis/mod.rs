@@ -62,6 +62,7 @@ mod log;
 mod loss;
 mod options;
 mod outbox;
+mod outbox_contents;
 mod outbox_copy;
 mod outbox_counts;
 mod outbox_names;

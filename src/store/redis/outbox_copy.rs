@@ -35,17 +35,24 @@ const COPY_DEAD_LETTER: &str = concat!(
 
 /// A part of the outbox.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Section {
-    partition: u16,
-    kind: SectionKind,
+pub(super) struct Section {
+    pub partition: u16,
+    pub kind: SectionKind,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-enum SectionKind {
+pub(super) enum SectionKind {
     /// The waiting events of a sink.
     Waiting(String),
     /// The dead letters of all sinks.
     Dead,
+}
+
+impl Section {
+    /// Returns a section that is not behind any other.
+    pub fn first() -> Section {
+        Section { partition: 0, kind: SectionKind::Waiting(String::new()) }
+    }
 }
 
 /// A place in the outbox. It stays the same as long as no gateway uses the store.
@@ -59,8 +66,9 @@ struct OutboxPlace {
 impl OutboxPlace {
     /// Reads a cursor of a copy; `None` for any other text.
     fn parse(cursor: Option<&str>) -> Option<OutboxPlace> {
-        let first = Section { partition: 0, kind: SectionKind::Waiting(String::new()) };
-        let Some(cursor) = cursor else { return Some(OutboxPlace { section: first, rank: 0 }) };
+        let Some(cursor) = cursor else {
+            return Some(OutboxPlace { section: Section::first(), rank: 0 });
+        };
         serde_json::from_str(cursor).ok()
     }
 }
@@ -87,7 +95,7 @@ impl Redis {
     }
 
     /// Returns the sections that may have items.
-    async fn sections(&self) -> Result<BTreeSet<Section>, StoreError> {
+    pub(super) async fn sections(&self) -> Result<BTreeSet<Section>, StoreError> {
         let mut sections = BTreeSet::new();
         for part in self.counted_backlog().await? {
             let partition = part.partition;

@@ -140,6 +140,7 @@ const COMMANDS: &[(&str, &[&str], RightUse)] = &[
     ("hset", &[NAME, "l", ""], RightUse::Outbox),
     ("hdel", &[NAME, "l"], RightUse::Outbox),
     ("hmget", &[NAME, "l"], RightUse::Outbox),
+    ("hscan", &[NAME, "0"], RightUse::Outbox),
     ("zrange", &[NAME, "0", "0"], RightUse::Outbox),
     ("zrevrangebyscore", &[NAME, "0", "0"], RightUse::Outbox),
     ("client|tracking", &["ON", "OPTIN"], RightUse::Cache),

@@ -19,6 +19,7 @@
 //! asserts that little time has passed, and it waits for conditions with a generous limit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod contents_stories;
 mod log_stories;
 mod outbox_stories;
 mod records;
@@ -27,6 +28,7 @@ mod stories;
 mod write_stories;
 
 pub use crate::store_stories as stories;
+pub use contents_stories::*;
 pub use log_stories::*;
 pub use outbox_stories::*;
 pub use records::{claim, completed, completed_with, slot};
@@ -93,6 +95,9 @@ macro_rules! store_stories {
             a_dead_letter_is_requeued_in_a_new_round
             a_discarded_dead_letter_is_gone
             a_listing_of_dead_letters_pages_through_those_that_match
+            contents_of_a_waiting_event_are_replaced_and_nothing_else_of_it
+            contents_of_a_dead_letter_are_replaced_unless_it_was_buried_again
+            a_listing_of_contents_pages_through_all_of_them
             an_event_with_a_tombstone_leaves_the_tombstone_as_it_was
             the_log_is_read_from_a_position_and_in_order
             the_chain_verifies_in_pieces_too

@@ -16,20 +16,20 @@ use crate::store::outbox::{
 };
 use crate::store::records::{Events, Swap};
 
-const LEDGER: &str = "ledger";
-const MAIL: &str = "mail";
-const RELAY: RelayFence = RelayFence(1);
+pub(super) const LEDGER: &str = "ledger";
+pub(super) const MAIL: &str = "mail";
+pub(super) const RELAY: RelayFence = RelayFence(1);
 /// More events than any story writes.
 const MANY: usize = 100;
 
 /// An event about the change of an operation to `version`.
-fn event(sink: &str, version: u64) -> OutboxEvent {
+pub(super) fn event(sink: &str, version: u64) -> OutboxEvent {
     let order = EventOrder { opened_unix_ms: 1000, version, number: 0 };
     let content = EventContent::Plain(Bytes::from(format!("version {version} for {sink}")));
     OutboxEvent { sink: sink.into(), order, content }
 }
 
-fn key(slot: Slot, event: &OutboxEvent) -> EventKey {
+pub(super) fn key(slot: Slot, event: &OutboxEvent) -> EventKey {
     EventKey { sink: event.sink.clone(), slot, order: event.order }
 }
 
@@ -47,7 +47,7 @@ async fn written(
 }
 
 /// Writes a completed record over nothing, with these events.
-async fn announced(stage: &Stage, slot: &Slot, outbox: &[OutboxEvent]) {
+pub(super) async fn announced(stage: &Stage, slot: &Slot, outbox: &[OutboxEvent]) {
     let record = completed(outbox.first().map_or(1, |event| event.order.version));
     assert_eq!(written(stage, slot, None, &record, keep(LONG), outbox).await, Swap::Stored);
 }
@@ -56,7 +56,7 @@ fn partition(stage: &Stage, slot: &Slot) -> u16 {
     stage.store.outbox.partition_of(slot)
 }
 
-async fn due(stage: &Stage, slot: &Slot, sink: &str) -> DueEvents {
+pub(super) async fn due(stage: &Stage, slot: &Slot, sink: &str) -> DueEvents {
     stage.store.outbox.due_events(partition(stage, slot), sink, MANY).await.unwrap()
 }
 
@@ -71,14 +71,14 @@ async fn owner(stage: &Stage, slot: &Slot) -> Option<RelayFence> {
     owners[usize::from(partition(stage, slot))]
 }
 
-async fn owned(stage: &Stage, slot: &Slot, fence: RelayFence) {
+pub(super) async fn owned(stage: &Stage, slot: &Slot, fence: RelayFence) {
     let before = owner(stage, slot).await;
     let outbox = &stage.store.outbox;
     assert!(outbox.own_partition(partition(stage, slot), fence, before).await.unwrap());
 }
 
 /// Returns the counts of a sink in the partition of an operation.
-async fn backlog(stage: &Stage, slot: &Slot, sink: &str) -> SinkBacklog {
+pub(super) async fn backlog(stage: &Stage, slot: &Slot, sink: &str) -> SinkBacklog {
     let partition = partition(stage, slot);
     let all = stage.store.outbox.backlog().await.unwrap();
     let found = all.into_iter().find(|one| one.sink == sink && one.partition == partition);
@@ -86,7 +86,7 @@ async fn backlog(stage: &Stage, slot: &Slot, sink: &str) -> SinkBacklog {
 }
 
 /// Compares the counts of a sink. A store may keep more bytes than the contents have.
-async fn assert_backlog(stage: &Stage, slot: &Slot, expected: SinkBacklog) {
+pub(super) async fn assert_backlog(stage: &Stage, slot: &Slot, expected: SinkBacklog) {
     let found = backlog(stage, slot, &expected.sink).await;
     let none = expected.bytes == 0;
     assert!(if none { found.bytes == 0 } else { found.bytes >= expected.bytes }, "{found:?}");
@@ -94,7 +94,13 @@ async fn assert_backlog(stage: &Stage, slot: &Slot, expected: SinkBacklog) {
 }
 
 /// Returns the counts of a partition with `waiting` events of some bytes.
-fn waiting(stage: &Stage, slot: &Slot, sink: &str, waiting: u64, bytes: usize) -> SinkBacklog {
+pub(super) fn waiting(
+    stage: &Stage,
+    slot: &Slot,
+    sink: &str,
+    waiting: u64,
+    bytes: usize,
+) -> SinkBacklog {
     let (partition, sink, bytes) = (partition(stage, slot), sink.into(), bytes as u64);
     SinkBacklog { partition, sink, waiting, bytes, ..SinkBacklog::default() }
 }
@@ -280,13 +286,18 @@ pub async fn a_relay_is_woken_by_an_event(stage: Stage) {
 }
 
 /// Buries the event of an operation.
-async fn buried(stage: &Stage, slot: Slot, event: &OutboxEvent, burial: &Burial) -> DeadLetterId {
+pub(super) async fn buried(
+    stage: &Stage,
+    slot: Slot,
+    event: &OutboxEvent,
+    burial: &Burial,
+) -> DeadLetterId {
     let key = key(slot, event);
     assert!(stage.store.outbox.bury(RELAY, &key, burial).await.unwrap());
     DeadLetterId::of(&key)
 }
 
-fn burial(kind: DeadLetterKind) -> Burial {
+pub(super) fn burial(kind: DeadLetterKind) -> Burial {
     Burial { kind, report: EventContent::Plain(Bytes::from_static(b"refused")) }
 }
 

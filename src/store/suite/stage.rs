@@ -13,6 +13,7 @@ use crate::store::dead_letters::DeadLetters;
 use crate::store::identities::IdentityNotes;
 use crate::store::log::EventLog;
 use crate::store::outbox::Outbox;
+use crate::store::outbox_contents::OutboxContents;
 use crate::store::records::{Listing, Records, Swap};
 
 /// Limit for the time until a condition holds.
@@ -62,7 +63,7 @@ impl Time {
 impl Stage {
     /// Returns a stage with a store that implements all parts.
     pub fn new(
-        store: impl Records + EventLog + Outbox + DeadLetters + IdentityNotes,
+        store: impl Records + EventLog + Outbox + DeadLetters + OutboxContents + IdentityNotes,
         time: Time,
     ) -> Stage {
         Stage::of_shared(Arc::new(store), time)
