@@ -36,6 +36,7 @@ mod operators;
 mod read_model;
 mod relay;
 mod reload;
+mod serve;
 mod settings;
 mod store;
 mod swappable;
@@ -46,13 +47,14 @@ use identities::{CheckedStore, PendingCheck, StoreCheck};
 pub use read_model::{Freshness, Projection};
 pub use reload::ReloadError;
 use reload::{ActiveConfig, LiveParts, PreparedConfig, ProcessState};
+pub use serve::Serve;
 use settings::{hashing, settings};
 pub use store::survey;
 
 /// A gateway that serves.
 pub struct Gateway {
-    /// The address for clients.
-    pub listen: SocketAddr,
+    /// The address for clients, if the process serves them.
+    pub listen: Option<SocketAddr>,
     /// The address for operators.
     pub admin: SocketAddr,
     running: Arc<RunningGateway>,
@@ -72,12 +74,13 @@ struct RunningGateway {
 }
 
 impl Gateway {
-    /// Builds everything, binds both listeners and begins to serve.
+    /// Builds everything, binds the listeners and begins to serve.
     ///
     /// # Errors
     /// The store can't be opened or has other identities, an upstream can't be set up, or an
     /// address can't be bound.
-    pub async fn start(mut config: Config, secrets: Secrets) -> Result<Gateway> {
+    pub async fn start(config: Config, secrets: Secrets, serve: Serve) -> Result<Gateway> {
+        let mut config = serve.adapted(config);
         config.add_secrets(&secrets);
         descriptors::raise(&config.limits, 1 + config.upstreams.len());
         let clock = Clock::system();
@@ -104,10 +107,11 @@ impl Gateway {
             settings(&config, hashing),
         );
 
-        let listener =
-            listen(config.listen).with_context(|| format!("can't listen on {}", config.listen))?;
-        let admin = listen(config.admin)
-            .with_context(|| format!("can't listen on {} (admin)", config.admin))?;
+        let listener = match serve {
+            Serve::ClientsAndOperators => Some(bound(config.listen, "")?),
+            Serve::OperatorsOnly => None,
+        };
+        let admin = bound(config.admin, " (admin)")?;
         let (reloads, reload_requests) = Reloads::channel();
         let read_model = read_model::follow(&config, gate.store().clone(), &clock).await?;
         let identity = config.tls.clone().map(Identity::load).transpose()?;
@@ -122,14 +126,18 @@ impl Gateway {
             read_model,
             identity: identity.clone(),
             resealer,
+            serve,
         };
         let prepared = PreparedConfig::new((config, secrets), gate.clone(), &process, None).await?;
         let live = prepared.live_parts();
 
-        let server = Server::new(listener, live.terms.clone(), gate.meter().connections.clone())
-            .with_identity(identity.clone());
-        let server = server.with_observers(live.observers.clone());
-        let (listen, admin_address) = (server.address()?, process.admin_address);
+        let server = listener.map(|listener| {
+            Server::new(listener, live.terms.clone(), gate.meter().connections.clone())
+                .with_identity(identity)
+                .with_observers(live.observers.clone())
+        });
+        let listen = server.as_ref().map(Server::address).transpose()?;
+        let admin_address = process.admin_address;
         gate.meter().reloads.began(process.clock.unix_ms());
         let relay = Mutex::new(Some(relay));
         let active = Mutex::new(prepared.begin());
@@ -184,7 +192,10 @@ impl Gateway {
         let mut active = active.lock().await;
         let relay = self.running.relay.lock().await;
         let replaced = match read {
-            Ok(read) => active.replace(read, process, live, relay.as_ref()).await,
+            Ok((config, secrets)) => {
+                let config = process.serve.adapted(config);
+                active.replace((config, secrets), process, live, relay.as_ref()).await
+            }
             Err(error) => Err(error),
         };
         let meter = active.gate.meter().reloads.clone();
@@ -214,7 +225,7 @@ impl RunningGateway {
     /// Serves until the gateway is stopped, and then shuts down gracefully.
     async fn serve(
         self: Arc<Self>,
-        server: Server,
+        server: Option<Server>,
         admin: TcpListener,
         store: OpenStore,
         stop: CancellationToken,
@@ -237,7 +248,12 @@ impl RunningGateway {
             let (stop, drained, service) =
                 (stop.clone(), drained.clone(), self.live.clients.clone());
             let (stop, drained) = (stop.cancelled_owned(), drained.cancelled_owned());
-            async move { server.run(service, stop, drained).await }
+            async move {
+                match server {
+                    Some(server) => server.run(service, stop, drained).await,
+                    None => stop.await,
+                }
+            }
         });
         stop.cancelled().await;
         self.process.draining.store(true, Ordering::Release);
@@ -267,6 +283,11 @@ impl RunningGateway {
         operators.abort();
         settled
     }
+}
+
+/// Binds a listener. `purpose` follows its address in the text of an error.
+fn bound(address: SocketAddr, purpose: &str) -> Result<TcpListener> {
+    listen(address).with_context(|| format!("can't listen on {address}{purpose}"))
 }
 
 /// Waits for active requests: first for the ones with a client connection, then for the ones that

@@ -19,6 +19,7 @@ use super::identities;
 use super::keys::{Keyrings, keyrings};
 use super::read_model::FollowedReadModel;
 use super::relay;
+use super::serve::Serve;
 use super::settings::{
     access, fallback, hashing, layer_settings, refusal_renderer, server_limits, settings, upstreams,
 };
@@ -85,6 +86,7 @@ pub(super) struct ProcessState {
     pub relay: RelayView,
     /// Seals the outbox anew; `None` without `[encryption]`.
     pub resealer: Option<Resealer>,
+    pub serve: Serve,
 }
 
 /// The parts that a reload swaps.
@@ -120,6 +122,7 @@ pub(super) struct PreparedConfig {
     operators: Router,
     policies: HashMap<String, Policy>,
     fallback: Policy,
+    probes: bool,
 }
 
 impl PreparedConfig {
@@ -172,6 +175,7 @@ impl PreparedConfig {
             operators,
             policies,
             fallback,
+            probes: process.serve.probes(),
         })
     }
 
@@ -203,11 +207,15 @@ impl PreparedConfig {
             forward,
             policies,
             fallback,
+            probes,
             ..
         } = self;
         let sweeper = tokio::spawn(sweep(gate.clone(), policies, fallback));
-        let reconciler = tokio::spawn(async move { layer.reconcile(forward).await });
-        let tasks = vec![AbortOnDropHandle::new(sweeper), AbortOnDropHandle::new(reconciler)];
+        let mut tasks = vec![AbortOnDropHandle::new(sweeper)];
+        if probes {
+            let reconciler = tokio::spawn(async move { layer.reconcile(forward).await });
+            tasks.push(AbortOnDropHandle::new(reconciler));
+        }
         ActiveConfig { gate, config, secrets, upstreams, keyrings, exporters, tasks }
     }
 }

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::dead_letters::DeadLettersArgs;
 use self::outbox::OutboxArgs;
+use self::run::{RelayArgs, RunArgs};
 use self::sinks::SinksArgs;
 use crate::clock::{Clock, rfc3339};
 use crate::telemetry::{LogFormat, escape_block, escape_json, flush_logs, print_error};
@@ -59,6 +59,9 @@ Examples:
 enum Command {
     /// Run the gateway.
     Run(RunArgs),
+    /// Deliver events in a process of its own, for gateways with relay = false under [outbox]. The
+    /// store must be in Redis.
+    Relay(RelayArgs),
     /// Show a double charge without the gateway, and none with it, on a toy payment API.
     Demo(DemoArgs),
     /// Validate a configuration. This needs no store and no upstream.
@@ -136,38 +139,6 @@ enum StoreVerb {
         #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
     },
-}
-
-/// Arguments of `onceward run`. Flags override environment variables, these override the file, and
-/// the file overrides the defaults.
-#[derive(Debug, Clone, Args)]
-struct RunArgs {
-    /// The configuration file. It is not needed with --upstream.
-    #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The API to protect, for example http://127.0.0.1:9000.
-    #[arg(long, env = "ONCEWARD_UPSTREAM", value_name = "URL")]
-    upstream: Option<String>,
-    /// The address for clients [default: 127.0.0.1:8080].
-    #[arg(long, env = "ONCEWARD_LISTEN", value_name = "ADDR")]
-    listen: Option<String>,
-    /// The address for operators and probes [default: 127.0.0.1:8081].
-    #[arg(long, env = "ONCEWARD_ADMIN", value_name = "ADDR")]
-    admin: Option<String>,
-    /// The store of the records: file:DIR, redis://, rediss://, redis+cluster://,
-    /// redis+sentinel://, unix:///path (each with ?namespace=NAME), memory: [default:
-    /// file:onceward-data].
-    #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
-    store: Option<String>,
-    /// Start although the store has other identities of operations (routes were renamed, scopes or
-    /// hashing secrets changed). Danger: duplicates of requests that were answered before run
-    /// again.
-    #[arg(long, env = "ONCEWARD_ACCEPT_NEW_IDENTITIES", value_parser = FalseyValueParser::new())]
-    accept_new_identities: bool,
-    /// The format of log lines. ONCEWARD_LOG sets the filter (for example `info` or
-    /// `onceward=debug`).
-    #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value = "plain")]
-    log_format: LogFormat,
 }
 
 #[derive(Debug, Args)]
@@ -396,6 +367,7 @@ pub fn main() -> ExitCode {
 fn run_command(command: Command) -> ExitCode {
     match command {
         Command::Run(args) => run::run(&args),
+        Command::Relay(args) => run::relay(args),
         Command::Demo(args) => demo::demo(args.once),
         Command::Check(args) => check::check(&args.config, args.upstream),
         Command::Doctor(args) => doctor::doctor(&args),

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::Gateway;
+use crate::app::{Gateway, Serve};
 use crate::config::{Config, Overrides, Secrets};
 use crate::entropy::Entropy;
 
@@ -61,6 +61,8 @@ pub async fn run(once: bool) -> Result<()> {
 struct RunningDemo {
     api: Api,
     gateway: Gateway,
+    /// The gateway's address for clients.
+    listen: SocketAddr,
     ledger: Ledger,
 }
 
@@ -86,14 +88,15 @@ same Idempotency-Key.
     );
     let api = Api::start().await.context("the toy API can't start")?;
     let gateway = start_gateway(&api, scratch).await?;
-    let with = pay_all(&api, gateway.listen).await;
+    let listen = gateway.listen.context("the gateway has no address for clients")?;
+    let with = pay_all(&api, listen).await;
     show(&with);
 
     print_line(format_args!("without Onceward: {}", without.totals()));
     print_line(format_args!("with Onceward: {}", with.totals()));
     explain_held(&with);
     check(with.totals())?;
-    Ok(RunningDemo { api, gateway, ledger: with })
+    Ok(RunningDemo { api, gateway, listen, ledger: with })
 }
 
 /// Fails if an order was charged more than once. The demo checks this itself, because a demo with a
@@ -120,7 +123,9 @@ async fn start_gateway(api: &Api, scratch: &Scratch) -> Result<Gateway> {
         store: Some(format!("file:{}", scratch.0.join("store").display())),
     };
     let config = Config::load(Some(FILE), overrides).context("the demo's configuration")?;
-    Gateway::start(config, Secrets::default()).await.context("the gateway can't start")
+    Gateway::start(config, Secrets::default(), Serve::ClientsAndOperators)
+        .await
+        .context("the gateway can't start")
 }
 
 /// Pays for all orders at once, and returns the ledger with the API's charges.
@@ -167,7 +172,7 @@ outcome-uncertain until an operator looks up the payment and settles it:
 impl RunningDemo {
     /// Prints commands for another terminal. They work without changes, in this order.
     async fn invite(&self) {
-        let (api, listen, admin) = (self.api.address, self.gateway.listen, self.gateway.admin);
+        let (api, listen, admin) = (self.api.address, self.listen, self.gateway.admin);
         let mine = Order { order: "my-order".into(), amount: 4200 };
         let dearer = Order { amount: 9900, ..mine.clone() };
         let first = pay(listen, "my-key", &mine);

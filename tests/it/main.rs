@@ -55,6 +55,7 @@ mod published;
 mod quota;
 mod redaction;
 mod redis;
+mod relay_process;
 mod reload;
 mod report;
 mod rights;

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::admin::cli;
-use crate::harness::{Cluster, Gateway, ROUTES, RedisServer, Request, Upstream, until};
+use crate::harness::{Cluster, Gateway, Hooks, ROUTES, RedisServer, Request, Upstream, until};
 
 /// Starts a server with a user `limited`, password `pw`, and these rights.
 fn server_with_user(rights: &[&str]) -> (RedisServer, String) {
@@ -143,6 +143,66 @@ fn the_smallest_list_of_the_documents_is_enough_for_everything() {
         assert_eq!(redis.cli(&["acl", "setuser", "limited", &fewer]), "OK");
         let (_, output) = doctor(&url, settings);
         assert!(output.split([' ', '(', ')']).any(|word| word == *right), "{right}: {output}");
+        assert_eq!(redis.cli(&["acl", "setuser", "limited", right]), "OK");
+    }
+}
+
+#[test]
+fn with_sinks_the_listed_rights_are_enough_for_gateway_relay_and_operators() {
+    let operating = include_str!("../../docs/OPERATING.md");
+    let (_, rest) = operating.split_once("ACL SETUSER onceward on >PASSWORD ").unwrap();
+    let listed = rest.split_once("```").unwrap().0.replace("\\\n", " ");
+    let (_, rest) = rest.split_once("\n| `[[sinks]]` | `").unwrap();
+    let of_sinks: Vec<&str> = rest.split_once('`').unwrap().0.split_whitespace().collect();
+    let rights: Vec<&str> = listed.split_whitespace().chain(of_sinks.iter().copied()).collect();
+    let (redis, url) = server_with_user(&rights);
+
+    let (upstream, hooks) = (Upstream::start(), Hooks::deciding(|_, before| [500, 200][before]));
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap();
+    let with_sinks = format!(
+        "[store]\nformat = 2\n[[sinks]]\nname = \"ledger\"\n\
+         webhook = {{ url = \"http://127.0.0.1:1/\", secrets = [{{ file = \"{}\" }}] }}\n",
+        key.path().display()
+    );
+    let (code, output) = doctor(&url, &with_sinks);
+    assert_eq!(code, 0, "{output}");
+    let settings = format!(
+        "[store]\nformat = 2\n[encryption]\nkeys = [{{ id = \"a\", file = \"{}\" }}]\n\
+         [outbox]\nrelay = false\n[[sinks]]\nname = \"ledger\"\n\
+         webhook = {{ url = \"http://127.0.0.1:{}/\", secrets = [{{ env = \"HASHING_SECRET\" }}] }}\n\
+         retry = {{ attempts = 1 }}\n",
+        key.path().display(),
+        hooks.port
+    );
+    let publish = "[[routes.publish]]\non = [\"completed\"]\nto = [\"ledger\"]\n";
+    let routes = format!("{ROUTES}{publish}");
+    let gateway = Gateway::on(upstream.port, &url, &settings, &routes);
+    let api = format!("http://127.0.0.1:{}", upstream.port);
+    let relay = Gateway::relay(&api, &url, &format!("{settings}{routes}"), |_| {});
+    until("the relay to be ready", || relay.is_ready());
+
+    assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
+    let post = |path: &str, body: &str| {
+        let request = Request::new("POST", path).host("127.0.0.1").json(body);
+        let answer = request.send(relay.admin);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    };
+    let dead = || relay.ask("GET", "/v1/dead-letters").json()["dead_letters"].clone();
+    until("a dead letter", || dead().as_array().unwrap().len() == 1);
+    post("/v1/outbox/reseal", "{}");
+    post("/v1/sinks/ledger/pause", r#"{"reason":"a test"}"#);
+    post("/v1/sinks/ledger/resume", "{}");
+    post("/v1/dead-letters/requeue", r#"{"sink":"ledger"}"#);
+    hooks.wait_for(1);
+    for logs in [gateway.logs(), relay.logs()] {
+        assert!(!logs.contains("NOPERM"), "{logs}");
+    }
+    for right in of_sinks {
+        let fewer = right.replacen('+', "-", 1);
+        assert_eq!(redis.cli(&["acl", "setuser", "limited", &fewer]), "OK");
+        let (_, output) = doctor(&url, &with_sinks);
+        assert!(output.split([' ', '(', ')']).any(|word| word == right), "{right}: {output}");
         assert_eq!(redis.cli(&["acl", "setuser", "limited", right]), "OK");
     }
 }

@@ -77,18 +77,40 @@ impl Gateway {
         routes: &str,
         adjust: impl FnOnce(&mut Command),
     ) -> Gateway {
-        let (port, admin) = (free_port(), free_port());
+        let port = free_port();
+        Gateway::begin_as("run", url, store, &format!("{settings}\n{routes}"), |command| {
+            command.args(["--listen", &format!("127.0.0.1:{port}")]);
+            adjust(command);
+        })
+        .with_port(port)
+    }
+
+    /// Starts a relay without waiting; `adjust` may change its command. It has no port.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file start relays")]
+    pub fn relay(url: &str, store: &str, file: &str, adjust: impl FnOnce(&mut Command)) -> Gateway {
+        Gateway::begin_as("relay", url, store, file, adjust)
+    }
+
+    fn with_port(self, port: u16) -> Gateway {
+        let mut gateway = self;
+        gateway.port = port;
+        gateway
+    }
+
+    fn begin_as(
+        verb: &str,
+        url: &str,
+        store: &str,
+        file: &str,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Gateway {
+        let admin = free_port();
         let config = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
-        std::fs::write(config.path(), format!("{settings}\n{routes}")).unwrap();
+        std::fs::write(config.path(), file).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
-        command.args(["run", "--config"]).arg(config.path());
+        command.args([verb, "--config"]).arg(config.path());
         command.args(["--upstream", url, "--store", store]);
-        command.args([
-            "--listen",
-            &format!("127.0.0.1:{port}"),
-            "--admin",
-            &format!("127.0.0.1:{admin}"),
-        ]);
+        command.args(["--admin", &format!("127.0.0.1:{admin}")]);
         command
             .env("ONCEWARD_LOG", "onceward=debug")
             .env("ADMIN_TOKEN", "letmein")
@@ -98,7 +120,7 @@ impl Gateway {
         adjust(&mut command);
         let logs = Arc::new(Mutex::new(String::new()));
         let child = Gateway::begin(&mut command, &logs);
-        Gateway { port, admin, config, command, child, logs, _dir: None }
+        Gateway { port: 0, admin, config, command, child, logs, _dir: None }
     }
 
     fn begin(command: &mut Command, logs: &Arc<Mutex<String>>) -> Child {
