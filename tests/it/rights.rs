@@ -170,7 +170,8 @@ fn with_sinks_the_listed_rights_are_enough_for_gateway_relay_and_operators() {
     let settings = format!(
         "[store]\nformat = 2\n[encryption]\nkeys = [{{ id = \"a\", file = \"{}\" }}]\n\
          [outbox]\nrelay = false\n[[sinks]]\nname = \"ledger\"\n\
-         webhook = {{ url = \"http://127.0.0.1:{}/\", secrets = [{{ env = \"HASHING_SECRET\" }}] }}\n\
+         webhook = {{ url = \"http://127.0.0.1:{}/\", \
+         secrets = [{{ env = \"HASHING_SECRET\" }}] }}\n\
          retry = {{ attempts = 1 }}\n",
         key.path().display(),
         hooks.port
