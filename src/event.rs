@@ -14,15 +14,14 @@ use serde::{Deserialize, Serialize};
 use self::json::{Object, texts};
 use crate::record::{Lifetime, Record, ReplyBody, Settler, State};
 
+mod content;
 mod json;
 mod observation;
 mod outgoing;
 
+pub use content::{ContentHead, EventDraft, HOPS_MAX, MalformedEvent, finished};
 pub use observation::{Difference, Observation, ObservationKind};
-pub use outgoing::{
-    AnnouncedChange, EVENT_MEDIA_TYPE, MalformedEvent, OutgoingEvent, RESERVED_MEMBERS, events_of,
-    finished,
-};
+pub use outgoing::{AnnouncedChange, EVENT_MEDIA_TYPE, OutgoingEvent, RESERVED_MEMBERS, events_of};
 
 /// Longest reason of an operator, in bytes. Longer reasons are cut, because otherwise the event
 /// could be too long to be read.

@@ -11,8 +11,8 @@
 //! - [`http_message`]: bodies and header fields. [`token`]: verifies tokens with a scope.
 //! - [`telemetry`]: metrics, logs and traces. [`clock`], [`entropy`], [`hex`]: small helpers.
 //!
-//! The feature `gateway` adds the modules of the `onceward` command: `proxy`, `config`,
-//! `read_model`, `admin`, `cli`, `demo`, and `app`, which connects all modules.
+//! The feature `gateway` adds the modules of the `onceward` command: `proxy`, `outbox`, `template`,
+//! `config`, `read_model`, `admin`, `cli`, `demo`, and `app`, which connects all modules.
 //!
 //! # Features
 //!
@@ -59,6 +59,8 @@ pub mod refusal;
 pub mod route;
 pub mod store;
 pub mod telemetry;
+#[cfg(feature = "gateway")]
+pub mod template;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod token;

@@ -14,9 +14,9 @@ use tokio::net::TcpStream;
 
 use super::view::{
     DeadLetterListView, DeadLetterView, DecisionRequest, DiscardedView, LogLevelView, LoggedView,
-    OperationListView, OperationView, ProjectionView, ReasonRequest, ReportView, RequeueRequest,
-    RequeuedView, ResealRequest, ResealedView, ResolveRequest, ScopeRequest, ScopeView,
-    SinkListView, SinkTestView, SinkView, VerifiedView,
+    OperationListView, OperationView, ProjectionView, ReasonRequest, ReportView, RequeueOneRequest,
+    RequeueRequest, RequeuedView, ResealRequest, ResealedView, ResolveRequest, ScopeRequest,
+    ScopeView, SinkListView, SinkTestView, SinkView, VerifiedView,
 };
 
 /// The longest wait for the admin port, and the largest response.
@@ -268,9 +268,13 @@ impl Client {
     }
 
     /// Requeues a dead letter.
-    pub async fn requeue(&self, id: &str) -> Result<RequeuedView, ClientError> {
+    pub async fn requeue(
+        &self,
+        id: &str,
+        request: &RequeueOneRequest,
+    ) -> Result<RequeuedView, ClientError> {
         let path = format!("/v1/dead-letters/{}/requeue", segment(id));
-        self.json(Method::POST, &path, None::<&()>, None).await
+        self.json(Method::POST, &path, Some(request), None).await
     }
 
     /// Requeues a part of a sink's dead letters.

@@ -12,8 +12,10 @@ use super::state::Admin;
 use super::view::{DeadLetterListView, DeadLetterView, EventTitle, RequeueRequest, RequeuedView};
 use crate::event::finished;
 use crate::key::Slot;
+use crate::outbox::call::requeue::RequeueRule;
 use crate::store::dead_letters::{
     DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterKind, DeadLetterPage,
+    RoundChange,
 };
 use crate::store::outbox::{EventContent, WaitingEvent};
 
@@ -225,24 +227,47 @@ async fn find(admin: &Admin, id: &str) -> Result<(DeadLetterId, DeadLetter), Adm
     Ok((id, letter.ok_or(AdminRefusal::DeadLetterUnknown)?))
 }
 
-/// Makes a dead letter a waiting event again.
+/// Makes a dead letter a waiting event again. `again`: a call is made again although its outcome
+/// is unknown.
 pub(super) async fn requeue(
     admin: &Admin,
     operator: &Operator,
     id: &str,
     reason: Option<&Reason>,
+    again: bool,
 ) -> Result<(), AdminRefusal> {
     let (id, letter) = find(admin, id).await?;
-    if !admin.gate.store().dead_letters.requeue(id).await? {
+    let round = requeue_round(admin, &letter, again).await?;
+    if !admin.gate.store().dead_letters.requeue(id, round).await? {
         return Err(AdminRefusal::DeadLetterUnknown);
     }
     tracing::info!(
         dead_letter = %id, sink = letter.key.sink, operation = %letter.key.slot,
-        operator = operator.0, reason = reason.map(Reason::text),
+        operator = operator.0, reason = reason.map(Reason::text), again,
         "dead letter requeued by an operator"
     );
     admin.relay.backlogs_changed();
     Ok(())
+}
+
+/// Returns the round of a dead letter that is requeued. A call may go on in its round.
+async fn requeue_round(
+    admin: &Admin,
+    letter: &DeadLetter,
+    again: bool,
+) -> Result<RoundChange, AdminRefusal> {
+    let rule = match RequeueRule::of(letter) {
+        RequeueRule::Look(operation) => {
+            let held = admin.gate.store().records.remains(&operation).await?;
+            RequeueRule::after_look(letter, held.as_ref().map(|held| &held.record.state))
+        }
+        rule => rule,
+    };
+    match rule {
+        RequeueRule::Begin(round) => Ok(round),
+        RequeueRule::Look(_) | RequeueRule::Unknown if again => Ok(RequeueRule::again(letter)),
+        RequeueRule::Look(_) | RequeueRule::Unknown => Err(AdminRefusal::OutcomeExpired),
+    }
 }
 
 /// Removes a dead letter.
@@ -275,7 +300,7 @@ pub(super) async fn requeue_part(
     operator: &Operator,
     request: RequeueRequest,
 ) -> Result<RequeuedView, AdminRefusal> {
-    let RequeueRequest { sink, since, until, limit, cursor } = request;
+    let RequeueRequest { sink, since, until, limit, cursor, again } = request;
     require_sink(admin, &sink).await?;
     let query = DeadLetterQuery {
         sink: Some(sink.clone()),
@@ -288,13 +313,17 @@ pub(super) async fn requeue_part(
     let page = read(admin, &query.selection()?).await?;
     let store = &admin.gate.store().dead_letters;
     // The earliest first, because it may be an earlier event of the same operation.
-    let ids: Vec<DeadLetterId> =
-        page.letters.iter().rev().map(|letter| DeadLetterId::of(&letter.key)).collect();
-    let mut results = stream::iter(ids).map(|id| store.requeue(id)).buffered(REQUEUES_AT_ONCE);
-    let (mut requeued, mut failure) = (0, None);
+    let one = |letter: DeadLetter| async move {
+        let round = requeue_round(admin, &letter, again).await?;
+        Ok(store.requeue(DeadLetterId::of(&letter.key), round).await?)
+    };
+    let letters = page.letters.into_iter().rev();
+    let mut results = stream::iter(letters).map(one).buffered(REQUEUES_AT_ONCE);
+    let (mut requeued, mut refused, mut failure) = (0, 0, None);
     while let Some(result) = results.next().await {
         match result {
             Ok(existed) => requeued += usize::from(existed),
+            Err(AdminRefusal::OutcomeExpired) => refused += 1,
             Err(error) => {
                 failure = Some(error);
                 break;
@@ -306,13 +335,15 @@ pub(super) async fn requeue_part(
         since,
         until,
         requeued,
+        refused,
+        again,
         operator = operator.0,
         "dead letters requeued by an operator"
     );
     admin.relay.backlogs_changed();
     match failure {
-        Some(error) => Err(error.into()),
-        None => Ok(RequeuedView { requeued, cursor: page.cursor.map(write_cursor) }),
+        Some(error) => Err(error),
+        None => Ok(RequeuedView { requeued, refused, cursor: page.cursor.map(write_cursor) }),
     }
 }
 

@@ -43,9 +43,10 @@ pub use view::{
     BreakView, DeadLetterAttemptsView, DeadLetterCounts, DeadLetterListView, DeadLetterView,
     DecisionRequest, DifferenceView, DiscardedView, EventView, HourView, LatencyView, LogLevelView,
     LoggedView, LookupRequest, MinuteView, MomentView, OperationListView, OperationView,
-    OverviewView, ProjectionView, ReasonRequest, ReportRowView, ReportView, RequeueRequest,
-    RequeuedView, ResealRequest, ResealedView, ResolveRequest, ScopeRequest, ScopeView,
-    SinkListView, SinkTestView, SinkView, StatisticsView, TallyView, TimelineView, VerifiedView,
+    OverviewView, ProjectionView, ReasonRequest, ReportRowView, ReportView, RequeueOneRequest,
+    RequeueRequest, RequeuedView, ResealRequest, ResealedView, ResolveRequest, ScopeRequest,
+    ScopeView, SinkListView, SinkTestView, SinkView, StatisticsView, TallyView, TimelineView,
+    VerifiedView,
 };
 
 /// The longest duration of a request, including its body. It is longer than the limit of a reload.

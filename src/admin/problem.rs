@@ -12,6 +12,7 @@ use super::problem_kind::{ProblemKind, TYPE_PREFIX};
 use crate::engine::DecisionDenied;
 use crate::event::REASON_BYTES_MAX;
 use crate::gate::{LookupError, OperatorError};
+use crate::outbox::NotTestable;
 use crate::outbox::states::SinkStateError;
 use crate::read_model::QueryError;
 use crate::store::dead_letters::MalformedDeadLetterId;
@@ -106,6 +107,17 @@ pub(super) enum AdminRefusal {
          meanwhile"
     )]
     DeadLetterUnknown,
+    /// A call began, and nobody knows its outcome any more.
+    #[error(
+        "the call of this dead letter began, and its record is gone (outcome-expired): a requeue \
+         could execute it twice. Look at the called system. If it did not execute the call, \
+         requeue with `again` (`onceward dead-letters requeue --again`); if it did, discard the \
+         dead letter"
+    )]
+    OutcomeExpired,
+    /// A sink that calls an API can't be tested.
+    #[error(transparent)]
+    NotTestable(#[from] NotTestable),
     /// The id of the dead letter is malformed.
     #[error(transparent)]
     DeadLetterId(#[from] MalformedDeadLetterId),
@@ -199,6 +211,8 @@ impl AdminRefusal {
             AdminRefusal::DeadLetterUnknown | AdminRefusal::DeadLetterId(_) => {
                 ProblemKind::DeadLetterUnknown
             }
+            AdminRefusal::OutcomeExpired => ProblemKind::OutcomeExpired,
+            AdminRefusal::NotTestable(_) => ProblemKind::SinkNotTestable,
             AdminRefusal::SinkState(_) => ProblemKind::StoreUnavailable,
             AdminRefusal::StoreListing(ListError::Cursor) => ProblemKind::RequestInvalid,
             AdminRefusal::StoreRead(_) | AdminRefusal::StoreListing(ListError::Store(_)) => {

@@ -29,6 +29,8 @@ pub(super) enum ProblemKind {
     OutcomeUncertain,
     SinkUnknown,
     DeadLetterUnknown,
+    OutcomeExpired,
+    SinkNotTestable,
     ReloadRefused,
     ReloadUnavailable,
     LogLevelRefused,
@@ -43,7 +45,7 @@ pub(super) enum ProblemKind {
 impl ProblemKind {
     /// All kinds.
     #[cfg(test)]
-    pub(super) const ALL: [ProblemKind; 30] = [
+    pub(super) const ALL: [ProblemKind; 32] = [
         ProblemKind::Unauthorized,
         ProblemKind::Forbidden,
         ProblemKind::NotFound,
@@ -65,6 +67,8 @@ impl ProblemKind {
         ProblemKind::OutcomeUncertain,
         ProblemKind::SinkUnknown,
         ProblemKind::DeadLetterUnknown,
+        ProblemKind::OutcomeExpired,
+        ProblemKind::SinkNotTestable,
         ProblemKind::ReloadRefused,
         ProblemKind::ReloadUnavailable,
         ProblemKind::LogLevelRefused,
@@ -100,6 +104,8 @@ impl ProblemKind {
             ProblemKind::OutcomeUncertain => "outcome-uncertain",
             ProblemKind::SinkUnknown => "sink-unknown",
             ProblemKind::DeadLetterUnknown => "dead-letter-unknown",
+            ProblemKind::OutcomeExpired => "outcome-expired",
+            ProblemKind::SinkNotTestable => "sink-not-testable",
             ProblemKind::ReloadRefused => "reload-refused",
             ProblemKind::ReloadUnavailable => "reload-unavailable",
             ProblemKind::LogLevelRefused => "log-level-refused",
@@ -136,6 +142,7 @@ impl ProblemKind {
             | ProblemKind::ReadModelUnavailable
             | ProblemKind::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             ProblemKind::IfMatchRequired => StatusCode::PRECONDITION_REQUIRED,
+            ProblemKind::OutcomeExpired | ProblemKind::SinkNotTestable => StatusCode::CONFLICT,
             ProblemKind::OperationMoved => StatusCode::PRECONDITION_FAILED,
             ProblemKind::InFlight
             | ProblemKind::OperationSettled
@@ -176,6 +183,10 @@ impl ProblemKind {
             ProblemKind::DeadLetterUnknown => {
                 "it never existed, or was requeued or discarded meanwhile"
             }
+            ProblemKind::OutcomeExpired => {
+                "the call began, and nobody knows its outcome any more: send `again` on purpose"
+            }
+            ProblemKind::SinkNotTestable => "the sink calls an API: a test would be a real call",
             ProblemKind::ReloadRefused => "the configuration was refused; nothing has changed",
             ProblemKind::ReloadUnavailable => "it was not read; try again",
             ProblemKind::LogLevelRefused => "the filter can't be parsed",

@@ -101,7 +101,7 @@ pub(super) async fn test_sink(
         require_sink(admin, name).await?;
         return Err(AdminRefusal::SinkNotConfigured);
     };
-    let view = SinkTestView::new(name, test);
+    let view = SinkTestView::new(name, test?);
     tracing::info!(
         sink = name,
         operator = operator.0,

@@ -27,6 +27,7 @@ pub use crate::store::{Grade, Remark};
 use crate::telemetry::Meter;
 use crate::tls::Identity;
 
+mod calls;
 mod copy;
 mod descriptors;
 mod exporters;
@@ -90,22 +91,14 @@ impl Gateway {
         let hashing = hashing(&secrets)?;
         let identities = identities::configured(&config, &hashing);
         let keys = store::sealing_keys(&secrets)?;
-        let check = StoreCheck {
-            identities,
-            accept: config.accept_new_identities,
-            vanished: meter.vanished.clone(),
-            keys: keys.iter().flat_map(|keys| keys.names()).map(str::to_owned).collect(),
-        };
+        let names = keys.iter().flat_map(|keys| keys.names()).map(str::to_owned).collect();
+        let (accept, vanished) = (config.accept_new_identities, meter.vanished.clone());
+        let check = StoreCheck { identities, accept, vanished, keys: names };
         let store = store::for_gateway(&opened, &config, keys.clone(), &clock, &meter)?;
         let CheckedStore { store, pending } = identities::check(store, check).await?;
         let resealer = keys.map(|keys| Resealer::new(store.contents.clone(), keys));
-        let gate = Gate::new(
-            store,
-            clock.clone(),
-            Entropy::from_system()?,
-            meter,
-            settings(&config, hashing),
-        );
+        let (entropy, settings) = (Entropy::from_system()?, settings(&config, hashing));
+        let gate = Gate::new(store, clock.clone(), entropy, meter, settings);
 
         let listener = match serve {
             Serve::ClientsAndOperators => Some(bound(config.listen, "")?),
@@ -129,6 +122,7 @@ impl Gateway {
             serve,
         };
         let prepared = PreparedConfig::new((config, secrets), gate.clone(), &process, None).await?;
+        relay.set_caller(prepared.caller());
         let live = prepared.live_parts();
 
         let server = listener.map(|listener| {

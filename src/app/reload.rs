@@ -14,6 +14,7 @@ use axum::Router;
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Layer;
 
+use super::calls::SinkCaller;
 use super::exporters::{ExporterTasks, start_exporters};
 use super::identities;
 use super::keys::{Keyrings, keyrings};
@@ -30,6 +31,7 @@ use crate::config::{Config, Faults, Secrets};
 use crate::engine::Policy;
 use crate::gate::{Gate, IdentityCheckError, check_identities, sweep};
 use crate::layer::{OncewardLayer, OncewardService};
+use crate::outbox::caller::OperationCaller;
 use crate::outbox::relay::{Relay, RelayView};
 use crate::proxy::{Forward, RequestBody, ServerTerms, Upstream};
 use crate::store::resealing::Resealer;
@@ -179,6 +181,11 @@ impl PreparedConfig {
         })
     }
 
+    /// Returns the way of sinks that call APIs.
+    pub fn caller(&self) -> Arc<dyn OperationCaller> {
+        Arc::new(SinkCaller { layer: self.layer.clone(), forward: self.forward.clone() })
+    }
+
     /// Returns the swappable parts, with this configuration in them.
     pub fn live_parts(&self) -> LiveParts {
         let observers = Observers::default();
@@ -259,6 +266,7 @@ impl ActiveConfig {
             refusal_renderer(&prepared.config),
         );
         if let Some(relay) = relay {
+            relay.set_caller(prepared.caller());
             relay.replace(sinks);
         }
         live.observers.replace(prepared.observers.clone());

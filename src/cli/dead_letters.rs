@@ -9,7 +9,8 @@ use super::AdminArgs;
 use super::table::table;
 use crate::admin::client::{Client, ClientError, DeadLettersOf};
 use crate::admin::{
-    DeadLetterAttemptsView, DeadLetterListView, DeadLetterView, ReasonRequest, RequeueRequest,
+    DeadLetterAttemptsView, DeadLetterListView, DeadLetterView, ReasonRequest, RequeueOneRequest,
+    RequeueRequest, RequeuedView,
 };
 use crate::telemetry::{escape, escape_json, print_error};
 
@@ -67,6 +68,10 @@ enum DeadLettersVerb {
         /// Only what was buried before then, in the same form.
         #[arg(long, value_name = "TIME", requires = "sink", value_parser = super::moment)]
         until: Option<String>,
+        /// Also make calls again with an outcome that nobody knows any more (outcome-expired).
+        /// The called system may execute such a call a second time.
+        #[arg(long)]
+        again: bool,
         /// Don't ask on the terminal before the dead letters of a sink are requeued.
         #[arg(long)]
         yes: bool,
@@ -98,17 +103,20 @@ pub(super) fn dead_letters(args: DeadLettersArgs) -> ExitCode {
             let shown = super::block_on(client.dead_letter(&id));
             shown.map(|shown| shown.map(|letter| print_one(&letter, json)))
         }
-        DeadLettersVerb::Requeue { sink: Some(sink), since, until, yes, .. } => {
+        DeadLettersVerb::Requeue { sink: Some(sink), since, until, again, yes, .. } => {
             let question = format!("Requeue the dead letters of {sink}?");
             if !yes && !super::confirmed(&question) {
                 return super::fail(&"nothing was requeued", 1);
             }
-            let request = RequeueRequest { sink, since, until, ..RequeueRequest::default() };
+            let request = RequeueRequest { sink, since, until, again, ..RequeueRequest::default() };
             let requeued = super::block_on(requeue_part(&client, request));
-            requeued.map(|requeued| requeued.map(|count| print_count("requeued", count, json)))
+            requeued.map(|requeued| requeued.map(|sum| print_requeued(&sum, json)))
         }
-        DeadLettersVerb::Requeue { ids, .. } => {
-            return each(&ids, "requeued", json, async |id| client.requeue(id).await.map(drop));
+        DeadLettersVerb::Requeue { ids, again, .. } => {
+            let request = RequeueOneRequest { again, ..RequeueOneRequest::default() };
+            return each(&ids, "requeued", json, async |id| {
+                client.requeue(id, &request).await.map(drop)
+            });
         }
         DeadLettersVerb::Discard { ids, reason, yes } => {
             let question = format!("Discard {} dead letters? They are never sent.", ids.len());
@@ -172,22 +180,42 @@ async fn list(
     }
 }
 
-/// Requeues the dead letters of a sink, part by part. Returns their number.
-async fn requeue_part(client: &Client, mut request: RequeueRequest) -> Result<usize, ClientError> {
-    let mut count = 0;
+/// Requeues the dead letters of a sink, part by part. Returns their numbers.
+async fn requeue_part(
+    client: &Client,
+    mut request: RequeueRequest,
+) -> Result<RequeuedView, ClientError> {
+    let mut sum = RequeuedView::default();
     loop {
         let part = client.requeue_part(&request).await.inspect_err(|_| {
-            if count > 0 {
+            if sum.requeued > 0 {
+                let count = sum.requeued;
                 print_error(&format!("onceward: {count} were requeued before this failure"));
             }
         })?;
-        count += part.requeued;
+        sum.requeued += part.requeued;
+        sum.refused += part.refused;
         request.cursor = part.cursor;
         if request.cursor.is_none() {
-            return Ok(count);
+            return Ok(sum);
         }
-        print_error(&format!("onceward: {count} requeued so far"));
+        print_error(&format!("onceward: {} requeued so far", sum.requeued));
     }
+}
+
+/// Prints how many were requeued. Exits with 1 if some need `--again`.
+fn print_requeued(sum: &RequeuedView, json: bool) -> ExitCode {
+    let printed = print_count("requeued", sum.requeued, json);
+    if sum.refused == 0 {
+        return printed;
+    }
+    print_error(&format!(
+        "onceward: {} {} stayed: nobody knows the outcome of the call (outcome-expired); look at \
+         the called system, and use --again only for calls that it did not execute",
+        sum.refused,
+        plural(sum.refused)
+    ));
+    ExitCode::from(1)
 }
 
 fn print_count(done: &str, count: usize, json: bool) -> ExitCode {

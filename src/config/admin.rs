@@ -327,7 +327,7 @@ impl Secrets {
     /// Reads the secrets and secret fields of the sinks.
     fn resolve_sinks(&mut self, config: &Config, env: Environment<'_>, faults: &mut Faults) {
         for (index, sink) in config.sinks.iter().enumerate() {
-            let webhook = format!("sinks[{index}].webhook");
+            let receiver = format!("sinks[{index}].{}", sink.settings.target.kind());
             let mut found = SinkSecrets::default();
             for (number, source) in sink.secrets.iter().enumerate() {
                 let secret = source
@@ -337,7 +337,7 @@ impl Secrets {
                     Ok(secret) if !found.signing.contains(&secret) => found.signing.push(secret),
                     refused => {
                         let text = refused.err().unwrap_or("the same secret a second time".into());
-                        let key = format!("{webhook}.secrets[{number}]");
+                        let key = format!("{receiver}.secrets[{number}]");
                         faults.0.push(Fault::without_excerpt(key, text));
                     }
                 }
@@ -346,7 +346,7 @@ impl Secrets {
                 match source.read_field(env) {
                     Ok(value) => _ = found.headers.append(name, value),
                     Err(text) => {
-                        let key = format!("{webhook}.headers.{name}");
+                        let key = format!("{receiver}.headers.{name}");
                         faults.0.push(Fault::without_excerpt(key, text));
                     }
                 }
@@ -356,7 +356,7 @@ impl Secrets {
                 match source.read(env).and_then(|text| broker_url(target, &text)) {
                     Ok(url) => found.url = Some(Secret::new(url)),
                     Err(text) => {
-                        let key = format!("sinks[{index}].{}.url", target.kind());
+                        let key = format!("{receiver}.url");
                         faults.0.push(Fault::without_excerpt(key, text));
                     }
                 }

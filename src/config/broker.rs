@@ -25,7 +25,9 @@ pub(super) const WITHOUT_NATS: &str =
 /// A description of the fault, without the address.
 pub(super) fn broker_url(target: &SinkTarget, text: &str) -> Result<String, String> {
     match target {
-        SinkTarget::Webhook(_) => Err("the url of a webhook is in the file".to_owned()),
+        SinkTarget::Webhook(_) | SinkTarget::Call(_) => {
+            Err("only a broker's url can be a secret".to_owned())
+        }
         SinkTarget::RedisStream(_) => redis_url(text),
         SinkTarget::Nats(_) => nats_url(text),
     }

@@ -17,8 +17,9 @@ use crate::outbox::settings::OutboxSettings;
 use crate::tls::{ClientFiles, ClientIdentity, IdentityFiles};
 use profiles::Profiles;
 use read::{ConfigSource, FaultCollector, SourceSpan, Table};
-use route::RouteContext;
+use route::{ReadRoutes, RouteContext};
 use sinks::ReadSinks;
+use sinks::call::check_calls;
 
 mod admin;
 mod broker;
@@ -230,8 +231,7 @@ fn read_all<'a>(
 ) -> Option<Config> {
     let [given, defaults, profiles] = files;
     let root = Table::roots(report, [given, defaults]);
-    let listen = address(&root, "listen", "--listen (ONCEWARD_LISTEN)", flags.listen.as_deref());
-    let admin = address(&root, "admin", "--admin (ONCEWARD_ADMIN)", flags.admin.as_deref());
+    let (listen, admin) = read_addresses(&root, flags);
     let identity = tls::read(&root);
     let encryption_keys = encryption::read(&root);
     let hash_secrets = hashing::read(&root);
@@ -249,12 +249,11 @@ fn read_all<'a>(
     let store_url = store.as_ref().map(|store| &store.url);
     let (log_keep, read_model) = read_log(&root, store_url);
     let outbox = outbox::read(root.table("outbox", "a table: [outbox]"), store_url);
-    let ReadSinks { sinks, names } = sinks::read_all(&root);
+    let ReadSinks { sinks, names, calls } = sinks::read_all(&root);
     let access_log = observers::read_access_log(root.table("access_log", "a table: [access_log]"));
     let tracing = observers::read_tracing(root.table("tracing", "a table: [tracing]"));
     let admin_tokens = admin::read_tokens(root.table("admin_auth", "a table: [admin_auth]"));
     check_addresses(report, listen.as_ref(), admin.as_ref(), admin_tokens.as_deref());
-
     let response_timeout = upstream.as_ref().map(|upstream| upstream.response_timeout);
     let context = RouteContext {
         profiles: Profiles::of(&Table::roots(report, [profiles])),
@@ -269,7 +268,8 @@ fn read_all<'a>(
         sinks: names,
         format: store.as_ref().map(|store| store.format),
     };
-    let routes = route::read_all(&root, &context);
+    let ReadRoutes { routes, names } = route::read_all(&root, &context);
+    check_calls(report, &calls, (&routes, &names), context.encrypted);
     root.finish();
 
     let upstreams: Vec<UpstreamConfig> =
@@ -342,13 +342,26 @@ fn slowest_response(upstreams: &[UpstreamConfig], default: Option<Duration>) -> 
     upstreams.iter().map(|upstream| upstream.response_timeout).chain(default).max()
 }
 
+/// Reads the addresses for clients and for operators, with their places.
+fn read_addresses(root: &Table<'_>, flags: &Overrides) -> (Option<Address>, Option<Address>) {
+    let listen = flags.listen.as_deref();
+    let admin = flags.admin.as_deref();
+    (
+        address(root, "listen", "--listen (ONCEWARD_LISTEN)", listen),
+        address(root, "admin", "--admin (ONCEWARD_ADMIN)", admin),
+    )
+}
+
+/// An address, and its place.
+type Address = (SocketAddr, SourceSpan);
+
 /// Reads an address from a flag, or else from the file, with its span.
 fn address(
     root: &Table<'_>,
     name: &'static str,
     flag: &str,
     text: Option<&str>,
-) -> Option<(SocketAddr, SourceSpan)> {
+) -> Option<Address> {
     const EXPECTED: &str = "an address such as \"127.0.0.1:8080\"";
     let in_file = root
         .get(name)

@@ -79,6 +79,15 @@ pub struct RouteConfig {
     pub jwks: Option<JwksSource>,
 }
 
+/// All routes.
+#[derive(Default)]
+pub(super) struct ReadRoutes {
+    /// The routes without a fault.
+    pub routes: Vec<RouteConfig>,
+    /// The names of all routes, also of faulty ones.
+    pub names: Vec<String>,
+}
+
 /// Settings outside a route's own table that the checks of a route need.
 pub(super) struct RouteContext<'a> {
     pub profiles: Profiles<'a>,
@@ -120,12 +129,16 @@ struct Times {
 }
 
 /// Reads all routes, or creates the implicit one.
-pub(super) fn read_all(root: &Table<'_>, context: &RouteContext<'_>) -> Vec<RouteConfig> {
+pub(super) fn read_all(root: &Table<'_>, context: &RouteContext<'_>) -> ReadRoutes {
     const EXPECTED: &str = "routes, each under [[routes]]";
     let Some(value) = root.get("routes") else {
-        return implicit(root, context).into_iter().collect();
+        let routes: Vec<RouteConfig> = implicit(root, context).into_iter().collect();
+        return ReadRoutes {
+            names: routes.iter().map(|route| route.name.clone()).collect(),
+            routes,
+        };
     };
-    let Some(items) = value.list(EXPECTED) else { return Vec::new() };
+    let Some(items) = value.list(EXPECTED) else { return ReadRoutes::default() };
     if items.is_empty() {
         value.fault(
             "protects nothing: remove it to protect every POST and PATCH with an Idempotency-Key",
@@ -137,7 +150,7 @@ pub(super) fn read_all(root: &Table<'_>, context: &RouteContext<'_>) -> Vec<Rout
         let Some(table) = item.table(EXPECTED) else { continue };
         routes.extend(read(table, context, &mut names));
     }
-    routes
+    ReadRoutes { routes, names }
 }
 
 /// Creates the route of a file without routes. It protects every POST and PATCH with a key.

@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, Uri};
+use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::brokers::{
     NATS_EXPECTED, NATS_KEYS, REDIS_STREAM_EXPECTED, REDIS_STREAM_KEYS, read_nats,
     read_redis_stream,
 };
+use self::call::{CALL_EXPECTED, CALL_KEYS, read_call};
 use super::admin::{SecretSource, SinkSecrets};
-use super::read::{Table, Value};
+use super::read::{SourceSpan, Table, Value};
 use super::route::{FRAMING, read_headers};
 use super::texts::file_name;
 use super::upstream::UpstreamUrl;
 use crate::outbox::settings::{RetryRule, SINKS_MAX, SinkSettings, SinkTarget, WebhookTarget};
 
 mod brokers;
+pub(super) mod call;
 
 const EXPECTED: &str = "sinks, each under [[sinks]]";
 const NAME_EXPECTED: &str = "1 to 64 lower-case letters, digits and -";
@@ -25,10 +27,8 @@ const URL_EXPECTED: &str = "a url such as \"https://ledger.internal/hooks\"";
 const SECRETS_EXPECTED: &str = "a list of secrets such as [{ env = \"LEDGER_WEBHOOK_SECRET\" }]";
 const RETRY_EXPECTED: &str = "a table such as { first = \"5s\", max = \"1h\", age = \"3d\" }";
 
-/// Kinds of sinks that are planned. An explicit fault is clearer than "no such key".
-const LATER_KINDS: [&str; 1] = ["call"];
 /// Kinds of sinks.
-const KINDS: [&str; 3] = ["webhook", "nats", "redis_stream"];
+const KINDS: [&str; 4] = ["webhook", "nats", "redis_stream", "call"];
 /// Keys of a sink besides its kind.
 const SINK_KEYS: [&str; 7] =
     ["name", "timeout", "concurrency", "rate", "retry", "max_backlog", "max_bytes"];
@@ -82,6 +82,23 @@ pub(super) struct ReadSinks {
     pub sinks: Option<Vec<SinkConfig>>,
     /// The names of all sinks, also of faulty ones; `None` if not all names are known.
     pub names: Option<Vec<String>>,
+    /// The routes of the sinks that call, by the names of the sinks.
+    pub calls: Vec<(String, CallPlace)>,
+}
+
+/// The route of a sink that calls, and its place in the file.
+#[derive(Debug, Clone)]
+pub(super) struct CallPlace {
+    /// The name of the route.
+    pub route: String,
+    /// The place.
+    pub at: SourceSpan,
+    /// The path of the key.
+    pub call: String,
+    /// The method of the request.
+    pub method: Method,
+    /// The fields that the sink adds.
+    pub headers: Vec<HeaderName>,
 }
 
 /// A receiver, and the secrets that it needs.
@@ -90,12 +107,14 @@ struct Receiver {
     secrets: Vec<SecretSource>,
     secret_headers: Vec<(HeaderName, SecretSource)>,
     url_source: Option<SecretSource>,
+    call: Option<CallPlace>,
 }
 
 impl Receiver {
     /// Returns a broker. Its url may be a secret.
     fn broker(target: SinkTarget, url_source: Option<SecretSource>) -> Receiver {
-        Receiver { target, secrets: Vec::new(), secret_headers: Vec::new(), url_source }
+        let (secrets, secret_headers) = (Vec::new(), Vec::new());
+        Receiver { target, secrets, secret_headers, url_source, call: None }
     }
 }
 
@@ -115,9 +134,13 @@ impl SinkConfig {
 
     /// Adds the secrets to the settings.
     pub(super) fn add_secrets(&mut self, secrets: &SinkSecrets) {
-        if let SinkTarget::Webhook(webhook) = &mut self.settings.target {
-            webhook.secrets.clone_from(&secrets.signing);
-            webhook.headers.extend(secrets.headers.clone());
+        match &mut self.settings.target {
+            SinkTarget::Webhook(webhook) => {
+                webhook.secrets.clone_from(&secrets.signing);
+                webhook.headers.extend(secrets.headers.clone());
+            }
+            SinkTarget::Call(call) => call.headers.extend(secrets.headers.clone()),
+            SinkTarget::RedisStream(_) | SinkTarget::Nats(_) => {}
         }
         if let Some(url) = &secrets.url {
             self.settings.target.set_url(url.expose());
@@ -128,25 +151,31 @@ impl SinkConfig {
 /// Reads `[[sinks]]`.
 pub(super) fn read_all(root: &Table<'_>) -> ReadSinks {
     let Some(value) = root.get("sinks") else {
-        return ReadSinks { sinks: Some(Vec::new()), names: Some(Vec::new()) };
+        return ReadSinks { sinks: Some(Vec::new()), names: Some(Vec::new()), calls: Vec::new() };
     };
     let Some(items) = value.list(EXPECTED) else {
         value.conceal();
-        return ReadSinks { sinks: None, names: None };
+        return ReadSinks { sinks: None, names: None, calls: Vec::new() };
     };
     if items.len() > SINKS_MAX {
         value.fault(format!("expected at most {SINKS_MAX} sinks, found {}", items.len()));
     }
-    let mut names = Vec::new();
+    let (mut names, mut calls) = (Vec::new(), Vec::new());
     // This reads all sinks before it returns the first failure, so that all faults are reported.
-    let sinks: Vec<Option<SinkConfig>> = items.iter().map(|item| read(item, &mut names)).collect();
+    let sinks: Vec<Option<SinkConfig>> =
+        items.iter().map(|item| read(item, &mut names, &mut calls)).collect();
     ReadSinks {
         names: (names.len() == items.len()).then_some(names),
         sinks: sinks.into_iter().collect(),
+        calls,
     }
 }
 
-fn read(item: &Value<'_>, names: &mut Vec<String>) -> Option<SinkConfig> {
+fn read(
+    item: &Value<'_>,
+    names: &mut Vec<String>,
+    calls: &mut Vec<(String, CallPlace)>,
+) -> Option<SinkConfig> {
     let Some(table) = item.table(EXPECTED) else {
         item.conceal();
         return None;
@@ -175,7 +204,8 @@ fn read(item: &Value<'_>, names: &mut Vec<String>) -> Option<SinkConfig> {
     let max_bytes =
         table.get("max_bytes").map_or(Some(default.max_bytes), |value| value.size(BYTES_MIN));
     table.finish();
-    let Receiver { target, secrets, secret_headers, url_source } = receiver?;
+    let Receiver { target, secrets, secret_headers, url_source, call } = receiver?;
+    calls.extend(name.clone().zip(call));
     let settings = SinkSettings {
         name: name?,
         target,
@@ -211,27 +241,21 @@ fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
 
 /// Reads the receiver. The name of its key is the kind.
 fn read_receiver(table: &Table<'_>) -> Option<Receiver> {
-    let kinds = KINDS.into_iter().chain(LATER_KINDS);
-    let found = kinds.filter_map(|kind| table.get(kind).map(|value| (kind, value)));
+    let found = KINDS.into_iter().filter_map(|kind| table.get(kind).map(|value| (kind, value)));
     let found: Vec<(&str, Value<'_>)> = found.collect();
     found.iter().for_each(|(kind, value)| conceal_url(kind, value));
     match found.as_slice() {
         [("webhook", value)] => read_webhook(value.table(WEBHOOK_EXPECTED)?),
         [("nats", value)] => read_nats(value),
         [("redis_stream", value)] => read_redis_stream(value),
-        [(kind, value)] => {
-            let kinds = KINDS.join(" or ");
-            value.fault(format!(
-                "a sink of the kind {kind} is not available in this version; expected {kinds}"
-            ));
-            None
-        }
+        [(_, value)] => read_call(value),
         [] => {
             table.report.note_absence(
                 &table.span_of("webhook"),
                 format!(
                     "a sink needs a receiver: webhook = {WEBHOOK_EXPECTED}, or nats = \
-                     {NATS_EXPECTED}, or redis_stream = {REDIS_STREAM_EXPECTED}"
+                     {NATS_EXPECTED}, or redis_stream = {REDIS_STREAM_EXPECTED}, or call = \
+                     {CALL_EXPECTED}"
                 ),
             );
             None
@@ -252,7 +276,7 @@ fn conceal_url(kind: &str, receiver: &Value<'_>) {
         "webhook" => conceal_others(&table, &WEBHOOK_KEYS),
         "nats" => conceal_others(&table, &NATS_KEYS),
         "redis_stream" => conceal_others(&table, &REDIS_STREAM_KEYS),
-        _ => return receiver.conceal(),
+        _ => conceal_others(&table, &CALL_KEYS),
     }
     if let Some(url) = table.get("url") {
         url.conceal();
@@ -295,7 +319,7 @@ fn read_webhook(table: Table<'_>) -> Option<Receiver> {
     let target =
         WebhookTarget { url: url??, secrets: Vec::new(), headers: headers?, ca_file: ca_file? };
     let (target, secrets) = (SinkTarget::Webhook(target), secrets?);
-    Some(Receiver { target, secrets, secret_headers, url_source: None })
+    Some(Receiver { target, secrets, secret_headers, url_source: None, call: None })
 }
 
 /// Parses the address of a webhook.

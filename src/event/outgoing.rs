@@ -2,14 +2,15 @@
 //!
 //! An event is written in the same step as the record, and delivered later. Its bytes are fixed
 //! when it is written: every delivery of an event has the same content. Only the time of the change
-//! is missing then, because the store's clock decides it: [`finished`] adds it.
+//! is missing then, because the store's clock decides it: [`EventDraft`] adds it.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
-use super::json::{Object, text};
+use super::content::{ContentHead, EventDraft};
+use super::json::Object;
 use crate::clock::rfc3339;
 use crate::hex;
 use crate::key::Slot;
@@ -47,7 +48,7 @@ pub struct OutgoingEvent {
     pub id: String,
     /// The names of the sinks.
     pub to: Vec<String>,
-    /// The content for [`finished`].
+    /// The content for [`EventDraft`].
     pub content: Bytes,
 }
 
@@ -70,11 +71,6 @@ pub struct AnnouncedChange<'c> {
     pub reply: Option<&'c Reply>,
 }
 
-/// Content that is not the output of [`events_of`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an event of the outbox is malformed")]
-pub struct MalformedEvent;
-
 /// Returns the events of a change: one for each rule that matches.
 ///
 /// If the events together have more bytes than the operation's limit, they have no chosen members.
@@ -89,33 +85,6 @@ pub fn events_of(change: AnnouncedChange<'_>) -> Vec<OutgoingEvent> {
     matching().map(|rule| change.event(rule, Chosen::LeftOut)).collect()
 }
 
-/// Returns the whole event, as it is delivered. `changed_ms` is the time of the change, in ms since
-/// 1970 by the store's clock.
-///
-/// # Errors
-/// The content is not the output of [`events_of`].
-pub fn finished(content: &[u8], changed_ms: u64) -> Result<Bytes, MalformedEvent> {
-    let (closes, head) = content.split_first().ok_or(MalformedEvent)?;
-    let time = rfc3339(changed_ms);
-    let mut event = Vec::with_capacity(head.len() + 2 * time.len() + 32);
-    event.extend_from_slice(head);
-    event.extend_from_slice(b",\"closed_at\":");
-    match *closes {
-        CLOSES => text(&mut event, &time),
-        STAYS_OPEN => event.extend_from_slice(b"null"),
-        _ => return Err(MalformedEvent),
-    }
-    event.extend_from_slice(b"},\"time\":");
-    text(&mut event, &time);
-    event.push(b'}');
-    Ok(event.into())
-}
-
-/// First byte of the content: the change completes the operation.
-const CLOSES: u8 = 1;
-/// First byte of the content: the change does not complete the operation.
-const STAYS_OPEN: u8 = 0;
-
 /// Whether an event has its chosen members.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Chosen {
@@ -128,8 +97,10 @@ impl AnnouncedChange<'_> {
         let kind = rule.kind_of(self.state);
         let id = self.id(&kind);
         let operation = self.slot.to_string();
-        let state_byte = if self.state == AnnouncedState::Completed { CLOSES } else { STAYS_OPEN };
-        let mut content = vec![state_byte];
+        let mut content = EventDraft::begin(ContentHead {
+            closes: self.state == AnnouncedState::Completed,
+            hops: self.announcements.hops,
+        });
         let mut event = Object::begin(&mut content);
         event.text("specversion", "1.0");
         event.text("id", &id);
@@ -144,7 +115,7 @@ impl AnnouncedChange<'_> {
             let (trace, span) = (hex::encode(&span.trace), hex::encode(&span.span));
             event.text("traceparent", &format!("00-{trace}-{span}-01"));
         }
-        // Neither object ends here: `finished` does that.
+        // Neither object ends here: `EventDraft` does that.
         self.write_data(event.name("data"), &operation, &rule.members, members);
         OutgoingEvent { id, to: rule.to.clone(), content: content.into() }
     }

@@ -27,7 +27,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 
 use super::answer::SettledAnswer;
 use super::claim::records::STORE_RETRY_AFTER;
-use super::claim::{AdmitResult, Sender};
+use super::claim::{AdmitResult, CallTerms, Sender};
 use super::context::RequestContext;
 use super::intake::fingerprint::body_hash;
 use super::intake::upstream_key::UpstreamKeyPlacement;
@@ -64,6 +64,12 @@ pub struct InternalOperation<'o> {
     pub caller: InternalCaller<'o>,
     /// The key, in plain text. The gate passes it to the upstream like a client's key.
     pub key: &'o str,
+    /// Number of events that led to the call; 0 if a client's request did. Events of the operation
+    /// carry it on, so that a circle of calls ends.
+    pub hops: u8,
+    /// Whether the operation began earlier. Such a call never begins the operation anew, even if
+    /// its record and its tombstone are gone.
+    pub continues: bool,
 }
 
 /// The outcome of a call.
@@ -114,6 +120,14 @@ pub enum CallOutcome {
         /// The operation.
         operation: Slot,
     },
+    /// The call continues an operation, and there is nothing to continue. Nothing was sent.
+    NothingToContinue {
+        /// The operation.
+        operation: Slot,
+        /// Whether the operation was provably not executed. If not, its record and its tombstone
+        /// are gone, and nobody knows.
+        was_released: bool,
+    },
     /// The store is unavailable. Nothing was sent.
     StoreUnavailable {
         /// How long to wait before the next call.
@@ -123,7 +137,19 @@ pub enum CallOutcome {
     Draining,
 }
 
+/// A call without a refusal.
+enum Called<B> {
+    Settled(SettledAnswer<B>),
+    NothingToContinue { operation: Slot, was_released: bool },
+}
+
 impl Gate {
+    /// Returns the slot in which a call's record is stored, unless it was stored under an earlier
+    /// hashing secret.
+    pub fn slot_of_call(&self, operation: &InternalOperation<'_>) -> Slot {
+        operation.identity(&self.settings.hashing).0
+    }
+
     /// Runs an operation of the gateway itself. If the operation already has an outcome, returns
     /// that outcome.
     ///
@@ -155,15 +181,23 @@ impl Gate {
         let slot = identity.0;
         let called = self.call_identified(operation, identity, request, service).await;
         let (outcome, answer) = match called {
-            Ok(settled) => answered(settled),
+            Ok(Called::Settled(settled)) => answered(settled),
+            Ok(Called::NothingToContinue { operation, was_released }) => {
+                let answer = if was_released { Answer::Released } else { Answer::ResultExpired };
+                (CallOutcome::NothingToContinue { operation, was_released }, answer)
+            }
             Err(refusal) => {
-                if matches!(refusal, Refusal::OutcomeUncertain { status: None, .. }) {
+                let is_held = matches!(refusal, Refusal::OutcomeUncertain { status: None, .. });
+                if is_held && !operation.continues {
                     guarded.meter.count_held();
                 }
                 refused(slot, refusal)
             }
         };
-        guarded.meter.count(answer);
+        // A look at a call is no answer to a request.
+        if !operation.continues || answer == Answer::Executed {
+            guarded.meter.count(answer);
+        }
         tracing::debug!(
             route = %guarded.route.policy.route,
             operation = %slot,
@@ -180,7 +214,7 @@ impl Gate {
         identity: (Slot, Caller),
         request: Request<Bytes>,
         service: S,
-    ) -> Result<SettledAnswer<S::ResponseBody>, Refusal>
+    ) -> Result<Called<S::ResponseBody>, Refusal>
     where
         S: UpstreamService<B>,
         B: Send + 'static,
@@ -200,9 +234,11 @@ impl Gate {
         let content = Content::from(body.clone());
         let requested = operation.requested(identity, &self.settings.hashing, &parts, &body);
         let upstream_key = UpstreamKeyPlacement::new(policy, &parts, &body, &key)?;
-        let permit = self.permit_for(Sender::Gateway, None)?;
+        let InternalOperation { hops, continues, .. } = operation;
+        let sender = Sender::Gateway(CallTerms { hops, continues });
+        let permit = self.permit_for(sender, None)?;
         let mut request = IdentifiedRequest {
-            sender: Sender::Gateway,
+            sender,
             context: RequestContext::from_extensions(&parts.extensions),
             parts: Box::new(parts),
             key,
@@ -215,10 +251,13 @@ impl Gate {
         };
         match Box::pin(self.admit_identified(guarded, requested, permit, &mut request)).await? {
             AdmitResult::Run(claimed) => {
-                Box::pin(self.run_claimed(guarded, claimed, request)).await
+                Box::pin(self.run_claimed(guarded, claimed, request)).await.map(Called::Settled)
             }
             AdmitResult::Replay(slot, reply) => {
-                Ok(SettledAnswer::replayed(slot, reply, request.hold))
+                Ok(Called::Settled(SettledAnswer::replayed(slot, reply, request.hold)))
+            }
+            AdmitResult::NothingToContinue { slot, was_released } => {
+                Ok(Called::NothingToContinue { operation: slot, was_released })
             }
             // Does not occur: `Sender::passes_without_store` is false for the gateway's own calls.
             AdmitResult::Unprotected => {

@@ -176,6 +176,8 @@ impl Gate {
             AdmitResult::Replay(slot, reply) => {
                 SettledAnswer::replayed(slot, reply, request.hold).into_response()
             }
+            // Does not occur: a client's request begins its operation.
+            AdmitResult::NothingToContinue { slot, .. } => Err(Refusal::ResultExpired { slot }),
             AdmitResult::Unprotected => {
                 tracing::warn!(
                     route = %policy.route,

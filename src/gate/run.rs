@@ -78,7 +78,10 @@ impl Gate {
             self.admit_under_all_secrets(guarded, operation, permit, &mut incoming).await;
         let waited = incoming.waited;
         let headers = &request.parts.headers;
-        self.observe_duplicate(&guarded.route.policy, tenant, headers, &admitted, waited);
+        // A sink looks at its call until it ends: these looks are no duplicates of a client.
+        if !request.sender.continues() {
+            self.observe_duplicate(&guarded.route.policy, tenant, headers, &admitted, waited);
+        }
         admitted
     }
 

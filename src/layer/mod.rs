@@ -55,6 +55,7 @@ use published::Published;
 
 mod cors;
 mod echo;
+mod internal;
 mod lookalike;
 mod pass_through;
 mod published;
@@ -65,6 +66,7 @@ mod shadow;
 mod trace_context;
 mod trailers;
 
+pub use internal::{RoutedCall, UnroutedCall};
 pub use respond::OncewardBody;
 pub use service::{OncewardService, ResponseFuture};
 pub use settings::LayerSettings;

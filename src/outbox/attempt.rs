@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::delivery::{AttemptResult, Delivery};
+use super::call::{CallAttempt, is_look};
+use super::conclusion::{Conclusion, FailureReport};
+use super::delivery::Delivery;
 use super::ownership::RunningAttempt;
-use super::rules::{FailedAttempt, NextStep, longest_pause, next_step};
+use super::report::AttemptsReport;
+use super::rules::{FailedAttempt, NextStep, counted_pause, is_counted_before, next_step};
 use super::shared::RelayShared;
-use super::sink::Sink;
+use super::sink::{Sink, SinkChannel};
 use super::states::{Pause, SinkStates};
-use crate::event::finished;
+use crate::event::EventDraft;
 use crate::store::StoreError;
 use crate::store::dead_letters::{Burial, DeadLetterKind};
 use crate::store::outbox::{DeliveryAttempts, EventContent, WaitingEvent};
@@ -26,27 +29,6 @@ const STORE_RETRIES: [Duration; 3] =
 /// Pause after a store call that failed before an attempt. Without it, the event would be read
 /// again at once.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
-
-/// Age of an event, in ms, from which its first attempt is counted before it begins. Younger events
-/// are attempted with one store call less.
-const COUNTED_AFTER_MS: u64 = 5_000;
-
-/// The attempts of an event when it was buried, as a dead letter keeps them (JSON).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AttemptsReport {
-    /// Time of the first attempt, in ms since 1970; `None` if there was no attempt.
-    pub first_ms: Option<u64>,
-    /// Time of the last attempt, in ms since 1970.
-    pub last_ms: Option<u64>,
-    /// Number of attempts.
-    pub count: u32,
-    /// The status of the last answer.
-    pub status: Option<u16>,
-    /// The first bytes of the last answer. Bytes that are not text are replaced.
-    pub answer: Option<String>,
-    /// Why there is no answer, or why the event can't be sent.
-    pub error: Option<String>,
-}
 
 /// The members of an event that an attempt needs.
 #[derive(Deserialize)]
@@ -69,9 +51,11 @@ pub(super) struct DeliveryAttempt {
 impl DeliveryAttempt {
     /// Makes the attempt. Returns whether this relay still owns the partition.
     pub async fn run(self) -> bool {
-        let delivery = match self.delivery() {
-            Ok(delivery) => delivery,
-            Err(error) => return self.bury_unsendable(error).await,
+        let (draft, delivery) = match self.readable() {
+            Ok(readable) => readable,
+            Err(error) => {
+                return self.conclude(self.event.attempts, Conclusion::unsendable(error)).await;
+            }
         };
         let now_ms = self.now_ms();
         let attempts = DeliveryAttempts {
@@ -81,66 +65,103 @@ impl DeliveryAttempt {
                 _ => self.event.attempts.first_ms,
             },
         };
-        // A retry is counted before it begins. So an event that brings the process down is buried
-        // one day, and not tried for ever. A first attempt is counted only if the event is old: the
-        // process may have gone down in an earlier first attempt.
-        let age_ms = now_ms.saturating_sub(self.event.written_ms);
-        if attempts.count > 1 || age_ms > COUNTED_AFTER_MS {
+        // A look at a call counts nothing.
+        let age = Duration::from_millis(now_ms.saturating_sub(self.event.written_ms));
+        let is_counted = is_counted_before(attempts.count, age);
+        if is_counted && !is_look(&draft, self.event.round) {
             let settings = &self.sink.settings;
-            let pause = settings.timeout + longest_pause(&settings.retry, attempts.count);
+            let pause = counted_pause(&settings.retry, settings.timeout, attempts.count);
             match self.postpone(attempts, pause).await {
                 Ok(true) if self.running.may_send() => {}
                 // The store call took long. The event is due again after its pause.
                 Ok(true) => return true,
                 Ok(false) => return false,
-                Err(_) => {
-                    tokio::time::sleep(STORE_PAUSE).await;
-                    return true;
-                }
+                Err(_) => return self.conclude(attempts, Conclusion::StoreAway).await,
             }
         }
-        let timeout = self.sink.settings.timeout;
-        let result = self.sink.client.attempt(&delivery, now_ms / 1000, timeout).await;
-        let is_owner = match result {
-            AttemptResult::Delivered { .. } => self.delivered().await,
-            AttemptResult::Refused { .. } | AttemptResult::Failed { .. } => {
-                self.failed(attempts, result).await
+        let settings = &self.sink.settings;
+        let conclusion = match &self.sink.channel {
+            SinkChannel::Receiver(client) => {
+                client.attempt(&delivery, now_ms / 1000, settings.timeout).await.into()
+            }
+            SinkChannel::Calls(target) => {
+                let (shared, event, running) = (&*self.shared, &self.event, &self.running);
+                let delivery = &delivery;
+                let call =
+                    CallAttempt { shared, settings, target, event, draft, delivery, running, age };
+                call.run().await
             }
         };
-        drop(self.running);
-        is_owner
+        self.conclude(attempts, conclusion).await
     }
 
-    /// Returns the event as it is sent.
-    fn delivery(&self) -> Result<Delivery, &'static str> {
+    /// Returns the event as it is stored, and as it is sent.
+    fn readable(&self) -> Result<(EventDraft<'_>, Delivery), String> {
         let EventContent::Plain(content) = &self.event.content else {
-            return Err("the event is sealed under a key that this gateway does not have");
+            return Err("the event is sealed under a key that this gateway does not have".into());
         };
         const MALFORMED: &str = "the stored event is malformed";
-        let event = finished(content, self.event.written_ms).map_err(|_| MALFORMED)?;
+        let draft = EventDraft::parse(content).map_err(|_| MALFORMED)?;
+        let event = draft.finished(self.event.written_ms);
         let head: EventHead = serde_json::from_slice(&event).map_err(|_| MALFORMED)?;
-        Ok(Delivery { event_id: head.id, round: self.event.round, event })
+        Ok((draft, Delivery { event_id: head.id, round: self.event.round, event }))
     }
 
-    async fn delivered(&self) -> bool {
+    /// Applies what the attempt means for the event. Returns whether this relay still owns the
+    /// partition.
+    async fn conclude(&self, attempts: DeliveryAttempts, conclusion: Conclusion) -> bool {
+        match conclusion {
+            Conclusion::Delivered => self.delivered(DeliveryResult::Delivered).await,
+            Conclusion::Refused => self.delivered(DeliveryResult::Refused).await,
+            Conclusion::Retry { report, retry_after } => {
+                self.failed(attempts, report, retry_after).await
+            }
+            Conclusion::Wait { pause } => self.wait(pause).await,
+            Conclusion::Bury { kind: kind @ DeadLetterKind::Gateway, report } => {
+                // Nothing was sent in this attempt.
+                self.bury(kind, self.event.attempts, None, report).await
+            }
+            Conclusion::Bury { kind, report } => {
+                let now_ms = self.now_ms();
+                self.sink.record_failure(&self.event.key.slot, report.status, now_ms);
+                self.bury(kind, attempts, Some(now_ms), report).await
+            }
+            Conclusion::Lost => false,
+            Conclusion::StoreAway => {
+                tokio::time::sleep(STORE_PAUSE).await;
+                true
+            }
+        }
+    }
+
+    async fn delivered(&self, result: DeliveryResult) -> bool {
         let now_ms = self.now_ms();
         self.sink.record_delivery(now_ms);
         let since_change = Duration::from_millis(now_ms.saturating_sub(self.event.written_ms));
-        self.shared.meter.delivered(self.sink.name(), since_change);
-        let remove = || self.shared.outbox.remove(self.running.fence(), &self.event.key);
+        self.shared.meter.delivered(self.sink.name(), result, since_change);
+        let (fence, WaitingEvent { key, round, .. }) = (self.running.fence(), &self.event);
+        let remove = || self.shared.outbox.remove(fence, key, *round);
         repeated(remove).await.unwrap_or(true)
     }
 
-    async fn failed(&self, attempts: DeliveryAttempts, result: AttemptResult) -> bool {
+    /// Postpones an event with an open outcome. The attempt does not count, and the pause does not
+    /// age the event.
+    async fn wait(&self, pause: Duration) -> bool {
+        let DeliveryAttempts { count, first_ms } = self.event.attempts;
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let first_ms = if count == 0 { 0 } else { first_ms.saturating_add(pause_ms) };
+        let attempts = DeliveryAttempts { count, first_ms };
+        repeated(|| self.postpone(attempts, pause)).await.unwrap_or(true)
+    }
+
+    async fn failed(
+        &self,
+        attempts: DeliveryAttempts,
+        report: FailureReport,
+        retry_after: Option<Duration>,
+    ) -> bool {
         let now_ms = self.now_ms();
-        let (status, answer, error, retry_after) = match result {
-            AttemptResult::Delivered { status } => (status, None, None, None),
-            AttemptResult::Refused { status, answer, retry_after } => {
-                (Some(status), Some(answer), None, retry_after)
-            }
-            AttemptResult::Failed { error } => (None, None, Some(error), None),
-        };
-        if self.sink.record_failure(&self.event.key.slot, status, now_ms) {
+        if self.sink.record_failure(&self.event.key.slot, report.status, now_ms) {
             self.pause_gone(now_ms).await;
         }
         let failed = FailedAttempt {
@@ -157,38 +178,35 @@ impl DeliveryAttempt {
                     sink = self.sink.name(),
                     operation = %self.event.key.slot,
                     attempt = attempts.count,
-                    status,
-                    error,
+                    status = report.status,
+                    error = report.error,
                     "an event was not delivered"
                 );
                 repeated(|| self.postpone(attempts, pause)).await.unwrap_or(true)
             }
             NextStep::Bury => {
-                let report = AttemptsReport {
-                    first_ms: Some(attempts.first_ms),
-                    last_ms: Some(now_ms),
-                    count: attempts.count,
-                    status,
-                    answer: answer.map(|answer| String::from_utf8_lossy(&answer).into_owned()),
-                    error,
-                };
-                self.bury(DeadLetterKind::Receiver, &report).await
+                let kind =
+                    if report.is_own { DeadLetterKind::Gateway } else { DeadLetterKind::Receiver };
+                self.bury(kind, attempts, Some(now_ms), report).await
             }
         }
     }
 
-    async fn bury_unsendable(&self, error: &str) -> bool {
-        let DeliveryAttempts { count, first_ms } = self.event.attempts;
+    async fn bury(
+        &self,
+        kind: DeadLetterKind,
+        DeliveryAttempts { count, first_ms }: DeliveryAttempts,
+        last_ms: Option<u64>,
+        failure: FailureReport,
+    ) -> bool {
         let report = AttemptsReport {
             first_ms: (count > 0).then_some(first_ms),
+            last_ms,
             count,
-            error: Some(error.to_owned()),
-            ..AttemptsReport::default()
+            status: failure.status,
+            answer: failure.answer.map(|answer| String::from_utf8_lossy(&answer).into_owned()),
+            error: failure.error,
         };
-        self.bury(DeadLetterKind::Gateway, &report).await
-    }
-
-    async fn bury(&self, kind: DeadLetterKind, report: &AttemptsReport) -> bool {
         self.shared.meter.counted(self.sink.name(), DeliveryResult::Buried);
         tracing::warn!(
             sink = self.sink.name(),
@@ -200,9 +218,10 @@ impl DeliveryAttempt {
             "an event is a dead letter now"
         );
         // The report consists of texts and numbers, so it always has a JSON form.
-        let report = Bytes::from(serde_json::to_vec(report).unwrap_or_default());
+        let report = Bytes::from(serde_json::to_vec(&report).unwrap_or_default());
         let burial = Burial { kind, report: EventContent::Plain(report) };
-        let bury = || self.shared.outbox.bury(self.running.fence(), &self.event.key, &burial);
+        let (fence, WaitingEvent { key, round, .. }) = (self.running.fence(), &self.event);
+        let bury = || self.shared.outbox.bury(fence, key, *round, &burial);
         repeated(bury).await.unwrap_or(true)
     }
 
@@ -211,7 +230,8 @@ impl DeliveryAttempt {
         attempts: DeliveryAttempts,
         pause: Duration,
     ) -> Result<bool, StoreError> {
-        self.shared.outbox.postpone(self.running.fence(), &self.event.key, attempts, pause).await
+        let (fence, WaitingEvent { key, round, .. }) = (self.running.fence(), &self.event);
+        self.shared.outbox.postpone(fence, key, *round, attempts, pause).await
     }
 
     async fn pause_gone(&self, now_ms: u64) {

@@ -90,11 +90,8 @@ impl Backlogs {
         now_ms: u64,
     ) -> Result<BacklogLook, StoreError> {
         let parts = outbox.backlog().await?;
-        let mut waiting: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
-        for part in parts.iter().filter(|part| part.waiting > 0) {
-            waiting.entry(part.sink.clone()).or_default().insert(part.partition);
-        }
-        let sums = sums_of(outbox, &parts).await?;
+        let waiting = waiting_in(&parts);
+        let sums = sums_of(outbox, &parts, &waiting).await?;
         let mut full = BTreeSet::new();
         for settings in sinks {
             let sum = sums.get(&settings.name).copied().unwrap_or_default();
@@ -137,19 +134,31 @@ impl Backlogs {
 pub async fn present_backlogs(
     outbox: &dyn Outbox,
 ) -> Result<BTreeMap<String, BacklogSum>, StoreError> {
-    sums_of(outbox, &outbox.backlog().await?).await
+    let parts = outbox.backlog().await?;
+    sums_of(outbox, &parts, &waiting_in(&parts)).await
+}
+
+/// Returns the partitions with waiting events, by sink.
+fn waiting_in(parts: &[SinkBacklog]) -> BTreeMap<String, BTreeSet<u16>> {
+    let mut waiting: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+    for part in parts.iter().filter(|part| part.waiting > 0) {
+        waiting.entry(part.sink.clone()).or_default().insert(part.partition);
+    }
+    waiting
 }
 
 async fn sums_of(
     outbox: &dyn Outbox,
     parts: &[SinkBacklog],
+    waiting: &BTreeMap<String, BTreeSet<u16>>,
 ) -> Result<BTreeMap<String, BacklogSum>, StoreError> {
     let mut sums: BTreeMap<String, BacklogSum> = BTreeMap::new();
     for part in parts {
         sums.entry(part.sink.clone()).or_default().add(part);
     }
-    for (sink, sum) in sums.iter_mut().filter(|(_, sum)| sum.waiting > 0) {
-        sum.oldest_ms = outbox.oldest_waiting_ms(sink).await?;
+    for (sink, partitions) in waiting {
+        let oldest_ms = outbox.oldest_waiting_ms(sink, partitions).await?;
+        sums.entry(sink.clone()).or_default().oldest_ms = oldest_ms;
     }
     Ok(sums)
 }

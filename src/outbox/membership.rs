@@ -1,16 +1,17 @@
 //! Membership: the relays of a store share its partitions.
 //!
-//! Each relay attends with a lease. The relays in order of their fences share the partitions in
-//! turn, so every relay computes the same shares. A relay hands a partition over when no attempt is
-//! under way in it. It takes a partition if the owner is not among the relays.
+//! Each relay attends with a lease, and computes its share ([`super::shares`]). It hands a
+//! partition over when no attempt is under way in it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use tokio::sync::Notify;
 
 use super::ownership::Ownership;
+use super::shares::shares;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::store::StoreError;
@@ -19,6 +20,9 @@ use crate::store::outbox::{Outbox, RelayFence};
 /// Time between two renewals of the lease. A dead relay's partitions are taken within its lease and
 /// two of these.
 const RENEWAL: Duration = Duration::from_secs(1);
+
+/// Partitions that a relay takes at the same time.
+const TAKES_AT_ONCE: usize = 32;
 
 /// A relay among the relays of its store.
 pub(super) struct Membership {
@@ -30,19 +34,6 @@ pub(super) struct Membership {
     pub wake: Arc<Notify>,
     /// Set when this relay has new partitions. Their events must be read.
     pub gained: Arc<Notify>,
-}
-
-/// What a relay does with the partitions after a look at their owners.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Share {
-    /// Owned partitions.
-    owned: BTreeSet<u16>,
-    /// Owned partitions that another relay gets, with that relay.
-    leaving: Vec<(u16, RelayFence)>,
-    /// Partitions to take, with their present owners.
-    taken: Vec<(u16, Option<RelayFence>)>,
-    /// Whether a partition of this relay's share has another living owner.
-    waits: bool,
 }
 
 impl Membership {
@@ -70,6 +61,8 @@ impl Membership {
                 }
             }
             tokio::select! {
+                // A fixed order, so that a simulation can repeat a run.
+                biased;
                 () = tokio::time::sleep(RENEWAL) => {}
                 () = self.wake.notified() => {}
                 () = self.ownership.attempt_ended(), if !is_settled => {}
@@ -127,11 +120,17 @@ impl Membership {
                 share.owned.remove(&partition);
             }
         }
-        for (partition, owner) in share.taken {
-            if self.outbox.own_partition(partition, fence, owner).await? {
-                share.owned.insert(partition);
-            } else {
-                is_settled = false;
+        let take = |(partition, owner)| async move {
+            let is_owner = self.outbox.own_partition(partition, fence, owner).await?;
+            Ok::<_, StoreError>((partition, is_owner))
+        };
+        // Several at once: the lease must not end while a new relay takes all partitions of a slow
+        // store.
+        let mut takes = stream::iter(share.taken).map(take).buffered(TAKES_AT_ONCE);
+        while let Some(taken) = takes.next().await {
+            match taken? {
+                (partition, true) => _ = share.owned.insert(partition),
+                (_, false) => is_settled = false,
             }
         }
         let count = share.owned.len();
@@ -141,52 +140,5 @@ impl Membership {
             self.gained.notify_one();
         }
         Ok(is_settled)
-    }
-}
-
-/// Returns what the relay `own` does. `owners` are the owners of the partitions.
-fn shares(own: RelayFence, members: &[RelayFence], owners: &[Option<RelayFence>]) -> Share {
-    let mut share = Share::default();
-    for (partition, owner) in (0..).zip(owners) {
-        let next = members.get(usize::from(partition) % members.len().max(1)).copied();
-        let next = next.unwrap_or(own);
-        match owner {
-            Some(owner) if *owner == own => {
-                share.owned.insert(partition);
-                if next != own {
-                    share.leaving.push((partition, next));
-                }
-            }
-            _ if next != own => {}
-            Some(owner) if members.contains(owner) => share.waits = true,
-            owner => share.taken.push((partition, *owner)),
-        }
-    }
-    share
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: RelayFence = RelayFence(1);
-    const B: RelayFence = RelayFence(2);
-    const DEAD: RelayFence = RelayFence(9);
-
-    #[test]
-    fn a_lone_relay_takes_everything_that_no_living_relay_owns() {
-        let share = shares(A, &[A], &[None, Some(DEAD), Some(A)]);
-        let taken = vec![(0, None), (1, Some(DEAD))];
-        assert_eq!(share, Share { owned: BTreeSet::from([2]), taken, ..Share::default() });
-    }
-
-    #[test]
-    fn two_relays_share_evenly_and_only_the_owner_hands_over() {
-        let owners = [Some(A); 4];
-        let of_a = shares(A, &[A, B], &owners);
-        assert_eq!(of_a.leaving, [(1, B), (3, B)]);
-        assert_eq!((of_a.taken, of_a.waits), (vec![], false));
-        let of_b = shares(B, &[A, B], &owners);
-        assert_eq!((of_b.owned, of_b.taken, of_b.waits), (BTreeSet::new(), vec![], true));
     }
 }

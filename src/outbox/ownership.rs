@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::rules;
 use crate::clock::Clock;
 use crate::store::outbox::RelayFence;
 
@@ -29,6 +30,8 @@ struct Inner {
     running: BTreeMap<u16, usize>,
     /// Whether another relay took a partition.
     has_lost: bool,
+    /// Number of changes of `owned` and `leaving`.
+    changes: u64,
     lease_ms: u64,
     /// End of the lease, by [`Clock::boot_ms`]; `None` before the first renewal of the term.
     until_ms: Option<u64>,
@@ -67,15 +70,15 @@ impl Ownership {
 
     /// Returns whether the lease has ended. A new term must begin before it is renewed.
     pub fn has_ended(&self) -> bool {
-        self.lock().until_ms.is_some_and(|until_ms| self.clock.boot_ms() >= until_ms)
+        rules::has_ended(self.clock.boot_ms(), self.lock().until_ms)
     }
 
     /// Begins a new term, without partitions. Returns the fence of the former one.
     pub fn begin_term(&self, fence: RelayFence) -> RelayFence {
         let mut inner = self.lock();
         let (former, lease_ms) = (inner.fence, inner.lease_ms);
-        let running = std::mem::take(&mut inner.running);
-        *inner = Inner { running, ..Inner::of_term(fence, lease_ms) };
+        let (running, changes) = (std::mem::take(&mut inner.running), inner.changes + 1);
+        *inner = Inner { running, changes, ..Inner::of_term(fence, lease_ms) };
         former
     }
 
@@ -84,7 +87,7 @@ impl Ownership {
     #[must_use]
     pub fn renew(&self, from_ms: u64, lease: Duration) -> bool {
         let mut inner = self.lock();
-        let is_in_time = inner.until_ms.is_none_or(|until_ms| self.clock.boot_ms() < until_ms);
+        let is_in_time = !rules::has_ended(self.clock.boot_ms(), inner.until_ms);
         if is_in_time {
             let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
             inner.until_ms = Some(from_ms.saturating_add(lease_ms));
@@ -99,6 +102,9 @@ impl Ownership {
         let has_new = owned
             .iter()
             .any(|partition| !inner.owned.contains(partition) || inner.leaving.contains(partition));
+        if (&inner.owned, &inner.leaving) != (&owned, &leaving) {
+            inner.changes += 1;
+        }
         (inner.owned, inner.leaving) = (owned, leaving);
         has_new
     }
@@ -108,6 +114,13 @@ impl Ownership {
         let mut inner = self.lock();
         inner.owned.remove(&partition);
         inner.has_lost = true;
+        inner.changes += 1;
+    }
+
+    /// Returns the number of changes of the partitions so far. While it stays the same, no other
+    /// relay has owned a partition of this one.
+    pub fn changes(&self) -> u64 {
+        self.lock().changes
     }
 
     /// Returns whether another relay took a partition since the last call.
@@ -131,9 +144,7 @@ impl Ownership {
         let inner = self.lock();
         inner.owned.contains(&partition)
             && !inner.leaving.contains(&partition)
-            && inner.until_ms.is_some_and(|until_ms| {
-                self.clock.boot_ms().saturating_add(inner.lease_ms / 3) <= until_ms
-            })
+            && rules::may_begin(self.clock.boot_ms(), inner.until_ms, inner.lease_ms)
     }
 
     /// Begins an attempt, if one may begin.
@@ -171,6 +182,7 @@ impl Inner {
             leaving: BTreeSet::new(),
             running: BTreeMap::new(),
             has_lost: false,
+            changes: 0,
             lease_ms,
             until_ms: None,
         }

@@ -12,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::backlog::{BacklogLook, Backlogs};
+use super::caller::OperationCaller;
 use super::membership::Membership;
 use super::ownership::Ownership;
 use super::shared::RelayShared;
 use super::sink::Sink;
 use super::states::SinkStates;
-use super::test_event::{SinkTest, send_test};
+use super::test_event::{NotTestable, SinkTest, send_test};
 use super::worker::{ReadyPartitions, Worker};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
@@ -52,7 +53,8 @@ pub struct RelayParts {
     pub delivers: bool,
 }
 
-/// A running relay. Dropping it ends the relay at once; [`Relay::stop`] ends it in order.
+/// A running relay. Dropping it ends the relay when its attempts have ended; [`Relay::stop`] also
+/// waits for that.
 pub struct Relay {
     sinks: watch::Sender<Sinks>,
     stop: CancellationToken,
@@ -83,7 +85,7 @@ impl RelayView {
     /// Sends a test event to a configured sink, once, and waits for the result: at most for the
     /// sink's timeout, and at most 30 s. `source` is the event's `source`. Returns `None` if no
     /// sink has this name.
-    pub async fn test(&self, sink: &str, source: &str) -> Option<SinkTest> {
+    pub async fn test(&self, sink: &str, source: &str) -> Option<Result<SinkTest, NotTestable>> {
         let sink = self.sinks().get(sink)?.clone();
         let entropy = &self.shared.entropy;
         let random = u128::from(entropy.next()) << 64 | u128::from(entropy.next());
@@ -117,6 +119,7 @@ impl Relay {
         let shared = Arc::new(RelayShared {
             outbox: store.outbox,
             notes: store.identities,
+            records: store.records,
             ownership: Ownership::new(clock.clone(), lease, RelayFence(entropy.next())),
             clock,
             entropy,
@@ -125,6 +128,7 @@ impl Relay {
             relay_left: Arc::default(),
             states_changed: Arc::default(),
             backlogs_changed: Arc::default(),
+            calls: Arc::default(),
         });
         let (sender, receiver) = watch::channel(sinks);
         let view = RelayView { sinks: receiver, backlogs, shared: shared.clone() };
@@ -137,6 +141,11 @@ impl Relay {
             tokio::spawn(delivery.run(stop.clone()))
         });
         Relay { sinks: sender, stop, looks: AbortOnDropHandle::new(looks), delivery, view }
+    }
+
+    /// Sets the way of sinks that call to the gate. Until then, their events wait.
+    pub fn set_caller(&self, caller: Arc<dyn OperationCaller>) {
+        self.view.shared.calls.set_caller(caller);
     }
 
     /// Returns the state of the relay, for operators.
@@ -268,6 +277,8 @@ impl Looks {
         tokio::pin!(pause);
         loop {
             tokio::select! {
+                // A fixed order, so that a simulation can repeat a run.
+                biased;
                 () = &mut pause => return,
                 () = self.view.shared.states_changed.notified() => return,
                 () = self.view.shared.backlogs_changed.notified() => {
@@ -319,6 +330,7 @@ impl Delivery {
     async fn run(mut self, stop: CancellationToken) {
         // Without sinks there is nothing to deliver, and a relay would only cost store calls.
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             present = self.sinks.wait_for(|sinks| !sinks.is_empty()) => if present.is_err() {
                 return;
@@ -346,6 +358,7 @@ impl Delivery {
             leaving.retain(|_, worker| !worker.task.is_finished());
             self.follow(&mut workers, &mut leaving, &sinks);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 changed = self.sinks.changed() => {
                     if changed.is_err() {

@@ -1,4 +1,4 @@
-//! The rules of retries: pure functions.
+//! The rules of attempts: when one may begin, and what follows it. Pure functions.
 
 use std::time::Duration;
 
@@ -8,6 +8,10 @@ use crate::store::outbox::DeliveryAttempts;
 /// Fewest attempts before an event is buried for its age. So a whole backlog is not buried
 /// unattempted after a time without relays.
 const BURIED_FOR_AGE_ATTEMPTS_MIN: u32 = 5;
+
+/// Age of an event from which its first attempt is counted before it begins. Younger events are
+/// attempted with one store call less.
+const COUNTED_AFTER: Duration = Duration::from_secs(5);
 
 /// Longest wait that a receiver can demand, whatever the retry rule. A longer wait is of no use:
 /// the operator would take the sink for broken.
@@ -38,6 +42,33 @@ pub enum NextStep {
     },
     /// The event becomes a dead letter.
     Bury,
+}
+
+/// Returns whether an attempt may begin at `now_ms`: at least a third of the relay's lease must
+/// remain. `until_ms` is the end of the lease; `None` before the first renewal.
+pub fn may_begin(now_ms: u64, until_ms: Option<u64>, lease_ms: u64) -> bool {
+    until_ms.is_some_and(|until_ms| now_ms.saturating_add(lease_ms / 3) <= until_ms)
+}
+
+/// Returns whether the lease of a relay has ended at `now_ms`. If so, it must begin a new term.
+pub fn has_ended(now_ms: u64, until_ms: Option<u64>) -> bool {
+    until_ms.is_some_and(|until_ms| now_ms >= until_ms)
+}
+
+/// Returns whether an attempt is counted in the store before it begins. `count` includes the
+/// attempt, and `age` is the age of the event.
+///
+/// A retry is counted. So an event that brings the process down is buried one day, and not tried
+/// for ever. A first attempt is counted only if the event is old: the process may have gone down in
+/// an earlier first attempt.
+pub fn is_counted_before(count: u32, age: Duration) -> bool {
+    count > 1 || age > COUNTED_AFTER
+}
+
+/// Returns the time until a counted attempt is repeated if nothing is known about its end: its
+/// timeout, and the longest pause after it.
+pub fn counted_pause(rule: &RetryRule, timeout: Duration, count: u32) -> Duration {
+    timeout.saturating_add(longest_pause(rule, count))
 }
 
 /// Returns what follows a failed attempt.
@@ -88,6 +119,31 @@ mod tests {
 
     fn retry(seconds: u64) -> NextStep {
         NextStep::Retry { pause: Duration::from_secs(seconds) }
+    }
+
+    #[test]
+    fn an_attempt_begins_while_a_third_of_the_lease_remains() {
+        let begins = [(20_000, true), (20_001, false), (30_000, false)];
+        for (now_ms, expected) in begins {
+            assert_eq!(may_begin(now_ms, Some(30_000), 30_000), expected, "at {now_ms}");
+        }
+        assert!(!may_begin(0, None, 30_000), "before the first renewal");
+        let ends = [(29_999, false), (30_000, true)];
+        for (now_ms, expected) in ends {
+            assert_eq!(has_ended(now_ms, Some(30_000)), expected, "at {now_ms}");
+        }
+        assert!(!has_ended(u64::MAX, None), "before the first renewal");
+    }
+
+    #[test]
+    fn retries_and_first_attempts_of_old_events_are_counted_before() {
+        let old = Duration::from_millis(5_001);
+        let counted = [(1, COUNTED_AFTER, false), (1, old, true), (2, Duration::ZERO, true)];
+        for (count, age, expected) in counted {
+            assert_eq!(is_counted_before(count, age), expected, "{count} at {age:?}");
+        }
+        let pause = counted_pause(&RULE, Duration::from_secs(15), 2);
+        assert_eq!(pause, Duration::from_secs(25), "its timeout and the longest pause");
     }
 
     #[test]

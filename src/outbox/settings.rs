@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, Method, Uri};
+
+use crate::template::Template;
 
 /// Most sinks of one configuration.
 pub const SINKS_MAX: usize = 32;
@@ -58,6 +60,8 @@ pub enum SinkTarget {
     RedisStream(RedisStreamTarget),
     /// A stream of NATS (JetStream).
     Nats(NatsTarget),
+    /// An API behind the gateway.
+    Call(CallTarget),
 }
 
 /// An HTTP endpoint that gets webhooks (Standard Webhooks 1.0).
@@ -101,6 +105,22 @@ pub struct NatsTarget {
     /// A file with certificates of authorities (PEM) that are trusted in place of the system's.
     /// Requires TLS.
     pub ca_file: Option<PathBuf>,
+}
+
+/// An API behind the gateway, and the request that an event makes. `Debug` shows only the names of
+/// the fields.
+#[derive(Clone, PartialEq)]
+pub struct CallTarget {
+    /// The name of a route that enforces and has a header field for the key.
+    pub route: String,
+    /// The method.
+    pub method: Method,
+    /// Path and query. In scope are `event` and its `data`.
+    pub path: Template,
+    /// The body (JSON), with the same names in scope; `None` for requests without one.
+    pub body: Option<Template>,
+    /// Fields that every request has in addition.
+    pub headers: HeaderMap,
 }
 
 /// When a failed attempt is repeated, and when its event becomes a dead letter.
@@ -150,22 +170,25 @@ impl SinkTarget {
             SinkTarget::Webhook(_) => "webhook",
             SinkTarget::RedisStream(_) => "redis_stream",
             SinkTarget::Nats(_) => "nats",
+            SinkTarget::Call(_) => "call",
         }
     }
 
-    /// Returns scheme, host and port of the receiver. Path and query may contain a credential.
+    /// Returns scheme, host and port of the receiver, or the route of a call. Path and query may
+    /// contain a credential.
     pub fn location(&self) -> String {
         match self {
             SinkTarget::Webhook(webhook) => shown_url(&webhook.url.to_string()),
             SinkTarget::RedisStream(stream) => shown_url(&stream.url),
             SinkTarget::Nats(nats) => shown_url(&nats.url),
+            SinkTarget::Call(call) => format!("route {}", call.route),
         }
     }
 
-    /// Sets the address of a broker, once the secret is known. A webhook keeps its own.
+    /// Sets the address of a broker, once the secret is known. Other receivers keep their own.
     pub fn set_url(&mut self, url: &str) {
         match self {
-            SinkTarget::Webhook(_) => {}
+            SinkTarget::Webhook(_) | SinkTarget::Call(_) => {}
             SinkTarget::RedisStream(stream) => url.clone_into(&mut stream.url),
             SinkTarget::Nats(nats) => url.clone_into(&mut nats.url),
         }
@@ -193,6 +216,17 @@ impl std::fmt::Debug for WebhookTarget {
             .field("headers", &self.headers.keys().collect::<Vec<_>>())
             .field("ca_file", &self.ca_file)
             .finish()
+    }
+}
+
+impl std::fmt::Debug for CallTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallTarget")
+            .field("route", &self.route)
+            .field("method", &self.method)
+            .field("path", &self.path.source())
+            .field("headers", &self.headers.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
     }
 }
 

@@ -4,18 +4,21 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
+use super::known_calls::ProcessCalls;
 use super::ownership::Ownership;
 use super::states::SinkStates;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::store::IdentityNotes;
 use crate::store::outbox::Outbox;
+use crate::store::{IdentityNotes, Records};
 use crate::telemetry::OutboxMeter;
 
 /// The parts that all tasks of a relay share.
 pub(super) struct RelayShared {
     pub outbox: Arc<dyn Outbox>,
     pub notes: Arc<dyn IdentityNotes>,
+    /// The records, for the outcomes of calls.
+    pub records: Arc<dyn Records>,
     pub ownership: Arc<Ownership>,
     pub clock: Clock,
     pub entropy: Arc<Entropy>,
@@ -27,6 +30,8 @@ pub(super) struct RelayShared {
     pub states_changed: Arc<Notify>,
     /// Set when an operator has requeued or discarded dead letters.
     pub backlogs_changed: Arc<Notify>,
+    /// The calls of this process, and its way to the gate.
+    pub calls: Arc<ProcessCalls>,
 }
 
 impl RelayShared {

@@ -12,7 +12,7 @@ use super::delivery::{AttemptResult, Delivery};
 use super::nats::{Nats, NatsError};
 #[cfg(feature = "redis")]
 use super::redis_stream::{RedisStream, RedisStreamError};
-use super::settings::{SinkSettings, SinkTarget};
+use super::settings::{CallTarget, SinkSettings, SinkTarget};
 use super::webhook::{Webhook, WebhookError};
 use crate::key::Slot;
 
@@ -84,12 +84,19 @@ pub enum SinkError {
     WithoutNats,
 }
 
+/// The way of a sink's events.
+pub(super) enum SinkChannel {
+    /// To a receiver.
+    Receiver(Arc<dyn SinkClient>),
+    /// Through the gateway's own gate.
+    Calls(Arc<CallTarget>),
+}
+
 /// A sink.
 pub struct Sink {
     /// Its settings.
     pub settings: SinkSettings,
-    /// Its receiver.
-    pub(super) client: Arc<dyn SinkClient>,
+    pub(super) channel: SinkChannel,
     health: Mutex<Health>,
 }
 
@@ -116,6 +123,10 @@ impl Sink {
     /// Its settings can't be used, or a file that they name can't be read.
     pub fn new(settings: SinkSettings) -> Result<Arc<Sink>, SinkError> {
         let client: Arc<dyn SinkClient> = match &settings.target {
+            SinkTarget::Call(target) => {
+                let channel = SinkChannel::Calls(Arc::new(target.clone()));
+                return Ok(Sink::with_channel(settings, channel));
+            }
             SinkTarget::Webhook(target) => Arc::new(Webhook::new(target)?),
             #[cfg(feature = "redis")]
             SinkTarget::RedisStream(target) => Arc::new(RedisStream::new(target)?),
@@ -131,7 +142,11 @@ impl Sink {
 
     /// Returns a sink with a client of its own.
     pub fn with_client(settings: SinkSettings, client: Arc<dyn SinkClient>) -> Arc<Sink> {
-        Arc::new(Sink { settings, client, health: Mutex::default() })
+        Sink::with_channel(settings, SinkChannel::Receiver(client))
+    }
+
+    fn with_channel(settings: SinkSettings, channel: SinkChannel) -> Arc<Sink> {
+        Arc::new(Sink { settings, channel, health: Mutex::default() })
     }
 
     /// Returns the name.

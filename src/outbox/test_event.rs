@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::delivery::{AttemptResult, Delivery};
-use super::sink::Sink;
+use super::sink::{Sink, SinkChannel};
 use crate::clock::rfc3339;
 
 /// The `type` of the event.
@@ -45,9 +45,20 @@ struct TestEvent<'e> {
 #[derive(Serialize)]
 struct EmptyData {}
 
+/// A sink that can't be tested: it calls an API, and a test would be a real call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the sink calls an API: a test would be a real call")]
+pub struct NotTestable;
+
 /// Sends a test event to a sink, once. `random` makes its id unique, and `now_ms` is the time, in
 /// ms since 1970. The result changes neither the sink's health nor its metrics.
-pub(super) async fn send_test(sink: &Sink, source: &str, random: u128, now_ms: u64) -> SinkTest {
+pub(super) async fn send_test(
+    sink: &Sink,
+    source: &str,
+    random: u128,
+    now_ms: u64,
+) -> Result<SinkTest, NotTestable> {
+    let SinkChannel::Receiver(client) = &sink.channel else { return Err(NotTestable) };
     let event_id = format!("ev_{random:032x}");
     let event = TestEvent {
         specversion: "1.0",
@@ -65,6 +76,6 @@ pub(super) async fn send_test(sink: &Sink, source: &str, random: u128, now_ms: u
     let event = Bytes::from(serde_json::to_vec(&event).unwrap_or_default());
     let delivery = Delivery { event_id, round: 0, event };
     let within = sink.settings.timeout.min(TEST_MAX);
-    let result = sink.client.attempt(&delivery, now_ms / 1000, within).await;
-    SinkTest { event_id: delivery.event_id, result }
+    let result = client.attempt(&delivery, now_ms / 1000, within).await;
+    Ok(SinkTest { event_id: delivery.event_id, result })
 }

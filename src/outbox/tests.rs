@@ -20,12 +20,14 @@ use crate::event::{AnnouncedChange, events_of};
 use crate::gate::FullSinks;
 use crate::key::{Slot, Space};
 use crate::record::{AnnouncedRule, AnnouncedState, Announcements, Lifetime, Record, State};
-use crate::store::dead_letters::{DeadLetter, DeadLetterFilter, DeadLetterKind};
+use crate::store::dead_letters::{DeadLetter, DeadLetterFilter, DeadLetterKind, RoundChange};
 use crate::store::memory::Memory;
 use crate::store::outbox::{EventContent, EventOrder, OutboxEvent};
 use crate::store::suite::{completed, slot};
 use crate::store::{DeadLetters, Events, Outbox, Records, Store, Swap};
 use crate::telemetry::OutboxMeter;
+
+mod calling;
 
 /// Limit for the time until a condition holds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -152,17 +154,20 @@ impl Scene {
         Scene { store, full: FullSinks::default() }
     }
 
-    fn relay(&self, settings: SinkSettings, receiver: &Arc<Receiver>) -> Relay {
+    fn parts(&self) -> RelayParts {
         let (meter, full) = (OutboxMeter::default(), self.full.clone());
-        let parts = RelayParts {
+        RelayParts {
             store: Store::from(self.store.clone()),
             clock: Clock::system(),
             entropy: Arc::new(Entropy::from_system().unwrap()),
             backlogs: Backlogs::new(meter.clone(), move |names| full.replace(names)),
             meter,
             delivers: true,
-        };
-        Relay::start(parts, sinks(settings, receiver))
+        }
+    }
+
+    fn relay(&self, settings: SinkSettings, receiver: &Arc<Receiver>) -> Relay {
+        Relay::start(self.parts(), sinks(settings, receiver))
     }
 
     /// Writes the change of an operation to `version`, with its event.
@@ -336,7 +341,7 @@ async fn a_requeued_event_is_really_sent_with_its_id_and_a_new_round() {
     until("it is buried", async || !scene.dead_letters().await.is_empty()).await;
     let letter = scene.dead_letters().await.remove(0);
     let id = crate::store::dead_letters::DeadLetterId::of(&letter.key);
-    assert!(scene.store.requeue(id).await.unwrap());
+    assert!(scene.store.requeue(id, RoundChange::next(&letter)).await.unwrap());
     until("it is delivered", async || receiver.delivered().len() == 1).await;
     relay.stop().await;
     let [first, second] = &receiver.attempts()[..] else { panic!("two attempts") };

@@ -1,6 +1,6 @@
 //! The worker of a sink: reads the events that are due, and makes attempts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,13 +10,19 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::DeliveryAttempt;
+use super::due_buffer::{BufferedEvents, DueBuffer};
 use super::rate::Rate;
 use super::shared::RelayShared;
 use super::sink::Sink;
 use crate::key::Slot;
+use crate::store::StoreError;
+use crate::store::outbox::WaitingEvent;
 
 /// Pause after a failed read of due events.
 const READ_RETRY: Duration = Duration::from_secs(1);
+/// Fewest events that a read asks for beyond those that begin at once. A read costs a round trip,
+/// and hardly more with a few small events.
+const AHEAD_MIN: usize = 8;
 /// Longest time until a partition is read again. The store's clock and this one may differ, so a
 /// long timer would be late.
 const TIMER_MAX: Duration = Duration::from_secs(60);
@@ -47,7 +53,7 @@ pub(super) struct Worker {
     ready: Arc<ReadyPartitions>,
     rate: Rate,
     /// Partitions to read, in turn.
-    queue: std::collections::VecDeque<u16>,
+    queue: VecDeque<u16>,
     queued: BTreeSet<u16>,
     /// Times at which partitions are read again, and the same times by partition.
     timers: BTreeSet<(Instant, u16)>,
@@ -56,6 +62,17 @@ pub(super) struct Worker {
     /// The partition and operation of each attempt.
     running: HashMap<Id, (u16, Slot)>,
     busy: BTreeMap<u16, BTreeSet<Slot>>,
+    /// Events that were read, and are attempted when there is room.
+    buffer: DueBuffer,
+}
+
+/// Due events of a partition, of operations without an attempt under way.
+struct Batch {
+    buffered: BufferedEvents,
+    /// Whether the partition must be read again after these events.
+    has_more: bool,
+    /// How long until the next event is due, if none is before.
+    next_due: Option<Duration>,
 }
 
 impl Worker {
@@ -72,6 +89,7 @@ impl Worker {
             attempts: JoinSet::new(),
             running: HashMap::new(),
             busy: BTreeMap::new(),
+            buffer: DueBuffer::default(),
         }
     }
 
@@ -151,7 +169,7 @@ impl Worker {
         }
     }
 
-    /// Reads partitions and begins attempts, as long as there is room.
+    /// Begins attempts in the queued partitions, as long as there is room.
     async fn begin_attempts(&mut self, stop: &CancellationToken) {
         while self.has_room() && !self.is_paused() && !stop.is_cancelled() {
             let share = self.shared.ownership.count();
@@ -163,58 +181,80 @@ impl Worker {
             let Some(partition) = self.queue.pop_front() else { return };
             self.queued.remove(&partition);
             let room = self.sink.settings.concurrency - self.attempts.len();
-            self.read(partition, room.min(allowed)).await;
+            self.begin_in(partition, room.min(allowed)).await;
         }
     }
 
-    /// Reads a partition, and begins up to `room` attempts.
-    async fn read(&mut self, partition: u16, room: usize) {
-        if !self.shared.ownership.may_begin(partition) {
-            if self.shared.ownership.owns(partition) {
+    /// Begins up to `room` attempts in a partition, with the events that were read before, or else
+    /// with those of a new read.
+    async fn begin_in(&mut self, partition: u16, room: usize) {
+        let ownership = &self.shared.ownership;
+        if !ownership.may_begin(partition) {
+            if ownership.owns(partition) {
                 self.set_timer(partition, READ_RETRY);
             }
             return;
         }
-        let busy = self.busy.get(&partition).map_or(0, BTreeSet::len);
-        let limit = busy + room;
-        let read_boot_ms = self.shared.clock.boot_ms();
-        let read = self.shared.outbox.due_events(partition, self.sink.name(), limit).await;
-        let due = match read {
-            Ok(due) => due,
-            Err(_) => return self.set_timer(partition, READ_RETRY),
+        let now_boot_ms = self.shared.clock.boot_ms();
+        let batch = match self.buffer.take(partition, now_boot_ms, ownership.changes()) {
+            Some(buffered) => Ok(Batch { buffered, has_more: true, next_due: None }),
+            None => self.read(partition, room).await,
         };
-        let found = due.events.len();
-        let mut begun = 0;
-        for event in due.events {
-            let slot = event.key.slot;
-            let is_busy = self.busy.get(&partition).is_some_and(|slots| slots.contains(&slot));
-            if is_busy || begun == room {
-                continue;
-            }
-            let Some(running) = self.shared.ownership.begin(partition) else {
+        let Ok(Batch { mut buffered, has_more, next_due }) = batch else {
+            return self.set_timer(partition, READ_RETRY);
+        };
+        for _ in 0..room {
+            let Some(event) = buffered.events.pop_front() else { break };
+            if !self.begin(partition, event, &buffered) {
                 return self.set_timer(partition, READ_RETRY);
-            };
-            let attempt = DeliveryAttempt {
-                shared: self.shared.clone(),
-                sink: self.sink.clone(),
-                event,
-                read_ms: due.now_ms,
-                read_boot_ms,
-                running,
-            };
-            let id = self.attempts.spawn(attempt.run()).id();
-            self.running.insert(id, (partition, slot));
-            self.busy.entry(partition).or_default().insert(slot);
-            self.rate.use_one();
-            begun += 1;
+            }
         }
-        if begun > 0 && found == limit {
-            // More may be due: in turn with the other partitions.
+        let is_left = !buffered.events.is_empty();
+        self.buffer.put(partition, buffered);
+        if is_left || has_more {
+            // In turn with the other partitions.
             self.enqueue(partition);
-        } else if let Some(next_ms) = due.next_due_ms.filter(|_| found < limit) {
-            let pause = Duration::from_millis(next_ms.saturating_sub(due.now_ms));
+        } else if let Some(pause) = next_due {
             self.set_timer(partition, pause);
         }
+    }
+
+    /// Reads a partition: enough events for `room` attempts, and as many again as are under way.
+    async fn read(&self, partition: u16, room: usize) -> Result<Batch, StoreError> {
+        let none = BTreeSet::new();
+        let busy = self.busy.get(&partition).unwrap_or(&none);
+        // The store returns the events under way, too. Each read returns at least as many others,
+        // so the cost of an attempt does not depend on the number of attempts under way.
+        let limit = busy.len() + room + busy.len().max(AHEAD_MIN);
+        let ownership = self.shared.ownership.changes();
+        let read_boot_ms = self.shared.clock.boot_ms();
+        let due = self.shared.outbox.due_events(partition, self.sink.name(), limit).await?;
+        let has_more = due.events.len() == limit;
+        let pause = |next_ms: u64| Duration::from_millis(next_ms.saturating_sub(due.now_ms));
+        let next_due = due.next_due_ms.map(pause);
+        let is_free = |event: &WaitingEvent| !busy.contains(&event.key.slot);
+        let events = due.events.into_iter().filter(is_free).collect();
+        let buffered = BufferedEvents { events, read_ms: due.now_ms, read_boot_ms, ownership };
+        Ok(Batch { buffered, has_more, next_due })
+    }
+
+    /// Begins an attempt. Returns whether one may begin.
+    fn begin(&mut self, partition: u16, event: WaitingEvent, from: &BufferedEvents) -> bool {
+        let Some(running) = self.shared.ownership.begin(partition) else { return false };
+        let slot = event.key.slot;
+        let attempt = DeliveryAttempt {
+            shared: self.shared.clone(),
+            sink: self.sink.clone(),
+            event,
+            read_ms: from.read_ms,
+            read_boot_ms: from.read_boot_ms,
+            running,
+        };
+        let id = self.attempts.spawn(attempt.run()).id();
+        self.running.insert(id, (partition, slot));
+        self.busy.entry(partition).or_default().insert(slot);
+        self.rate.use_one();
+        true
     }
 
     /// Sets the time at which a partition is read again, in place of an earlier one.

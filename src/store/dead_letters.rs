@@ -43,6 +43,15 @@ pub struct DeadLetter {
     pub burial: Burial,
 }
 
+/// The round of a dead letter, and its round when it waits again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoundChange {
+    /// The round that the dead letter has.
+    pub from: u32,
+    /// The round of the waiting event.
+    pub to: u32,
+}
+
 /// The dead letters of a listing. `None` does not restrict.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
@@ -91,12 +100,24 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// Returns a dead letter.
     async fn dead_letter(&self, id: DeadLetterId) -> Result<Option<DeadLetter>, StoreError>;
 
-    /// Makes a dead letter a waiting event again, in its next round and without attempts. It is due
-    /// at once. Returns whether the dead letter existed.
-    async fn requeue(&self, id: DeadLetterId) -> Result<bool, StoreError>;
+    /// Makes a dead letter a waiting event again, without attempts. It is due at once. Returns
+    /// whether the dead letter existed, in the round `round.from`.
+    async fn requeue(&self, id: DeadLetterId, round: RoundChange) -> Result<bool, StoreError>;
 
     /// Removes a dead letter. Returns whether it existed.
     async fn discard(&self, id: DeadLetterId) -> Result<bool, StoreError>;
+}
+
+impl RoundChange {
+    /// Returns the change to the next round: receivers see another delivery.
+    pub fn next(letter: &DeadLetter) -> RoundChange {
+        RoundChange { from: letter.round, to: letter.round.saturating_add(1) }
+    }
+
+    /// Returns no change: the round of the dead letter goes on.
+    pub fn same(letter: &DeadLetter) -> RoundChange {
+        RoundChange { from: letter.round, to: letter.round }
+    }
 }
 
 impl DeadLetterId {

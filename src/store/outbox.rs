@@ -6,10 +6,12 @@
 //!
 //! A relay owns whole partitions. Each change that it makes names its fence, and changes nothing
 //! once another relay owns the partition: a relay that was paused can't remove, postpone or bury an
-//! event that its successor is delivering.
+//! event that its successor is delivering. A change also names the round of the event, and changes
+//! nothing in another round: a call that is carried out late can't end a round without an attempt.
 //!
 //! An event that can't be delivered becomes a dead letter: see [`DeadLetters`](super::DeadLetters).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -203,35 +205,56 @@ pub trait Outbox: Send + Sync + 'static {
     ) -> Result<DueEvents, StoreError>;
 
     /// Stores the attempts of an event, and that its next attempt is due after `pause`. Until then
-    /// no event of its operation is due for that sink. Returns whether the event still waits and
-    /// `fence` owns its partition.
+    /// no event of its operation is due for that sink. Returns whether the event still waits in
+    /// this round and `fence` owns its partition.
     async fn postpone(
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         attempts: DeliveryAttempts,
         pause: Duration,
     ) -> Result<bool, StoreError>;
 
-    /// Removes a delivered event. The next event of its operation is due at once. Returns whether
-    /// `fence` owns the partition.
-    async fn remove(&self, fence: RelayFence, event: &EventKey) -> Result<bool, StoreError>;
+    /// Replaces the content of an event that waits in this round: the relay keeps its own state of
+    /// a delivery there. Returns whether the event waits so, and `fence` owns its partition.
+    async fn replace_content(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+        content: &EventContent,
+    ) -> Result<bool, StoreError>;
 
-    /// Makes a waiting event a dead letter, in one step. The next event of its operation is due at
+    /// Removes an event that was delivered in this round. The next event of its operation is due at
     /// once. Returns whether `fence` owns the partition.
+    async fn remove(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+    ) -> Result<bool, StoreError>;
+
+    /// Makes an event that waits in this round a dead letter, in one step. The next event of its
+    /// operation is due at once. Returns whether `fence` owns the partition.
     async fn bury(
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         burial: &Burial,
     ) -> Result<bool, StoreError>;
 
     /// Counts the events of each sink in each partition that has some.
     async fn backlog(&self) -> Result<Vec<SinkBacklog>, StoreError>;
 
-    /// Returns the time of the change of a sink's oldest waiting event, in ms since 1970 by the
-    /// store's clock.
-    async fn oldest_waiting_ms(&self, sink: &str) -> Result<Option<u64>, StoreError>;
+    /// Returns the time of the change of a sink's oldest waiting event in these partitions, in ms
+    /// since 1970 by the store's clock.
+    async fn oldest_waiting_ms(
+        &self,
+        sink: &str,
+        partitions: &BTreeSet<u16>,
+    ) -> Result<Option<u64>, StoreError>;
 
     /// Returns the events of an operation that wait for a sink, in their order.
     async fn waiting_of(&self, sink: &str, slot: &Slot) -> Result<Vec<WaitingEvent>, StoreError>;

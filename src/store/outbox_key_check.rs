@@ -182,7 +182,7 @@ mod tests {
         assert!(store.outbox.own_partition(0, RELAY, owner).await.unwrap());
         let report = EventContent::Plain(Bytes::from_static(b"refused"));
         let burial = Burial { kind: DeadLetterKind::Receiver, report };
-        assert!(store.outbox.bury(RELAY, &event(n), &burial).await.unwrap());
+        assert!(store.outbox.bury(RELAY, &event(n), 0, &burial).await.unwrap());
     }
 
     async fn missing(store: &Store, keys: &[&str]) -> Vec<(String, u64, u64)> {

@@ -1,5 +1,6 @@
 //! The outbox of a store that is not open yet: see [`super::pending`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,8 +11,8 @@ use tokio::sync::broadcast;
 use super::dead_letters::Burial;
 use super::error::StoreError;
 use super::outbox::{
-    DeliveryAttempts, DueEvents, EventKey, Outbox, OutboxWake, RelayFence, SinkBacklog,
-    WaitingEvent,
+    DeliveryAttempts, DueEvents, EventContent, EventKey, Outbox, OutboxWake, RelayFence,
+    SinkBacklog, WaitingEvent,
 };
 use crate::key::Slot;
 
@@ -84,31 +85,52 @@ impl Outbox for PendingOutbox {
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         attempts: DeliveryAttempts,
         pause: Duration,
     ) -> Result<bool, StoreError> {
-        self.opened()?.postpone(fence, event, attempts, pause).await
+        self.opened()?.postpone(fence, event, round, attempts, pause).await
     }
 
-    async fn remove(&self, fence: RelayFence, event: &EventKey) -> Result<bool, StoreError> {
-        self.opened()?.remove(fence, event).await
+    async fn replace_content(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+        content: &EventContent,
+    ) -> Result<bool, StoreError> {
+        self.opened()?.replace_content(fence, event, round, content).await
+    }
+
+    async fn remove(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+    ) -> Result<bool, StoreError> {
+        self.opened()?.remove(fence, event, round).await
     }
 
     async fn bury(
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         burial: &Burial,
     ) -> Result<bool, StoreError> {
-        self.opened()?.bury(fence, event, burial).await
+        self.opened()?.bury(fence, event, round, burial).await
     }
 
     async fn backlog(&self) -> Result<Vec<SinkBacklog>, StoreError> {
         self.opened()?.backlog().await
     }
 
-    async fn oldest_waiting_ms(&self, sink: &str) -> Result<Option<u64>, StoreError> {
-        self.opened()?.oldest_waiting_ms(sink).await
+    async fn oldest_waiting_ms(
+        &self,
+        sink: &str,
+        partitions: &BTreeSet<u16>,
+    ) -> Result<Option<u64>, StoreError> {
+        self.opened()?.oldest_waiting_ms(sink, partitions).await
     }
 
     async fn waiting_of(&self, sink: &str, slot: &Slot) -> Result<Vec<WaitingEvent>, StoreError> {

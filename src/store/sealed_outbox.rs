@@ -4,6 +4,7 @@
 //! A content that can't be opened stays sealed. A relay must not deliver it, and it must not stop
 //! the events behind it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +13,12 @@ use tokio::sync::broadcast;
 
 use super::dead_letters::{
     Burial, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage,
-    DeadLetters,
+    DeadLetters, RoundChange,
 };
 use super::error::StoreError;
 use super::outbox::{
-    DeliveryAttempts, DueEvents, EventKey, Outbox, OutboxWake, RelayFence, SinkBacklog,
-    WaitingEvent,
+    DeliveryAttempts, DueEvents, EventContent, EventKey, Outbox, OutboxWake, RelayFence,
+    SinkBacklog, WaitingEvent,
 };
 use super::sealing::SealingKeys;
 use crate::key::Slot;
@@ -102,32 +103,55 @@ impl Outbox for SealedOutbox {
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         attempts: DeliveryAttempts,
         pause: Duration,
     ) -> Result<bool, StoreError> {
-        self.outbox.postpone(fence, event, attempts, pause).await
+        self.outbox.postpone(fence, event, round, attempts, pause).await
     }
 
-    async fn remove(&self, fence: RelayFence, event: &EventKey) -> Result<bool, StoreError> {
-        self.outbox.remove(fence, event).await
+    async fn replace_content(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+        content: &EventContent,
+    ) -> Result<bool, StoreError> {
+        let content = self.keys.seal_event(event, EVENT, content)?;
+        self.outbox.replace_content(fence, event, round, &content).await
+    }
+
+    async fn remove(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+    ) -> Result<bool, StoreError> {
+        self.outbox.remove(fence, event, round).await
     }
 
     async fn bury(
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         burial: &Burial,
     ) -> Result<bool, StoreError> {
         let report = self.keys.seal_event(event, REPORT, &burial.report)?;
-        self.outbox.bury(fence, event, &Burial { report, kind: burial.kind }).await
+        let burial = Burial { report, kind: burial.kind };
+        self.outbox.bury(fence, event, round, &burial).await
     }
 
     async fn backlog(&self) -> Result<Vec<SinkBacklog>, StoreError> {
         self.outbox.backlog().await
     }
 
-    async fn oldest_waiting_ms(&self, sink: &str) -> Result<Option<u64>, StoreError> {
-        self.outbox.oldest_waiting_ms(sink).await
+    async fn oldest_waiting_ms(
+        &self,
+        sink: &str,
+        partitions: &BTreeSet<u16>,
+    ) -> Result<Option<u64>, StoreError> {
+        self.outbox.oldest_waiting_ms(sink, partitions).await
     }
 
     async fn waiting_of(&self, sink: &str, slot: &Slot) -> Result<Vec<WaitingEvent>, StoreError> {
@@ -160,8 +184,8 @@ impl DeadLetters for SealedOutbox {
         Ok(self.dead_letters.dead_letter(id).await?.map(|letter| self.opened(letter)))
     }
 
-    async fn requeue(&self, id: DeadLetterId) -> Result<bool, StoreError> {
-        self.dead_letters.requeue(id).await
+    async fn requeue(&self, id: DeadLetterId, round: RoundChange) -> Result<bool, StoreError> {
+        self.dead_letters.requeue(id, round).await
     }
 
     async fn discard(&self, id: DeadLetterId) -> Result<bool, StoreError> {

@@ -20,6 +20,8 @@ const DELIVERY_BOUNDS: [f64; 12] =
 pub enum DeliveryResult {
     /// The receiver has the event.
     Delivered,
+    /// The called API has refused the event, and another event about the refusal follows.
+    Refused,
     /// The attempt failed, and another one follows.
     Retried,
     /// The event became a dead letter.
@@ -71,14 +73,19 @@ struct DeadLetterLabel {
 }
 
 impl DeliveryResult {
-    const ALL: [DeliveryResult; 3] =
-        [DeliveryResult::Delivered, DeliveryResult::Retried, DeliveryResult::Buried];
+    const ALL: [DeliveryResult; 4] = [
+        DeliveryResult::Delivered,
+        DeliveryResult::Refused,
+        DeliveryResult::Retried,
+        DeliveryResult::Buried,
+    ];
 }
 
 impl EncodeLabelValue for DeliveryResult {
     fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
         let name = match self {
             DeliveryResult::Delivered => "delivered",
+            DeliveryResult::Refused => "refused",
             DeliveryResult::Retried => "retried",
             DeliveryResult::Buried => "buried",
         };
@@ -101,9 +108,10 @@ impl Default for OutboxMeter {
 }
 
 impl OutboxMeter {
-    /// Counts a delivery. `since_change` is the time from the change to the delivery.
-    pub fn delivered(&self, sink: &str, since_change: Duration) {
-        self.counted(sink, DeliveryResult::Delivered);
+    /// Counts an event that the receiver has: `Delivered` or `Refused`. `since_change` is the time
+    /// from the change to the delivery.
+    pub fn delivered(&self, sink: &str, result: DeliveryResult, since_change: Duration) {
+        self.counted(sink, result);
         let label = SinkLabel { sink: sink.to_owned() };
         self.delays.get_or_create(&label).observe(since_change.as_secs_f64());
     }

@@ -25,7 +25,7 @@ impl FinalAnswer {
     }
 
     /// Returns the execution in the answer.
-    fn execution(&self) -> Option<u64> {
+    pub fn execution(&self) -> Option<u64> {
         serde_json::from_slice::<serde_json::Value>(&self.body).ok()?["payment"].as_u64()
     }
 }

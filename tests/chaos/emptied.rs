@@ -83,6 +83,8 @@ impl World {
             "emptied, round {round}, seed {seed}: {}",
             report(&violations, &history, &fault)
         );
+        // The next round loses these events, and the log is lost already.
+        self.check_events(false);
         eprintln!(
             "emptied, round {round}: {} tries, {} unsettled",
             history.tries.len(),

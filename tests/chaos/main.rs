@@ -1,7 +1,8 @@
 //! Chaos tests with real processes. Two gateways share a store, in front of an upstream that loses
 //! answers. Clients retry until they have an answer, and a seed chooses the faults. The checker
 //! then reads all observations. It fails on a second execution, on an answer that changed or was
-//! lost, and on an uncertain outcome without a reason.
+//! lost, and on an uncertain outcome without a reason. A receiver refuses events and breaks off. At
+//! the end it has every event of every change, in order, or the event is a dead letter.
 //!
 //! By default each of three stores gets a third of 2,000 key histories. To run more, with another
 //! seed:
@@ -23,11 +24,15 @@ mod harness;
 
 mod checker;
 mod client;
+mod collected;
+mod deliveries;
 mod dice;
 mod emptied;
 mod faultproxy;
 mod faults;
+mod files;
 mod naive;
+mod receiver;
 mod stores;
 mod suite;
 mod unmasked;
@@ -75,9 +80,13 @@ fn survive(kind: Kind) {
     let runs = histories.div_ceil(KEYS * STORES);
     let world = World::start(kind);
     match asked_for("ONCEWARD_CHAOS_RUN") {
-        Some(run) => world.run(run as usize, seed()),
+        Some(run) => {
+            world.run(run as usize, seed());
+            world.check_events(true);
+        }
         None => {
             (0..runs).for_each(|run| world.run(run, seed()));
+            world.check_events(true);
             // By then every kind of fault, and every way to lose a primary, has happened.
             if runs >= 7 {
                 world.insist_on_bites();

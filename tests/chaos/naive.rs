@@ -1,5 +1,5 @@
 //! A handmade solution: a lock with a time to live, the upstream, the answer under a second key; no
-//! fence. The checker must find its violations.
+//! fence, and events that are sent once, beside the store. The checkers must find its violations.
 
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::client::request;
-use crate::harness::{Connection, RedisServer};
+use crate::deliveries::SINKS;
+use crate::harness::{Answer, Connection, RedisServer, Request};
 use crate::upstream::IncomingRequest;
 
 /// A proxy that stores answers by key, without a fence.
@@ -22,6 +23,11 @@ pub const LOCK_MS: u64 = 300;
 
 impl Naive {
     pub fn start(redis: &RedisServer, upstream: u16) -> Naive {
+        Naive::publishing(redis, upstream, None)
+    }
+
+    /// Starts a proxy that sends an event of each answer to a receiver, once.
+    pub fn publishing(redis: &RedisServer, upstream: u16, receiver: Option<u16>) -> Naive {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (url, dead) = (redis.url(), Arc::new(AtomicBool::new(false)));
@@ -32,7 +38,7 @@ impl Naive {
                     return;
                 }
                 let (url, killed) = (url.clone(), killed.clone());
-                std::thread::spawn(move || serve(stream, &url, upstream, &killed));
+                std::thread::spawn(move || serve(stream, &url, upstream, receiver, &killed));
             }
         });
         Naive { port, dead }
@@ -52,7 +58,13 @@ impl Drop for Naive {
 }
 
 /// Serves the single request of a connection.
-fn serve(stream: TcpStream, redis: &str, upstream: u16, dead: &AtomicBool) -> Option<()> {
+fn serve(
+    stream: TcpStream,
+    redis: &str,
+    upstream: u16,
+    receiver: Option<u16>,
+    dead: &AtomicBool,
+) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let key = IncomingRequest::read(&mut reader)?.key?;
     let mut redis = redis::Client::open(redis).ok()?.get_connection().ok()?;
@@ -91,5 +103,28 @@ fn serve(stream: TcpStream, redis: &str, upstream: u16, dead: &AtomicBool) -> Op
     let bytes =
         [format!("HTTP/1.1 {} X\r\n{fields}\r\n", answer.status).as_bytes(), &answer.body].concat();
     redis::cmd("SET").arg(&kept).arg(&bytes).exec(&mut redis).ok()?;
+    if let Some(receiver) = receiver {
+        publish(receiver, &key, &answer);
+    }
     reader.get_mut().write_all(&bytes).ok()
+}
+
+/// Sends an event to each sink, whatever becomes of it.
+fn publish(receiver: u16, key: &str, answer: &Answer) {
+    let payment = answer.json()["payment"].clone();
+    let (status, id) = (answer.status, format!("ev_{payment}"));
+    let event = serde_json::json!({
+        "id": id,
+        "subject": format!("op_{key}"),
+        "sequence": "1",
+        "data": { "state": "completed", "status": status, "order": key, "payment": payment },
+    });
+    for (sink, _) in SINKS {
+        let hook = Request::new("POST", &format!("/{sink}")).field("webhook-id", &id);
+        let hook = hook.json(&event.to_string());
+        if let Some(mut connection) = Connection::try_open(receiver, Duration::from_secs(1)) {
+            connection.try_write(&hook.bytes());
+            let _ = connection.try_read("POST");
+        }
+    }
 }

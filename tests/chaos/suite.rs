@@ -1,21 +1,24 @@
 //! A suite: two gateways on one store, in front of one upstream, with runs of clients and faults.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use crate::checker::{FinalAnswer, History, Outage, Saw, Violation, check};
+use crate::checker::{FinalAnswer, History, Outage, Saw, Try, Violation, check};
 use crate::client::Street;
+use crate::collected::Collected;
+use crate::deliveries::AnsweredKey;
 use crate::dice::Dice;
 use crate::faultproxy::FaultProxy;
 use crate::faults::{Bites, Fault};
 use crate::harness::{Gateway, until};
+use crate::receiver::Receiver;
 use crate::stores::{Kind, Store};
 use crate::upstream::Upstream;
-use crate::{GATEWAYS, LEASE, now, pause};
+use crate::{GATEWAYS, LEASE, now, pause, seed};
 
 /// Key histories in a run.
 pub const KEYS: usize = 84;
@@ -36,6 +39,9 @@ pub struct World {
     pub gateways: [Mutex<Gateway>; GATEWAYS],
     pub store: Store,
     pub upstream: Upstream,
+    pub receiver: Receiver,
+    /// The final answers since the last check of events.
+    answered: Mutex<Vec<AnsweredKey>>,
     pub to_upstream: [FaultProxy; GATEWAYS],
     pub outages: Mutex<Vec<Outage>>,
     pub bites: Bites,
@@ -50,10 +56,11 @@ impl World {
             .build()
             .unwrap();
         let (store, upstream) = (Store::start(kind, runtime.handle()), Upstream::start());
+        let receiver = Receiver::start(Dice::new(seed()).of(&format!("{kind:?} receiver")));
         let to_upstream =
             std::array::from_fn(|_| FaultProxy::listen(runtime.handle(), upstream.port));
         let gateways: [Gateway; GATEWAYS] =
-            std::array::from_fn(|n| launch(kind, &store, &to_upstream, n));
+            std::array::from_fn(|n| launch(kind, &store, &to_upstream, receiver.port, n));
         gateways.iter().for_each(|gateway| until("a gateway to be ready", || gateway.is_ready()));
         let street = Street::new(gateways.each_ref().map(|gateway| gateway.port));
         let gateways = gateways.map(Mutex::new);
@@ -63,6 +70,8 @@ impl World {
             gateways,
             store,
             upstream,
+            receiver,
+            answered: Mutex::default(),
             to_upstream,
             outages: Mutex::default(),
             bites: Bites::default(),
@@ -72,7 +81,7 @@ impl World {
 
     /// Starts a gateway in the place of a killed one; returns when it listens.
     pub fn launch(&self, n: usize) -> Gateway {
-        launch(self.kind, &self.store, &self.to_upstream, n)
+        launch(self.kind, &self.store, &self.to_upstream, self.receiver.port, n)
     }
 
     /// Runs clients and faults until all operations are settled or the time is over, and then the
@@ -149,6 +158,7 @@ impl World {
         let tries = self.street.tries.lock().unwrap().clone();
         let answered: HashSet<usize> =
             tries.iter().filter(|t| matches!(t.saw, Saw::Final { .. })).map(|t| t.key).collect();
+        self.answered.lock().unwrap().extend(finals(&tries, names));
         let mut replays = Vec::new();
         for (key, name) in names.iter().enumerate().filter(|(key, _)| answered.contains(key)) {
             (0..GATEWAYS)
@@ -191,6 +201,16 @@ impl World {
         }
     }
 
+    /// Waits until the events of all runs since the last check were delivered or buried, and checks
+    /// them. `log` is whether the store still has its whole event log.
+    pub fn check_events(&self, log: bool) {
+        let gateway = self.gateways[0].lock().unwrap();
+        let answered = std::mem::take(&mut *self.answered.lock().unwrap());
+        let found = Collected::from(&gateway, &self.receiver, answered, log);
+        eprintln!("{:?}: {}", self.kind, found.summary());
+        found.check(&format!("{:?}, seed {}", self.kind, seed()));
+    }
+
     /// Returns the number of operations that are in flight or uncertain, by a gateway's listing.
     fn unsettled(&self) -> Option<usize> {
         let gateway = self.gateways[0].lock().unwrap();
@@ -209,12 +229,13 @@ impl World {
         self.bites.count("client left before its answer", whole);
         self.bites.count("client left in the middle of its request", part);
         self.upstream.acts().into_iter().for_each(|(act, times)| self.bites.count(act, times));
+        self.receiver.fates().into_iter().for_each(|(fate, times)| self.bites.count(fate, times));
         let bites = self.bites.all();
         eprintln!("{:?}: {bites:#?}", self.kind);
         let never: Vec<_> = bites.iter().filter(|(_, times)| **times == 0).collect();
-        // Each kind of fault, twelve acts of clients and the upstream, and three ways to lose a
-        // primary.
-        let kinds = Fault::ALL.len() + 12 + if self.store.has_replicas() { 3 } else { 0 };
+        // Each kind of fault, twelve acts of clients and the upstream, six of the receiver, and
+        // three ways to lose a primary.
+        let kinds = Fault::ALL.len() + 12 + 6 + if self.store.has_replicas() { 3 } else { 0 };
         assert!(
             bites.len() == kinds && never.is_empty(),
             "of {kinds} kinds, never bit: {never:?} of {bites:#?}"
@@ -230,30 +251,85 @@ impl Drop for World {
     }
 }
 
-fn launch(kind: Kind, store: &Store, to_upstream: &[FaultProxy; GATEWAYS], n: usize) -> Gateway {
+/// Returns the final answers among some tries.
+pub fn finals(tries: &[Try], names: &[String]) -> Vec<AnsweredKey> {
+    let answered: BTreeMap<usize, &FinalAnswer> = tries
+        .iter()
+        .filter_map(|one| match &one.saw {
+            Saw::Final { answer, .. } => Some((one.key, answer)),
+            _ => None,
+        })
+        .collect();
+    let answered = answered.into_iter().map(|(key, answer)| AnsweredKey {
+        name: names[key].clone(),
+        status: answer.status.into(),
+        execution: answer.execution(),
+    });
+    answered.collect()
+}
+
+fn launch(
+    kind: Kind,
+    store: &Store,
+    to_upstream: &[FaultProxy; GATEWAYS],
+    receiver: u16,
+    n: usize,
+) -> Gateway {
     let durability = if kind == Kind::Emptied { "strict" } else { "warn" };
+    let store_settings = format!("ack = \"{}\"\ndurability = \"{durability}\"\n", kind.ack());
+    launch_on(store.url(n), to_upstream[n].port, receiver, &store_settings)
+}
+
+/// Starts a gateway on a store, with more settings of it.
+pub fn launch_on(store: &str, upstream: u16, receiver: u16, store_settings: &str) -> Gateway {
     let settings = format!(
-        "[upstream]\nresponse_timeout = \"4s\"\n[store]\nack = \"{}\"\ndurability = \"{durability}\"\n\
-         [encryption]\nkeys = [{{ id = \"a\", env = \"SEAL\" }}]\n",
-        kind.ack()
+        "[upstream]\nresponse_timeout = \"4s\"\n[store]\nformat = 2\n{store_settings}\
+         [encryption]\nkeys = [{{ id = \"a\", env = \"SEAL\" }}]\n\
+         [log]\nenabled = true\n[read_model]\nenabled = false\n{}",
+        sinks(receiver)
     );
     let route = |path: &str, more: &str| {
         format!(
             "[[routes]]\npath = \"{path}\"\nlease = \"{}s\"\nuncertain_after = \"1s\"\n{more}\non_uncertain = \"probe\"\n\
-             probe = {{ path = \"/v1/by-key/{{key}}\", headers = {{ Authorization = {{ env = \"PROBE\" }} }} }}\n",
+             probe = {{ path = \"/v1/by-key/{{key}}\", headers = {{ Authorization = {{ env = \"PROBE\" }} }} }}\n{PUBLISH}",
             LEASE.as_secs()
         )
     };
     let routes = route("/v1/payments", "")
         + &route("/v1/transfers", "on_in_flight = \"wait\"\nwait_timeout = \"2s\"");
     let log = std::env::var("ONCEWARD_CHAOS_LOG").unwrap_or("onceward=warn".into());
-    let url = format!("http://127.0.0.1:{}", to_upstream[n].port);
-    Gateway::launch(&url, store.url(n), &settings, &routes, |command| {
+    let url = format!("http://127.0.0.1:{upstream}");
+    Gateway::launch(&url, store, &settings, &routes, |command| {
         command
             .env("SEAL", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
             .env("PROBE", "Bearer gateway");
         command.env("ONCEWARD_LOG", log);
     })
+}
+
+/// The rules of each route: see [`crate::deliveries::SINKS`].
+const PUBLISH: &str = r#"
+[[routes.publish]]
+on = ["completed", "released"]
+to = ["ledger", "mail"]
+data = { order = "request:/order", payment = "response:/payment" }
+[[routes.publish]]
+on = ["uncertain"]
+to = ["ledger"]
+data = { order = "request:/order" }
+"#;
+
+/// Two sinks of one receiver. Events for the second one are buried after some attempts.
+fn sinks(receiver: u16) -> String {
+    let sink = |name: &str, attempts: u32| {
+        format!(
+            "[[sinks]]\nname = \"{name}\"\ntimeout = \"{}s\"\n\
+             webhook = {{ url = \"http://127.0.0.1:{receiver}/{name}\", secrets = [{{ env = \"HASHING_SECRET\" }}] }}\n\
+             retry = {{ first = \"100ms\", max = \"1s\", attempts = {attempts} }}\n",
+            crate::receiver::TIMEOUT.as_secs()
+        )
+    };
+    sink("ledger", 0) + &sink("mail", 2)
 }
 
 /// Formats the violations, with the history of the first affected keys.

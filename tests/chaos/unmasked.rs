@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use crate::checker::{History, Saw, Violation, check};
 use crate::client::Street;
+use crate::deliveries::{self, Deliveries, Fault};
 use crate::dice::Dice;
 use crate::harness::{RedisServer, until};
 use crate::naive::Naive;
+use crate::receiver::Receiver;
+use crate::suite::finals;
 use crate::upstream::{Act, Upstream};
 use crate::{now, seed};
 
@@ -106,4 +109,25 @@ fn the_same_histories_break_a_naive_proxy() {
     let found = check(&stage.history(&names));
     let again = found.iter().filter(|violation| is_second_execution(violation)).count();
     assert!(again > 0, "a lock without a fence passed: {found:?}");
+}
+
+#[test]
+fn a_proxy_that_sends_events_beside_its_store_loses_some() {
+    let (redis, upstream) = (RedisServer::start(), Upstream::start());
+    let receiver = Receiver::start(Dice::new(seed()).of("receiver"));
+    let proxy = Naive::publishing(&redis, upstream.port, Some(receiver.port));
+    let street = Street::new([proxy.port; 2]);
+    let names: Vec<String> = (0..20).map(|key| format!("k{key}")).collect();
+    for (key, name) in names.iter().enumerate() {
+        upstream.script(name, &[Act::Pay(0)]);
+        let answer = street.try_at(0, key, name, None, None);
+        assert!(matches!(answer, Saw::Final { .. }), "{answer:?}");
+    }
+    let answered = finals(&street.tries.lock().unwrap(), &names);
+    let attempts = receiver.attempts();
+    let found = deliveries::check(&Deliveries { answered, attempts, ..Deliveries::default() });
+    let is_lost = |fault: &&Fault| matches!(fault, Fault::NoEventOfAnswer { .. });
+    let lost = found.iter().filter(is_lost).count();
+    assert!((1..2 * names.len()).contains(&lost), "{lost} lost: {found:?}");
+    assert_eq!(lost, found.len(), "{found:?}");
 }

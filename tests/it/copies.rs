@@ -14,7 +14,7 @@ use onceward::store::copy::{
     CopyProgress, CopySource, CopyStart, CopyTarget, OutboxItem, OutboxItems,
 };
 use onceward::store::dead_letters::{
-    Burial, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterKind,
+    Burial, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterKind, RoundChange,
 };
 use onceward::store::embedded::{CopiedFile, Embedded, EmbeddedOptions};
 use onceward::store::outbox::{
@@ -353,10 +353,10 @@ async fn fill_outbox(dir: &Path) {
             if n % 5 < 2 {
                 let report = EventContent::Sealed(Bytes::from(format!("report {n}")));
                 let burial = Burial { kind, report };
-                assert!(store.bury(RELAY, &key(n, (n % 5) as u8), &burial).await.unwrap());
+                assert!(store.bury(RELAY, &key(n, (n % 5) as u8), 0, &burial).await.unwrap());
             } else {
                 let attempts = DeliveryAttempts { count: n as u32, first_ms: 1_800_000_000_000 };
-                assert!(store.postpone(RELAY, &key(n, 0), attempts, PAUSE).await.unwrap());
+                assert!(store.postpone(RELAY, &key(n, 0), 0, attempts, PAUSE).await.unwrap());
             }
         })
     });
@@ -364,7 +364,9 @@ async fn fill_outbox(dir: &Path) {
         operation.await.unwrap();
     }
     // A second round.
-    assert!(store.requeue(DeadLetterId::of(&key(10, 0))).await.unwrap());
+    assert!(
+        store.requeue(DeadLetterId::of(&key(10, 0)), RoundChange { from: 0, to: 1 }).await.unwrap()
+    );
     store.set_note(Note::Sinks, None, "paused").await.unwrap();
     store.close().await;
 }
@@ -469,7 +471,7 @@ fn the_outbox_moves_from_a_file_to_redis_and_back() {
         let before = DeadLetterCursor { buried_ms: letter.buried_ms + 1, id };
         let page = store.dead_letters(&all, Some(before), 200).await.unwrap();
         assert!(page.letters.contains(&letter));
-        assert!(store.requeue(id).await.unwrap());
+        assert!(store.requeue(id, RoundChange::next(&letter)).await.unwrap());
         file.close().await;
     });
 }
@@ -484,7 +486,7 @@ async fn is_delivered_in_order(store: &Redis) {
         let due = store.due_events(partition, "ledger", 100).await.unwrap().events;
         let due: Vec<_> = due.iter().filter(|event| event.key.slot == expected.slot).collect();
         assert!(due.len() == 1 && due[0].key == expected && due[0].round == round, "{due:?}");
-        assert!(store.remove(RELAY, &expected).await.unwrap());
+        assert!(store.remove(RELAY, &expected, round).await.unwrap());
     }
 }
 

@@ -172,7 +172,7 @@ fn all_dead_letters_of_a_sink_are_requeued_page_by_page() {
     scene.buried(5);
     let body = json!({ "sink": "ledger", "limit": 3, "cursor": first["cursor"] }).to_string();
     let second = scene.post("/v1/dead-letters/requeue", Some(&body)).json();
-    assert_eq!(second, json!({ "requeued": 2, "cursor": null }));
+    assert_eq!(second, json!({ "requeued": 2, "refused": 0, "cursor": null }));
     until("their burial", || scene.received().len() == 20);
     scene.buried(5);
 

@@ -158,7 +158,7 @@ fn gateways_of_one_redis_share_the_work_and_take_over_from_one_that_is_killed() 
     let settings = settings(&hooks, "timeout = \"1s\"\n");
     let mut gateways: Vec<_> =
         (0..2).map(|_| Gateway::on(upstream.port, &redis.url(), &settings, ROUTES)).collect();
-    gateways[1].logged("partitions=128");
+    until("shares", || gateways.iter().any(|one| one.logs().contains("partitions=128")));
     for n in 0..40 {
         let gateway = &gateways[n % 2];
         assert_eq!(Request::pay(&format!("k{n}"), "{}").send(gateway.port).status, 201);

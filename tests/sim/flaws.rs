@@ -2,6 +2,9 @@
 //! This shows that it can find one.
 
 use crate::simulation::checks::{NO_STRANGER, ONCE, ONE_ANSWER, SENT_ONCE, STAYS, UNSENT_IS_FREE};
+use crate::simulation::events::{
+    IN_ORDER, NO_EVENT_ALONE, ONE_AT_A_TIME, ONE_CONTENT, REACHES_SINKS, REALLY_SENT,
+};
 use crate::simulation::{Flaw, search};
 
 /// The number of seeds within which a flaw must show.
@@ -77,4 +80,39 @@ fn a_flaw_is_known_by_its_name() {
         assert_eq!(Flaw::named(&format!("{flaw:?}")), Some(flaw));
     }
     assert_eq!(Flaw::named("none"), None);
+}
+
+#[test]
+fn a_store_that_drops_events_is_found() {
+    breaks(Flaw::DropsEvents, &[REACHES_SINKS]);
+}
+
+#[test]
+fn a_store_that_writes_the_events_of_refused_changes_is_found() {
+    breaks(Flaw::WritesEventsAlone, &[NO_EVENT_ALONE, ONE_CONTENT]);
+}
+
+#[test]
+fn a_store_that_drops_events_in_the_place_of_burials_is_found() {
+    breaks(Flaw::BuriesNothing, &[REACHES_SINKS]);
+}
+
+#[test]
+fn a_store_that_forgets_requeued_events_is_found() {
+    breaks(Flaw::RequeueForgets, &[REACHES_SINKS]);
+}
+
+#[test]
+fn a_store_that_returns_later_events_first_is_found() {
+    breaks(Flaw::LatestFirst, &[IN_ORDER]);
+}
+
+#[test]
+fn relays_that_all_deliver_everything_are_found() {
+    breaks(Flaw::EachRelayAlone, &[ONE_AT_A_TIME]);
+}
+
+#[test]
+fn a_store_that_ignores_rounds_ends_those_that_were_never_sent() {
+    breaks(Flaw::IgnoresRound, &[REALLY_SENT]);
 }

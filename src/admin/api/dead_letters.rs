@@ -8,7 +8,8 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 
 use super::refusals::{
-    DeadLetterChangeRefusals, DeadLetterListRefusals, DeadLetterShowRefusals, SinkChangeRefusals,
+    DeadLetterChangeRefusals, DeadLetterListRefusals, DeadLetterRequeueRefusals,
+    DeadLetterShowRefusals, SinkChangeRefusals,
 };
 use crate::admin::auth::{Operator, Permission};
 use crate::admin::dead_letters::{
@@ -19,7 +20,8 @@ use crate::admin::decision::Reason;
 use crate::admin::problem::AdminRefusal;
 use crate::admin::state::Admin;
 use crate::admin::view::{
-    DeadLetterListView, DeadLetterView, DiscardedView, ReasonRequest, RequeueRequest, RequeuedView,
+    DeadLetterListView, DeadLetterView, DiscardedView, ReasonRequest, RequeueOneRequest,
+    RequeueRequest, RequeuedView,
 };
 
 #[derive(Debug, Deserialize)]
@@ -82,24 +84,25 @@ pub(super) async fn show(
 }
 
 /// Makes a dead letter a waiting event again. It is sent in a new round, with the same event id and
-/// new attempts.
+/// new attempts. A call that was released or never sent goes on in its round, and a call with an
+/// open outcome only waits for it.
 #[utoipa::path(
     post, path = "/v1/dead-letters/{id}/requeue", operation_id = "requeue_dead_letter",
-    tag = "dead letters", request_body = Option<ReasonRequest>,
+    tag = "dead letters", request_body = Option<RequeueOneRequest>,
     params(("id" = String, Path, description = "The id")),
     responses((status = 200, body = RequeuedView,
-        description = "It waits"), DeadLetterChangeRefusals),
+        description = "It waits"), DeadLetterRequeueRefusals),
 )]
 pub(super) async fn requeue(
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
     Extension(operator): Extension<Operator>,
-    sent: Result<Option<Json<ReasonRequest>>, JsonRejection>,
+    sent: Result<Option<Json<RequeueOneRequest>>, JsonRejection>,
 ) -> Result<Json<RequeuedView>, AdminRefusal> {
-    let reason = sent?.and_then(|Json(request)| request.reason);
+    let RequeueOneRequest { reason, again } = sent?.map(|Json(sent)| sent).unwrap_or_default();
     let reason = Reason::parse_optional(reason.as_deref())?;
-    requeue_one(&admin, &operator, &id, reason.as_ref()).await?;
-    Ok(Json(RequeuedView { requeued: 1, cursor: None }))
+    requeue_one(&admin, &operator, &id, reason.as_ref(), again).await?;
+    Ok(Json(RequeuedView { requeued: 1, ..RequeuedView::default() }))
 }
 
 /// Removes a dead letter. Its event is never sent again.

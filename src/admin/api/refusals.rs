@@ -41,11 +41,13 @@ refusals! {
         OperationUnknown, OperationMoved, InFlight, OperationSettled, OperationNotCompleted,
         OutcomeUncertain, BodyTooLarge, StoreUnavailable;
     SinkListRefusals: Unauthorized, StoreUnavailable;
-    SinkTestRefusals: Unauthorized, Forbidden, SinkUnknown, StoreUnavailable;
+    SinkTestRefusals: SinkNotTestable, Unauthorized, Forbidden, SinkUnknown, StoreUnavailable;
     SinkChangeRefusals: Unauthorized, Forbidden, RequestInvalid, SinkUnknown, BodyTooLarge,
         StoreUnavailable;
     DeadLetterListRefusals: Unauthorized, RequestInvalid, StoreUnavailable;
     DeadLetterShowRefusals: Unauthorized, DeadLetterUnknown, StoreUnavailable;
+    DeadLetterRequeueRefusals: Unauthorized, Forbidden, RequestInvalid, DeadLetterUnknown,
+        OutcomeExpired, BodyTooLarge, StoreUnavailable;
     DeadLetterChangeRefusals: Unauthorized, Forbidden, RequestInvalid, DeadLetterUnknown,
         BodyTooLarge, StoreUnavailable;
     ResealRefusals: Unauthorized, Forbidden, RequestInvalid, BodyTooLarge, EncryptionOff,

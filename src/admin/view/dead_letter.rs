@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::clock::rfc3339;
 use crate::event::finished;
-use crate::outbox::AttemptsReport;
+use crate::outbox::{AttemptsReport, OUTCOME_EXPIRED};
 use crate::store::dead_letters::{DeadLetter, DeadLetterId};
 use crate::store::outbox::EventContent;
 
@@ -68,6 +68,18 @@ pub struct ReasonRequest {
     pub reason: Option<String>,
 }
 
+/// The requeue of one dead letter.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequeueOneRequest {
+    /// The reason, for the log: at most 1024 bytes.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Whether a call is made again although nobody knows the outcome of the last one.
+    #[serde(default)]
+    pub again: bool,
+}
+
 /// The dead letters to requeue.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -86,6 +98,9 @@ pub struct RequeueRequest {
     /// The `cursor` of the previous answer, with the same members otherwise.
     #[serde(default)]
     pub cursor: Option<String>,
+    /// Whether calls are made again although nobody knows the outcome of the last one.
+    #[serde(default)]
+    pub again: bool,
 }
 
 /// The result of a requeue.
@@ -93,6 +108,10 @@ pub struct RequeueRequest {
 pub struct RequeuedView {
     /// The number of dead letters that wait for delivery again.
     pub requeued: usize,
+    /// The number of dead letters that stay, because nobody knows the outcome of their call. They
+    /// need `again`.
+    #[serde(default)]
+    pub refused: usize,
     /// The cursor of the next request; null at the end.
     pub cursor: Option<String>,
 }
@@ -123,6 +142,11 @@ impl DeadLetterView {
     /// Returns the event's id and type, if the event can be read.
     pub(in crate::admin) fn head(&self) -> Option<EventTitle> {
         EventTitle::of(self.event.as_ref()?.get().as_bytes())
+    }
+
+    /// Returns whether it is a call with an outcome that nobody knows any more.
+    pub(in crate::admin) fn is_outcome_expired(&self) -> bool {
+        self.attempts.error.as_ref().is_some_and(|error| error.starts_with(OUTCOME_EXPIRED))
     }
 
     /// Creates the view of a dead letter. Only with `shows_contents` it has the event's data and

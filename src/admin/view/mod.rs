@@ -14,7 +14,7 @@ mod sink;
 pub(super) use dead_letter::EventTitle;
 pub use dead_letter::{
     DeadLetterAttemptsView, DeadLetterListView, DeadLetterView, DiscardedView, ReasonRequest,
-    RequeueRequest, RequeuedView,
+    RequeueOneRequest, RequeueRequest, RequeuedView,
 };
 pub use event_log::{BreakView, EventView, LoggedView, VerifiedView};
 pub use log_level::LogLevelView;

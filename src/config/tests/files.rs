@@ -1,7 +1,7 @@
 //! Tests of the configuration files in the repository.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::outbox::settings::SinkSettings;
@@ -22,12 +22,17 @@ const PROFILES: [&str; 12] = [
     "ucp",
 ];
 
+/// Returns all files below a folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
 #[test]
 fn every_shipped_file_is_legal() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let mut count = 0;
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
+    for path in files_below(&directory) {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         if !name.ends_with(".toml") || name == "profiles.toml" {
             continue;

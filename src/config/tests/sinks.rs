@@ -238,7 +238,7 @@ fn faulty_sinks_are_refused() {
         (named(&format!("\"{}\"", "a".repeat(65))), "sinks[0].name", "1 to 64 lower-case"),
         (sink("") + &sink(""), "sinks[1].name", "a second sink is named \"ledger\""),
         (only(""), "sinks[0].webhook", "needs a receiver: webhook = "),
-        (only(call), "sinks[0].call", "kind call is not available in this version"),
+        (only(call), "sinks[0].call.path", "a call needs path"),
         (sink(nats), "sinks[0].nats", "one receiver: remove webhook or nats"),
         (sink(stream), "sinks[0].redis_stream", "one receiver: remove webhook or redis_stream"),
         (only(&format!("{nats}{call}")), "sinks[0].call", "one receiver: remove nats or call"),
@@ -535,4 +535,108 @@ fn sinks_and_rules_are_described_without_path_and_query() {
         assert!(described.contains(line), "{described}");
     }
     assert!(!format!("{described}{config:?}").contains("T0K3N"), "{config:?}");
+}
+
+/// Returns a file with a sink that calls the route `ship`. `call` are the members of the call.
+fn call(call: &str) -> String {
+    format!(
+        "{FORMAT}{KEYS}[[sinks]]\nname = \"book\"\ncall = {{ {call} }}\n\
+         [[routes]]\nname = \"ship\"\npath = \"/ship\"\n\
+         [[routes]]\nname = \"watched\"\npath = \"/watched\"\nmode = \"shadow\"\n\
+         [[routes]]\nname = \"derived\"\npath = \"/derived\"\nkey = {{ derive = [\"path\"] }}\n\
+         [[routes]]\nname = \"short\"\npath = \"/short\"\nkey = {{ max_length = 20 }}\n"
+    )
+}
+
+#[test]
+fn a_call_has_the_values_of_the_file() {
+    let text = call(
+        "route = \"ship\", path = \"/ship?order={{ data.order }}\", \
+         body = '{\"order\": {{ data.order }}}', headers = { X-A = \"1\", Authorization = { env = \"T\" } }",
+    );
+    let config = load(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    let SinkTarget::Call(target) = &config.sinks[0].settings.target else { panic!() };
+    assert_eq!((target.route.as_str(), target.method.as_str()), ("ship", "POST"));
+    assert_eq!(target.path.source(), "/ship?order={{ data.order }}");
+    assert_eq!(target.body.as_ref().unwrap().source(), "{\"order\": {{ data.order }}}");
+    assert_eq!(target.headers["x-a"], "1");
+    assert_eq!(config.sinks[0].secret_headers[0].0, "authorization");
+    assert!(config.describe().contains("sink      book: call route ship"), "{}", config.describe());
+}
+
+#[test]
+fn a_call_without_a_protecting_route_is_refused() {
+    let whole = "path = \"/ship\"";
+    are_refused([
+        (
+            call("route = \"shop\", path = \"/ship\""),
+            "sinks[0].call.route",
+            "no route named \"shop\"",
+        ),
+        (call(&format!("route = \"watched\", {whole}")), "sinks[0].call.route", "does not enforce"),
+        (call(&format!("route = \"derived\", {whole}")), "sinks[0].call.route", "no header field"),
+        (
+            call(&format!("route = \"short\", {whole}")),
+            "sinks[0].call.route",
+            "refuses the keys of calls",
+        ),
+        (
+            call(&format!("route = \"ship\", {whole}")).replace(KEYS, ""),
+            "sinks[0].call.route",
+            "needs [encryption]",
+        ),
+        (
+            call("route = \"ship\", path = \"/{{ order }}\""),
+            "sinks[0].call.path",
+            "there is no order",
+        ),
+        (
+            call(&format!("route = \"ship\", {whole}, method = \"GET\"")),
+            "sinks[0].call.route",
+            "does not cover the method GET",
+        ),
+        (
+            call(&format!("route = \"ship\", {whole}, headers = {{ Idempotency-Key = \"k\" }}")),
+            "sinks[0].call.route",
+            "headers can't have idempotency-key",
+        ),
+        (call("route = \"ship\""), "sinks[0].call.path", "a call needs path"),
+        (call(whole), "sinks[0].call.route", "a call needs route"),
+        (call("route = \"ship\", path = \"ship\""), "sinks[0].call.path", "begins with /"),
+        (
+            call("route = \"ship\", path = \"/{{ x\""),
+            "sinks[0].call.path",
+            "not a template: line 1",
+        ),
+        (
+            call(&format!("route = \"ship\", {whole}, body = '{{% if %}}'")),
+            "sinks[0].call.body",
+            "not a template",
+        ),
+        (
+            call(&format!("route = \"ship\", {whole}, headers = {{ Host = \"a\" }}")),
+            "sinks[0].call.headers.Host",
+            "can be set for a call",
+        ),
+    ]);
+}
+
+#[test]
+fn a_circle_of_calls_is_a_warning() {
+    let rule = "[[routes.publish]]\nto = [\"book\"]\n";
+    let text = call("route = \"ship\", path = \"/ship\"");
+    let warnings = load(&text).unwrap().warnings;
+    assert!(warnings.iter().all(|warning| !warning.contains("circle")), "{warnings:?}");
+    let circle = text.replace("path = \"/ship\"\n", &format!("path = \"/ship\"\n{rule}"));
+    let warnings = load(&circle).unwrap().warnings;
+    let found = warnings.iter().any(|warning| warning.contains("circle (book -> book)"));
+    assert!(found, "{warnings:?}");
+}
+
+#[test]
+fn a_call_to_a_faulty_route_has_no_fault_of_its_own() {
+    let text = call("route = \"ship\", path = \"/ship\"");
+    let faulty = text.replace("path = \"/ship\"\n", "path = \"/ship\"\nlease = \"soon\"\n");
+    let fault = fault_of(load(&faulty));
+    assert!(fault.starts_with("routes[0].lease: "), "{fault}");
 }

@@ -198,7 +198,7 @@ fn events_that_are_too_large_together_have_no_chosen_members() {
 
 #[test]
 fn other_content_is_malformed() {
-    for content in [&b""[..], b"\x02{\"data\":{", b"{"] {
+    for content in [&b""[..], b"\x40{\"data\":{", b"{"] {
         assert_eq!(finished(content, CHANGED_MS), Err(MalformedEvent));
     }
 }

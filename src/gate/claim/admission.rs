@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::probe::ProbeResult;
 use super::records::STORE_RETRY_AFTER;
-use super::{AdmitResult, ClaimDetails, IncomingRequest, PendingAdmission, Sender};
+use super::{AdmitResult, ClaimDetails, IncomingRequest, PendingAdmission};
 use crate::engine::{
     Admission, ClaimOver, ClaimRequest, DuplicateRefusal, OnUncertain, Policy, PublishedRequest,
     admit,
@@ -45,8 +45,20 @@ impl Gate {
         let mut admission = Admission::Claim(ClaimOver::Nothing);
         // The uncertain record that a probe asks about.
         let mut uncertain: Option<Held> = None;
+        if pending.sender.continues() {
+            let held = self.blocking_record(policy, &slot).await;
+            let held = held.map_err(|error| self.store_failed(&slot, &error))?;
+            admission = decided(&mut pending, held.as_ref(), request)?;
+            uncertain = held.filter(|_| admission == Admission::Probe);
+        }
         for look in 0..LOOKS_MAX {
             let held = match admission {
+                Admission::Claim(ClaimOver::Nothing | ClaimOver::Marker(_))
+                    if pending.sender.continues() =>
+                {
+                    let was_released = admission != Admission::Claim(ClaimOver::Nothing);
+                    return Ok(AdmitResult::NothingToContinue { slot, was_released });
+                }
                 Admission::Claim(over) => match self.claim(&mut pending, over, look == 0).await? {
                     ControlFlow::Break(admitted) => return Ok(admitted),
                     ControlFlow::Continue(held) => held,
@@ -71,22 +83,12 @@ impl Gate {
                 }
                 // The gateway's own calls do not wait: the permits for waiting are only for
                 // clients.
-                Admission::Wait if pending.sender == Sender::Gateway => {
+                Admission::Wait if pending.sender.is_gateway() => {
                     return Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot));
                 }
                 Admission::Wait => Box::pin(self.wait(&mut pending, request)).await?,
             };
-            admission = admit(held.as_ref(), &pending.asked, policy);
-            pending.current_publication =
-                held.as_ref().and_then(|held| held.record.publication.clone());
-            match (&admission, &held) {
-                (Admission::Replay(_), Some(held)) => pending.details.link_to(held),
-                (Admission::Refuse(DuplicateRefusal::KeyReused), held) => {
-                    let (held, compared) = (held.as_ref(), request.compared());
-                    return Err(key_reused(policy, slot, &pending.asked, held, compared));
-                }
-                _ => {}
-            }
+            admission = decided(&mut pending, held.as_ref(), request)?;
             uncertain = held.filter(|_| admission == Admission::Probe);
         }
         Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot))
@@ -142,7 +144,7 @@ impl Gate {
                 content: request.content,
                 is_decoded: request.is_decoded,
                 redact: &policy.redact,
-                hops: 0,
+                hops: request.sender.hops(),
             })
         });
         let headers = &parts.headers;
@@ -190,4 +192,24 @@ impl Gate {
         *request.waited.get_or_insert_default() += began.elapsed();
         found
     }
+}
+
+/// Decides what the request may do, given the record that was found.
+fn decided<S>(
+    pending: &mut PendingAdmission<'_>,
+    held: Option<&Held>,
+    request: &IncomingRequest<'_, S>,
+) -> Result<Admission, Refusal> {
+    let policy = &pending.guarded.route.policy;
+    let admission = admit(held, &pending.asked, policy);
+    pending.current_publication = held.and_then(|held| held.record.publication.clone());
+    match (&admission, held) {
+        (Admission::Replay(_), Some(held)) => pending.details.link_to(held),
+        (Admission::Refuse(DuplicateRefusal::KeyReused), held) => {
+            let compared = request.compared();
+            return Err(key_reused(policy, pending.slot, &pending.asked, held, compared));
+        }
+        _ => {}
+    }
+    Ok(admission)
 }

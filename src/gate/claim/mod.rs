@@ -51,10 +51,39 @@ pub(super) enum Sender {
     Client,
     /// A component of the gateway. Its requests have their own permits, and quotas do not count
     /// them. They never wait for an active attempt, and never pass without protection.
-    Gateway,
+    Gateway(CallTerms),
+}
+
+/// What the gate has to know about a call of the gateway's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CallTerms {
+    /// Number of events that led to the call.
+    pub hops: u8,
+    /// Whether the call continues an operation that began earlier: it never begins the operation.
+    pub continues: bool,
 }
 
 impl Sender {
+    fn is_gateway(self) -> bool {
+        matches!(self, Sender::Gateway(_))
+    }
+
+    /// Returns the number of events that led to the request.
+    fn hops(self) -> u8 {
+        match self {
+            Sender::Client => 0,
+            Sender::Gateway(terms) => terms.hops,
+        }
+    }
+
+    /// Returns whether the request continues an operation that began earlier.
+    pub fn continues(self) -> bool {
+        match self {
+            Sender::Client => false,
+            Sender::Gateway(terms) => terms.continues,
+        }
+    }
+
     /// Returns whether a request of this sender is forwarded without protection while the store is
     /// unavailable.
     fn passes_without_store(self, policy: &Policy) -> bool {
@@ -94,6 +123,14 @@ pub(super) enum AdmitResult {
     Run(Claimed),
     /// The stored reply is the answer.
     Replay(Slot, Arc<Reply>),
+    /// The request continues an operation, and the operation has no record that it could continue:
+    /// the record is a released marker, or there is none.
+    NothingToContinue {
+        /// The operation.
+        slot: Slot,
+        /// Whether a released marker shows that the operation was not executed.
+        was_released: bool,
+    },
     /// The request runs unprotected: the store is unavailable, the route allows this, and the gate
     /// has seen no record of the operation.
     Unprotected,
@@ -176,7 +213,7 @@ impl Gate {
     ) -> Result<Permit, Refusal> {
         let permit = match sender {
             Sender::Client => self.in_flight.protected(address),
-            Sender::Gateway => self.internal.take(),
+            Sender::Gateway(_) => self.internal.take(),
         };
         permit.ok_or(Refusal::Overloaded)
     }

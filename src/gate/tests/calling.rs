@@ -24,7 +24,13 @@ enum Upstream {
 
 impl Scene {
     fn internal_operation<'o>(&'o self, key: &'o str) -> InternalOperation<'o> {
-        InternalOperation { guarded: &self.guarded, caller: InternalCaller::Sink("ledger"), key }
+        InternalOperation {
+            guarded: &self.guarded,
+            caller: InternalCaller::Sink("ledger"),
+            key,
+            hops: 0,
+            continues: false,
+        }
     }
 
     /// Calls under the key `k`. The upstream counts the request and answers it.
@@ -370,4 +376,36 @@ async fn a_client_with_the_same_key_runs_beside_the_call() {
     let request = Request::post("/pay").body(Bytes::from_static(b"{}")).unwrap();
     let outcome = scene.gate.call(saga, request, scene.service(Upstream::Answers(201))).await;
     assert_eq!(answer(&outcome).map(|answer| answer.2), Some(false), "a saga is another caller");
+}
+
+impl Scene {
+    /// Calls under the key `k`, to continue an operation that began earlier.
+    async fn look(&self, upstream: Upstream) -> CallOutcome {
+        let request = Request::post("/pay").body(Bytes::from_static(b"{}")).unwrap();
+        let operation = InternalOperation { continues: true, ..self.internal_operation("k") };
+        self.gate.call(operation, request, self.service(upstream)).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_continues_never_begins_its_operation() {
+    let scene = Scene::new(&[]);
+    let operation = scene.operation_slot();
+    let nothing = |was_released| CallOutcome::NothingToContinue { operation, was_released };
+    assert_eq!(scene.look(Upstream::Answers(201)).await, nothing(false));
+    scene.call(Upstream::Unreachable).await;
+    assert_eq!(scene.look(Upstream::Answers(201)).await, nothing(true), "a released marker");
+    assert_eq!(scene.executed(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_continues_gets_the_outcome_of_its_operation() {
+    let scene = Scene::new(&[]);
+    scene.call(Upstream::Answers(201)).await;
+    let found = scene.look(Upstream::Answers(500)).await;
+    assert_eq!(answer(&found), Some((201, b"booked".as_slice(), true)));
+    let scene = Scene::with(&[], Policy { on_uncertain: OnUncertain::Forward, ..policy() });
+    scene.call(Upstream::Breaks).await;
+    let again = scene.look(Upstream::Answers(200)).await;
+    assert_eq!((answer(&again).map(|answer| answer.0), scene.executed()), (Some(200), 2));
 }

@@ -1,5 +1,6 @@
 //! Copies from file to file, interrupted wherever they can be.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::*;
 use crate::key::{Slot, Space};
 use crate::record::{Lifetime, Record};
 use crate::store::dead_letters::{
-    Burial, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetterKind, DeadLetters,
+    Burial, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetterKind, DeadLetters, RoundChange,
 };
 use crate::store::embedded::{CopiedFile, Embedded, EmbeddedOptions};
 use crate::store::log::{Ends, EventLog, LogEntry, verify};
@@ -62,12 +63,12 @@ async fn attempt(store: &Embedded) -> u64 {
             1 => DeadLetterKind::Gateway,
             _ => {
                 let attempts = DeliveryAttempts { count: n as u32, first_ms: START_MS - n };
-                assert!(store.postpone(RELAY, &event, attempts, PAUSE).await.unwrap());
+                assert!(store.postpone(RELAY, &event, 0, attempts, PAUSE).await.unwrap());
                 continue;
             }
         };
         let report = EventContent::Sealed(Bytes::from(format!("report {n}")));
-        assert!(store.bury(RELAY, &event, &Burial { kind, report }).await.unwrap());
+        assert!(store.bury(RELAY, &event, 0, &Burial { kind, report }).await.unwrap());
         buried += 1;
     }
     buried
@@ -144,7 +145,8 @@ async fn is_the_same(from: &Path, to: &Path) {
     let (due, dead) = outbox_of(&other).await;
     assert_eq!(outbox_of(&one).await, (due.clone(), dead.clone()));
     assert!(due.len() > 1000 && due.iter().any(|event| event.attempts.count > 0) && dead.len() > 5);
-    let oldest = [&one, &other].map(|store| store.oldest_waiting_ms(LEDGER));
+    let all = BTreeSet::from([0]);
+    let oldest = [&one, &other].map(|store| store.oldest_waiting_ms(LEDGER, &all));
     let [one_ms, other_ms] = futures_util::future::join_all(oldest).await.try_into().unwrap();
     assert_eq!(one_ms.unwrap(), other_ms.unwrap());
     assert_eq!(other.partition_owners().await.unwrap(), [None]);
@@ -372,7 +374,7 @@ async fn a_copy_delivers_events_in_order_and_knows_dead_letters_by_their_ids() {
     assert!(store.own_partition(0, RELAY, None).await.unwrap());
     let report = EventContent::Plain(Bytes::from_static(b"report"));
     let burial = Burial { kind: DeadLetterKind::Gateway, report };
-    assert!(store.bury(RELAY, &key(here, &events[1]), &burial).await.unwrap());
+    assert!(store.bury(RELAY, &key(here, &events[1]), 0, &burial).await.unwrap());
     let id = DeadLetterId::of(&key(here, &events[1]));
     let buried = store.dead_letter(id).await.unwrap();
     store.close().await;
@@ -381,14 +383,14 @@ async fn a_copy_delivers_events_in_order_and_knows_dead_letters_by_their_ids() {
     assert_eq!((copied.waiting, copied.dead_letters), (3, 1));
     let store = Embedded::open(&to, options()).unwrap();
     assert_eq!(store.dead_letter(id).await.unwrap(), buried);
-    assert!(buried.is_some() && store.requeue(id).await.unwrap());
+    assert!(buried.is_some() && store.requeue(id, RoundChange { from: 0, to: 1 }).await.unwrap());
     assert!(store.own_partition(0, RELAY, None).await.unwrap());
     for (event, round) in events.iter().zip([0, 1, 0, 0]) {
         let due = store.due_events(0, LEDGER, 10).await.unwrap().events;
         let [first] = &due[..] else { panic!("one event of the operation, not {due:?}") };
         assert_eq!((&first.key, &first.content), (&key(here, event), &event.content));
         assert_eq!(first.round, round);
-        assert!(store.remove(RELAY, &first.key).await.unwrap());
+        assert!(store.remove(RELAY, &first.key, first.round).await.unwrap());
     }
     assert_eq!(store.backlog().await.unwrap(), []);
     store.close().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::outbox_tables::OutboxChange;
+use super::outbox_change::OutboxChange;
 use super::tables::{EncodedRecord, Front, RawRecord, RecordKey, Tables};
 use crate::key::Slot;
 use crate::record::{CodecError, Fence, HEAD_BYTES, Version};

@@ -14,6 +14,7 @@ mod jobs;
 mod layout;
 mod options;
 mod outbox;
+mod outbox_change;
 mod outbox_contents;
 mod outbox_copy;
 mod outbox_counts;

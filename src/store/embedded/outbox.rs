@@ -1,25 +1,27 @@
 //! The outbox and the dead letters of an embedded store.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 use super::jobs::{Job, WriteReply};
+use super::outbox_change::OutboxChange;
 use super::outbox_copy::OutboxPlace;
-use super::outbox_tables::{self, OutboxChange};
+use super::outbox_tables;
 use super::store::Embedded;
 use super::{dead_letter_tables, outbox_copy, outbox_counts};
 use crate::key::Slot;
 use crate::store::copy::OutboxItem;
 use crate::store::dead_letters::{
     Burial, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage,
-    DeadLetters,
+    DeadLetters, RoundChange,
 };
 use crate::store::error::{ListError, StoreError};
 use crate::store::outbox::{
-    DeliveryAttempts, DueEvents, EventKey, Outbox, OutboxWake, RelayFence, SinkBacklog,
-    WaitingEvent,
+    DeliveryAttempts, DueEvents, EventContent, EventKey, Outbox, OutboxWake, RelayFence,
+    SinkBacklog, WaitingEvent,
 };
 use crate::store::outbox_contents::{ContentsPage, OutboxContents, StoredContents};
 
@@ -76,32 +78,54 @@ impl Outbox for Embedded {
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         attempts: DeliveryAttempts,
         pause: Duration,
     ) -> Result<bool, StoreError> {
         let event = event.clone();
-        self.change_outbox(OutboxChange::Postpone { fence, event, attempts, pause }).await
+        self.change_outbox(OutboxChange::Postpone { fence, event, round, attempts, pause }).await
     }
 
-    async fn remove(&self, fence: RelayFence, event: &EventKey) -> Result<bool, StoreError> {
-        self.change_outbox(OutboxChange::Remove { fence, event: event.clone() }).await
+    async fn replace_content(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+        content: &EventContent,
+    ) -> Result<bool, StoreError> {
+        let (event, content) = (event.clone(), content.clone());
+        self.change_outbox(OutboxChange::ReplaceContent { fence, event, round, content }).await
+    }
+
+    async fn remove(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+    ) -> Result<bool, StoreError> {
+        self.change_outbox(OutboxChange::Remove { fence, event: event.clone(), round }).await
     }
 
     async fn bury(
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         burial: &Burial,
     ) -> Result<bool, StoreError> {
         let (event, burial) = (event.clone(), burial.clone());
-        self.change_outbox(OutboxChange::Bury { fence, event, burial }).await
+        self.change_outbox(OutboxChange::Bury { fence, event, round, burial }).await
     }
 
     async fn backlog(&self) -> Result<Vec<SinkBacklog>, StoreError> {
         self.blocking(|shared| shared.reading(outbox_counts::backlog)).await
     }
 
-    async fn oldest_waiting_ms(&self, sink: &str) -> Result<Option<u64>, StoreError> {
+    async fn oldest_waiting_ms(
+        &self,
+        sink: &str,
+        _: &BTreeSet<u16>,
+    ) -> Result<Option<u64>, StoreError> {
         let sink = sink.to_owned();
         self.blocking(move |shared| shared.reading(|txn| outbox_tables::oldest_ms(txn, &sink)))
             .await
@@ -139,9 +163,9 @@ impl DeadLetters for Embedded {
         self.blocking(move |shared| shared.reading(|txn| dead_letter_tables::get(txn, id))).await
     }
 
-    async fn requeue(&self, id: DeadLetterId) -> Result<bool, StoreError> {
+    async fn requeue(&self, id: DeadLetterId, round: RoundChange) -> Result<bool, StoreError> {
         let Some(letter) = self.dead_letter(id).await? else { return Ok(false) };
-        let is_requeued = self.change_outbox(OutboxChange::Requeue { id }).await?;
+        let is_requeued = self.change_outbox(OutboxChange::Requeue { id, round }).await?;
         self.relays.wake(&letter.key.sink);
         Ok(is_requeued)
     }

@@ -7,6 +7,7 @@ use super::outbox_counts::count;
 use super::outbox_keys::event_key;
 use super::stored_event::{EVENTS, StoredEvent};
 use crate::store::dead_letters::{Burial, DeadLetter, DeadLetterId};
+use crate::store::outbox::{EventContent, EventKey};
 use crate::store::outbox_contents::StoredContents;
 
 /// See [`crate::store::OutboxContents::replace_contents`].
@@ -26,6 +27,24 @@ pub(super) fn replace(
         })?;
     }
     Ok(is_replaced)
+}
+
+/// See [`crate::store::Outbox::replace_content`].
+pub(super) fn keep(
+    txn: &WriteTransaction,
+    event: &EventKey,
+    content: &EventContent,
+) -> Result<bool, redb::Error> {
+    let name = event_key(event);
+    let mut events = txn.open_table(EVENTS)?;
+    let stored = events.get(name.as_slice())?.and_then(|value| StoredEvent::decode(value.value()));
+    let Some(before) = stored else { return Ok(false) };
+    let (was, is) = (before.content.size() as u64, content.size() as u64);
+    let next = StoredEvent { content: content.clone(), ..before };
+    events.insert(name.as_slice(), next.encode().as_slice())?;
+    drop(events);
+    count(txn, &event.sink, |counts| counts.3 = (counts.3 + is).saturating_sub(was))?;
+    Ok(true)
 }
 
 fn replace_waiting(

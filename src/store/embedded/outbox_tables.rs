@@ -5,13 +5,13 @@
 //! So only [`put_operation`] and [`take_operation`] change the two tables, always together.
 
 use std::ops::Bound;
-use std::time::Duration;
 
 use redb::{
     ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
 };
 
 use super::layout::META;
+use super::outbox_change::OutboxChange;
 use super::outbox_counts::{self, count, count_dead};
 use super::outbox_keys::{
     TIME_BYTES, due_entry, due_key, event_key, event_of, event_order, operation_key, sink_key,
@@ -24,7 +24,6 @@ use crate::store::dead_letters::{Burial, DeadLetter, DeadLetterId};
 use crate::store::outbox::{
     DeliveryAttempts, DueEvents, EventKey, EventOrder, OutboxEvent, RelayFence, WaitingEvent,
 };
-use crate::store::outbox_contents::StoredContents;
 
 /// Attempts of waiting events, by the same keys: their number, and the time of the first one.
 const ATTEMPTS: TableDefinition<&[u8], (u32, u64)> = TableDefinition::new("outbox_attempts");
@@ -36,24 +35,6 @@ const DUE: TableDefinition<&[u8], ()> = TableDefinition::new("outbox_due");
 const WRITTEN: TableDefinition<&[u8], ()> = TableDefinition::new("outbox_written");
 /// In [`META`]: the fence of the relay that owns the partition.
 const OWNER: &str = "outbox_owner";
-
-/// A change of the outbox.
-pub(super) enum OutboxChange {
-    /// See [`crate::store::Outbox::own_partition`].
-    Own { fence: RelayFence, over: Option<RelayFence> },
-    /// See [`crate::store::Outbox::postpone`].
-    Postpone { fence: RelayFence, event: EventKey, attempts: DeliveryAttempts, pause: Duration },
-    /// See [`crate::store::Outbox::remove`].
-    Remove { fence: RelayFence, event: EventKey },
-    /// See [`crate::store::Outbox::bury`].
-    Bury { fence: RelayFence, event: EventKey, burial: Burial },
-    /// See [`crate::store::DeadLetters::requeue`].
-    Requeue { id: DeadLetterId },
-    /// See [`crate::store::DeadLetters::discard`].
-    Discard { id: DeadLetterId },
-    /// See [`crate::store::OutboxContents::replace_contents`].
-    Replace { before: StoredContents, after: StoredContents },
-}
 
 /// Creates the tables that do not exist yet.
 pub(super) fn prepare(txn: &WriteTransaction) -> Result<(), redb::Error> {
@@ -94,23 +75,39 @@ pub(super) fn apply(
 ) -> Result<bool, redb::Error> {
     match change {
         OutboxChange::Own { fence, over } => own(txn, *fence, *over),
-        OutboxChange::Postpone { fence, event, attempts, pause } => {
+        OutboxChange::Postpone { fence, event, round, attempts, pause } => {
             let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            postpone(txn, *fence, event, *attempts, now_ms.saturating_add(pause_ms))
+            let due_ms = now_ms.saturating_add(pause_ms);
+            Ok(is_owned(txn, *fence)?
+                && waits_in(txn, event, *round)?
+                && postpone(txn, event, *attempts, due_ms)?)
         }
-        OutboxChange::Remove { fence, event } => {
+        OutboxChange::ReplaceContent { fence, event, round, content } => Ok(is_owned(txn, *fence)?
+            && waits_in(txn, event, *round)?
+            && outbox_contents::keep(txn, event, content)?),
+        OutboxChange::Remove { fence, event, round } => {
             let is_owned = is_owned(txn, *fence)?;
-            if is_owned {
+            if is_owned && waits_in(txn, event, *round)? {
                 take_event(txn, event, now_ms)?;
             }
             Ok(is_owned)
         }
-        OutboxChange::Bury { fence, event, burial } => bury(txn, *fence, event, burial, now_ms),
-        OutboxChange::Requeue { id } => {
+        OutboxChange::Bury { fence, event, round, burial } => {
+            let is_owned = is_owned(txn, *fence)?;
+            if is_owned && waits_in(txn, event, *round)? {
+                bury(txn, event, burial, now_ms)?;
+            }
+            Ok(is_owned)
+        }
+        OutboxChange::Requeue { id, round } => {
+            if dead_letter_tables::stored(txn, *id)?.map(|letter| letter.round) != Some(round.from)
+            {
+                return Ok(false);
+            }
             let Some(letter) = take_dead(txn, *id)? else { return Ok(false) };
             let event = StoredEvent {
                 written_ms: letter.written_ms,
-                round: letter.round.saturating_add(1),
+                round: round.to,
                 content: letter.content,
             };
             put_event(txn, &letter.key, &event, now_ms)?;
@@ -144,16 +141,11 @@ pub(super) fn owner(txn: &ReadTransaction) -> Result<Option<RelayFence>, redb::E
 /// See [`crate::store::Outbox::postpone`].
 fn postpone(
     txn: &WriteTransaction,
-    fence: RelayFence,
     event: &EventKey,
     attempts: DeliveryAttempts,
     due_ms: u64,
 ) -> Result<bool, redb::Error> {
     let key = event_key(event);
-    let waits = txn.open_table(EVENTS)?.get(key.as_slice())?.is_some();
-    if !waits || !is_owned(txn, fence)? {
-        return Ok(false);
-    }
     txn.open_table(ATTEMPTS)?.insert(key.as_slice(), (attempts.count, attempts.first_ms))?;
     // An earlier event of the operation may have been written meanwhile. It is due first.
     if first_order(txn, event)? == Some(event.order) {
@@ -166,16 +158,12 @@ fn postpone(
 /// See [`crate::store::Outbox::bury`].
 fn bury(
     txn: &WriteTransaction,
-    fence: RelayFence,
     event: &EventKey,
     burial: &Burial,
     now_ms: u64,
-) -> Result<bool, redb::Error> {
-    if !is_owned(txn, fence)? {
-        return Ok(false);
-    }
+) -> Result<(), redb::Error> {
     let Some(StoredEvent { written_ms, round, content }) = take_event(txn, event, now_ms)? else {
-        return Ok(true);
+        return Ok(());
     };
     let letter = DeadLetter {
         key: event.clone(),
@@ -186,8 +174,15 @@ fn bury(
         burial: burial.clone(),
     };
     // An event that was buried before is replaced: it may wait again after a loss.
-    put_dead(txn, &letter)?;
-    Ok(true)
+    put_dead(txn, &letter)
+}
+
+/// Whether an event waits in this round.
+fn waits_in(txn: &WriteTransaction, event: &EventKey, round: u32) -> Result<bool, redb::Error> {
+    let events = txn.open_table(EVENTS)?;
+    let waiting = events.get(event_key(event).as_slice())?;
+    let waiting = waiting.and_then(|value| StoredEvent::decode(value.value()));
+    Ok(waiting.is_some_and(|waiting| waiting.round == round))
 }
 
 /// Writes a waiting event of a copy. `due_ms` is the time at which its operation is due, in ms

@@ -11,7 +11,8 @@ use redb::{ReadOnlyTable, ReadableTable, Table, TableDefinition, WriteTransactio
 
 use super::event_tables;
 use super::layout::{NOTES, name_of};
-use super::outbox_tables::{self, OutboxChange};
+use super::outbox_change::OutboxChange;
+use super::outbox_tables;
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{
     CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_completed, head_fence,

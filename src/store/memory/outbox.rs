@@ -1,5 +1,6 @@
 //! The outbox and the dead letters of a store in memory.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,13 +12,13 @@ use crate::hex;
 use crate::key::Slot;
 use crate::store::dead_letters::{
     Burial, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterPage,
-    DeadLetters,
+    DeadLetters, RoundChange,
 };
 use crate::store::error::{ListError, StoreError};
 use crate::store::log::{MEMBER_BYTES, member, slot_of_member};
 use crate::store::outbox::{
-    DeliveryAttempts, DueEvents, EventKey, EventOrder, Outbox, OutboxWake, RelayFence, SinkBacklog,
-    WaitingEvent,
+    DeliveryAttempts, DueEvents, EventContent, EventKey, EventOrder, Outbox, OutboxWake,
+    RelayFence, SinkBacklog, WaitingEvent,
 };
 use crate::store::outbox_contents::{ContentsPage, OutboxContents, StoredContents};
 
@@ -67,33 +68,54 @@ impl Outbox for Memory {
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         attempts: DeliveryAttempts,
         pause: Duration,
     ) -> Result<bool, StoreError> {
         let (mut contents, now_ms) = self.lock();
-        Ok(contents.outbox.postpone(fence, event, attempts, pause, now_ms))
+        Ok(contents.outbox.postpone(fence, event, round, attempts, pause, now_ms))
     }
 
-    async fn remove(&self, fence: RelayFence, event: &EventKey) -> Result<bool, StoreError> {
+    async fn replace_content(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+        content: &EventContent,
+    ) -> Result<bool, StoreError> {
+        Ok(self.lock().0.outbox.replace_content(fence, event, round, content))
+    }
+
+    async fn remove(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+    ) -> Result<bool, StoreError> {
         let (mut contents, now_ms) = self.lock();
-        Ok(contents.outbox.remove(fence, event, now_ms))
+        Ok(contents.outbox.remove(fence, event, round, now_ms))
     }
 
     async fn bury(
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         burial: &Burial,
     ) -> Result<bool, StoreError> {
         let (mut contents, now_ms) = self.lock();
-        Ok(contents.outbox.bury(fence, event, burial, now_ms))
+        Ok(contents.outbox.bury(fence, event, round, burial, now_ms))
     }
 
     async fn backlog(&self) -> Result<Vec<SinkBacklog>, StoreError> {
         Ok(self.lock().0.outbox.backlog())
     }
 
-    async fn oldest_waiting_ms(&self, sink: &str) -> Result<Option<u64>, StoreError> {
+    async fn oldest_waiting_ms(
+        &self,
+        sink: &str,
+        _: &BTreeSet<u16>,
+    ) -> Result<Option<u64>, StoreError> {
         Ok(self.lock().0.outbox.oldest_waiting_ms(sink))
     }
 
@@ -121,9 +143,9 @@ impl DeadLetters for Memory {
         Ok(self.lock().0.outbox.dead_letter(id))
     }
 
-    async fn requeue(&self, id: DeadLetterId) -> Result<bool, StoreError> {
+    async fn requeue(&self, id: DeadLetterId, round: RoundChange) -> Result<bool, StoreError> {
         let (mut contents, now_ms) = self.lock();
-        let requeued = contents.outbox.requeue(id, now_ms);
+        let requeued = contents.outbox.requeue(id, round, now_ms);
         drop(contents);
         requeued.iter().for_each(|key| self.relays.wake(&key.sink));
         Ok(requeued.is_some())

@@ -8,7 +8,7 @@ use super::after;
 use crate::key::Slot;
 use crate::store::dead_letters::{
     Burial, DEAD_LETTERS_EXAMINED_MAX, DeadLetter, DeadLetterCursor, DeadLetterFilter,
-    DeadLetterId, DeadLetterKind, DeadLetterPage,
+    DeadLetterId, DeadLetterKind, DeadLetterPage, RoundChange,
 };
 use crate::store::local_relays::PARTITION;
 use crate::store::outbox::{
@@ -123,6 +123,7 @@ impl WaitingEvents {
         &mut self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         attempts: DeliveryAttempts,
         pause: Duration,
         now_ms: u64,
@@ -132,7 +133,8 @@ impl WaitingEvents {
         }
         let Some(queue) = self.sinks.get_mut(&event.sink) else { return false };
         let Some(operation) = queue.operations.get_mut(&event.slot) else { return false };
-        let Some(waiting) = operation.events.get_mut(&event.order) else { return false };
+        let waiting = operation.events.get_mut(&event.order);
+        let Some(waiting) = waiting.filter(|waiting| waiting.round == round) else { return false };
         waiting.attempts = attempts;
         // An earlier event of the operation may have been written meanwhile. It is due first.
         if operation.events.first_key_value().is_some_and(|(order, _)| *order == event.order) {
@@ -143,11 +145,29 @@ impl WaitingEvents {
         true
     }
 
-    pub fn remove(&mut self, fence: RelayFence, event: &EventKey, now_ms: u64) -> bool {
+    pub fn replace_content(
+        &mut self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+        content: &EventContent,
+    ) -> bool {
         if self.owner != Some(fence) {
             return false;
         }
-        self.take(event, now_ms);
+        let operation =
+            self.sinks.get_mut(&event.sink).and_then(|queue| queue.operations.get_mut(&event.slot));
+        let waiting = operation.and_then(|operation| operation.events.get_mut(&event.order));
+        let Some(waiting) = waiting.filter(|waiting| waiting.round == round) else { return false };
+        waiting.content = content.clone();
+        true
+    }
+
+    pub fn remove(&mut self, fence: RelayFence, event: &EventKey, round: u32, now_ms: u64) -> bool {
+        if self.owner != Some(fence) {
+            return false;
+        }
+        self.take(event, round, now_ms);
         true
     }
 
@@ -155,13 +175,14 @@ impl WaitingEvents {
         &mut self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         burial: &Burial,
         now_ms: u64,
     ) -> bool {
         if self.owner != Some(fence) {
             return false;
         }
-        let Some(QueuedEvent { content, written_ms, round, .. }) = self.take(event, now_ms) else {
+        let Some(QueuedEvent { content, written_ms, .. }) = self.take(event, round, now_ms) else {
             return true;
         };
         let letter = DeadLetter {
@@ -178,10 +199,11 @@ impl WaitingEvents {
         true
     }
 
-    /// Removes a waiting event. The next event of its operation is due at once.
-    fn take(&mut self, event: &EventKey, now_ms: u64) -> Option<QueuedEvent> {
+    /// Removes an event that waits in this round. The next event of its operation is due at once.
+    fn take(&mut self, event: &EventKey, round: u32, now_ms: u64) -> Option<QueuedEvent> {
         let queue = self.sinks.get_mut(&event.sink)?;
         let operation = queue.operations.get_mut(&event.slot)?;
+        operation.events.get(&event.order).filter(|waiting| waiting.round == round)?;
         let taken = operation.events.remove(&event.order)?;
         queue.due.remove(&(operation.due_ms, event.slot));
         if operation.events.is_empty() {
@@ -350,10 +372,16 @@ impl WaitingEvents {
     }
 
     /// Returns the key of the event that waits again.
-    pub fn requeue(&mut self, id: DeadLetterId, now_ms: u64) -> Option<EventKey> {
-        let DeadLetter { key, content, written_ms, round, .. } = self.discard(id)?;
+    pub fn requeue(
+        &mut self,
+        id: DeadLetterId,
+        change: RoundChange,
+        now_ms: u64,
+    ) -> Option<EventKey> {
+        self.dead_letter(id).filter(|letter| letter.round == change.from)?;
+        let DeadLetter { key, content, written_ms, .. } = self.discard(id)?;
         let attempts = DeliveryAttempts::default();
-        let event = QueuedEvent { content, written_ms, round: round.saturating_add(1), attempts };
+        let event = QueuedEvent { content, written_ms, round: change.to, attempts };
         self.insert(key.clone(), event, now_ms);
         Some(key)
     }

@@ -71,9 +71,11 @@ pub(super) struct Scripts {
     pub(super) outbox_own: Script,
     pub(super) outbox_due: Script,
     pub(super) outbox_postpone: Script,
+    pub(super) outbox_keep: Script,
     pub(super) outbox_remove: Script,
     pub(super) outbox_bury: Script,
     pub(super) outbox_requeue: Script,
+    pub(super) outbox_restore: Script,
     pub(super) outbox_discard: Script,
     pub(super) outbox_replace: Script,
     pub(super) outbox_replace_dead: Script,
@@ -115,6 +117,11 @@ impl Scripts {
                 include_str!("scripts/outbox_take.lua"),
                 include_str!("scripts/outbox_postpone.lua")
             )),
+            outbox_keep: Script::new(concat!(
+                include_str!("scripts/outbox_counts.lua"),
+                include_str!("scripts/outbox_take.lua"),
+                include_str!("scripts/outbox_keep.lua")
+            )),
             outbox_remove: Script::new(concat!(
                 include_str!("scripts/outbox_counts.lua"),
                 include_str!("scripts/outbox_take.lua"),
@@ -129,6 +136,11 @@ impl Scripts {
                 include_str!("scripts/outbox_counts.lua"),
                 include_str!("scripts/outbox_insert.lua"),
                 include_str!("scripts/outbox_requeue.lua")
+            )),
+            outbox_restore: Script::new(concat!(
+                include_str!("scripts/outbox_counts.lua"),
+                include_str!("scripts/outbox_insert.lua"),
+                include_str!("scripts/outbox_restore.lua")
             )),
             outbox_discard: Script::new(concat!(
                 include_str!("scripts/outbox_counts.lua"),

@@ -20,7 +20,7 @@ use crate::record::CodecError;
 use crate::store::StoreError;
 use crate::store::dead_letters::{
     DEAD_LETTERS_EXAMINED_MAX, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId,
-    DeadLetterPage, DeadLetters,
+    DeadLetterPage, DeadLetters, RoundChange,
 };
 
 /// Ids that a listing reads ahead of each partition: a page of 1000 has about four of each.
@@ -79,7 +79,7 @@ impl DeadLetters for Redis {
         }
     }
 
-    async fn requeue(&self, id: DeadLetterId) -> Result<bool, StoreError> {
+    async fn requeue(&self, id: DeadLetterId, round: RoundChange) -> Result<bool, StoreError> {
         // An id is of one sink, so the sink can't change before the script runs.
         let Some(letter) = self.dead_letter(id).await? else { return Ok(false) };
         let (partition, sink, names) = (id.partition(), &letter.key.sink, &self.names);
@@ -93,7 +93,8 @@ impl DeadLetters for Redis {
             names.outbox_old_key(partition, sink),
         ];
         let (channel, wake) = (names.outbox_channel(), wakes::message(partition, sink));
-        let args: [&[u8]; 4] = [id.as_bytes(), sink.as_bytes(), &channel, &wake];
+        let (from, to) = (round.from.to_be_bytes(), round.to.to_be_bytes());
+        let args: [&[u8]; 6] = [id.as_bytes(), sink.as_bytes(), &channel, &wake, &from, &to];
         let script = &self.scripts.outbox_requeue;
         let is_requeued = is_done(self.run_outbox(partition, script, &keys, &args).await)?;
         if is_requeued {

@@ -52,6 +52,7 @@ mod connect;
 mod connection;
 mod copy;
 mod dead_letters;
+mod earlier_events;
 mod epochs;
 mod fault;
 mod large;

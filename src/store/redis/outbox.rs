@@ -1,6 +1,7 @@
 //! The outbox in Redis: events of a partition, by sink and operation. The change script writes them
 //! in the same step as their record.
 
+use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -15,15 +16,16 @@ use super::connection::CallError;
 use super::layout::member;
 use super::outbox_names::RELAYS_PARTITION;
 use super::outbox_values as values;
+use super::swap::{OPERATION_ARG, OUTBOX_ARGS_FROM};
 use super::time::millis;
 use super::wakes::{self, OutboxWakes};
-use super::written_events::StampedEvents;
+use super::written_events::{StampedEvent, StampedEvents};
 use crate::key::{PARTITIONS, Slot};
 use crate::store::StoreError;
 use crate::store::dead_letters::{Burial, DeadLetterId};
 use crate::store::outbox::{
-    DeliveryAttempts, DueEvents, EventKey, Outbox, OutboxEvent, OutboxWake, RelayFence,
-    SinkBacklog, WaitingEvent,
+    DeliveryAttempts, DueEvents, EventContent, EventKey, Outbox, OutboxEvent, OutboxWake,
+    RelayFence, SinkBacklog, WaitingEvent,
 };
 
 /// The message after which every relay attends at once, because one of them left. No event has this
@@ -44,7 +46,8 @@ impl Redis {
             return Ok(StampedEvents::default());
         }
         let changed_ms = self.now_ms(slot.partition()).await?;
-        Ok(StampedEvents { changed_ms, events: events.to_vec() })
+        let stamped = |event: &OutboxEvent| StampedEvent { changed_ms, event: event.clone() };
+        Ok(StampedEvents(events.iter().map(stamped).collect()))
     }
 
     /// Runs a script of the outbox.
@@ -56,6 +59,29 @@ impl Redis {
         args: &[&[u8]],
     ) -> Result<Value, CallError> {
         self.run(partition, script, (keys, args), None, self.deadline()).await
+    }
+
+    /// Writes events again that a server may have lost, without their record. Events that wait
+    /// already stay as they are.
+    pub(super) async fn restore_events(
+        &self,
+        slot: &Slot,
+        events: &StampedEvents,
+    ) -> Result<(), StoreError> {
+        let mut keys = Vec::new();
+        let args = events.script_args(&self.names, slot, &mut keys);
+        if args.is_empty() {
+            return Ok(());
+        }
+        let operation = member(slot);
+        // The script has its arguments in the places of the change script.
+        let mut all: Vec<&[u8]> = vec![b""; OUTBOX_ARGS_FROM];
+        if let Some(place) = all.get_mut(OPERATION_ARG) {
+            *place = &operation;
+        }
+        all.extend(args.iter().map(Vec::as_slice));
+        self.run_outbox(slot.partition(), &self.scripts.outbox_restore, &keys, &all).await?;
+        Ok(())
     }
 
     /// Returns the keys of the scripts that change a waiting event.
@@ -166,30 +192,60 @@ impl Outbox for Redis {
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         attempts: DeliveryAttempts,
         pause: Duration,
     ) -> Result<bool, StoreError> {
         let (partition, keys) = (event.slot.partition(), self.event_keys(event));
         let (operation, order) = (member(&event.slot), event.order.encode());
         let (attempts, pause) = (values::attempts(attempts), millis(pause));
-        let fence = fence_bytes(fence);
-        let args: [&[u8]; 6] =
-            [&fence, &operation, &order, event.sink.as_bytes(), &attempts, &pause];
+        let (fence, round) = (fence_bytes(fence), round.to_string());
+        let (sink, round) = (event.sink.as_bytes(), round.as_bytes());
+        let args: [&[u8]; 7] = [&fence, &operation, &order, sink, round, &attempts, &pause];
         is_done(self.run_outbox(partition, &self.scripts.outbox_postpone, &keys, &args).await)
     }
 
-    async fn remove(&self, fence: RelayFence, event: &EventKey) -> Result<bool, StoreError> {
+    async fn replace_content(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+        content: &EventContent,
+    ) -> Result<bool, StoreError> {
         let (operation, order) = (member(&event.slot), event.order.encode());
-        let args: [&[u8]; 4] = [&fence_bytes(fence), &operation, &order, event.sink.as_bytes()];
+        let (fence, round) = (fence_bytes(fence), round.to_string());
+        let (sink, round, content) = (event.sink.as_bytes(), round.as_bytes(), content.encode());
+        let args: [&[u8]; 6] = [&fence, &operation, &order, sink, round, &content];
         let (partition, mut keys) = (event.slot.partition(), self.event_keys(event));
         keys.push(self.names.outbox_counts_key(partition));
-        is_done(self.run_outbox(partition, &self.scripts.outbox_remove, &keys, &args).await)
+        is_done(self.run_outbox(partition, &self.scripts.outbox_keep, &keys, &args).await)
+    }
+
+    async fn remove(
+        &self,
+        fence: RelayFence,
+        event: &EventKey,
+        round: u32,
+    ) -> Result<bool, StoreError> {
+        let (operation, order) = (member(&event.slot), event.order.encode());
+        let (fence, round) = (fence_bytes(fence), round.to_string());
+        let sink = event.sink.as_bytes();
+        let args: [&[u8]; 5] = [&fence, &operation, &order, sink, round.as_bytes()];
+        let (partition, mut keys) = (event.slot.partition(), self.event_keys(event));
+        keys.push(self.names.outbox_counts_key(partition));
+        let script = &self.scripts.outbox_remove;
+        let is_owner = is_done(self.run_outbox(partition, script, &keys, &args).await)?;
+        if is_owner {
+            self.recent_writes.remove_delivered(event);
+        }
+        Ok(is_owner)
     }
 
     async fn bury(
         &self,
         fence: RelayFence,
         event: &EventKey,
+        round: u32,
         burial: &Burial,
     ) -> Result<bool, StoreError> {
         let (partition, mut keys) = (event.slot.partition(), self.event_keys(event));
@@ -200,11 +256,13 @@ impl Outbox for Redis {
         ]);
         let (operation, order) = (member(&event.slot), event.order.encode());
         let (id, ending) = (DeadLetterId::of(event), values::letter_ending(&event.sink, burial));
-        let args: [&[u8]; 7] = [
+        let round = round.to_string();
+        let args: [&[u8]; 8] = [
             &fence_bytes(fence),
             &operation,
             &order,
             event.sink.as_bytes(),
+            round.as_bytes(),
             id.as_bytes(),
             values::kind(burial.kind),
             &ending,
@@ -216,8 +274,12 @@ impl Outbox for Redis {
         self.counted_backlog().await
     }
 
-    async fn oldest_waiting_ms(&self, sink: &str) -> Result<Option<u64>, StoreError> {
-        self.oldest_written_ms(sink).await
+    async fn oldest_waiting_ms(
+        &self,
+        sink: &str,
+        partitions: &BTreeSet<u16>,
+    ) -> Result<Option<u64>, StoreError> {
+        self.oldest_written_ms(sink, partitions).await
     }
 
     async fn waiting_of(&self, sink: &str, slot: &Slot) -> Result<Vec<WaitingEvent>, StoreError> {

@@ -81,6 +81,9 @@ impl OutboxContents for Redis {
     }
 }
 
+/// The answer of a scan: where to continue, and fields with their values.
+type ScannedFields = (u64, Vec<(Vec<u8>, Vec<u8>)>);
+
 impl Redis {
     /// Adds a part of a section to the page. Returns the cursor of the next part; 0 at the end.
     /// Leaves out what can't be read, because another program wrote it.
@@ -98,7 +101,7 @@ impl Redis {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
         let answer: Value = self.command(*partition, &scan).await?;
-        let (next, fields): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
+        let (next, fields): ScannedFields =
             redis::from_redis_value(answer).map_err(|_| unexpected())?;
         for (name, value) in fields {
             match kind {

@@ -3,7 +3,7 @@
 //! A gateway reads the counts every second, even if it is idle. So one server gets one MGET for all
 //! of its partitions. On a cluster a command has keys of one partition only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redis::Value;
 
@@ -77,16 +77,18 @@ impl Redis {
     }
 
     /// Implements [`crate::store::Outbox::oldest_waiting_ms`].
-    pub(super) async fn oldest_written_ms(&self, sink: &str) -> Result<Option<u64>, StoreError> {
-        let mut backlog = self.counted_backlog().await?;
-        backlog.retain(|one| one.sink == sink && one.waiting > 0);
+    pub(super) async fn oldest_written_ms(
+        &self,
+        sink: &str,
+        partitions: &BTreeSet<u16>,
+    ) -> Result<Option<u64>, StoreError> {
         let mut oldest: Option<u64> = None;
         for group in self.servers.groups() {
             let mut reading = redis::pipe();
-            for one in backlog.iter().filter(|one| group.partitions.contains(&one.partition)) {
+            for one in group.partitions.iter().filter(|one| partitions.contains(one)) {
                 // An operation that was never attempted is due at the time of its change.
-                let due_key = self.names.outbox_due_key(one.partition, sink);
-                let old_key = self.names.outbox_old_key(one.partition, sink);
+                let due_key = self.names.outbox_due_key(*one, sink);
+                let old_key = self.names.outbox_old_key(*one, sink);
                 for key in [due_key, old_key] {
                     reading.cmd("ZRANGE").arg(key).arg(0).arg(0).arg("WITHSCORES");
                 }

@@ -5,6 +5,8 @@
 //! without some writes that it confirmed. So this process keeps them, limited in bytes and in time,
 //! and writes them again afterwards.
 //!
+//! An entry also has the events of earlier writes of its slot: they may still wait for their sinks.
+//!
 //! Danger: a restored write counts as confirmed. So a write without an answer must never enter the
 //! table. It would displace the confirmed write of a running attempt, and after a loss the slot
 //! would get a claim without an attempt. A confirmed write replaces the entry of its slot, unless
@@ -16,10 +18,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::earlier_events::EARLIER_BYTES_MAX;
 use super::restore_decision::{RecentWrite, RestoreDecision};
 use super::written_events::WrittenEvents;
 use crate::key::{Slot, Space};
 use crate::record::{Encoded, Fence, Lifetime, Record, Version, head_in_flight};
+use crate::store::outbox::EventKey;
 
 /// How long a write other than a claim is kept. Healthy replicas lag by less than a second, and a
 /// server that syncs its file every second loses two seconds at most. A write is kept longer while
@@ -27,9 +31,9 @@ use crate::record::{Encoded, Fence, Lifetime, Record, Version, head_in_flight};
 /// a hung server may be replaced much later.
 pub const RECENT_WRITE_TTL: Duration = Duration::from_secs(3);
 
-/// Limit for the bytes of the settled writes: about 4,000 operations, or more than 1,000 a second.
-/// Beyond it, the oldest writes are removed first. It also limits the time of a restore, in which
-/// new operations wait, to a few tenths of a second.
+/// Limit for the bytes of the settled writes and of the events of earlier writes: about 4,000
+/// operations, or more than 1,000 a second. Beyond it, the oldest writes are removed first. It also
+/// limits the time of a restore, in which new operations wait, to a few tenths of a second.
 const BYTES_MAX: usize = 4 << 20;
 
 /// Bytes of an entry without payload and event: the entry itself, its parts of the table and the
@@ -50,7 +54,7 @@ struct RecentTable {
     settled: HashMap<Slot, Box<RecentWrite>>,
     /// The settled writes in the order of their ends.
     ends: VecDeque<(Instant, Slot)>,
-    /// Bytes of the settled writes.
+    /// Bytes of the settled writes, and of the earlier events of claims.
     bytes: usize,
 }
 
@@ -96,19 +100,27 @@ impl RecentWrites {
                 RestoreDecision::OverEarlierState(_) | RestoreDecision::UnderNewVersion(_)
             )
         };
-        if inner.get(slot).is_some_and(|held| held.until > inner.intact_at && prevails(held)) {
-            return;
+        match inner.take(slot) {
+            Some(held) if held.until > inner.intact_at && prevails(&held) => {
+                inner.put(slot, held, Some(recent));
+            }
+            held => {
+                if !in_flight {
+                    inner.ends.push_back((recent.until, *slot));
+                }
+                inner.put(slot, recent, held);
+            }
         }
-        inner.forget(slot);
-        if in_flight {
-            inner.claims.insert(*slot, recent);
-            inner.sweep();
-        } else {
-            inner.bytes += weight(&recent);
-            inner.ends.push_back((recent.until, *slot));
-            inner.settled.insert(*slot, recent);
-            inner.prune();
-        }
+    }
+
+    /// Removes an event that its sink has. It is not restored any more.
+    pub(super) fn remove_delivered(&self, event: &EventKey) {
+        let EventKey { sink, slot, order } = event;
+        let mut inner = self.lock();
+        let Some(mut held) = inner.take(slot) else { return };
+        held.events.outbox.0.retain(|stamped| !stamped.is(sink, *order));
+        held.earlier.remove(sink, *order);
+        inner.put(slot, held, None);
     }
 
     /// Records that at this time the servers had all records that they confirmed before.
@@ -132,7 +144,7 @@ impl RecentWrites {
     pub fn remove_superseded(&self, slot: &Slot, version: Version) {
         let mut inner = self.lock();
         if inner.get(slot).is_some_and(|held| held.version() == version) {
-            inner.forget(slot);
+            inner.take(slot);
         }
     }
 
@@ -148,7 +160,12 @@ impl RecentWrites {
         let present = all.filter(|(slot, recent)| {
             recent.until > inner.intact_at && partitions.contains(&slot.partition())
         });
-        present.map(|(slot, recent)| (*slot, RecentWrite::clone(recent))).collect()
+        let copies = present.map(|(slot, recent)| {
+            let mut recent = RecentWrite::clone(recent);
+            recent.earlier.remove_intact(inner.intact_at);
+            (*slot, recent)
+        });
+        copies.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, RecentTable> {
@@ -161,15 +178,41 @@ impl RecentTable {
         self.claims.get(slot).or_else(|| self.settled.get(slot)).map(Box::as_ref)
     }
 
-    fn forget(&mut self, slot: &Slot) {
-        self.claims.remove(slot);
-        self.forget_settled(slot);
+    fn take(&mut self, slot: &Slot) -> Option<Box<RecentWrite>> {
+        let taken = self.claims.remove(slot).or_else(|| self.settled.remove(slot))?;
+        self.bytes -= weight(&taken);
+        Some(taken)
+    }
+
+    /// Adds an entry, with the events of another write that it displaces.
+    fn put(&mut self, slot: &Slot, mut recent: Box<RecentWrite>, other: Option<Box<RecentWrite>>) {
+        if let Some(other) = other {
+            // Events of earlier writes displace no other entry.
+            let room = BYTES_MAX.saturating_sub(self.bytes + weight(&recent));
+            recent.keep_events_of(*other, room.min(EARLIER_BYTES_MAX));
+            recent.earlier.remove_intact(self.intact_at);
+        }
+        self.bytes += weight(&recent);
+        if recent.is_in_flight() {
+            self.claims.insert(*slot, recent);
+            self.sweep();
+        } else {
+            self.settled.insert(*slot, recent);
+            self.prune();
+        }
     }
 
     /// Removes claims with an expired lease: their attempts ended without a settlement.
     fn sweep(&mut self) {
         if self.claims.len() > self.claims_until_swept.max(CLAIMS_MIN) {
-            self.claims.retain(|_, recent| recent.until > self.intact_at);
+            let (intact_at, bytes) = (self.intact_at, &mut self.bytes);
+            self.claims.retain(|_, recent| {
+                let is_running = recent.until > intact_at;
+                if !is_running {
+                    *bytes -= weight(recent);
+                }
+                is_running
+            });
             self.claims_until_swept = 2 * self.claims.len();
         }
     }
@@ -182,27 +225,27 @@ impl RecentTable {
             }
             self.ends.pop_front();
             if self.settled.get(&slot).is_some_and(|recent| recent.until == end) {
-                self.forget_settled(&slot);
+                self.take(&slot);
             }
-        }
-    }
-
-    fn forget_settled(&mut self, slot: &Slot) {
-        if let Some(recent) = self.settled.remove(slot) {
-            self.bytes -= weight(&recent);
         }
     }
 }
 
-/// Returns the bytes of an entry.
+/// Returns the bytes of an entry that count. Of a claim, only the events of earlier writes do.
 fn weight(recent: &RecentWrite) -> usize {
-    ENTRY_BYTES + recent.encoded.payload.len() + recent.events.bytes()
+    let earlier = recent.earlier.bytes();
+    if recent.is_in_flight() {
+        return earlier;
+    }
+    ENTRY_BYTES + recent.encoded.payload.len() + recent.events.bytes() + earlier
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::record::{Cause, State, encode};
+    use crate::store::outbox::{EventContent, EventOrder, OutboxEvent};
+    use crate::store::redis::written_events::{StampedEvent, StampedEvents};
     use crate::store::suite::{claim, completed, slot};
 
     const LEASE: Lifetime = Lifetime {
@@ -368,6 +411,75 @@ mod tests {
 
     fn uncertain() -> State {
         State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None }
+    }
+
+    /// Keeps a change of slot 1 with an event of some bytes.
+    fn announce(recent_writes: &RecentWrites, record: &Record, bytes: usize) {
+        let (order, content) =
+            (order(record.version.0), EventContent::Plain(vec![0; bytes].into()));
+        let event = OutboxEvent { sink: LEDGER.into(), order, content };
+        let outbox = StampedEvents(vec![StampedEvent { changed_ms: 5, event }]);
+        let events = WrittenEvents { log: Vec::new(), outbox };
+        let slot = slot(Space::Enforced, 1);
+        recent_writes.record_confirmed(&slot, record, encode(record), KEEP, events);
+    }
+
+    fn order(version: u64) -> EventOrder {
+        EventOrder { opened_unix_ms: 10, version, number: 0 }
+    }
+
+    const LEDGER: &str = "ledger";
+
+    /// Returns the versions of all events that would be restored in slot 1.
+    fn events(recent_writes: &RecentWrites) -> Vec<u64> {
+        let partitions = HashSet::from([slot(Space::Enforced, 1).partition()]);
+        let kept = recent_writes.in_partitions(&partitions);
+        let all = kept.into_iter().flat_map(|(_, recent)| recent.all_events().outbox.0);
+        all.map(|stamped| stamped.event.order.version).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_of_earlier_writes_are_kept_for_their_time_unless_they_are_delivered() {
+        let recent_writes = RecentWrites::default();
+        // The answer to the first change is processed late.
+        for changes in [1, 2, 2, 0] {
+            announce(&recent_writes, &record(100, changes, 1, 10, State::Released), 10);
+        }
+        assert_eq!(events(&recent_writes), [100, 101, 102]);
+        let claim = record(100, 3, 1, 10, State::InFlight { uncertain_since_ms: None });
+        keep(&recent_writes, 1, &claim, LEASE);
+        let (sink, slot) = (LEDGER.into(), slot(Space::Enforced, 1));
+        let delivered = EventKey { sink, slot, order: order(101) };
+        recent_writes.remove_delivered(&delivered);
+        assert_eq!(events(&recent_writes), [100, 102]);
+        pass(&recent_writes, RECENT_WRITE_TTL).await;
+        assert_eq!((of(&recent_writes, 1), events(&recent_writes)), (vec![claim.version], vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_of_earlier_writes_are_limited_and_displace_no_write() {
+        let recent_writes = RecentWrites::default();
+        for changes in 0..12 {
+            let change = record(100, changes, 1, 10, State::Released);
+            announce(&recent_writes, &change, EARLIER_BYTES_MAX / 4);
+        }
+        assert_eq!(events(&recent_writes), [108, 109, 110, 111], "three earlier ones, and its own");
+        let large = Encoded { payload: vec![0; 1 << 18].into(), ..encode(&completed(2)) };
+        for n in 2..=15 {
+            let (here, events) = (slot(Space::Enforced, n), WrittenEvents::default());
+            recent_writes.record_confirmed(&here, &completed(2), large.clone(), KEEP, events);
+        }
+        let before = recent_writes.lock().settled.len();
+        let claim = record(100, 12, 1, 10, State::InFlight { uncertain_since_ms: None });
+        keep(&recent_writes, 1, &claim, LEASE);
+        let inner = recent_writes.lock();
+        assert!(inner.bytes <= BYTES_MAX, "{}", inner.bytes);
+        assert_eq!((inner.settled.len(), inner.claims.len()), (before - 1, 1));
+        drop(inner);
+        recent_writes.remove_superseded(&slot(Space::Enforced, 1), claim.version);
+        let inner = recent_writes.lock();
+        let bytes: usize = inner.settled.values().map(|settled| weight(settled)).sum();
+        assert_eq!(inner.bytes, bytes);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::restore_decision::{RecentWrite, RestoreDecision};
 use super::servers::ServerPartitions;
 use super::swap::{RecordWrite, SwapOutcome};
 use crate::key::Slot;
-use crate::record::{CodecError, Held, Record, Version, decode, encode};
+use crate::record::{CodecError, Held, Record, State, Version, decode, encode};
 use crate::store::{StoreError, Swap};
 
 /// How often the task reads an epoch of each server even if nothing seems wrong. A flush has no
@@ -197,7 +197,7 @@ impl Redis {
         let mut encoded = recent.encoded.clone();
         let mut expected = None;
         for _ in 0..ATTEMPTS_MAX {
-            let (lifetime, events) = (recent.lifetime, recent.events.clone());
+            let (lifetime, events) = (recent.lifetime, recent.all_events());
             let write = RecordWrite {
                 slot: &slot,
                 expected,
@@ -209,7 +209,12 @@ impl Redis {
             let current = match self.run_swap(&write, None, self.deadline()).await {
                 Ok(SwapOutcome::Swapped(Swap::Stored)) => {
                     let RecordWrite { encoded, events, .. } = write;
-                    self.recent_writes.record_confirmed(&slot, &record, encoded, lifetime, events);
+                    if matches!(record.state, State::InFlight { .. }) {
+                        // The claim script writes no events for sinks.
+                        self.restore_events(&slot, &events.outbox).await?;
+                    }
+                    let own = recent.events;
+                    self.recent_writes.record_confirmed(&slot, &record, encoded, lifetime, own);
                     return Ok(());
                 }
                 Ok(SwapOutcome::Swapped(Swap::Stale(current))) => current,
@@ -233,12 +238,8 @@ impl Redis {
                     record = Record { version: Version(random()?), ..record };
                     encoded = encode(&record);
                 }
-                // An earlier recovery restored the record under another version, and failed
-                // afterwards.
-                RestoreDecision::Obsolete if current.is_same_state(&record) => return Ok(()),
                 RestoreDecision::Obsolete => {
-                    self.recent_writes.remove_superseded(&slot, recent.version());
-                    return Ok(());
+                    return self.restore_behind(&slot, &recent, &record, &current).await;
                 }
                 RestoreDecision::BegunAgain => {
                     tracing::error!(
@@ -254,6 +255,27 @@ impl Redis {
         Err(StoreError::NotApplied(
             "a record that the store may have lost changes again and again".into(),
         ))
+    }
+
+    /// Writes the events of a recent write again, although its record is obsolete: the slot has
+    /// `current`. Another gateway may have restored a later state of the operation, without the
+    /// events that only this gateway keeps.
+    async fn restore_behind(
+        &self,
+        slot: &Slot,
+        recent: &RecentWrite,
+        record: &Record,
+        current: &Record,
+    ) -> Result<(), StoreError> {
+        if recent.is_about(current) {
+            self.restore_events(slot, &recent.all_events().outbox).await?;
+        }
+        // Otherwise an earlier recovery restored the record under another version, and failed
+        // afterwards.
+        if !current.is_same_state(record) {
+            self.recent_writes.remove_superseded(slot, recent.version());
+        }
+        Ok(())
     }
 }
 

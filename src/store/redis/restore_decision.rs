@@ -2,8 +2,11 @@
 
 use tokio::time::Instant;
 
+use super::earlier_events::EarlierEvents;
 use super::written_events::WrittenEvents;
-use crate::record::{Encoded, Fence, Lifetime, Record, State, Version, head_fence, head_version};
+use crate::record::{
+    Encoded, Fence, Lifetime, Record, State, Version, head_fence, head_in_flight, head_version,
+};
 
 /// A later change of an operation has a version that is at most this much higher. Versions of other
 /// operations in the slot are random.
@@ -18,6 +21,8 @@ pub struct RecentWrite {
     pub lifetime: Lifetime,
     /// The events that were written with it.
     pub(super) events: WrittenEvents,
+    /// The events of earlier writes of its slot.
+    pub(super) earlier: EarlierEvents,
     /// Time at which its operation began, in ms since 1970.
     opened_unix_ms: u64,
     kind: WriteKind,
@@ -71,7 +76,27 @@ impl RecentWrite {
             State::Released => WriteKind::Marker,
         };
         let opened_unix_ms = record.opened_unix_ms;
-        RecentWrite { encoded, lifetime, events, opened_unix_ms, kind, until }
+        let earlier = EarlierEvents::default();
+        RecentWrite { encoded, lifetime, events, earlier, opened_unix_ms, kind, until }
+    }
+
+    /// Keeps the events of another write of the slot, which this write displaces. They have at most
+    /// `limit` bytes.
+    pub(super) fn keep_events_of(&mut self, other: RecentWrite, limit: usize) {
+        self.earlier.add(other.earlier, other.events.outbox, other.until);
+        self.earlier.remove_all(&self.events.outbox);
+        self.earlier.shrink(limit);
+    }
+
+    /// Returns its events, together with those of earlier writes of its slot.
+    pub(super) fn all_events(&self) -> WrittenEvents {
+        let outbox = self.earlier.with(&self.events.outbox);
+        WrittenEvents { log: self.events.log.clone(), outbox }
+    }
+
+    /// Whether both are about the same operation.
+    pub(super) fn is_about(&self, record: &Record) -> bool {
+        self.opened_unix_ms == record.opened_unix_ms
     }
 
     /// Returns the record's version.
@@ -82,6 +107,11 @@ impl RecentWrite {
     /// Returns the record's fence.
     pub fn fence(&self) -> Fence {
         head_fence(&self.encoded.head)
+    }
+
+    /// Whether the record is a claim.
+    pub(super) fn is_in_flight(&self) -> bool {
+        head_in_flight(&self.encoded.head)
     }
 
     /// Whether this write is a later change of the record with this version.

@@ -192,8 +192,11 @@ fn log_entry(write: &RecordWrite<'_>) -> Vec<u8> {
     [&log::digest(&member, &write.events.log)[..], &member, &write.events.log].concat()
 }
 
+/// The place of the operation among the arguments of the change script.
+pub(super) const OPERATION_ARG: usize = 2;
+
 /// The number of arguments of the change script before those of the outbox.
-const OUTBOX_ARGS_FROM: usize = 9;
+pub(super) const OUTBOX_ARGS_FROM: usize = 9;
 
 /// The claim script's answer if the partition has another epoch than the claim requires.
 const OTHER_EPOCH: Value = Value::Int(0);

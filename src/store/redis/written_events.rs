@@ -4,10 +4,10 @@ use super::layout::KeyNames;
 use super::outbox_values as values;
 use super::wakes;
 use crate::key::Slot;
-use crate::store::outbox::OutboxEvent;
+use crate::store::outbox::{EventOrder, OutboxEvent};
 
 /// Bytes of an event in this process, beside its sink and its content.
-const EVENT_BYTES: usize = size_of::<OutboxEvent>();
+const EVENT_BYTES: usize = size_of::<StampedEvent>();
 
 /// The events of a write.
 #[derive(Debug, Clone, Default)]
@@ -18,20 +18,34 @@ pub struct WrittenEvents {
     pub(super) outbox: StampedEvents,
 }
 
-/// Events for sinks, with the time of their change by the store's clock. The time is fixed once, so
-/// that a write that is repeated after a loss writes the same events.
-#[derive(Debug, Clone, Default)]
-pub(super) struct StampedEvents {
+/// An event for a sink, with the time of its change by the store's clock. The time is fixed once,
+/// so that a write that is repeated after a loss writes the same event.
+#[derive(Debug, Clone)]
+pub(super) struct StampedEvent {
     pub changed_ms: u64,
-    pub events: Vec<OutboxEvent>,
+    pub event: OutboxEvent,
 }
+
+/// Events for sinks.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StampedEvents(pub Vec<StampedEvent>);
 
 impl WrittenEvents {
     /// Returns the bytes of the events.
     pub(super) fn bytes(&self) -> usize {
-        let bytes =
-            |event: &OutboxEvent| EVENT_BYTES + event.sink.capacity() + event.content.size();
-        self.log.capacity() + self.outbox.events.iter().map(bytes).sum::<usize>()
+        self.log.capacity() + self.outbox.0.iter().map(StampedEvent::bytes).sum::<usize>()
+    }
+}
+
+impl StampedEvent {
+    /// Returns the bytes of the event.
+    pub(super) fn bytes(&self) -> usize {
+        EVENT_BYTES + self.event.sink.capacity() + self.event.content.size()
+    }
+
+    /// Returns whether this is the event for `sink` in this place among those of its slot.
+    pub(super) fn is(&self, sink: &str, order: EventOrder) -> bool {
+        self.event.order == order && self.event.sink == sink
     }
 }
 
@@ -44,19 +58,20 @@ impl StampedEvents {
         slot: &Slot,
         keys: &mut Vec<Vec<u8>>,
     ) -> Vec<Vec<u8>> {
-        if self.events.is_empty() {
+        let Some(first_ms) = self.0.iter().map(|stamped| stamped.changed_ms).min() else {
             return Vec::new();
-        }
+        };
         let partition = slot.partition();
         keys.push(names.outbox_counts_key(partition));
-        let mut args = vec![self.changed_ms.to_string().into_bytes(), names.outbox_channel()];
-        for OutboxEvent { sink, order, content } in &self.events {
+        let mut args = vec![first_ms.to_string().into_bytes(), names.outbox_channel()];
+        for StampedEvent { changed_ms, event } in &self.0 {
+            let OutboxEvent { sink, order, content } = event;
             keys.extend([
                 names.outbox_due_key(partition, sink),
                 names.outbox_events_key(partition, sink),
             ]);
             args.push(wakes::message(partition, sink));
-            args.push(values::event(*order, self.changed_ms, content));
+            args.push(values::event(*order, *changed_ms, content));
             args.push(format!("1,0,0,{} {sink}\n", content.size()).into_bytes());
         }
         args

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 
 use super::outbox_stories::{
-    LEDGER, MAIL, RELAY, announced, assert_backlog, burial, buried, due, event, key, owned, waiting,
+    LEDGER, MAIL, RELAY, SECOND_ROUND, announced, assert_backlog, burial, buried, due, event, key,
+    owned, waiting,
 };
 use super::records::HERE;
 use super::stage::Stage;
@@ -46,7 +47,7 @@ pub async fn contents_of_a_waiting_event_are_replaced_and_nothing_else_of_it(sta
     let attempts = DeliveryAttempts { count: 3, first_ms: 5 };
     let first = key(here, &events[0]);
     let now = std::time::Duration::ZERO;
-    assert!(stage.store.outbox.postpone(RELAY, &first, attempts, now).await.unwrap());
+    assert!(stage.store.outbox.postpone(RELAY, &first, 0, attempts, now).await.unwrap());
 
     let found = contents_of(&stage, &[here]).await;
     let before = found.iter().find(|one| one.key == first).unwrap().clone();
@@ -69,7 +70,7 @@ pub async fn contents_of_a_waiting_event_are_replaced_and_nothing_else_of_it(sta
     let bytes = content.size() + events[1].content.size();
     assert_backlog(&stage, &here, waiting(&stage, &here, LEDGER, 2, bytes)).await;
 
-    assert!(stage.store.outbox.remove(RELAY, &first).await.unwrap());
+    assert!(stage.store.outbox.remove(RELAY, &first, 0).await.unwrap());
     assert!(!replaced(&stage, &after, &before).await, "a delivered event does not come back");
     assert_eq!(contents_of(&stage, &[here]).await.len(), 2);
 }
@@ -99,7 +100,7 @@ pub async fn contents_of_a_dead_letter_are_replaced_unless_it_was_buried_again(s
     };
     assert_backlog(&stage, &here, expected).await;
 
-    assert!(stage.store.dead_letters.requeue(id).await.unwrap());
+    assert!(stage.store.dead_letters.requeue(id, SECOND_ROUND).await.unwrap());
     assert!(!replaced(&stage, &after, &before).await, "it waits");
     let again = Burial { report: plain("refused again"), kind: DeadLetterKind::Gateway };
     assert_eq!(buried(&stage, here, &event, &again).await, id);

@@ -93,6 +93,8 @@ macro_rules! store_stories {
             a_relay_is_woken_by_an_event
             an_event_that_is_buried_is_a_dead_letter_and_waits_no_more
             a_dead_letter_is_requeued_in_a_new_round
+            only_the_owner_replaces_the_content_of_a_waiting_event
+            a_call_for_an_earlier_round_changes_nothing
             a_discarded_dead_letter_is_gone
             a_listing_of_dead_letters_pages_through_those_that_match
             contents_of_a_waiting_event_are_replaced_and_nothing_else_of_it

@@ -1,6 +1,8 @@
 //! Stories of the outbox.
 #![allow(missing_docs)]
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::records::{HERE, LONG, SHORT, claim, completed, keep, lease, uncertain};
@@ -8,7 +10,7 @@ use super::stage::Stage;
 use crate::key::Slot;
 use crate::record::{Lifetime, Record, Version};
 use crate::store::dead_letters::{
-    Burial, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetterKind,
+    Burial, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetterKind, RoundChange,
 };
 use crate::store::outbox::{
     DeliveryAttempts, DueEvents, EventContent, EventKey, EventOrder, OutboxEvent, OutboxWake,
@@ -19,6 +21,7 @@ use crate::store::records::{Events, Swap};
 pub(super) const LEDGER: &str = "ledger";
 pub(super) const MAIL: &str = "mail";
 pub(super) const RELAY: RelayFence = RelayFence(1);
+pub(super) const SECOND_ROUND: RoundChange = RoundChange { from: 0, to: 1 };
 /// More events than any story writes.
 const MANY: usize = 100;
 
@@ -108,6 +111,7 @@ pub(super) fn waiting(
 pub async fn an_event_for_a_sink_is_written_with_its_record(stage: Stage) {
     let events = [event(LEDGER, 8), event(MAIL, 8)];
     announced(&stage, &HERE(1), &events).await;
+    let here = BTreeSet::from([partition(&stage, &HERE(1))]);
     for event in &events {
         let found = due(&stage, &HERE(1), &event.sink).await;
         let [found_event] = &found.events[..] else { panic!("one event, not {found:?}") };
@@ -122,10 +126,10 @@ pub async fn an_event_for_a_sink_is_written_with_its_record(stage: Stage) {
         assert!(found.now_ms - found_event.written_ms < LONG.as_millis() as u64, "{found:?}");
         let expected = waiting(&stage, &HERE(1), &event.sink, 1, event.content.size());
         assert_backlog(&stage, &HERE(1), expected).await;
-        let oldest = stage.store.outbox.oldest_waiting_ms(&event.sink).await.unwrap();
+        let oldest = stage.store.outbox.oldest_waiting_ms(&event.sink, &here).await.unwrap();
         assert_eq!(oldest, Some(found_event.written_ms));
     }
-    assert_eq!(stage.store.outbox.oldest_waiting_ms("other").await.unwrap(), None);
+    assert_eq!(stage.store.outbox.oldest_waiting_ms("other", &here).await.unwrap(), None);
     assert_eq!(due_keys(&stage, &HERE(1), "other").await, []);
 }
 
@@ -146,7 +150,7 @@ pub async fn a_repeated_write_brings_no_delivered_event_back(stage: Stage) {
     }
     assert_eq!(due_keys(&stage, &HERE(1), LEDGER).await, [key(HERE(1), &event)]);
     assert_eq!(backlog(&stage, &HERE(1), LEDGER).await.waiting, 1);
-    assert!(stage.store.outbox.remove(RELAY, &key(HERE(1), &event)).await.unwrap());
+    assert!(stage.store.outbox.remove(RELAY, &key(HERE(1), &event), 0).await.unwrap());
     announced(&stage, &HERE(1), std::slice::from_ref(&event)).await;
     assert_eq!(due_keys(&stage, &HERE(1), LEDGER).await, []);
     assert_backlog(&stage, &HERE(1), waiting(&stage, &HERE(1), LEDGER, 0, 0)).await;
@@ -167,7 +171,7 @@ pub async fn events_of_an_operation_are_due_one_after_the_other_in_order(stage: 
     for event in &events {
         let waiting = key(HERE(1), event);
         assert_eq!(due_keys(&stage, &HERE(1), LEDGER).await, std::slice::from_ref(&waiting));
-        assert!(stage.store.outbox.remove(RELAY, &waiting).await.unwrap());
+        assert!(stage.store.outbox.remove(RELAY, &waiting, 0).await.unwrap());
     }
     assert_eq!(due(&stage, &HERE(1), LEDGER).await.next_due_ms, None);
 }
@@ -182,14 +186,14 @@ pub async fn a_postponed_event_holds_back_its_own_operation_alone(stage: Stage) 
     let failed = key(here, &event(LEDGER, 7));
     let attempts = DeliveryAttempts { count: 3, first_ms: 1_800_000_000_000 };
     let outbox = &stage.store.outbox;
-    assert!(outbox.postpone(RELAY, &failed, attempts, LONG).await.unwrap());
+    assert!(outbox.postpone(RELAY, &failed, 0, attempts, LONG).await.unwrap());
     announced(&stage, &there, &[event(LEDGER, 7)]).await;
     let found = due(&stage, &here, LEDGER).await;
     let keys: Vec<_> = found.events.iter().map(|event| event.key.clone()).collect();
     assert_eq!(keys, [key(there, &event(LEDGER, 7))], "neither the event nor the one behind it");
     assert!(found.next_due_ms.is_some_and(|due_ms| due_ms > found.now_ms), "{found:?}");
     assert_eq!(due_keys(&stage, &here, MAIL).await.len(), 1, "another sink");
-    assert!(outbox.postpone(RELAY, &failed, attempts, SHORT).await.unwrap());
+    assert!(outbox.postpone(RELAY, &failed, 0, attempts, SHORT).await.unwrap());
     stage.time.pass(SHORT * 2).await;
     let found = due(&stage, &here, LEDGER).await.events;
     let again = found.iter().find(|event| event.key == failed).unwrap();
@@ -205,13 +209,13 @@ pub async fn a_relay_that_lost_its_partition_changes_nothing(stage: Stage) {
     assert!(!outbox.own_partition(partition, RelayFence(3), Some(RELAY)).await.unwrap());
     assert_eq!(owner(&stage, &HERE(1)).await, Some(RelayFence(2)));
     let attempts = DeliveryAttempts { count: 1, first_ms: 5 };
-    assert!(!outbox.postpone(RELAY, &waiting, attempts, LONG).await.unwrap());
-    assert!(!outbox.remove(RELAY, &waiting).await.unwrap());
+    assert!(!outbox.postpone(RELAY, &waiting, 0, attempts, LONG).await.unwrap());
+    assert!(!outbox.remove(RELAY, &waiting, 0).await.unwrap());
     let found = due(&stage, &HERE(1), LEDGER).await.events;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].attempts, DeliveryAttempts::default());
-    assert!(outbox.remove(RelayFence(2), &waiting).await.unwrap());
-    assert!(outbox.remove(RelayFence(2), &waiting).await.unwrap(), "it is gone, as demanded");
+    assert!(outbox.remove(RelayFence(2), &waiting, 0).await.unwrap());
+    assert!(outbox.remove(RelayFence(2), &waiting, 0).await.unwrap(), "it is gone, as demanded");
 }
 
 pub async fn an_event_that_is_written_late_is_due_first_and_has_its_own_attempts(stage: Stage) {
@@ -224,11 +228,11 @@ pub async fn an_event_that_is_written_late_is_due_first_and_has_its_own_attempts
     // An attempt of the second event was under way meanwhile, and failed.
     let attempts = DeliveryAttempts { count: 1, first_ms: 5 };
     let outbox = &stage.store.outbox;
-    assert!(outbox.postpone(RELAY, &key(here, &second), attempts, LONG).await.unwrap());
+    assert!(outbox.postpone(RELAY, &key(here, &second), 0, attempts, LONG).await.unwrap());
     let found = due(&stage, &here, LEDGER).await.events;
     let found: Vec<_> = found.iter().map(|event| (&event.key, event.attempts)).collect();
     assert_eq!(found, [(&key(here, &first), DeliveryAttempts::default())]);
-    assert!(outbox.remove(RELAY, &key(here, &first)).await.unwrap());
+    assert!(outbox.remove(RELAY, &key(here, &first), 0).await.unwrap());
     let found = due(&stage, &here, LEDGER).await.events;
     let found: Vec<_> = found.iter().map(|event| (&event.key, event.attempts)).collect();
     assert_eq!(found, [(&key(here, &second), attempts)]);
@@ -293,7 +297,9 @@ pub(super) async fn buried(
     burial: &Burial,
 ) -> DeadLetterId {
     let key = key(slot, event);
-    assert!(stage.store.outbox.bury(RELAY, &key, burial).await.unwrap());
+    let waiting = stage.store.outbox.waiting_of(&key.sink, &slot).await.unwrap();
+    let round = waiting.iter().find(|waiting| waiting.key == key).unwrap().round;
+    assert!(stage.store.outbox.bury(RELAY, &key, round, burial).await.unwrap());
     DeadLetterId::of(&key)
 }
 
@@ -309,7 +315,7 @@ pub async fn an_event_that_is_buried_is_a_dead_letter_and_waits_no_more(stage: S
     let before = due(&stage, &here, LEDGER).await.events;
     let burial = burial(DeadLetterKind::Receiver);
     let outbox = &stage.store.outbox;
-    assert!(!outbox.bury(RelayFence(9), &key(here, &first), &burial).await.unwrap());
+    assert!(!outbox.bury(RelayFence(9), &key(here, &first), 0, &burial).await.unwrap());
     let id = buried(&stage, here, &first, &burial).await;
     assert_eq!(due_keys(&stage, &here, LEDGER).await, [key(here, &second)]);
     let letter = stage.store.dead_letters.dead_letter(id).await.unwrap().unwrap();
@@ -328,7 +334,7 @@ pub async fn an_event_that_is_buried_is_a_dead_letter_and_waits_no_more(stage: S
         ..waiting(&stage, &here, LEDGER, 1, first.content.size() + second.content.size())
     };
     assert_backlog(&stage, &here, expected.clone()).await;
-    assert!(outbox.bury(RELAY, &key(here, &first), &burial).await.unwrap(), "a repeated call");
+    assert!(outbox.bury(RELAY, &key(here, &first), 0, &burial).await.unwrap(), "a repeated call");
     assert_backlog(&stage, &here, expected).await;
 }
 
@@ -338,12 +344,16 @@ pub async fn a_dead_letter_is_requeued_in_a_new_round(stage: Stage) {
     let event = event(LEDGER, 7);
     announced(&stage, &here, std::slice::from_ref(&event)).await;
     let attempts = DeliveryAttempts { count: 9, first_ms: 5 };
-    assert!(stage.store.outbox.postpone(RELAY, &key(here, &event), attempts, LONG).await.unwrap());
+    assert!(
+        stage.store.outbox.postpone(RELAY, &key(here, &event), 0, attempts, LONG).await.unwrap()
+    );
     let id = buried(&stage, here, &event, &burial(DeadLetterKind::Gateway)).await;
     let dead_letters = &stage.store.dead_letters;
     assert_eq!(backlog(&stage, &here, LEDGER).await.dead_by_gateway, 1);
-    assert!(dead_letters.requeue(id).await.unwrap());
-    assert!(!dead_letters.requeue(id).await.unwrap());
+    let other_round = RoundChange { from: 1, to: 2 };
+    assert!(!dead_letters.requeue(id, other_round).await.unwrap(), "it was read in another round");
+    assert!(dead_letters.requeue(id, SECOND_ROUND).await.unwrap());
+    assert!(!dead_letters.requeue(id, SECOND_ROUND).await.unwrap());
     assert_eq!(dead_letters.dead_letter(id).await.unwrap(), None);
     let found = due(&stage, &here, LEDGER).await.events;
     let [again] = &found[..] else { panic!("one event, not {found:?}") };
@@ -359,6 +369,63 @@ pub async fn a_dead_letter_is_requeued_in_a_new_round(stage: Stage) {
     assert_backlog(&stage, &here, expected).await;
     assert_eq!(buried(&stage, here, &event, &burial(DeadLetterKind::Receiver)).await, id);
     assert_eq!(dead_letters.dead_letter(id).await.unwrap().unwrap().round, 1);
+    assert!(dead_letters.requeue(id, RoundChange { from: 1, to: 1 }).await.unwrap());
+    let found = due(&stage, &here, LEDGER).await.events;
+    assert_eq!(found.iter().map(|event| event.round).collect::<Vec<_>>(), [1], "the round goes on");
+}
+
+pub async fn only_the_owner_replaces_the_content_of_a_waiting_event(stage: Stage) {
+    let here = HERE(1);
+    owned(&stage, &here, RELAY).await;
+    let events = [event(LEDGER, 7), event(LEDGER, 8)];
+    announced(&stage, &here, &events).await;
+    let outbox = &stage.store.outbox;
+    for (event, text) in events.iter().zip(["longer than it was before", "short"]) {
+        let (key, content) = (key(here, event), EventContent::Plain(Bytes::from(text)));
+        assert!(!outbox.replace_content(RelayFence(2), &key, 0, &content).await.unwrap());
+        assert!(outbox.replace_content(RELAY, &key, 0, &content).await.unwrap());
+    }
+    let stored = outbox.waiting_of(LEDGER, &here).await.unwrap();
+    let contents: Vec<_> = stored.iter().map(|event| event.content.clone()).collect();
+    assert_eq!(
+        contents,
+        ["longer than it was before", "short"].map(|text| EventContent::Plain(Bytes::from(text)))
+    );
+    let bytes = contents.iter().map(EventContent::size).sum();
+    assert_backlog(&stage, &here, waiting(&stage, &here, LEDGER, 2, bytes)).await;
+    // The content goes with the event, and takes its bytes along.
+    let id = buried(&stage, here, &events[0], &burial(DeadLetterKind::Gateway)).await;
+    let letter = stage.store.dead_letters.dead_letter(id).await.unwrap().unwrap();
+    assert_eq!(letter.content, contents[0]);
+    assert!(outbox.remove(RELAY, &key(here, &events[1]), 0).await.unwrap());
+    assert!(stage.store.dead_letters.discard(id).await.unwrap());
+    assert_backlog(&stage, &here, waiting(&stage, &here, LEDGER, 0, 0)).await;
+    assert!(!outbox.replace_content(RELAY, &key(here, &events[0]), 0, &contents[0]).await.unwrap());
+}
+
+pub async fn a_call_for_an_earlier_round_changes_nothing(stage: Stage) {
+    let here = HERE(1);
+    owned(&stage, &here, RELAY).await;
+    let event = event(LEDGER, 7);
+    announced(&stage, &here, std::slice::from_ref(&event)).await;
+    let (key, burial) = (key(here, &event), burial(DeadLetterKind::Receiver));
+    let id = buried(&stage, here, &event, &burial).await;
+    assert!(stage.store.dead_letters.requeue(id, SECOND_ROUND).await.unwrap());
+    let before = due(&stage, &here, LEDGER).await.events;
+    // The calls of the first round are carried out late.
+    let outbox = &stage.store.outbox;
+    assert!(outbox.bury(RELAY, &key, 0, &burial).await.unwrap(), "the relay owns the partition");
+    assert!(outbox.remove(RELAY, &key, 0).await.unwrap(), "the relay owns the partition");
+    let attempts = DeliveryAttempts { count: 9, first_ms: 5 };
+    assert!(!outbox.postpone(RELAY, &key, 0, attempts, LONG).await.unwrap());
+    let other = EventContent::Plain(Bytes::from_static(b"other"));
+    assert!(!outbox.replace_content(RELAY, &key, 0, &other).await.unwrap());
+    assert_eq!(due(&stage, &here, LEDGER).await.events, before);
+    assert_eq!(before[0].round, 1);
+    let expected = waiting(&stage, &here, LEDGER, 1, event.content.size());
+    assert_backlog(&stage, &here, expected).await;
+    assert!(outbox.remove(RELAY, &key, 1).await.unwrap());
+    assert_eq!(due_keys(&stage, &here, LEDGER).await, []);
 }
 
 pub async fn a_discarded_dead_letter_is_gone(stage: Stage) {
@@ -369,7 +436,7 @@ pub async fn a_discarded_dead_letter_is_gone(stage: Stage) {
     let dead_letters = &stage.store.dead_letters;
     assert!(dead_letters.discard(id).await.unwrap());
     assert!(!dead_letters.discard(id).await.unwrap());
-    assert!(!dead_letters.requeue(id).await.unwrap());
+    assert!(!dead_letters.requeue(id, SECOND_ROUND).await.unwrap());
     assert_eq!(dead_letters.dead_letter(id).await.unwrap(), None);
     let expected = waiting(&stage, &HERE(1), LEDGER, 0, 0);
     assert_backlog(&stage, &HERE(1), expected).await;

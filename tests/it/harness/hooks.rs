@@ -88,7 +88,12 @@ impl Hooks {
         *self.shared.decide.lock().unwrap() = Arc::new(decide);
     }
 
-    /// Returns all attempts, in order.
+    /// Returns the number of attempts that began, also those without an answer.
+    pub fn begun(&self) -> usize {
+        self.shared.tries.lock().unwrap().values().sum()
+    }
+
+    /// Returns all answered attempts, in order.
     pub fn attempts(&self) -> Vec<Hook> {
         self.shared.hooks.lock().unwrap().clone()
     }

@@ -44,8 +44,25 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "token",
         ],
     ),
-    ("outbox", &["store", "key", "record", "event", "clock", "entropy", "telemetry", "tls"]),
-    ("config", &["key", "record", "event", "engine", "outbox", "tls"]),
+    ("template", &[]),
+    (
+        "outbox",
+        &[
+            "store",
+            "key",
+            "record",
+            "event",
+            "clock",
+            "entropy",
+            "telemetry",
+            "tls",
+            "hex",
+            "refusal",
+            "gate",
+            "template",
+        ],
+    ),
+    ("config", &["key", "record", "event", "engine", "outbox", "tls", "template"]),
     (
         "proxy",
         &[

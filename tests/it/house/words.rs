@@ -145,7 +145,7 @@ fn long_comments(path: &str, text: &str) -> Vec<String> {
 
 #[test]
 fn comments_have_at_most_100_columns() {
-    let found: Vec<String> = ["src", "tests", "benches", "examples"]
+    let found: Vec<String> = ["src", "tests", "benches", "examples", "config"]
         .iter()
         .flat_map(|folder| super::source::rust_files(folder))
         .flat_map(|(path, text)| long_comments(&path, &text))

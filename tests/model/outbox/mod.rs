@@ -11,23 +11,18 @@
 //!
 //! The store is the product's: `store.rs` carries out every command on
 //! [`onceward::store::memory::Memory`], and remembers its results. The events are those of
-//! [`onceward::event::events_of`], and [`onceward::outbox::rules::next_step`] decides between retry
-//! and burial. `protocol.rs` is a copy of the relay, because the product's own runs in tasks; the
-//! parts that it omits are not checked. Its time is relative, as in the other model: a lease has
-//! three ticks, a pause and a timeout one each, the age of a burial two.
-//!
-//! A relay waits until a change has met `ack`. The product does not yet: see `docs/GUARANTEES.md`.
+//! [`onceward::event::events_of`]. The rules of relays are the product's, too (`rules.rs`): who
+//! gets the partition ([`onceward::outbox::shares`]), when an attempt may begin, whether it is
+//! counted, and what follows it ([`onceward::outbox::rules`]). `protocol.rs` is a copy of the order
+//! in which a relay uses them, because the product's own runs in tasks; the parts that it omits are
+//! not checked. Its time is relative, as in the other model: a lease has three ticks, a pause and a
+//! timeout one each, the age of a burial two.
 //!
 //! # What is checked
 //!
 //! See `properties.rs`. `flaws.rs` removes one rule at a time, and the checker finds the violation.
 //! An attempt counts as under way only while its relay has a lease: a receiver may get an event
 //! from a stopped relay and from its successor at the same time.
-//!
-//! # Where the product has less
-//!
-//! The last flaws in [`rules::Flaw`] are rules that the model needs, and that the product does not
-//! have. Each names the part of the product.
 //!
 //! # Bounds
 //!

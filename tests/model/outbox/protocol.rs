@@ -60,10 +60,11 @@ pub enum Action {
     Replicate,
     /// The store loses what the replica does not have.
     Lose,
-    /// A relay renews its lease, and learns who attends.
+    /// A relay renews its lease, and learns who attends. After a look it takes the partition, or
+    /// hands it over.
     Attend(usize),
-    /// A relay reads the owner of the partition; it takes it, or hands it over.
-    Share(usize),
+    /// A relay reads the owner of the partition.
+    Look(usize),
     /// A relay reads the event that is due, and begins an attempt. It sends a first attempt at
     /// once, and counts any other before.
     Begin(usize),
@@ -99,13 +100,13 @@ impl Model for Protocol {
 
     fn actions(&self, _: &State, actions: &mut Vec<Action>) {
         use Action::{
-            AddEvent, Attend, Begin, Change, Discard, GatewayDies, GiveUp, Lose, RelayDies,
-            RelayStops, Replicate, Requeue, Restore, Send, Share, Tick,
+            AddEvent, Attend, Begin, Change, Discard, GatewayDies, GiveUp, Look, Lose, RelayDies,
+            RelayStops, Replicate, Requeue, Restore, Send, Tick,
         };
         actions.extend([Change, AddEvent, Restore, GatewayDies, Replicate, Lose, Tick]);
         actions.extend((0..EVENTS).flat_map(|event| [Requeue(event), Discard(event)]));
         for relay in 0..self.bounds.relays {
-            actions.extend([Attend(relay), Share(relay), Begin(relay), Send(relay)]);
+            actions.extend([Attend(relay), Look(relay), Begin(relay), Send(relay)]);
             actions.extend([GiveUp(relay), RelayDies(relay), RelayStops(relay)]);
             actions.extend(ENDS.map(|end| Action::End(relay, end)));
         }
@@ -174,7 +175,7 @@ impl Protocol {
                 Some(())
             }
             Action::Attend(relay) => self.attend(state, relay),
-            Action::Share(relay) => self.share(state, relay),
+            Action::Look(relay) => self.look(state, relay),
             Action::Begin(relay) => self.begin(state, relay),
             Action::Send(relay) => self.send(state, relay),
             Action::GiveUp(relay) => {
@@ -229,46 +230,66 @@ impl Protocol {
         state.relays[id].lives.then_some(())?;
         let answered = self.store.run(&mut state.store, Command::Attend(id as u8));
         let Answered::Relays(seen) = answered else { return None };
+        let owner = state.store.owner;
         let relay = &mut state.relays[id];
-        if relay.lease == 0 {
+        let mut looked = relay.looked.take();
+        if self.rules.has_ended(relay.lease) {
+            // A new term has no partitions, and looks again.
             relay.owns &= self.rules.has(Flaw::OwnsAfterLeaseEnd);
+            looked = None;
         }
-        *relay = Relay { lease: LEASE, seen, ..*relay };
+        relay.lease = LEASE;
+        if self.rules.has(Flaw::TakesFromNewcomer) {
+            relay.seen = seen;
+        }
         // A lone relay always sees the same.
-        if self.bounds.relays == 1 { self.share(state, id) } else { Some(()) }
+        let looked = if self.bounds.relays == 1 { Some(owner) } else { looked };
+        if let Some(owner) = looked {
+            self.act(state, id, seen, owner);
+        }
+        Some(())
     }
 
-    /// The relays share the partitions in the order of their fences, so the first one gets the only
-    /// partition.
-    fn share(&self, state: &mut State, id: usize) -> Option<()> {
-        let seen = std::mem::take(&mut state.relays[id].seen);
+    fn look(&self, state: &mut State, id: usize) -> Option<()> {
+        let (owner, relay) = (state.store.owner, &mut state.relays[id]);
+        (relay.lives && self.bounds.relays > 1).then_some(())?;
+        if !self.rules.has(Flaw::TakesFromNewcomer) {
+            relay.looked = Some(owner);
+            return Some(());
+        }
+        let seen = std::mem::take(&mut relay.seen);
         (seen != 0).then_some(())?;
-        let (next, own) = (seen.trailing_zeros() as u8, id as u8);
-        let owner = state.store.owner;
-        let is_seen = seen & 1 << owner.min(7) != 0;
-        let attends = state.store.attends.get(usize::from(owner)).is_some_and(|left| *left > 0);
-        let may_take = !is_seen && (!attends || self.rules.has(Flaw::TakesFromNewcomer));
-        let (owns, over) = if owner == own {
-            let must_hand_over = next != own && state.relays[id].attempt.is_none();
-            (!must_hand_over, must_hand_over.then_some(own))
-        } else if next == own && may_take {
-            (true, Some(owner))
-        } else {
-            (false, None)
+        self.act(state, id, seen, owner);
+        Some(())
+    }
+
+    /// A relay takes the partition, or hands it over. The relays and the owner are those that it
+    /// has seen.
+    fn act(&self, state: &mut State, id: usize, seen: u8, owner: u8) {
+        let (own, is_running) = (id as u8, state.relays[id].attempt.is_some());
+        let share = self.rules.share(own, seen, owner);
+        let next = share.leaving.first().map(|(_, next)| next.0 as u8);
+        let relay = &mut state.relays[id];
+        (relay.owns, relay.leaving) = (!share.owned.is_empty(), next.is_some());
+        let (next, over) = match next {
+            Some(next) if !is_running => (next, own),
+            None if !share.taken.is_empty() => (own, owner),
+            _ => return,
         };
-        if let Some(over) = over {
-            self.store.run(&mut state.store, Command::Own { next, over });
+        let before = state.store.owner;
+        let owned = self.store.run(&mut state.store, Command::Own { next, over });
+        let relay = &mut state.relays[id];
+        (relay.owns, relay.leaving) = (next == own && owned == Answered::Done(true), false);
+        if state.store.owner != before {
             let attempts = state.relays.iter_mut().filter_map(|relay| relay.attempt.as_mut());
             attempts.for_each(|attempt| attempt.owner_changed = true);
         }
-        let relay = &mut state.relays[id];
-        (relay.owns, relay.leaving) = (owns, owns && next != own);
-        Some(())
     }
 
     fn begin(&self, state: &mut State, id: usize) -> Option<()> {
         let relay = &state.relays[id];
-        (may_send(relay) && !relay.leaving && relay.attempt.is_none()).then_some(())?;
+        let may_begin = self.may_send(relay) && !relay.leaving && relay.attempt.is_none();
+        may_begin.then_some(())?;
         let Answered::Due(due) = self.store.run(&mut state.store, Command::Due) else {
             return None;
         };
@@ -283,11 +304,10 @@ impl Protocol {
         let round = waiting.event.round;
         let (sent, lease_ended, owner_changed) = (false, false, false);
         let attempt = Attempt { event, round, attempts, sent, lease_ended, owner_changed };
-        // A tick is longer than the age from which a first attempt is counted, too.
-        let is_counted = attempts.count > 1 || waiting.event.written_ago > 0;
+        let is_counted = self.rules.is_counted_before(attempts, waiting.event.written_ago);
         if is_counted {
             let pause = self.rules.counted_pause(attempts);
-            let count = Command::Postpone { fence: id as u8, event, attempts, pause };
+            let count = Command::Postpone { fence: id as u8, event, round, attempts, pause };
             if !self.settle(state, id, count) {
                 return Some(());
             }
@@ -297,7 +317,7 @@ impl Protocol {
     }
 
     fn send(&self, state: &mut State, id: usize) -> Option<()> {
-        let is_checked = may_send(&state.relays[id]);
+        let is_checked = self.may_send(&state.relays[id]);
         (is_checked || self.rules.has(Flaw::UncheckedAfterCounting)).then_some(())?;
         let attempt = state.relays[id].attempt.as_mut().filter(|attempt| !attempt.sent)?;
         attempt.sent = true;
@@ -326,17 +346,20 @@ impl Protocol {
             return Some(());
         }
         let fence = id as u8;
+        let waiting = state.store.waiting[n].map(|waiting| waiting.event.round);
+        // Without terms, the round would still prevent the violation.
+        let round = waiting.filter(|_| is_unchecked).unwrap_or(round);
         let draw = match end {
             End::Delivered => {
-                self.settle(state, id, Command::Remove { fence, event });
+                self.settle(state, id, Command::Remove { fence, event, round });
                 return Some(());
             }
             End::Refused(Pause::Shortest) | End::AnswerLost(Pause::Shortest) => 0,
             End::Refused(Pause::Longest) | End::AnswerLost(Pause::Longest) => u64::MAX,
         };
         let command = match self.rules.pause(attempts, state.store.waiting[n], draw) {
-            Some(pause) => Command::Postpone { fence, event, attempts, pause },
-            None => Command::Bury { fence, event },
+            Some(pause) => Command::Postpone { fence, event, round, attempts, pause },
+            None => Command::Bury { fence, event, round },
         };
         self.settle(state, id, command);
         Some(())
@@ -375,6 +398,11 @@ impl Protocol {
         violations.buried_too_early |= self.rules.buries_for_age() && !is_old;
     }
 
+    /// Whether a relay may send.
+    fn may_send(&self, relay: &Relay) -> bool {
+        relay.lives && relay.owns && self.rules.may_begin(relay.lease)
+    }
+
     fn requeue(&self, state: &mut State, event: usize) -> Option<()> {
         state.store.dead[event]?;
         state.budget.requeues = state.budget.requeues.checked_sub(1)?;
@@ -389,18 +417,13 @@ impl Protocol {
     }
 }
 
-/// Whether a relay may begin an attempt: a third of its lease remains.
-fn may_send(relay: &Relay) -> bool {
-    relay.lives && relay.owns && relay.lease >= LEASE / 3
-}
-
 fn with_fence(command: Command, fence: u8) -> Command {
     match command {
-        Command::Postpone { event, attempts, pause, .. } => {
-            Command::Postpone { fence, event, attempts, pause }
+        Command::Postpone { event, round, attempts, pause, .. } => {
+            Command::Postpone { fence, event, round, attempts, pause }
         }
-        Command::Remove { event, .. } => Command::Remove { fence, event },
-        Command::Bury { event, .. } => Command::Bury { fence, event },
+        Command::Remove { event, round, .. } => Command::Remove { fence, event, round },
+        Command::Bury { event, round, .. } => Command::Bury { fence, event, round },
         other => other,
     }
 }

@@ -1,12 +1,14 @@
-//! The rules of the outbox: the product's own decision between retry and burial. Each flaw removes
-//! one rule.
+//! The rules of the outbox: the product's own pure functions, in the model's terms. Each flaw
+//! removes one rule.
 
 use std::time::Duration;
 
-use onceward::outbox::rules::{FailedAttempt, NextStep, longest_pause, next_step};
+use onceward::outbox::rules::{self, FailedAttempt, NextStep, next_step};
 use onceward::outbox::settings::RetryRule;
+use onceward::outbox::shares::{Share, shares};
+use onceward::store::outbox::RelayFence;
 
-use super::state::{AGE, Attempts, Waiting};
+use super::state::{AGE, Attempts, LEASE, RELAYS, Waiting};
 use super::store::{TICK, ago, product, span};
 use crate::state::Ticks;
 
@@ -25,23 +27,16 @@ pub enum Flaw {
     AgeFromChange,
     /// The message id has no round, so the receiver takes a requeued event for a duplicate.
     RoundNotCounted,
-    /// A relay takes a partition from an owner that came after the relay had seen who attends.
-    ///
-    /// The product has this: `Membership::keep` reads the owners after the relays.
+    /// A relay reads the owner of the partition after the relays that attend. So it takes the
+    /// partition from an owner that came in between.
     TakesFromNewcomer,
     /// After the end of its lease a relay still believes that it owns its partitions, until it has
     /// read their owners.
-    ///
-    /// The product has this: `Ownership::renew` keeps the partitions.
     OwnsAfterLeaseEnd,
     /// The lease is not checked again between the counting of a retry and its sending.
-    ///
-    /// The product has this: `DeliveryAttempt::run` sends when the counting is confirmed.
     UncheckedAfterCounting,
     /// An attempt is settled although another relay owned the partition meanwhile, because its own
-    /// relay has become the owner again.
-    ///
-    /// The product has this: a fence names a relay, not the time for which it owns a partition.
+    /// relay has become the owner again. The product's fence names a term of a relay.
     SettlesAfterReturn,
 }
 
@@ -86,11 +81,37 @@ impl Rules {
         }
     }
 
-    /// The time until a counted attempt is repeated, if nothing is known about its end: its
-    /// timeout, and the longest pause after it.
-    pub fn counted_pause(&self, attempts: Attempts) -> Ticks {
-        whole_ticks(TICK + longest_pause(&self.retry, attempts.count.into()))
+    /// Whether an attempt is counted before it is sent.
+    pub fn is_counted_before(&self, attempts: Attempts, written_ago: Ticks) -> bool {
+        rules::is_counted_before(attempts.count.into(), span(written_ago))
     }
+
+    /// The time until a counted attempt is repeated, if nothing is known about its end.
+    pub fn counted_pause(&self, attempts: Attempts) -> Ticks {
+        whole_ticks(rules::counted_pause(&self.retry, TICK, attempts.count.into()))
+    }
+
+    /// Whether a relay may begin an attempt with this rest of its lease.
+    pub fn may_begin(&self, lease: Ticks) -> bool {
+        rules::may_begin(0, Some(millis(lease)), millis(LEASE))
+    }
+
+    /// Whether a relay with this rest of its lease must begin a new term.
+    pub fn has_ended(&self, lease: Ticks) -> bool {
+        rules::has_ended(0, Some(millis(lease)))
+    }
+
+    /// What a relay does with the only partition. `members` has the relays bit by bit.
+    pub fn share(&self, own: u8, members: u8, owner: u8) -> Share {
+        let fence = |relay: u8| RelayFence(relay.into());
+        let attends = (0..RELAYS as u8).filter(|relay| members & 1 << relay != 0);
+        let members: Vec<RelayFence> = attends.map(fence).collect();
+        shares(fence(own), &members, &[Some(fence(owner))])
+    }
+}
+
+fn millis(ticks: Ticks) -> u64 {
+    span(ticks).as_millis() as u64
 }
 
 fn whole_ticks(pause: Duration) -> Ticks {

@@ -78,7 +78,10 @@ pub struct Relay {
     pub owns: bool,
     /// The partition is another one's share, and an attempt is still under way.
     pub leaving: bool,
-    /// The relays at its last attendance, until it acts on them; bit by bit, 0: none.
+    /// The owner of the partition at its last look, until it attends and acts on both.
+    pub looked: Option<u8>,
+    /// The relays at its last attendance, bit by bit; 0: none. Only for
+    /// [`Flaw::TakesFromNewcomer`](super::rules::Flaw), which looks after that.
     pub seen: u8,
     pub attempt: Option<Attempt>,
 }
@@ -185,8 +188,15 @@ impl Attempts {
 }
 
 impl Relay {
-    pub const NEW: Relay =
-        Relay { lives: true, lease: 0, owns: false, leaving: false, seen: 0, attempt: None };
+    pub const NEW: Relay = Relay {
+        lives: true,
+        lease: 0,
+        owns: false,
+        leaving: false,
+        looked: None,
+        seen: 0,
+        attempt: None,
+    };
 
     /// Whether an attempt may have left, and its relay has had a lease since it began.
     pub fn is_sending(&self) -> bool {

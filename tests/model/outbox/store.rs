@@ -15,7 +15,9 @@ use bytes::Bytes;
 use onceward::event::{AnnouncedChange, events_of, finished};
 use onceward::key::{Scope, Slot, Space};
 use onceward::record::{self, AnnouncedRule, AnnouncedState, Announcements, Lifetime, Record};
-use onceward::store::dead_letters::{Burial, DeadLetterFilter, DeadLetterId, DeadLetterKind};
+use onceward::store::dead_letters::{
+    Burial, DeadLetterFilter, DeadLetterId, DeadLetterKind, RoundChange,
+};
 use onceward::store::memory::Memory;
 use onceward::store::outbox::{
     DeliveryAttempts, EventContent, EventKey, EventOrder, OutboxEvent, RelayFence,
@@ -54,16 +56,19 @@ pub enum Command {
     Postpone {
         fence: u8,
         event: u8,
+        round: u8,
         attempts: Attempts,
         pause: Ticks,
     },
     Remove {
         fence: u8,
         event: u8,
+        round: u8,
     },
     Bury {
         fence: u8,
         event: u8,
+        round: u8,
     },
     Requeue(u8),
     Discard(u8),
@@ -152,19 +157,25 @@ impl ProductStore {
                 let due = now(memory.due_events(PARTITION, SINK, 1)).unwrap();
                 Answered::Due(due.events.into_iter().next().map(|waiting| self.read(&waiting)))
             }
-            Command::Postpone { fence: by, event, attempts, pause } => Answered::Done(
-                now(memory.postpone(fence(by), &key(event), product(attempts), span(pause)))
-                    .unwrap(),
-            ),
-            Command::Remove { fence: by, event } => {
-                Answered::Done(now(memory.remove(fence(by), &key(event))).unwrap())
+            Command::Postpone { fence: by, event, round, attempts, pause } => {
+                let (key, attempts, pause) = (key(event), product(attempts), span(pause));
+                let postponed = memory.postpone(fence(by), &key, round.into(), attempts, pause);
+                Answered::Done(now(postponed).unwrap())
             }
-            Command::Bury { fence: by, event } => {
-                Answered::Done(now(memory.bury(fence(by), &key(event), &burial())).unwrap())
+            Command::Remove { fence: by, event, round } => {
+                Answered::Done(now(memory.remove(fence(by), &key(event), round.into())).unwrap())
+            }
+            Command::Bury { fence: by, event, round } => {
+                let (key, burial) = (key(event), burial());
+                let buried = memory.bury(fence(by), &key, round.into(), &burial);
+                Answered::Done(now(buried).unwrap())
             }
             Command::Requeue(event) => {
                 let id = DeadLetterId::of(&key(event));
-                Answered::Done(now(memory.requeue(id)).unwrap())
+                let letter = now(memory.dead_letter(id)).unwrap();
+                Answered::Done(letter.is_some_and(|letter| {
+                    now(memory.requeue(id, RoundChange::next(&letter))).unwrap()
+                }))
             }
             Command::Discard(event) => {
                 let id = DeadLetterId::of(&key(event));
@@ -198,22 +209,29 @@ impl ProductStore {
         now_ms.store(NOW_MS, Ordering::Relaxed);
         for n in 0..EVENTS {
             let key = self.key(contents, n as u8);
-            let bury = || assert!(now(memory.bury(fence(BUILDER), &key, &burial())).unwrap());
+            let bury = |round: u8| {
+                let burial = burial();
+                let buried = memory.bury(fence(BUILDER), &key, round.into(), &burial);
+                assert!(now(buried).unwrap());
+            };
             let waiting = contents.waiting[n];
             let round = waiting.map(|waiting| waiting.event).or(contents.dead[n]);
-            for _ in 0..round.map_or(0, |stored| stored.round) {
-                bury();
-                assert!(now(memory.requeue(DeadLetterId::of(&key))).unwrap());
+            let round = round.map_or(0, |stored| stored.round);
+            for earlier in 0..round {
+                bury(earlier);
+                let next = RoundChange { from: earlier.into(), to: u32::from(earlier) + 1 };
+                assert!(now(memory.requeue(DeadLetterId::of(&key), next)).unwrap());
             }
             if contents.dead[n].is_some() {
-                bury();
+                bury(round);
             }
         }
         // The first event of the operation also gets the time at which it is due.
         for (n, waiting) in contents.waiting.iter().enumerate() {
-            let Some(Waiting { attempts, .. }) = waiting else { continue };
+            let Some(Waiting { event, attempts }) = waiting else { continue };
             let (key, due) = (self.key(contents, n as u8), span(contents.due));
-            let postponed = memory.postpone(fence(BUILDER), &key, product(*attempts), due);
+            let (round, attempts) = (event.round.into(), product(*attempts));
+            let postponed = memory.postpone(fence(BUILDER), &key, round, attempts, due);
             assert!(now(postponed).unwrap());
         }
         assert!(own(&memory, contents.owner, Some(BUILDER)));
@@ -241,7 +259,7 @@ impl ProductStore {
             let Some(event) = due.events.into_iter().next() else { break };
             let DueEvent { event: n, waiting, .. } = self.read(&event);
             contents.waiting[usize::from(n)] = Some(waiting);
-            assert!(now(memory.remove(fence(BUILDER), &event.key)).unwrap());
+            assert!(now(memory.remove(fence(BUILDER), &event.key, event.round)).unwrap());
         }
         let page = now(memory.dead_letters(&DeadLetterFilter::default(), None, EVENTS)).unwrap();
         for letter in page.letters {

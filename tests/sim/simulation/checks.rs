@@ -95,6 +95,7 @@ impl World {
     /// A process sends a claim.
     pub fn claims(&self, key: usize, process: &Arc<Process>, fence: Fence) {
         let now_ms = self.store_ms();
+        self.claims_with(key, process, fence);
         let operation = &mut self.book().operations[key];
         operation.last_claim = Some((now_ms, fence));
         let claimants = &mut operation.claimants;

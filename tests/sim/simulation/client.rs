@@ -151,6 +151,9 @@ impl World {
             Refusal::StoreUnavailable { .. } => {
                 ("answer: store-unavailable", ClientResult::Refused("store-unavailable"))
             }
+            Refusal::OutboxFull { .. } => {
+                ("answer: outbox-full", ClientResult::Refused("outbox-full"))
+            }
             Refusal::Overloaded => ("answer: overloaded", ClientResult::Refused("overloaded")),
             _ => ("answer: something else", ClientResult::Refused("something else")),
         };

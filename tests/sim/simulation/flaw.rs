@@ -26,10 +26,26 @@ pub enum Flaw {
     HoldsUnanswered,
     /// After a loss, a released marker in the slot counts as a later state of the lost operation.
     MarkersPrevail,
+    /// The store drops the events of one change in four.
+    DropsEvents,
+    /// The store writes the events of a change that it refuses.
+    WritesEventsAlone,
+    /// The store drops an event in the place of its burial.
+    BuriesNothing,
+    /// The store forgets a dead letter that is requeued.
+    RequeueForgets,
+    /// The store returns the last event of an operation in the place of the first.
+    LatestFirst,
+    /// The store names to each relay only itself, and lets it own everything.
+    EachRelayAlone,
+    /// The store makes the changes of a relay that lost its partition.
+    IgnoresFence,
+    /// The store makes the changes of an earlier round of an event.
+    IgnoresRound,
 }
 
 impl Flaw {
-    pub const ALL: [Flaw; 11] = [
+    pub const ALL: [Flaw; 19] = [
         Flaw::IgnoresVersion,
         Flaw::LeaseEndIsAbsent,
         Flaw::ForgetsResults,
@@ -41,7 +57,30 @@ impl Flaw {
         Flaw::OneCallerForAll,
         Flaw::HoldsUnanswered,
         Flaw::MarkersPrevail,
+        Flaw::DropsEvents,
+        Flaw::WritesEventsAlone,
+        Flaw::BuriesNothing,
+        Flaw::RequeueForgets,
+        Flaw::LatestFirst,
+        Flaw::EachRelayAlone,
+        Flaw::IgnoresFence,
+        Flaw::IgnoresRound,
     ];
+
+    /// Whether it shows only where there are sinks.
+    pub fn needs_sinks(self) -> bool {
+        matches!(
+            self,
+            Flaw::DropsEvents
+                | Flaw::WritesEventsAlone
+                | Flaw::BuriesNothing
+                | Flaw::RequeueForgets
+                | Flaw::LatestFirst
+                | Flaw::EachRelayAlone
+                | Flaw::IgnoresFence
+                | Flaw::IgnoresRound
+        )
+    }
 
     /// Parses the name that `--flaw` takes.
     pub fn named(name: &str) -> Option<Flaw> {

@@ -35,6 +35,7 @@ impl World {
             let (watches, watcher) = (process.clone(), link.clone());
             tokio::spawn(async move { watches.within(watcher.keep_watch()).await });
         }
+        let way = link.clone();
         let link: Arc<dyn Records> = link;
         let records = if self.plan.sealed {
             let key = SealingKey::new("a", &[7; KEY_BYTES]).unwrap();
@@ -66,12 +67,14 @@ impl World {
             meter: meter.route("payments"),
             keyring: None,
         });
+        let deliveries = self.start_deliveries(&way, &gate);
         let wire = Wire { world: self.clone(), process: process.clone() };
         let started = Gateway {
             process: process.clone(),
             gate: gate.clone(),
             guarded: guarded.clone(),
             wire: wire.clone(),
+            deliveries,
         };
         let (sweeps, swept) = (process.clone(), gate.clone());
         tokio::spawn(async move {
@@ -85,7 +88,7 @@ impl World {
         started
     }
 
-    fn clock(self: &Arc<World>, process: &Arc<Process>) -> Clock {
+    pub fn clock(self: &Arc<World>, process: &Arc<Process>) -> Clock {
         let (world, own) = (self.clone(), process.clone());
         let boot_ms = Arc::new(move || world.boot_ms(&own));
         let (world, own) = (self.clone(), process.clone());

@@ -48,6 +48,8 @@ pub enum Occurrence {
     Probed { found: bool },
     /// An operator decides.
     Decided { what: &'static str, done: bool },
+    /// Something happens to an event for a sink.
+    Delivery { what: &'static str, sink: &'static str, version: u64, round: u32, relay: u64 },
     /// A fault of a gateway or of the store.
     Trouble { what: &'static str, for_ms: u64 },
 }

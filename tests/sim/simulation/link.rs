@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use onceward::key::Slot;
+use onceward::key::{Scope, Slot, Space};
 use onceward::record::{Fence, Held, Lifetime, Record, State, Version};
-use onceward::store::{Events, ListError, Listing, Page, Records, StoreError, Swap, Watch};
+use onceward::store::{
+    Events, ListError, Listing, OutboxEvent, Page, Records, StoreError, Swap, Watch,
+};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -28,7 +30,7 @@ pub struct Link {
 }
 
 /// The fate of a command.
-struct Fate {
+pub struct Fate {
     name: &'static str,
     /// The time when it is carried out. `None`: never.
     there: Option<Duration>,
@@ -68,7 +70,7 @@ impl Link {
         }
     }
 
-    fn fate(&self) -> Fate {
+    pub fn fate(&self) -> Fate {
         let (world, now) = (&self.world, Instant::now());
         let dice = &world.dice;
         let normal = self.usual();
@@ -148,8 +150,9 @@ impl Link {
         if let (State::InFlight { .. }, Some(key)) = (&change.next.state, key) {
             self.world.claims(key, &self.process, fence);
         }
-        let Change { slot, expected, next, lifetime } = change.clone();
-        self.send(fate, move |world| world.carry_out(&slot, expected, &next, lifetime)).await
+        let Change { slot, expected, next, lifetime, outbox } = change.clone();
+        self.send(fate, move |world| world.carry_out(&slot, expected, &next, lifetime, &outbox))
+            .await
     }
 
     /// Sends a renewal.
@@ -166,7 +169,7 @@ impl Link {
     }
 
     /// Sends a command that `carry_out` carries out, and waits for its answer.
-    async fn send<T: Send + 'static>(
+    pub async fn send<T: Send + 'static>(
         &self,
         fate: Fate,
         carry_out: impl Fn(&World) -> Result<T, StoreError> + Send + 'static,
@@ -252,6 +255,7 @@ impl World {
         expected: Option<Version>,
         next: &Record,
         mut lifetime: Lifetime,
+        outbox: &[OutboxEvent],
     ) -> Result<Swap, StoreError> {
         let mut expected = expected;
         match &next.state {
@@ -271,8 +275,14 @@ impl World {
         if self.has(Flaw::IgnoresVersion) {
             expected = at_once(self.store.load(slot))?.map(|held| held.record.version);
         }
-        let before = if self.plan.loses { at_once(self.store.load(slot))? } else { None };
-        let swapped = at_once(self.store.swap(slot, expected, next, lifetime))?;
+        let needs_before = self.plan.loses || self.plan.sinks.is_some();
+        let before = if needs_before { at_once(self.store.load(slot))? } else { None };
+        let drops = self.has(Flaw::DropsEvents) && self.dice.chance(250);
+        let events = Events { outbox: if drops { &[] } else { outbox }, ..Events::NONE };
+        let swapped = at_once(self.store.write(slot, expected, next, lifetime, events))?;
+        if swapped != Swap::Stored && self.has(Flaw::WritesEventsAlone) {
+            self.write_alone(next, lifetime, events);
+        }
         let stored = swapped == Swap::Stored;
         let state = next.state.name();
         self.note(
@@ -281,6 +291,7 @@ impl World {
             Occurrence::CarriedOut { state, version: next.version, fence: next.fence, stored },
         );
         if stored {
+            self.commits(slot, before.as_ref(), next, outbox);
             // After a loss, a duplicate's marker does not describe the running attempt.
             let own = |before: &Held| {
                 before.record.fence == next.fence && before.record.state != State::Released
@@ -297,6 +308,15 @@ impl World {
             self.notify_watchers(slot);
         }
         Ok(swapped)
+    }
+
+    /// Writes the events of a refused change, with a record that nobody uses.
+    fn write_alone(&self, next: &Record, lifetime: Lifetime, events: Events<'_>) {
+        if !events.outbox.is_empty() && !next.state.is_unsettled() {
+            let key = self.number().to_be_bytes();
+            let slot = Slot::of(Space::Enforced, "other", &Scope::of_fields([]), &key, b"");
+            at_once(self.store.write(&slot, None, next, lifetime, events)).unwrap();
+        }
     }
 
     /// Messages to watchers are lost too.
@@ -320,12 +340,13 @@ impl Records for Link {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        _events: Events<'_>,
+        events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         self.process.runs().await;
         let (key, in_flight) =
             (self.world.key_of(slot), matches!(next.state, State::InFlight { .. }));
-        let change = Change { slot: *slot, expected, next: next.clone(), lifetime };
+        let outbox = events.outbox.to_vec();
+        let change = Change { slot: *slot, expected, next: next.clone(), lifetime, outbox };
         let result = match (self.world.plan.loses, in_flight) {
             (false, _) => self.command(&change).await,
             (true, true) => self.claim(change).await,

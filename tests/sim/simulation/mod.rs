@@ -7,10 +7,14 @@
 //! simulated: the way to the store (`link.rs`), the way to the upstream (`wire.rs`) and the
 //! upstream itself, processes that stop and die, clocks, clients. One thread runs one seed under
 //! tokio's paused time, so the same seed gives the same run.
+//!
+//! Some seeds have sinks: the product's relays deliver the events of operations (`sinks.rs`) over a
+//! store with the same faults (`outbox_link.rs`). `events.rs` has what must hold for events.
 
 pub mod checks;
 mod client;
 mod dice;
+pub mod events;
 mod flaw;
 mod gateway;
 mod history;
@@ -18,9 +22,11 @@ mod link;
 mod loss;
 mod many;
 mod operator;
+mod outbox_link;
 mod plan;
 mod process;
 mod recent;
+mod sinks;
 mod upstream;
 mod weather;
 mod wire;
@@ -82,11 +88,13 @@ impl World {
             .collect();
         let operator =
             if self.plan.operator { Some(tokio::spawn(self.clone().operator())) } else { None };
+        let steward = tokio::spawn(self.clone().steward());
         let _ = weather.await;
         self.check_clients(clients).await;
         if let Some(operator) = operator {
             let _ = operator.await;
         }
+        let _ = steward.await;
         // Waits until the last attempt is over, the last late command was carried out, its lease
         // has ended, and a sweeper has seen it.
         const SETTLED: Duration = Duration::from_secs(3);
@@ -96,6 +104,7 @@ impl World {
         sleep_until(last + self.plan.policy.lease + SWEPT).await;
         self.check_records().await;
         self.check_answers().await;
+        self.check_deliveries().await;
         self.check_ends().await;
     }
 

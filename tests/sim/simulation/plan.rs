@@ -17,6 +17,7 @@ use onceward::key::KeySyntax;
 
 use super::dice::Dice;
 use super::flaw::Flaw;
+use super::sinks::SinksPlan;
 
 /// The longest delay of a store command: less than the 60 s for which a released marker lives at
 /// least, and more than the 20 s after which a Redis connection with unacknowledged bytes ends.
@@ -24,6 +25,9 @@ pub const COMMAND_MAX: Duration = Duration::from_secs(55);
 
 /// The largest answer that is kept, in bytes.
 pub const ANSWER_MAX: usize = 256;
+
+/// Seeds with sinks, in a thousand of those that can have some.
+const SINKS_PERMILLE: usize = 300;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -72,6 +76,8 @@ pub struct Plan {
     pub drift: i64,
     /// The time that a request may wait in the upstream's queue.
     pub queue: Duration,
+    /// The sinks of events, if there are any. A store that loses writes has none.
+    pub sinks: Option<SinksPlan>,
 }
 
 impl Plan {
@@ -96,7 +102,7 @@ impl Plan {
             Some(Flaw::UpstreamActsLater) => policy.uncertain_after * 4,
             _ => policy.uncertain_after,
         };
-        Plan {
+        let mut plan = Plan {
             gateways: 1 + dice.below(3),
             keys: 1 + dice.below(2),
             clients: 2 + dice.below(7),
@@ -111,8 +117,23 @@ impl Plan {
             calm: SECOND * dice.pick(&[20, 45, 75]),
             drift: dice.pick(&[-5, 0, 0, 5]),
             queue: rest.mul_f64(0.98),
+            sinks: None,
             policy,
+        };
+        plan.draw_sinks(dice, flaw.is_some_and(Flaw::needs_sinks));
+        plan
+    }
+
+    fn draw_sinks(&mut self, dice: &Dice, needs_sinks: bool) {
+        if needs_sinks {
+            self.loses = false;
+        } else if self.loses || !dice.chance(SINKS_PERMILLE) {
+            return;
         }
+        let sinks = SinksPlan::draw(dice);
+        self.keys += dice.below(3);
+        self.policy.publish = Some(Arc::new(sinks.rules(dice)));
+        self.sinks = Some(sinks);
     }
 
     /// The longest time of a request while its gateway runs and the store answers. It waits, asks
@@ -145,6 +166,7 @@ impl fmt::Display for Plan {
         writeln!(f, "lease = {:?}, wait_timeout = {:?}", policy.lease, policy.wait_timeout)?;
         writeln!(f, "patience with the store: {:?}, sealed: {}", self.patience, self.sealed)?;
         writeln!(f, "the store loses its last writes: {}", self.loses)?;
+        writeln!(f, "{:?}, {:?}", self.sinks, policy.publish)?;
         writeln!(f, "{:?}, calm after {:?}", self.rates, self.calm)
     }
 }

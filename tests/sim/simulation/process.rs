@@ -14,7 +14,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use onceward::key::Slot;
+use onceward::store::outbox::OutboxWake;
 use onceward::store::{Hub, Watch};
+use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep_until};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct Process {
     /// The waiters of this process for each record. Each has a hub of its own, because the wake
     /// order of a shared hub is not under the simulation's control.
     watched: Mutex<Vec<(Slot, Hub)>>,
+    /// The wake-ups of its relays.
+    pub wakes: broadcast::Sender<OutboxWake>,
     /// The error of the wall clock, in ms.
     pub wall_off_ms: AtomicI64,
     state: Mutex<State>,
@@ -58,6 +62,7 @@ impl Process {
             gateway,
             life,
             watched: Mutex::default(),
+            wakes: broadcast::Sender::new(16),
             wall_off_ms: AtomicI64::new(wall_off_ms),
             state: Mutex::new(state),
         })

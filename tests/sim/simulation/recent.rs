@@ -14,7 +14,7 @@ use onceward::record::{Fence, Held, Lifetime, Record, Version, decode, encode};
 use onceward::store::redis::{
     LOSS_PAUSE, RecentWrite, RecentWrites, RestoreDecision, WrittenEvents,
 };
-use onceward::store::{Records, StoreError, Swap};
+use onceward::store::{OutboxEvent, Records, StoreError, Swap};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::flaw::Flaw;
@@ -53,6 +53,8 @@ pub struct Change {
     pub expected: Option<Version>,
     pub next: Record,
     pub lifetime: Lifetime,
+    /// The events for sinks. A store that loses writes has none.
+    pub outbox: Vec<OutboxEvent>,
 }
 
 impl Recent {
@@ -134,8 +136,9 @@ impl Link {
         let mut expected = None;
         loop {
             let (next, lifetime) = (record.clone(), holding.lifetime);
-            let swapped =
-                self.reach(move |world| world.carry_out(&slot, expected, &next, lifetime)).await?;
+            let swapped = self
+                .reach(move |world| world.carry_out(&slot, expected, &next, lifetime, &[]))
+                .await?;
             let stands = match swapped {
                 Swap::Stored => {
                     self.world.is_acknowledged(&slot, &record);

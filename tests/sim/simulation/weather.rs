@@ -24,6 +24,10 @@ impl World {
             } else if self.plan.weather {
                 self.turn();
             }
+            if self.plan.sinks.is_some() && self.dice.chance(150) {
+                let place = self.dice.below(self.plan.gateways);
+                self.restart_relay(self.gateway(place));
+            }
         }
         self.clear_up();
     }

@@ -112,6 +112,7 @@ impl Wire {
         process.runs().await;
         if served.status == StatusCode::TOO_MANY_REQUESTS {
             world.was_not_executed(key, number);
+            world.was_declined(key, process);
         }
         let mut response = Response::new(served.body);
         *response.status_mut() = served.status;

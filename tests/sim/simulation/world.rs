@@ -17,10 +17,12 @@ use tokio::time::Instant;
 
 use super::checks::{Operation, Violation};
 use super::dice::Dice;
+use super::events::EventBook;
 use super::flaw::Flaw;
 use super::history::{Event, Occurrence};
 use super::plan::Plan;
 use super::process::Process;
+use super::sinks::Deliveries;
 use super::wire::Wire;
 
 /// 2026, in ms: wall clocks and the store's clock begin about here.
@@ -47,6 +49,8 @@ pub struct Gateway {
     pub gate: Arc<Gate>,
     pub guarded: Arc<ProtectedRoute>,
     pub wire: Wire,
+    /// Its relay, where there are sinks.
+    pub deliveries: Option<Deliveries>,
 }
 
 pub struct World {
@@ -67,6 +71,7 @@ pub struct World {
 pub struct Book {
     pub gateways: Vec<Gateway>,
     pub operations: Vec<Operation>,
+    pub events: EventBook,
     pub history: Vec<Event>,
     pub tally: BTreeMap<&'static str, u64>,
     pub violations: Vec<Violation>,

@@ -25,6 +25,8 @@ use crate::admin::view::SinkTestView;
 #[derive(Default)]
 pub(in crate::admin::page) struct ChangeForm {
     reason: String,
+    /// Not empty if a call with an unknown outcome is made again.
+    again: String,
     /// The filter of the list to return to.
     sink: String,
     kind: String,
@@ -86,7 +88,7 @@ pub(in crate::admin::page) async fn change_dead_letter(
     Path((id, action)): Path<(String, String)>,
     Signed(sent): Signed<ChangeForm>,
 ) -> Result<Response, PageError> {
-    let done = decide(&admin, &visitor, &id, &action, &sent.reason).await;
+    let done = decide(&admin, &visitor, &id, &action, &sent).await;
     answer(&admin, visitor, &sent, done).await
 }
 
@@ -95,13 +97,14 @@ async fn decide(
     visitor: &Visitor,
     id: &str,
     action: &str,
-    reason: &str,
+    sent: &ChangeForm,
 ) -> Result<FormResult, AdminRefusal> {
     let operator = visitor.operator_of_change()?;
+    let reason = &sent.reason;
     match action {
         "requeue" => {
             let reason = Reason::parse_optional(Some(reason))?;
-            requeue(admin, operator, id, reason.as_ref()).await?;
+            requeue(admin, operator, id, reason.as_ref(), !sent.again.is_empty()).await?;
             Ok(FormResult::Requeued)
         }
         "discard" => {

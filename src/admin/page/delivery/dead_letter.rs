@@ -107,6 +107,16 @@ fn actions(visitor: &Visitor, letter: &DeadLetterView) -> Markup {
                             input #requeue-reason name="reason" maxlength=(REASON_BYTES_MAX)
                                 autocomplete="off";
                         }
+                        @if letter.is_outcome_expired() {
+                            p.warning {
+                                "The call began, and nobody knows its outcome any more. Look at \
+                                 the called system first: it may have executed the call."
+                            }
+                            label {
+                                input type="checkbox" name="again" value="again" required;
+                                " The called system did not execute the call: make it again"
+                            }
+                        }
                         button type="submit" { "Requeue" }
                     }
                 }

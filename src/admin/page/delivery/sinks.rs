@@ -126,7 +126,7 @@ fn actions(page: &DeliveryPage, visitor: &Visitor, sink: &SinkView) -> Markup {
     let is_paused = sink.reason.is_some();
     html! {
         div.buttons {
-            @if sink.kind.is_some() {
+            @if sink.kind.as_deref().is_some_and(|kind| kind != "call") {
                 form method="post" action=(path("test")) {
                     (hidden(page, visitor))
                     button.second.small id=(id("test")) type="submit"

@@ -2,14 +2,14 @@
 -- first keys and arguments.
 --
 -- KEYS: 7 the dead letters, 8 their ids by the time of the burial.
--- ARGV: 5 the id, 6 the kind (0 receiver, 1 gateway), 7 the sink and the report, as the letter ends
+-- ARGV: 6 the id, 7 the kind (0 receiver, 1 gateway), 8 the sink and the report, as the letter ends
 -- with them.
--- Returns 1 (the event waits no more), or 0 (another relay owns the partition).
+-- Returns 1 (the event does not wait in this round), or 0 (another relay owns the partition).
 --
 -- A dead letter is: kind (1 byte), time of the burial (ms, 8), operation (21), order (17), length
 -- (4), time of the change (ms, 8), round (4), content, length of the sink (2), sink, report.
 local dead_key, dead_at_key = KEYS[7], KEYS[8]
-local id, kind, ending = ARGV[5], tonumber(ARGV[6]), ARGV[7]
+local id, kind, ending = ARGV[6], tonumber(ARGV[7]), ARGV[8]
 
 if call('GET', owner_key) ~= fence then return 0 end
 local events = call('HGET', events_key, operation)

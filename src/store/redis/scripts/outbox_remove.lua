@@ -1,7 +1,7 @@
 -- Removes a delivered event. After outbox_counts.lua and outbox_take.lua, which has the keys and
 -- arguments.
 --
--- Returns 1 (the event is gone), or 0 (another relay owns the partition).
+-- Returns 1 (the event does not wait in this round), or 0 (another relay owns the partition).
 if call('GET', owner_key) ~= fence then return 0 end
 local events = call('HGET', events_key, operation)
 local at, last = find(events)

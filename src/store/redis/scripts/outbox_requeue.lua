@@ -1,10 +1,11 @@
--- Makes a dead letter a waiting event again, in its next round. After outbox_counts.lua and
+-- Makes a dead letter a waiting event again. After outbox_counts.lua and
 -- outbox_insert.lua.
 --
 -- KEYS: 1 the dead letters, 2 their ids by the time of the burial, 3 the counts, 4 the due
 -- operations, 5 the events, 6 the attempts, 7 the places of old events by the time of the change.
--- ARGV: 1 the id, 2 the sink, 3 the channel of the wake-ups, 4 the wake-up.
--- Returns 1, or 0 (there is no such dead letter).
+-- ARGV: 1 the id, 2 the sink, 3 the channel of the wake-ups, 4 the wake-up, 5 the round that the
+-- dead letter has (4 bytes), 6 its next one.
+-- Returns 1, or 0 (there is no such dead letter in that round).
 local dead_key, dead_at_key, counts_key, due_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local events_key, attempts_key, old_key = KEYS[5], KEYS[6], KEYS[7]
 local id, sink = ARGV[1], ARGV[2]
@@ -15,9 +16,10 @@ if not letter then return 0 end
 -- See outbox_bury.lua for the form of a dead letter.
 local kind, length = string.byte(letter), struct.unpack('>I4', letter, 48)
 local operation, name = string.sub(letter, 10, 30), string.sub(letter, 10, 47)
-local written_ms, round = struct.unpack('>I8I4', letter, 52)
+if string.sub(letter, 60, 63) ~= ARGV[5] then return 0 end
+local written_ms = struct.unpack('>I8', letter, 52)
 local event = string.sub(letter, 31, 59)
-  .. struct.pack('>I4', round + 1)
+  .. ARGV[6]
   .. string.sub(letter, 64, 51 + length)
 -- Nothing, if the event was written again after a loss.
 local events = insert_event(call('HGET', events_key, operation) or '', event)

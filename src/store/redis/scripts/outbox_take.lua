@@ -2,20 +2,25 @@
 --
 -- KEYS: 1 the owner, 2 the due operations, 3 the events, 4 the attempts, 5 the places of old events
 -- by the time of the change, then the counts (only to take the event out).
--- ARGV: 1 the fence, 2 the operation, 3 the order, 4 the sink.
+-- ARGV: 1 the fence, 2 the operation, 3 the order, 4 the sink, 5 the round.
 -- See outbox_insert.lua for the form of events.
 local owner_key, due_key, events_key = KEYS[1], KEYS[2], KEYS[3]
 local attempts_key, old_key, counts_key = KEYS[4], KEYS[5], KEYS[6]
 local fence, operation, order, sink = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local round = tonumber(ARGV[5])
 local name = operation .. order
 local call = redis.call
 
--- Returns the first and the last byte of the event among those of its operation.
+-- Returns the first and the last byte of the event among those of its operation. Nothing, if it
+-- waits in another round.
 local function find(events)
   local at = 1
   while events and at <= #events do
     local last = at + 20 + struct.unpack('>I4', events, at + 17)
-    if string.sub(events, at, at + 16) == order then return at, last end
+    if string.sub(events, at, at + 16) == order then
+      if struct.unpack('>I4', events, at + 29) ~= round then return nil end
+      return at, last
+    end
     at = last + 1
   end
 end

@@ -8,9 +8,10 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::broadcast;
 
 use super::*;
+use crate::record::Cause;
 use crate::store::DeadLetters;
 use crate::store::dead_letters::{
-    Burial, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterKind,
+    Burial, DeadLetterCursor, DeadLetterFilter, DeadLetterId, DeadLetterKind, RoundChange,
 };
 use crate::store::outbox::{
     DeliveryAttempts, EventContent, EventKey, EventOrder, Outbox, OutboxEvent, OutboxWake,
@@ -54,6 +55,11 @@ async fn due(store: &Redis, slot: &Slot) -> Vec<EventKey> {
     due.events.into_iter().map(|event| event.key).collect()
 }
 
+/// Returns the time of a sink's oldest waiting event in the partition of an operation.
+async fn oldest(store: &Redis, sink: &str, slot: Slot) -> Option<u64> {
+    store.oldest_waiting_ms(sink, &BTreeSet::from([slot.partition()])).await.unwrap()
+}
+
 async fn next(wakes: &mut broadcast::Receiver<OutboxWake>) -> OutboxWake {
     timeout(PATIENCE, wakes.recv()).await.expect("a wake-up").unwrap()
 }
@@ -75,7 +81,71 @@ async fn events_come_back_with_their_record_after_a_loss() {
     assert_eq!((before.len(), before), (1, after), "with the time of the change");
     assert_eq!(store.backlog().await.unwrap()[0].waiting, 1);
     // A relay that owned the partition before can change nothing until it owns it again.
-    assert!(!store.remove(RELAY, &key(HERE(1), 8)).await.unwrap());
+    assert!(!store.remove(RELAY, &key(HERE(1), 8), 0).await.unwrap());
+}
+
+/// Returns the places of the events that wait for `LEDGER`.
+async fn waiting(store: &Redis, slot: &Slot) -> Vec<u64> {
+    let waiting = store.waiting_of(LEDGER, slot).await.unwrap();
+    waiting.iter().map(|event| event.key.order.version).collect()
+}
+
+#[tokio::test]
+async fn events_of_earlier_writes_come_back_after_a_loss_unless_they_are_delivered() {
+    let server = TestServer::start().await;
+    let (store, here, delivered) = (server.store(), HERE(1), HERE(2));
+    for slot in [here, delivered] {
+        own(&store, &slot).await;
+        announce(&store, &slot, None, 8, &[8]).await;
+        announce(&store, &slot, Some(8), 9, &[9]).await;
+    }
+    assert!(store.remove(RELAY, &key(delivered, 8), 0).await.unwrap());
+    let before = store.waiting_of(LEDGER, &here).await.unwrap();
+    for loss in 0..2 {
+        redis::cmd("FLUSHALL").exec_async(&mut server.admin().await).await.unwrap();
+        until("the events are back", async || !waiting(&store, &delivered).await.is_empty()).await;
+        until("all records are back", async || store.load(&here).await.unwrap().is_some()).await;
+        assert_eq!(store.waiting_of(LEDGER, &here).await.unwrap(), before, "loss {loss}");
+        assert_eq!(waiting(&store, &delivered).await, [9]);
+        let counted = store.backlog().await.unwrap();
+        assert_eq!(counted.iter().map(|one| one.waiting).sum::<u64>(), 3);
+    }
+    assert_eq!(due(&store, &here).await, [key(here, 8)], "the first is due first");
+}
+
+#[tokio::test]
+async fn the_event_of_an_uncertain_operation_comes_back_with_the_claim_that_followed() {
+    let server = TestServer::start().await;
+    let (store, here) = (server.store(), HERE(1));
+    let state = State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None };
+    let uncertain = Record { state, ..claim(8, 8) };
+    let events = [event(8)];
+    let events = Events { outbox: &events, ..Events::NONE };
+    let swap = store.write(&here, None, &uncertain, LEASE, events).await.unwrap();
+    assert_eq!(swap, Swap::Stored);
+    let swap = store.swap(&here, Some(Version(8)), &claim(9, 9), LEASE).await.unwrap();
+    assert_eq!(swap, Swap::Stored);
+    redis::cmd("FLUSHALL").exec_async(&mut server.admin().await).await.unwrap();
+    until("the event is back", async || waiting(&store, &here).await == [8]).await;
+    assert_eq!(store.load(&here).await.unwrap().unwrap().record.version, Version(9));
+}
+
+#[tokio::test]
+async fn the_events_of_two_gateways_about_one_operation_come_back_after_a_loss() {
+    let server = TestServer::start().await;
+    let stores = [server.store(), server.store()];
+    // Whichever gateway notices the loss first: the later state is in the way of the earlier one.
+    for n in 0..8 {
+        let [first, second] = [&stores[n % 2], &stores[(n + 1) % 2]];
+        announce(first, &HERE(n as u64), None, 8, &[8]).await;
+        announce(second, &HERE(n as u64), Some(8), 9, &[9]).await;
+    }
+    redis::cmd("FLUSHALL").exec_async(&mut server.admin().await).await.unwrap();
+    for n in 0..8 {
+        let here = HERE(n);
+        until("both events are back", async || waiting(&stores[0], &here).await == [8, 9]).await;
+        assert_eq!(stores[0].load(&here).await.unwrap().unwrap().record.version, Version(9));
+    }
 }
 
 #[tokio::test]
@@ -84,7 +154,7 @@ async fn an_event_that_was_buried_and_written_again_is_counted_once() {
     let (store, here) = (server.store(), HERE(1));
     own(&store, &here).await;
     announce(&store, &here, None, 8, &[8]).await;
-    assert!(store.bury(RELAY, &key(here, 8), &burial(DeadLetterKind::Receiver)).await.unwrap());
+    assert!(store.bury(RELAY, &key(here, 8), 0, &burial(DeadLetterKind::Receiver)).await.unwrap());
     announce(&store, &here, Some(8), 9, &[8]).await;
     let bytes = event(8).content.size() as u64;
     let partition = here.partition();
@@ -93,16 +163,16 @@ async fn an_event_that_was_buried_and_written_again_is_counted_once() {
         [SinkBacklog { partition, sink, waiting, dead_by_receiver, dead_by_gateway, bytes }]
     };
     assert_eq!(store.backlog().await.unwrap(), all(1, 1, 0, 2 * bytes));
-    assert!(store.bury(RELAY, &key(here, 8), &burial(DeadLetterKind::Gateway)).await.unwrap());
+    assert!(store.bury(RELAY, &key(here, 8), 0, &burial(DeadLetterKind::Gateway)).await.unwrap());
     assert_eq!(store.backlog().await.unwrap(), all(0, 0, 1, bytes));
     announce(&store, &here, Some(9), 10, &[8]).await;
     let id = DeadLetterId::of(&key(here, 8));
-    assert!(store.requeue(id).await.unwrap());
+    assert!(store.requeue(id, RoundChange { from: 0, to: 1 }).await.unwrap());
     assert_eq!(store.backlog().await.unwrap(), all(1, 0, 0, bytes));
     assert_eq!(store.dead_letter(id).await.unwrap(), None);
-    assert!(store.remove(RELAY, &key(here, 8)).await.unwrap());
+    assert!(store.remove(RELAY, &key(here, 8), 0).await.unwrap());
     assert_eq!(store.backlog().await.unwrap(), []);
-    assert_eq!(store.oldest_waiting_ms(LEDGER).await.unwrap(), None);
+    assert_eq!(oldest(&store, LEDGER, here).await, None);
 }
 
 #[tokio::test]
@@ -157,7 +227,7 @@ async fn counts_are_summed_when_their_text_is_long() {
     };
     counted(&versions).await;
     for version in &versions[..200] {
-        assert!(store.remove(RELAY, &key(here, *version)).await.unwrap());
+        assert!(store.remove(RELAY, &key(here, *version), 0).await.unwrap());
     }
     counted(&versions[200..]).await;
     let mut length = redis::cmd("STRLEN");
@@ -165,7 +235,7 @@ async fn counts_are_summed_when_their_text_is_long() {
     let length: usize = length.query_async(&mut admin).await.unwrap();
     assert!(length <= 2048, "{length}");
     let due = store.due_events(here.partition(), LEDGER, 9).await.unwrap().events;
-    assert_eq!(store.oldest_waiting_ms(LEDGER).await.unwrap(), Some(due[0].written_ms));
+    assert_eq!(oldest(&store, LEDGER, here).await, Some(due[0].written_ms));
     assert_eq!(due[0].attempts, DeliveryAttempts::default());
 }
 
@@ -180,7 +250,7 @@ async fn relays_are_woken_for_what_waited_before_their_subscription() {
     announce(&here, &HERE(2), None, 8, &[8]).await;
     assert_eq!(next(&mut wakes).await.partition, HERE(2).partition(), "by its message");
     own(&here, &HERE(2)).await;
-    assert!(here.remove(RELAY, &key(HERE(2), 8)).await.unwrap());
+    assert!(here.remove(RELAY, &key(HERE(2), 8), 0).await.unwrap());
     let mut kill = redis::cmd("CLIENT");
     kill.arg("KILL").arg("TYPE").arg("pubsub");
     kill.exec_async(&mut server.admin().await).await.unwrap();
@@ -204,11 +274,16 @@ async fn a_user_without_the_channel_is_woken_by_its_own_process() {
     assert_eq!(next(&mut wakes).await.partition, HERE(1).partition());
 }
 
-/// Returns the calls of all commands since the statistics were reset.
-async fn calls(admin: &mut MultiplexedConnection) -> u64 {
+/// Returns the calls of commands since the statistics were reset: of those with these names, or of
+/// all if there are none.
+async fn calls(admin: &mut MultiplexedConnection, names: &[&str]) -> u64 {
     let stats: String = redis::cmd("INFO").arg("commandstats").query_async(admin).await.unwrap();
-    let counts = stats.lines().filter_map(|line| line.split_once("calls=")?.1.split_once(','));
-    counts.map(|(calls, _)| calls.parse::<u64>().unwrap()).sum()
+    let count = |line: &str| {
+        let (name, counts) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let is_counted = names.is_empty() || names.contains(&name);
+        is_counted.then(|| counts.split_once(',').unwrap().0.parse::<u64>().unwrap())
+    };
+    stats.lines().filter_map(count).sum()
 }
 
 #[tokio::test]
@@ -222,8 +297,8 @@ async fn an_idle_relay_costs_the_server_a_few_calls() {
     assert_eq!(store.backlog().await.unwrap().iter().map(|one| one.waiting).sum::<u64>(), 50);
     store.partition_owners().await.unwrap();
     store.attend(RELAY, PATIENCE).await.unwrap();
-    store.oldest_waiting_ms("another sink").await.unwrap();
-    let calls = calls(&mut admin).await;
+    oldest(&store, "another sink", HERE(1)).await;
+    let calls = calls(&mut admin, &[]).await;
     assert!(calls <= 16, "{calls} of these, of the epochs' task and of this count");
 }
 
@@ -233,7 +308,7 @@ async fn buried(store: &Redis, slots: impl Iterator<Item = Slot>) -> BTreeSet<De
         own(store, &slot).await;
         announce(store, &slot, None, 8, &[8]).await;
         let kind = burial(DeadLetterKind::Receiver);
-        assert!(store.bury(RELAY, &key(slot, 8), &kind).await.unwrap());
+        assert!(store.bury(RELAY, &key(slot, 8), 0, &kind).await.unwrap());
         DeadLetterId::of(&key(slot, 8))
     });
     futures_util::future::join_all(all).await.into_iter().collect()
@@ -286,12 +361,65 @@ async fn a_listing_merges_partitions_with_many_burials_at_once() {
     assert_eq!((before.len() + after.len(), after.is_empty()), (ids.len(), false));
 }
 
+/// Multiplies a dead letter: writes this many, each with an id and a time of burial of its own.
+async fn multiply(server: &TestServer, id: DeadLetterId, count: u64) {
+    const SCRIPT: &str = "
+        local id, letter = ARGV[1], redis.call('HGET', KEYS[1], ARGV[1])
+        for n = ARGV[2], ARGV[3] do
+            local other = string.sub(id, 1, 8) .. struct.pack('>I8', n)
+            local at_ms = struct.unpack('>I8', letter, 2) + n
+            local value = string.sub(letter, 1, 1) .. struct.pack('>I8', at_ms)
+            redis.call('HSET', KEYS[1], other, value .. string.sub(letter, 10))
+            redis.call('ZADD', KEYS[2], at_ms, other)
+        end";
+    const AT_ONCE: u64 = 10_000;
+    let (partition, mut admin) = (id.partition(), server.admin().await);
+    let mut last = 0;
+    while last < count {
+        let first = last + 1;
+        last = count.min(last + AT_ONCE);
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(SCRIPT).arg(2);
+        eval.arg(names().outbox_dead_key(partition)).arg(names().outbox_dead_at_key(partition));
+        eval.arg(&id.as_bytes()[..]).arg(first).arg(last);
+        eval.exec_async(&mut admin).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_a_listing_costs_the_same_however_many_dead_letters_there_are() {
+    let many = std::env::var("ONCEWARD_DEAD_LETTERS").map_or(100_000, |n| n.parse().unwrap());
+    let server = TestServer::start().await;
+    let (store, mut admin) = (server.store(), server.admin().await);
+    let ids = buried(&store, [in_partition(3, 1), in_partition(200, 1)].into_iter()).await;
+    let of_mail = DeadLetterFilter { sink: Some("mail".into()), ..DeadLetterFilter::default() };
+    let mut costs = Vec::new();
+    for count in [5_000, many / 2] {
+        for id in &ids {
+            multiply(&server, *id, count).await;
+        }
+        redis::cmd("CONFIG").arg("RESETSTAT").exec_async(&mut admin).await.unwrap();
+        let page = store.dead_letters(&DeadLetterFilter::default(), None, 1000).await.unwrap();
+        assert_eq!((page.letters.len(), page.cursor.is_some()), (1000, true));
+        let next = store.dead_letters(&DeadLetterFilter::default(), page.cursor, 1000).await;
+        assert_eq!(next.unwrap().letters.len(), 1000);
+        // A page of a filter that nothing matches ends early, too.
+        let none = store.dead_letters(&of_mail, None, 1000).await.unwrap();
+        assert_eq!((none.letters.len(), none.cursor.is_some()), (0, true));
+        costs.push(calls(&mut admin, &["zrevrangebyscore", "hmget"]).await);
+    }
+    assert!(costs[0] > 0 && costs[1] <= costs[0] + 10, "{costs:?}");
+}
+
 #[tokio::test]
 async fn ids_of_unknown_partitions_are_of_no_dead_letter() {
     let server = TestServer::start().await;
     let (store, id) = (server.store(), DeadLetterId::from_bytes([255; 16]));
     assert_eq!(store.dead_letter(id).await.unwrap(), None);
-    assert!(!store.requeue(id).await.unwrap() && !store.discard(id).await.unwrap());
+    assert!(
+        !store.requeue(id, RoundChange { from: 0, to: 1 }).await.unwrap()
+            && !store.discard(id).await.unwrap()
+    );
 }
 
 /// Starts a cluster of three nodes.
@@ -348,6 +476,7 @@ async fn the_stories_of_the_outbox_hold_on_a_cluster() {
     suite::a_relay_is_woken_by_an_event(stage()).await;
     suite::an_event_that_is_buried_is_a_dead_letter_and_waits_no_more(stage()).await;
     suite::a_dead_letter_is_requeued_in_a_new_round(stage()).await;
+    suite::only_the_owner_replaces_the_content_of_a_waiting_event(stage()).await;
     suite::a_discarded_dead_letter_is_gone(stage()).await;
     suite::a_listing_of_dead_letters_pages_through_those_that_match(stage()).await;
     let store = store();
@@ -358,5 +487,5 @@ async fn the_stories_of_the_outbox_hold_on_a_cluster() {
         200
     );
     let attempts = DeliveryAttempts::default();
-    assert!(!store.postpone(RELAY, &key(HERE(1), 8), attempts, PATIENCE).await.unwrap());
+    assert!(!store.postpone(RELAY, &key(HERE(1), 8), 0, attempts, PATIENCE).await.unwrap());
 }

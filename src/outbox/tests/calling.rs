@@ -1,0 +1,134 @@
+//! Stories of calls over a store in memory, with a gate that answers as the test wants.
+
+use http::{HeaderMap, Method, StatusCode};
+
+use super::*;
+use crate::gate::CallOutcome;
+use crate::outbox::caller::{CallRouteError, OperationCaller, PreparedCall, SinkCall};
+use crate::outbox::settings::CallTarget;
+use crate::record::{Reply, ReplyBody};
+use crate::template::{Template, TemplateKind};
+
+/// Returns the outcome of a call, from the number of earlier calls.
+type Deciding = dyn Fn(&SinkCall, usize) -> CallOutcome + Send + Sync;
+
+/// A gate that records its calls.
+struct Calls {
+    made: Mutex<Vec<SinkCall>>,
+    decide: Box<Deciding>,
+    work: Duration,
+}
+
+#[async_trait]
+impl OperationCaller for Calls {
+    fn prepare(&self, _: &SinkCall) -> Result<PreparedCall, CallRouteError> {
+        Ok(PreparedCall { operation: operation(), announced: Vec::new() })
+    }
+
+    async fn call(&self, call: SinkCall) -> Result<CallOutcome, CallRouteError> {
+        let before = {
+            let mut made = self.made.lock().unwrap();
+            made.push(call.clone());
+            made.len() - 1
+        };
+        // A look finds the outcome in the store.
+        if !call.continues {
+            tokio::time::sleep(self.work).await;
+        }
+        Ok((self.decide)(&call, before))
+    }
+}
+
+fn operation() -> Slot {
+    slot(Space::Enforced, 99)
+}
+
+fn answered() -> CallOutcome {
+    let reply = Reply {
+        status: StatusCode::CREATED,
+        headers: HeaderMap::new(),
+        body: ReplyBody::NotStored,
+        trailers: None,
+    };
+    CallOutcome::Answered { operation: operation(), reply: Arc::new(reply), replayed: false }
+}
+
+impl Calls {
+    fn new(
+        work: Duration,
+        decide: impl Fn(&SinkCall, usize) -> CallOutcome + Send + Sync + 'static,
+    ) -> Arc<Calls> {
+        Arc::new(Calls { made: Mutex::default(), decide: Box::new(decide), work })
+    }
+
+    /// Returns the keys of all calls, and whether each only continues.
+    fn made(&self) -> Vec<(String, bool)> {
+        let made = self.made.lock().unwrap();
+        made.iter().map(|call| (call.key.clone(), call.continues)).collect()
+    }
+
+    /// Runs a relay with a sink that calls, until nothing waits.
+    async fn deliver(self: &Arc<Calls>, scene: &Scene) {
+        let target = CallTarget {
+            route: "shipments".into(),
+            method: Method::POST,
+            path: Template::new(TemplateKind::Path, "/v1/{{ data.operation }}").unwrap(),
+            body: None,
+            headers: HeaderMap::new(),
+        };
+        let settings = SinkSettings { target: SinkTarget::Call(target), ..settings() };
+        let sink = Sink::new(settings).unwrap();
+        let parts = scene.parts();
+        let relay = Relay::start(parts, Arc::new(BTreeMap::from([(LEDGER.to_owned(), sink)])));
+        relay.set_caller(self.clone());
+        until("nothing waits", async || scene.waiting().await == 0).await;
+        relay.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_round_that_was_not_sent_begins_again_under_its_key_and_then_only_continues() {
+    let calls = Calls::new(Duration::ZERO, |_, before| match before {
+        0 => CallOutcome::StoreUnavailable { retry_after: Duration::ZERO },
+        1 => CallOutcome::Draining,
+        2 => CallOutcome::InFlight { operation: operation(), retry_after: Duration::ZERO },
+        _ => answered(),
+    });
+    let scene = Scene::new();
+    scene.change(1, 7, None).await;
+    calls.deliver(&scene).await;
+    let made = calls.made();
+    let key = &made[0].0;
+    assert!(made.iter().all(|(other, _)| other == key), "{made:?}");
+    let continues: Vec<bool> = made.iter().map(|(_, continues)| *continues).collect();
+    assert_eq!(continues, [false, false, false, true]);
+    assert_eq!(scene.dead_letters().await, []);
+}
+
+#[tokio::test]
+async fn a_call_that_takes_longer_than_an_attempt_is_not_made_beside_itself() {
+    // An attempt has 100 ms.
+    let calls = Calls::new(Duration::from_millis(400), |_, _| answered());
+    let scene = Scene::new();
+    scene.change(1, 7, None).await;
+    calls.deliver(&scene).await;
+    let continues: Vec<bool> = calls.made().iter().map(|(_, continues)| *continues).collect();
+    assert_eq!(continues, [false, true], "the second one looks at the outcome of the first");
+}
+
+#[tokio::test]
+async fn each_event_has_a_call_of_its_own_and_a_lost_outcome_is_no_second_call() {
+    let calls = Calls::new(Duration::ZERO, |call, _| match call.continues {
+        false => CallOutcome::Uncertain { operation: operation(), retry_after: None },
+        true => CallOutcome::NothingToContinue { operation: operation(), was_released: false },
+    });
+    let scene = Scene::new();
+    scene.change(1, 7, None).await;
+    scene.change(2, 7, None).await;
+    calls.deliver(&scene).await;
+    let begun: BTreeSet<_> = calls.made().into_iter().filter(|(_, continues)| !continues).collect();
+    assert_eq!((begun.len(), calls.made().len()), (2, 4));
+    let letters = scene.dead_letters().await;
+    assert_eq!(letters.len(), 2);
+    assert!(letters.iter().all(|letter| letter.burial.kind == DeadLetterKind::Gateway));
+}

@@ -1,0 +1,127 @@
+//! Templates encode each value for its place, and fail rather than make a wrong text.
+
+use super::*;
+
+fn values() -> Value {
+    let document = r#"{"data":{"order":"a/b c","amount":1.10,"large":123456789012345678901234,
+        "count":3,"negative":-0,"exponent":1e3,"none":null,"empty":"","dots":"..","yes":true,
+        "list":[1,2.50,"x\n\"y\""],"object":{"z":1,"a":[]}}}"#;
+    json_value(document).unwrap()
+}
+
+fn rendered(kind: TemplateKind, source: &str) -> Result<String, TemplateError> {
+    Template::new(kind, source).unwrap().render(&values())
+}
+
+#[test]
+fn a_value_in_a_path_is_one_component() {
+    for (source, path) in [
+        ("/v1/orders/{{ data.order }}/ship", "/v1/orders/a%2Fb%20c/ship"),
+        ("/v1?amount={{ data.amount }}&n={{ data.count }}", "/v1?amount=1.10&n=3"),
+        ("/{{ data.yes }}/{{ data.large }}", "/true/123456789012345678901234"),
+        ("/{{ data.order | upper }}", "/A%2FB%20C"),
+    ] {
+        assert_eq!(rendered(TemplateKind::Path, source).as_deref(), Ok(path));
+    }
+}
+
+#[test]
+fn a_value_that_would_change_a_path_fails() {
+    for source in [
+        "/{{ data.none }}",
+        "/{{ data.empty }}",
+        "/{{ data.dots }}",
+        "/{{ data.list }}",
+        "/{{ data }}",
+    ] {
+        let found = rendered(TemplateKind::Path, source);
+        assert!(matches!(found, Err(TemplateError::Unusable(_))), "{source}: {found:?}");
+    }
+}
+
+#[test]
+fn a_value_in_a_body_is_json_with_its_digits_and_the_order_of_its_members() {
+    for (source, body) in [
+        (r#"{"order": {{ data.order }}}"#, r#"{"order": "a/b c"}"#),
+        ("{{ data.list }}", r#"[1,2.50,"x\n\"y\""]"#),
+        ("{{ data.object }}", r#"{"z":1,"a":[]}"#),
+        ("{{ data.list | tojson }}", r#"[1,2.50,"x\n\"y\""]"#),
+        ("[{{ data.amount }}, {{ data.large }}]", "[1.10, 123456789012345678901234]"),
+        ("[{{ data.negative }}, {{ data.exponent }}]", "[-0, 1e3]"),
+        ("[{{ data.none }}, {{ data.yes }}]", "[null, true]"),
+        ("[{{ data.count + 1 }}]", "[4]"),
+        (
+            "[{% for item in data.list %}{{ item }}{% if not loop.last %},{% endif %}{% endfor %}]",
+            r#"[1,2.50,"x\n\"y\""]"#,
+        ),
+    ] {
+        assert_eq!(rendered(TemplateKind::Json, source).as_deref(), Ok(body), "{source}");
+    }
+}
+
+#[test]
+fn a_body_that_is_no_json_fails() {
+    for source in ["{{ data.order }}x", r#"{"order": }"#, ""] {
+        assert_eq!(rendered(TemplateKind::Json, source), Err(TemplateError::NotJson), "{source}");
+    }
+}
+
+#[test]
+fn an_undefined_value_is_named() {
+    for (source, name) in [
+        ("{{ data.other }}", "`data.other` is undefined"),
+        ("{{ data.order.id }}", "`data.order.id` is undefined"),
+        ("{{ request.body }}", "`request` is undefined"),
+    ] {
+        let expected = TemplateError::Undefined(name.to_owned());
+        assert_eq!(rendered(TemplateKind::Json, source), Err(expected));
+    }
+}
+
+#[test]
+fn an_error_has_no_value_of_the_event() {
+    for source in ["{{ data.order + 1 }}", "{{ data.order | abs }}", "{{ data.order() }}"] {
+        let error = rendered(TemplateKind::Json, source).unwrap_err().to_string();
+        assert!(!error.contains("a/b"), "{error}");
+    }
+}
+
+#[test]
+fn work_and_output_are_bounded() {
+    let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}1";
+    assert_eq!(rendered(TemplateKind::Json, endless), Err(TemplateError::TooManySteps));
+    let long = format!("\"{}\"", "x".repeat(TEMPLATE_OUTPUT_MAX));
+    assert_eq!(rendered(TemplateKind::Json, &long), Err(TemplateError::TooLong));
+}
+
+#[test]
+fn a_malformed_template_names_the_line() {
+    let error = Template::new(TemplateKind::Json, "{\n \"a\": {{ data.a }\n}").unwrap_err();
+    assert!(matches!(error, TemplateError::Malformed { line: 2, .. }), "{error:?}");
+    let unknown = Template::new(TemplateKind::Path, "/{% include 'x' %}");
+    assert!(unknown.is_err(), "templates can't read others");
+}
+
+#[test]
+fn a_document_with_two_readings_is_no_value() {
+    for document in [r#"{"a":1,"a":2}"#, "[1,]", "", "nul", &"[".repeat(1000)] {
+        assert!(json_value(document).is_err(), "{document}");
+    }
+    assert!(json_value(&format!("{}1{}", "[".repeat(100), "]".repeat(100))).is_err());
+}
+
+#[test]
+fn a_value_inside_quotes_fails_because_it_could_add_members() {
+    for source in [
+        r#"{"order": "{{ data.order }}"}"#,
+        r#"["{{ data.count }}"]"#,
+        r#"{"a\\": 1, "b\"": "x {{ data.count }}"}"#,
+    ] {
+        assert_eq!(rendered(TemplateKind::Json, source), Err(TemplateError::Quoted), "{source}");
+    }
+    let escaped = r#"{"a\\": {{ data.count }}, "b\"": {{ data.order }}}"#;
+    assert_eq!(
+        rendered(TemplateKind::Json, escaped).as_deref(),
+        Ok(r#"{"a\\": 3, "b\"": "a/b c"}"#)
+    );
+}
