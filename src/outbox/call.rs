@@ -52,7 +52,7 @@ pub(super) struct CallAttempt<'a> {
 
 /// Returns whether an attempt of this event begins no call, but looks at one that began.
 pub(super) fn is_look(draft: &EventDraft<'_>, round: u32) -> bool {
-    CallNote::of(draft).is_some_and(|note| note.round == round && note.state == RoundState::Began)
+    matches!(CallStep::of(CallNote::of(draft), round), CallStep::Look(_))
 }
 
 impl CallAttempt<'_> {

@@ -30,7 +30,7 @@ struct Calls {
 pub(super) struct KnownCall {
     /// Whether a call is active.
     pub is_running: bool,
-    /// The round of which the process knows that nothing was sent.
+    /// The round in which nothing was sent, as the process knows.
     pub never_sent: Option<u32>,
 }
 

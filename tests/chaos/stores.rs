@@ -212,6 +212,7 @@ fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> 
     }
     // Connected clients still use an old primary until the sentinels demote it, which happens late.
     pause(dice.within(100..1500));
+    let mut sought = None;
     until("two replicas to follow", || {
         let primary = watched.primary().to_string();
         let address = ["127.0.0.1", &primary];
@@ -221,7 +222,13 @@ fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> 
         let strays =
             strays.filter(|server| server.cli(&["role"]).lines().skip(1).take(2).ne(address));
         strays.for_each(|server| _ = server.cli(&["replicaof", address[0], address[1]]));
-        lead.is_primary() && lead.is_copied_to(2)
+        if !lead.is_primary() {
+            return false;
+        }
+        sought = sought
+            .filter(|(port, _)| *port == lead.port)
+            .or_else(|| Some((lead.port, lead.position())));
+        sought.is_some_and(|(_, position)| lead.is_copied_up_to(position, 2))
     });
     FailOver { changed: before != after, forgotten }
 }

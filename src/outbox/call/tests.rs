@@ -181,6 +181,10 @@ fn a_note_is_read_as_it_was_written_and_never_delivered() {
     let draft = EventDraft::parse(&noted).unwrap();
     assert_eq!(CallNote::of(&draft), Some(began));
     assert!(super::is_look(&draft, 3) && !super::is_look(&draft, 4));
+    for (state, looks) in [(RoundState::TakenBack, false), (RoundState::OutcomeExpired, true)] {
+        let other = content(Some(&note(state)));
+        assert_eq!(super::is_look(&EventDraft::parse(&other).unwrap(), 3), looks, "{state:?}");
+    }
     assert_eq!(finished(&noted, 5), finished(&content(None), 5));
 }
 

@@ -82,19 +82,32 @@ impl RedisServer {
         self.cli(&["role"]).starts_with("master")
     }
 
+    /// Returns the position of this primary's last write, and the position that each replica has.
+    fn positions(&self) -> (u64, Vec<u64>) {
+        let info = self.cli(&["info", "replication"]);
+        let number = |text: &str| text.split(',').next().and_then(|digits| digits.parse().ok());
+        let replicas = info.lines().filter(|line| line.contains("state=online"));
+        let replicas = replicas.filter_map(|line| number(line.split_once(",offset=")?.1)).collect();
+        let own =
+            info.lines().find_map(|line| number(line.trim().strip_prefix("master_repl_offset:")?));
+        (own.unwrap_or_default(), replicas)
+    }
+
+    /// Returns the position of the last write in this primary's stream to its replicas.
+    pub fn position(&self) -> u64 {
+        self.positions().0
+    }
+
+    /// Whether this many replicas have all writes up to a position. A primary that is written all
+    /// the time is never copied whole, because replicas report their positions once a second.
+    pub fn is_copied_up_to(&self, position: u64, replicas: usize) -> bool {
+        self.positions().1.into_iter().filter(|copied| *copied >= position).count() >= replicas
+    }
+
     /// Whether this many replicas have all writes of this primary.
     pub fn is_copied_to(&self, replicas: usize) -> bool {
-        let info = self.cli(&["info", "replication"]);
-        let field = |name: &str| {
-            info.lines().find_map(|line| line.trim().strip_prefix(name).map(str::to_owned))
-        };
-        let offset = field("master_repl_offset:").unwrap_or_default();
-        info.lines()
-            .filter(|line| {
-                line.contains("state=online") && line.contains(&format!("offset={offset},"))
-            })
-            .count()
-            >= replicas
+        let (position, copied) = self.positions();
+        copied.into_iter().filter(|copied| *copied >= position).count() >= replicas
     }
 
     pub fn kill(&mut self) {
