@@ -109,7 +109,8 @@ impl CopiedFile {
             Err(redb::TableError::TableDoesNotExist(_)) => 0,
             Err(error) => return Err(redb::Error::from(error).into()),
         };
-        let clock = StoreTime::starting_at(last_ms.max(options.unix_ms), options.boot_ms.clone());
+        let clock =
+            StoreTime::starting_at(last_ms.max(options.now_unix_ms()), options.boot_ms.clone());
         // There is no writer, so the store refuses the writes of a gateway.
         let (queue, _) = mpsc::channel(1);
         Ok(CopiedFile {

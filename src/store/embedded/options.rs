@@ -21,19 +21,29 @@ pub struct EmbeddedOptions {
     pub min_free_bytes: u64,
     /// The machine's clock. The store's clock advances with it.
     pub boot_ms: BootClock,
-    /// The wall clock at opening, in ms since 1970. The store's clock starts at this time, or at
-    /// the file's last commit if that is later: it never runs backwards.
+    /// The wall clock at `read_at_boot_ms`, in ms since 1970. The store's clock continues it, or
+    /// starts at the file's last commit if that is later: it never runs backwards.
     pub unix_ms: u64,
+    /// The time by `boot_ms` at which `unix_ms` was read.
+    pub read_at_boot_ms: u64,
 }
 
 impl EmbeddedOptions {
-    /// Returns the default options.
+    /// Returns the default options. `unix_ms` is the wall clock now.
     pub fn new(boot_ms: BootClock, unix_ms: u64) -> EmbeddedOptions {
         EmbeddedOptions {
             cache_bytes: CACHE_BYTES,
             min_free_bytes: MIN_FREE_BYTES,
+            read_at_boot_ms: boot_ms(),
             boot_ms,
             unix_ms,
         }
+    }
+
+    /// Returns the wall clock's time now, in ms since 1970, unless somebody has set the wall clock.
+    /// Locking and opening a file can take long. A store's clock that lags behind the wall clock
+    /// would end operations before they began, because gateways have clocks of their own.
+    pub(super) fn now_unix_ms(&self) -> u64 {
+        self.unix_ms.saturating_add((self.boot_ms)().saturating_sub(self.read_at_boot_ms))
     }
 }

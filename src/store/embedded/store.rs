@@ -71,13 +71,9 @@ impl Embedded {
         opener: Opener,
         options: EmbeddedOptions,
     ) -> Result<Embedded, OpenError> {
-        let began_ms = (options.boot_ms)();
         let db = writer::open(&opener, Writes::Through, &options)?;
-        let opened_ms = writer::prepare(&db, options.unix_ms)?;
-        // Opening can take long. Without it, operations would end before they began: their gateway
-        // has its own clock.
-        let opening_ms = (options.boot_ms)().saturating_sub(began_ms);
-        let clock = StoreTime::starting_at(opened_ms + opening_ms, options.boot_ms.clone());
+        let opened_ms = writer::prepare(&db, options.now_unix_ms())?.max(options.now_unix_ms());
+        let clock = StoreTime::starting_at(opened_ms, options.boot_ms.clone());
         let shared = Arc::new(SharedFile::new(db, clock));
         let (queue, orders) = mpsc::channel(QUEUE_MAX);
         let writer = Writer::new(shared.clone(), orders, folder, opener, options)?;

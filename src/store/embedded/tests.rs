@@ -318,6 +318,18 @@ async fn the_stores_clock_never_runs_backwards() {
 }
 
 #[tokio::test]
+async fn the_clock_does_not_lag_by_the_time_in_which_the_file_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let time = Time::by_hand();
+    let options = options(&time);
+    time.pass(LONG).await;
+    let store = Embedded::open(dir.path(), options).unwrap();
+    claim(&store, 1).await.unwrap();
+    let held = store.load(&here(1)).await.unwrap().unwrap();
+    assert_eq!(held.now_ms, START_MS + LONG.as_millis() as u64);
+}
+
+#[tokio::test]
 async fn what_has_ended_is_swept_though_nobody_asks() {
     let dir = tempfile::tempdir().unwrap();
     let time = Time::by_hand();
