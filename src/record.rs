@@ -21,7 +21,7 @@ pub use codec::{
 };
 pub use publication::{
     AnnouncedMember, AnnouncedRule, AnnouncedState, Announcements, InvalidStatusClass,
-    MemberSource, MissingReason, Publication, StatusClass, chosen_member,
+    MEMBER_DEPTH_MAX, MemberSource, MissingReason, Publication, StatusClass, chosen_member,
 };
 
 /// Distinguishes the changes of a record. Each change writes another version, mostly the next

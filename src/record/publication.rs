@@ -10,6 +10,10 @@ use serde_json::value::RawValue;
 
 use crate::key::{Pointer, value};
 
+/// Deepest nesting of a chosen member. With a deeper one, the templates of calls could not read the
+/// event: they read 64 levels, and the member is in `data`, in the event.
+pub const MEMBER_DEPTH_MAX: usize = 62;
+
 /// The publication as a record has it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Publication {
@@ -108,7 +112,8 @@ pub enum MemberSource {
 pub enum MissingReason {
     /// The document has no such member.
     Absent,
-    /// The body is not JSON, or is JSON that two parsers may read differently.
+    /// The body is not JSON, or is JSON that two parsers may read differently. That includes a
+    /// member that is nested deeper than [`MEMBER_DEPTH_MAX`], because parsers have limits.
     NotJson,
     /// The body has a content coding, such as gzip.
     Encoded,
@@ -247,10 +252,30 @@ pub fn chosen_member(document: &Bytes, pointer: &str) -> Result<Bytes, MissingRe
         return Err(MissingReason::Absent);
     }
     match value(document, parsed.as_ref()) {
-        Ok(Some(value)) => Ok(value),
+        Ok(Some(value)) if depth(&value) <= MEMBER_DEPTH_MAX => Ok(value),
         Ok(None) => Err(MissingReason::Absent),
-        Err(_) => Err(MissingReason::NotJson),
+        Ok(Some(_)) | Err(_) => Err(MissingReason::NotJson),
     }
+}
+
+/// Returns the number of levels of a JSON text: 0 for a text or a number.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest): (usize, usize) = (0, 0);
+    let (mut is_text, mut is_escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b'{' | b'[' if !is_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !is_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn is_zero(number: &u8) -> bool {

@@ -180,6 +180,27 @@ fn a_member_without_a_value_is_left_out_and_its_reason_is_named() {
 }
 
 #[test]
+fn a_member_that_parsers_may_read_differently_is_left_out() {
+    let nested = |depth| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    // Brackets inside a text are no levels.
+    let text = format!(r#"{{"\"":"{}\"[["}}"#, "[".repeat(100));
+    for (value, is_chosen) in [
+        (nested(62), true),
+        (nested(63), false),
+        (format!(r#"{{"b":{},"c":[]}}"#, nested(62)), false),
+        (text, true),
+        (r#"{"b":1,"b":2}"#.into(), false),
+        (r#"{"b":[{"c":1,"\u0063":2}]}"#.into(), false),
+    ] {
+        let body = ReplyBody::Whole(format!("{{\"id\":{value}}}").into());
+        let found = data(&[("payment", "/id")], &Reply { body, ..reply("") });
+        assert_eq!(found.get("payment").is_some(), is_chosen, "{value}");
+        let missing = (!is_chosen).then(|| json!({ "payment": "not-json" }));
+        assert_eq!(found.get("missing"), missing.as_ref(), "{value}");
+    }
+}
+
+#[test]
 fn events_that_are_too_large_together_have_no_chosen_members() {
     let rules = || {
         vec![rule(Some("a"), &["ledger"], &[("payment", "/id")]), rule(Some("b"), &["mail"], &[])]

@@ -14,11 +14,14 @@ use crate::gate::CallOutcome;
 use crate::key::{Key, KeySyntax, Slot, Space};
 use crate::outbox::caller::{CALL_KEY_BYTES, CallRequest, call_key};
 use crate::outbox::conclusion::Conclusion;
-use crate::record::{Cause, Reply, ReplyBody, Settler, State, StatusClass};
+use crate::record::{
+    Cause, MEMBER_DEPTH_MAX, Reply, ReplyBody, Settler, State, StatusClass, chosen_member,
+};
 use crate::refusal::Refusal;
 use crate::store::dead_letters::{Burial, DeadLetter, DeadLetterKind, RoundChange};
 use crate::store::outbox::{EventContent, EventKey, EventOrder};
 use crate::store::suite::slot;
+use crate::template::json_value;
 
 const AGE: Duration = Duration::from_secs(80);
 
@@ -218,6 +221,17 @@ fn a_requeue_goes_on_with_a_round_that_was_not_executed_and_begins_one_after_an_
         assert_eq!(after(gone.clone()), RequeueRule::Unknown, "{gone:?}");
     }
     assert_eq!(RequeueRule::again(&letter), next);
+}
+
+#[test]
+fn the_deepest_chosen_member_can_be_read_by_templates() {
+    for (depth, is_chosen) in [(MEMBER_DEPTH_MAX, true), (MEMBER_DEPTH_MAX + 1, false)] {
+        let nested = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        let chosen = chosen_member(&Bytes::from(format!("{{\"a\":{nested}}}")), "/a");
+        assert_eq!(chosen.is_ok(), is_chosen, "{depth}");
+        let event = format!("{{\"data\":{{\"a\":{nested}}}}}");
+        assert_eq!(json_value(&event).is_ok(), is_chosen, "{depth}");
+    }
 }
 
 #[test]
