@@ -104,7 +104,7 @@ impl OperatorChange {
     ) -> Result<(Slot, Held), AdminRefusal> {
         let done = match decision {
             Decision::Resolve(_) | Decision::Found(_) => "resolved",
-            Decision::Release => "released",
+            Decision::Release | Decision::NotFound => "released",
             Decision::Retry => "allowed to run again",
             Decision::Expire => "expired",
         };

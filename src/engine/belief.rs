@@ -55,7 +55,7 @@ pub fn believe_in_background(
 ) -> Option<Next> {
     let decision = match finding {
         Finding::Found(reply) => Decision::Found(reply),
-        Finding::Absent => Decision::Release,
+        Finding::Absent => Decision::NotFound,
         Finding::Unclear => return None,
     };
     decide(held, decision, fence, policy).ok()

@@ -18,6 +18,8 @@ pub enum Decision {
     Found(Arc<Reply>),
     /// The operation was not executed: the key is free, for any request.
     Release,
+    /// A probe found that the operation was not executed: the key is free, for any request.
+    NotFound,
     /// The operation was not executed: the next duplicate runs, but no other request.
     Retry,
     /// Deletes the result of a completed operation. A tombstone blocks the key for as long as the
@@ -93,7 +95,11 @@ pub fn decide(
     match decision {
         Decision::Resolve(reply) => Ok(completed(reply, Settler::Operator)),
         Decision::Found(reply) => Ok(completed(reply, Settler::Probe)),
-        Decision::Release => {
+        Decision::Release => rested().map(|()| {
+            let next = released(fence, version, record, policy).announced(record, None);
+            Next { lifetime: release_lifetime(policy), ..next }
+        }),
+        Decision::NotFound => {
             rested().map(|()| released(fence, version, record, policy).announced(record, None))
         }
         // The record names the lost attempt: a late answer is the result if it arrives before a
@@ -127,6 +133,14 @@ fn expired(held: &Held, fence: Fence, policy: &Policy) -> Next {
         },
         announcement: None,
     }
+}
+
+/// Returns how long the marker of an operator's release is kept: as long as an uncertain record. A
+/// sink that called the operation may look late, for example after a pause, and an absent record
+/// would hide the decision. Operators decide rarely, so these markers take little space.
+fn release_lifetime(policy: &Policy) -> Lifetime {
+    let keep = policy.unsettled_retention.max(policy.marker_retention());
+    Lifetime { keep, due: None, tombstone: None }
 }
 
 fn millis(span: Duration) -> u64 {

@@ -53,6 +53,23 @@ fn an_operator_may_release_only_after_the_waiting_time_for_the_lost_request() {
 }
 
 #[test]
+fn an_operators_release_is_kept_for_those_who_look_late_and_a_probes_release_is_not() {
+    let keep = |decision, policy: &Policy| {
+        let lifetime =
+            decide(&held(record(uncertain(), OTHER), 99_000), decision, Fence(3), policy)
+                .unwrap()
+                .lifetime;
+        assert_eq!((lifetime.due, lifetime.tombstone), (None, None));
+        lifetime.keep
+    };
+    let policy = policy();
+    assert_eq!(keep(Decision::Release, &policy), policy.unsettled_retention);
+    assert_eq!(keep(Decision::NotFound, &policy), policy.marker_retention());
+    let short = Policy { unsettled_retention: SECOND, ..policy };
+    assert_eq!(keep(Decision::Release, &short), short.marker_retention(), "not shorter");
+}
+
+#[test]
 fn only_a_result_can_be_expired_and_its_key_stays_barred_for_as_long_as_without_the_decision() {
     let kept = Policy { retention: 1000 * SECOND, tombstone: 100 * SECOND, ..policy() };
     let none = Policy { tombstone: Duration::ZERO, ..kept.clone() };

@@ -73,6 +73,7 @@ impl History {
             Decision::Retry,
             Decision::Release,
             Decision::Found(whole(202)),
+            Decision::NotFound,
             Decision::Expire,
         ];
         for decision in decisions {
