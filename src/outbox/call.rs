@@ -50,6 +50,13 @@ pub(super) struct CallAttempt<'a> {
     pub age: Duration,
 }
 
+/// Returns whether an attempt of this event begins no call, but looks at one that began. An event
+/// that can't be read is no look.
+pub(super) fn only_looks(event: &WaitingEvent) -> bool {
+    let EventContent::Plain(content) = &event.content else { return false };
+    EventDraft::parse(content).is_ok_and(|draft| is_look(&draft, event.round))
+}
+
 /// Returns whether an attempt of this event begins no call, but looks at one that began.
 pub(super) fn is_look(draft: &EventDraft<'_>, round: u32) -> bool {
     matches!(CallStep::of(CallNote::of(draft), round), CallStep::Look(_))

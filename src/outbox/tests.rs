@@ -123,6 +123,7 @@ impl SinkClient for Receiver {
 /// Relays over one store.
 struct Scene {
     store: Arc<Memory>,
+    clock: Clock,
     full: FullSinks,
 }
 
@@ -150,15 +151,26 @@ fn sinks(settings: SinkSettings, receiver: &Arc<Receiver>) -> Sinks {
 
 impl Scene {
     fn new() -> Scene {
-        let store = Arc::new(Memory::new(Clock::system().anchored()));
-        Scene { store, full: FullSinks::default() }
+        Scene::with_clock(Clock::system())
+    }
+
+    /// Returns a scene with the clock of tokio's timers, which a test can pause.
+    fn in_tokio_time() -> Scene {
+        let start = tokio::time::Instant::now();
+        let ms = Arc::new(move || 1_000_000 + u64::try_from(start.elapsed().as_millis()).unwrap());
+        Scene::with_clock(Clock::given(ms.clone(), ms))
+    }
+
+    fn with_clock(clock: Clock) -> Scene {
+        let store = Arc::new(Memory::new(clock.anchored()));
+        Scene { clock, store, full: FullSinks::default() }
     }
 
     fn parts(&self) -> RelayParts {
         let (meter, full) = (OutboxMeter::default(), self.full.clone());
         RelayParts {
             store: Store::from(self.store.clone()),
-            clock: Clock::system(),
+            clock: self.clock.clone(),
             entropy: Arc::new(Entropy::from_system().unwrap()),
             backlogs: Backlogs::new(meter.clone(), move |names| full.replace(names)),
             meter,

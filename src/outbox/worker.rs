@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::DeliveryAttempt;
+use super::call::only_looks;
 use super::due_buffer::{BufferedEvents, DueBuffer};
 use super::rate::Rate;
 use super::shared::RelayShared;
-use super::sink::Sink;
+use super::sink::{Sink, SinkChannel};
 use crate::key::Slot;
 use crate::store::StoreError;
 use crate::store::outbox::WaitingEvent;
@@ -126,7 +127,17 @@ impl Worker {
     }
 
     fn has_room(&self) -> bool {
-        self.attempts.len() < self.sink.settings.concurrency
+        self.room() > 0
+    }
+
+    /// Returns the number of attempts that may begin beside those under way.
+    fn room(&self) -> usize {
+        self.sink.settings.concurrency.saturating_sub(self.attempts.len())
+    }
+
+    /// Returns whether an attempt of the event only looks at a call that began.
+    fn only_looks(&self, event: &WaitingEvent) -> bool {
+        matches!(self.sink.channel, SinkChannel::Calls(_)) && only_looks(event)
     }
 
     fn is_paused(&self) -> bool {
@@ -180,14 +191,13 @@ impl Worker {
             }
             let Some(partition) = self.queue.pop_front() else { return };
             self.queued.remove(&partition);
-            let room = self.sink.settings.concurrency - self.attempts.len();
-            self.begin_in(partition, room.min(allowed)).await;
+            self.begin_in(partition, allowed).await;
         }
     }
 
-    /// Begins up to `room` attempts in a partition, with the events that were read before, or else
-    /// with those of a new read.
-    async fn begin_in(&mut self, partition: u16, room: usize) {
+    /// Begins attempts in a partition, with the events that were read before, or else with those of
+    /// a new read: as many as there is room for, and at most `allowed` that may send.
+    async fn begin_in(&mut self, partition: u16, mut allowed: usize) {
         let ownership = &self.shared.ownership;
         if !ownership.may_begin(partition) {
             if ownership.owns(partition) {
@@ -198,15 +208,26 @@ impl Worker {
         let now_boot_ms = self.shared.clock.boot_ms();
         let batch = match self.buffer.take(partition, now_boot_ms, ownership.changes()) {
             Some(buffered) => Ok(Batch { buffered, has_more: true, next_due: None }),
-            None => self.read(partition, room).await,
+            None => self.read(partition, self.room().min(allowed)).await,
         };
         let Ok(Batch { mut buffered, has_more, next_due }) = batch else {
             return self.set_timer(partition, READ_RETRY);
         };
-        for _ in 0..room {
-            let Some(event) = buffered.events.pop_front() else { break };
+        while self.has_room()
+            && let Some(event) = buffered.events.pop_front()
+        {
+            // A look at a call sends nothing to the receiver, so the rate does not limit it.
+            let sends = !self.only_looks(&event);
+            if sends && allowed == 0 {
+                buffered.events.push_front(event);
+                break;
+            }
             if !self.begin(partition, event, &buffered) {
                 return self.set_timer(partition, READ_RETRY);
+            }
+            if sends {
+                allowed -= 1;
+                self.rate.use_one();
             }
         }
         let is_left = !buffered.events.is_empty();
@@ -253,7 +274,6 @@ impl Worker {
         let id = self.attempts.spawn(attempt.run()).id();
         self.running.insert(id, (partition, slot));
         self.busy.entry(partition).or_default().insert(slot);
-        self.rate.use_one();
         true
     }
 

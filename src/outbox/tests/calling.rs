@@ -13,7 +13,7 @@ use crate::template::{Template, TemplateKind};
 type Deciding = dyn Fn(&SinkCall, usize) -> CallOutcome + Send + Sync;
 
 /// A gate that records its calls.
-struct Calls {
+pub(super) struct Calls {
     made: Mutex<Vec<SinkCall>>,
     decide: Box<Deciding>,
     work: Duration,
@@ -43,7 +43,7 @@ fn operation() -> Slot {
     slot(Space::Enforced, 99)
 }
 
-fn answered() -> CallOutcome {
+pub(super) fn answered() -> CallOutcome {
     let reply = Reply {
         status: StatusCode::CREATED,
         headers: HeaderMap::new(),
@@ -54,7 +54,7 @@ fn answered() -> CallOutcome {
 }
 
 impl Calls {
-    fn new(
+    pub(super) fn new(
         work: Duration,
         decide: impl Fn(&SinkCall, usize) -> CallOutcome + Send + Sync + 'static,
     ) -> Arc<Calls> {
@@ -67,23 +67,40 @@ impl Calls {
         made.iter().map(|call| (call.key.clone(), call.continues)).collect()
     }
 
+    /// Returns the number of calls that began an operation, and of those that continued one.
+    fn counts(&self) -> (usize, usize) {
+        let made = self.made.lock().unwrap();
+        let continued = made.iter().filter(|call| call.continues).count();
+        (made.len() - continued, continued)
+    }
+
     /// Runs a relay with a sink that calls, until nothing waits.
     async fn deliver(self: &Arc<Calls>, scene: &Scene) {
-        let target = CallTarget {
-            route: "shipments".into(),
-            method: Method::POST,
-            path: Template::new(TemplateKind::Path, "/v1/{{ data.operation }}").unwrap(),
-            body: None,
-            headers: HeaderMap::new(),
-        };
-        let settings = SinkSettings { target: SinkTarget::Call(target), ..settings() };
-        let sink = Sink::new(settings).unwrap();
-        let parts = scene.parts();
-        let relay = Relay::start(parts, Arc::new(BTreeMap::from([(LEDGER.to_owned(), sink)])));
-        relay.set_caller(self.clone());
+        let relay = self.relay(scene, 0);
         until("nothing waits", async || scene.waiting().await == 0).await;
         relay.stop().await;
     }
+
+    /// Starts a relay with a sink that calls, at most at this rate.
+    fn relay(self: &Arc<Calls>, scene: &Scene, rate: u32) -> Relay {
+        let sink = calling_sink(rate);
+        let relay =
+            Relay::start(scene.parts(), Arc::new(BTreeMap::from([(LEDGER.to_owned(), sink)])));
+        relay.set_caller(self.clone());
+        relay
+    }
+}
+
+/// Returns a sink that calls.
+pub(super) fn calling_sink(rate: u32) -> Arc<Sink> {
+    let target = CallTarget {
+        route: "shipments".into(),
+        method: Method::POST,
+        path: Template::new(TemplateKind::Path, "/v1/{{ data.operation }}").unwrap(),
+        body: None,
+        headers: HeaderMap::new(),
+    };
+    Sink::new(SinkSettings { target: SinkTarget::Call(target), rate, ..settings() }).unwrap()
 }
 
 #[tokio::test]
@@ -131,4 +148,29 @@ async fn each_event_has_a_call_of_its_own_and_a_lost_outcome_is_no_second_call()
     let letters = scene.dead_letters().await;
     assert_eq!(letters.len(), 2);
     assert!(letters.iter().all(|letter| letter.burial.kind == DeadLetterKind::Gateway));
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_at_open_calls_take_nothing_from_the_rate() {
+    let calls = Calls::new(Duration::ZERO, |_, _| CallOutcome::Uncertain {
+        operation: operation(),
+        retry_after: None,
+    });
+    let scene = Scene::in_tokio_time();
+    let relay = calls.relay(&scene, 2);
+    for number in 1..=20 {
+        scene.change(number, 7, None).await;
+    }
+    until("all calls are open", async || calls.counts().0 == 20).await;
+    // Each open call is looked at about once a second: that is more than the rate.
+    let (begun, looks) = (tokio::time::Instant::now(), calls.counts().1);
+    for number in 21..=26 {
+        scene.change(number, 7, None).await;
+    }
+    until("the new calls", async || calls.counts().0 == 26).await;
+    let elapsed = begun.elapsed();
+    assert!(elapsed < Duration::from_secs(4), "six calls at a rate of two: {elapsed:?}");
+    assert!(elapsed > Duration::from_secs(2), "calls keep to the rate: {elapsed:?}");
+    assert!(calls.counts().1 > looks + 20, "looks go on: {:?}", calls.counts());
+    relay.stop().await;
 }
