@@ -51,6 +51,12 @@ pub(super) struct DeliveryAttempt {
 impl DeliveryAttempt {
     /// Makes the attempt. Returns whether this relay still owns the partition.
     pub async fn run(self) -> bool {
+        self.attempt().await || self.owns_partition().await
+    }
+
+    /// Makes the attempt. Returns false if a change found that the event does not wait any more, or
+    /// that another relay owns the partition.
+    async fn attempt(&self) -> bool {
         let (draft, delivery) = match self.readable() {
             Ok(readable) => readable,
             Err(error) => {
@@ -95,6 +101,18 @@ impl DeliveryAttempt {
         self.conclude(attempts, conclusion).await
     }
 
+    /// Returns whether this relay owns the partition, as the store has it. An event can vanish
+    /// although it does: a store that lost its data has no events either. Such an event must not
+    /// cost the relay its partition.
+    async fn owns_partition(&self) -> bool {
+        let outbox = &self.shared.outbox;
+        let (fence, partition) = (self.running.fence(), outbox.partition_of(&self.event.key.slot));
+        // This changes nothing: the owner stays, whoever it is.
+        let owned = outbox.own_partition(partition, fence, Some(fence)).await;
+        // Without an answer nothing is lost: every change names the fence.
+        owned.unwrap_or(true)
+    }
+
     /// Returns the event as it is stored, and as it is sent.
     fn readable(&self) -> Result<(EventDraft<'_>, Delivery), String> {
         let EventContent::Plain(content) = &self.event.content else {
@@ -107,8 +125,7 @@ impl DeliveryAttempt {
         Ok((draft, Delivery { event_id: head.id, round: self.event.round, event }))
     }
 
-    /// Applies what the attempt means for the event. Returns whether this relay still owns the
-    /// partition.
+    /// Applies what the attempt means for the event. Returns as [`DeliveryAttempt::attempt`] does.
     async fn conclude(&self, attempts: DeliveryAttempts, conclusion: Conclusion) -> bool {
         match conclusion {
             Conclusion::Delivered => self.delivered(DeliveryResult::Delivered).await,
@@ -126,7 +143,7 @@ impl DeliveryAttempt {
                 self.sink.record_failure(&self.event.key.slot, report.status, now_ms);
                 self.bury(kind, attempts, Some(now_ms), report).await
             }
-            Conclusion::Lost => false,
+            Conclusion::Gone => false,
             Conclusion::StoreAway => {
                 tokio::time::sleep(STORE_PAUSE).await;
                 true

@@ -110,7 +110,7 @@ impl CallAttempt<'_> {
         let note = CallNote { operation, announced: prepared.announced, ..unprepared };
         match self.keep(&note).await {
             Ok(true) => self.shared.calls.forget(&self.event.key),
-            Ok(false) => return Conclusion::Lost,
+            Ok(false) => return Conclusion::Gone,
             Err(_) => {
                 // The note may be stored nevertheless.
                 self.shared.calls.remember(&self.event.key, self.changes(), round);
@@ -205,7 +205,7 @@ impl CallAttempt<'_> {
                 self.shared.calls.forget(&self.event.key);
                 conclusion
             }
-            Ok(false) => Conclusion::Lost,
+            Ok(false) => Conclusion::Gone,
             // The process remembers what it knows. If it ends before it can store that, the event
             // becomes a dead letter rather than a second call.
             Err(_) => {
@@ -217,7 +217,8 @@ impl CallAttempt<'_> {
         }
     }
 
-    /// Stores the note with the event. Returns whether this relay still owns the partition.
+    /// Stores the note with the event. Returns whether the event still waits, and this relay owns
+    /// the partition.
     async fn keep(&self, note: &CallNote) -> Result<bool, StoreError> {
         let content = EventContent::Plain(self.draft.with_note(&note.encode()));
         let (outbox, fence) = (&self.shared.outbox, self.running.fence());

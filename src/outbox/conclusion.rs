@@ -37,8 +37,9 @@ pub(super) enum Conclusion {
         /// What happened.
         report: FailureReport,
     },
-    /// This relay does not own the partition any more. It writes nothing.
-    Lost,
+    /// The event does not wait any more, or this relay does not own the partition any more. It
+    /// writes nothing.
+    Gone,
     /// A store call failed, and nothing was sent. The event is due again.
     StoreAway,
 }

@@ -28,6 +28,7 @@ use crate::store::{DeadLetters, Events, Outbox, Records, Store, Swap};
 use crate::telemetry::OutboxMeter;
 
 mod calling;
+mod vanishing;
 
 /// Limit for the time until a condition holds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -122,8 +123,8 @@ impl SinkClient for Receiver {
 
 /// Relays over one store.
 struct Scene {
-    store: Arc<Memory>,
     clock: Clock,
+    store: Arc<Memory>,
     full: FullSinks,
 }
 

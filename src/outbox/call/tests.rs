@@ -65,7 +65,7 @@ fn named(conclusion: &Conclusion) -> (&'static str, u64) {
         Conclusion::Retry { report, .. } => ("retry", report.status.unwrap_or(0).into()),
         Conclusion::Wait { pause } => ("wait", u64::try_from(pause.as_millis()).unwrap()),
         Conclusion::Bury { kind, report } => (kind.name(), report.status.unwrap_or(0).into()),
-        Conclusion::Lost => ("lost", 0),
+        Conclusion::Gone => ("gone", 0),
         Conclusion::StoreAway => ("store away", 0),
     }
 }
