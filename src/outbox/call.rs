@@ -78,17 +78,23 @@ impl CallAttempt<'_> {
             note.state = RoundState::TakenBack;
         }
         match CallStep::of(note, self.event.round) {
-            CallStep::Begin(None) => match rendered(self.target, &self.delivery.event) {
-                Ok(request) => self.begin(caller, request).await,
+            CallStep::Begin => match rendered(self.target, &self.delivery.event) {
+                Ok(request) => self.begin(caller, request, false).await,
                 Err(error) => Conclusion::unsendable(error.to_string()),
             },
-            CallStep::Begin(Some(request)) => self.begin(caller, request).await,
+            CallStep::BeginAgain(note) => self.begin(caller, note.request, note.was_sent).await,
             CallStep::Look(note) => self.look(caller, note).await,
         }
     }
 
-    /// Begins a round: notes that it begins, and calls.
-    async fn begin(&self, caller: Arc<dyn OperationCaller>, request: CallRequest) -> Conclusion {
+    /// Begins a round: notes that it begins, and calls. `was_sent`: the same round was sent before,
+    /// and released.
+    async fn begin(
+        &self,
+        caller: Arc<dyn OperationCaller>,
+        request: CallRequest,
+        was_sent: bool,
+    ) -> Conclusion {
         if self.draft.head.hops >= HOPS_MAX {
             return Conclusion::unsendable(format!(
                 "{HOPS_MAX} calls led to this event, one after the other: they are a circle"
@@ -99,8 +105,8 @@ impl CallAttempt<'_> {
             return Conclusion::Wait { pause: BUSY_PAUSE };
         }
         let (round, state) = (self.event.round, RoundState::Began);
-        let unprepared =
-            CallNote { round, state, request, operation: String::new(), announced: Vec::new() };
+        let (operation, announced) = (String::new(), Vec::new());
+        let unprepared = CallNote { round, state, was_sent, request, operation, announced };
         let call = self.call_of(&unprepared, false);
         let prepared = match caller.prepare(&call) {
             Ok(prepared) => prepared,
@@ -195,12 +201,13 @@ impl CallAttempt<'_> {
         change: NoteChange,
         conclusion: Conclusion,
     ) -> Conclusion {
-        let state = match change {
+        let (state, was_sent) = match change {
             NoteChange::Keep => return conclusion,
-            NoteChange::TakeBack => RoundState::TakenBack,
-            NoteChange::Expire => RoundState::OutcomeExpired,
+            NoteChange::TakeBack => (RoundState::TakenBack, note.was_sent),
+            NoteChange::Release => (RoundState::TakenBack, true),
+            NoteChange::Expire => (RoundState::OutcomeExpired, note.was_sent),
         };
-        match self.keep(&CallNote { state, ..note.clone() }).await {
+        match self.keep(&CallNote { state, was_sent, ..note.clone() }).await {
             Ok(true) => {
                 self.shared.calls.forget(&self.event.key);
                 conclusion
@@ -209,7 +216,7 @@ impl CallAttempt<'_> {
             // The process remembers what it knows. If it ends before it can store that, the event
             // becomes a dead letter rather than a second call.
             Err(_) => {
-                if change == NoteChange::TakeBack {
+                if change != NoteChange::Expire {
                     self.shared.calls.remember(&self.event.key, self.changes(), note.round);
                 }
                 Conclusion::StoreAway

@@ -15,6 +15,10 @@ pub(super) struct CallNote {
     pub round: u32,
     /// The state.
     pub state: RoundState,
+    /// Whether the request of the round was sent, and the operation released. If not, nothing was
+    /// sent before this state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_sent: bool,
     /// The called operation, as its reference.
     pub operation: String,
     /// The statuses about which the called route publishes an event.
@@ -38,8 +42,10 @@ pub(super) enum RoundState {
 /// What an attempt does.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum CallStep {
-    /// It begins the round, with this request; `None`: with a new one.
-    Begin(Option<CallRequest>),
+    /// It begins the round, with a new request.
+    Begin,
+    /// It begins a round again that was taken back, with the same request.
+    BeginAgain(CallNote),
     /// It looks at the operation.
     Look(CallNote),
 }
@@ -62,10 +68,10 @@ impl CallStep {
     /// begins a new round has raised it.
     pub fn of(note: Option<CallNote>, round: u32) -> CallStep {
         match note {
-            None => CallStep::Begin(None),
-            Some(note) if note.round != round => CallStep::Begin(None),
+            None => CallStep::Begin,
+            Some(note) if note.round != round => CallStep::Begin,
             Some(note) => match note.state {
-                RoundState::TakenBack => CallStep::Begin(Some(note.request)),
+                RoundState::TakenBack => CallStep::BeginAgain(note),
                 RoundState::Began | RoundState::OutcomeExpired => CallStep::Look(note),
             },
         }

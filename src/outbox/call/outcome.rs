@@ -34,8 +34,10 @@ pub(super) struct CallConclusion {
 pub(super) enum NoteChange {
     /// None: the round began.
     Keep,
-    /// The operation was not executed.
+    /// Nothing was sent.
     TakeBack,
+    /// The request was sent, and the operation was not executed.
+    Release,
     /// The outcome can't be known any more.
     Expire,
 }
@@ -71,7 +73,7 @@ pub(super) fn concluded(
         CallOutcome::Answered { reply, .. } => (answered(reply, note), NoteChange::Keep),
         CallOutcome::Released { reply, .. } => {
             let report = answer_report(reply, note);
-            (Conclusion::Retry { report, retry_after: None }, NoteChange::TakeBack)
+            (Conclusion::Retry { report, retry_after: None }, NoteChange::Release)
         }
         CallOutcome::NotSent { refusal, retryable } => {
             let error = format!("{}: {refusal}", refusal.kind().problem_name());
@@ -100,7 +102,7 @@ pub(super) fn concluded(
         CallOutcome::Draining => (Conclusion::Wait { pause: DRAIN_PAUSE }, NoteChange::TakeBack),
         CallOutcome::NothingToContinue { was_released: true, .. } => {
             let report = FailureReport::of_error(format!("{} was not executed", note.operation));
-            (Conclusion::Retry { report, retry_after: None }, NoteChange::TakeBack)
+            (Conclusion::Retry { report, retry_after: None }, NoteChange::Release)
         }
         CallOutcome::Expired { .. } | CallOutcome::NothingToContinue { .. } => {
             (Conclusion::outcome_expired(&note.operation), NoteChange::Expire)

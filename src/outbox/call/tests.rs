@@ -33,6 +33,7 @@ fn note(state: RoundState) -> CallNote {
     CallNote {
         round: 3,
         state,
+        was_sent: false,
         operation: operation().to_string(),
         announced: vec![StatusClass::Code(409), StatusClass::Class(5)],
         request: CallRequest {
@@ -82,7 +83,7 @@ fn each_outcome_has_its_meaning_for_the_event_and_for_the_round() {
     let released = CallOutcome::Released { operation, reply: reply(503) };
     let in_flight = |retry_after| CallOutcome::InFlight { operation, retry_after };
     let away = CallOutcome::StoreUnavailable { retry_after: second };
-    use NoteChange::{Expire, Keep, TakeBack};
+    use NoteChange::{Expire, Keep, Release, TakeBack};
     // The outcome, its meaning, and the change of the note after a call that began the round and
     // after one that looked.
     let table = [
@@ -92,7 +93,7 @@ fn each_outcome_has_its_meaning_for_the_event_and_for_the_round() {
         (answered(302), ("receiver", 302), Keep, Keep),
         // Only a refusal is compensated, even if the route publishes other answers too.
         (answered(500), ("receiver", 500), Keep, Keep),
-        (released, ("retry", 503), TakeBack, TakeBack),
+        (released, ("retry", 503), Release, Release),
         (overloaded, ("retry", 0), TakeBack, Keep),
         (away, ("retry", 0), TakeBack, Keep),
         (too_large, ("gateway", 0), TakeBack, Keep),
@@ -103,7 +104,7 @@ fn each_outcome_has_its_meaning_for_the_event_and_for_the_round() {
         (CallOutcome::Draining, ("wait", 100), TakeBack, Keep),
         (CallOutcome::Expired { operation }, ("gateway", 0), Expire, Expire),
         (nothing(false), ("gateway", 0), Expire, Expire),
-        (nothing(true), ("retry", 0), TakeBack, TakeBack),
+        (nothing(true), ("retry", 0), Release, Release),
     ];
     for (outcome, meaning, began, looked) in table {
         for (continues, change) in [(false, began), (true, looked)] {
@@ -140,18 +141,18 @@ fn the_report_has_the_beginning_of_the_answer_and_the_operation() {
 #[test]
 fn an_attempt_begins_a_round_once_and_then_only_looks() {
     let began = note(RoundState::Began);
-    let request = began.request.clone();
-    assert_eq!(CallStep::of(None, 0), CallStep::Begin(None));
+    assert_eq!(CallStep::of(None, 0), CallStep::Begin);
     assert_eq!(CallStep::of(Some(began.clone()), 3), CallStep::Look(began.clone()));
+    let taken_back = note(RoundState::TakenBack);
     assert_eq!(
-        CallStep::of(Some(note(RoundState::TakenBack)), 3),
-        CallStep::Begin(Some(request)),
+        CallStep::of(Some(taken_back.clone()), 3),
+        CallStep::BeginAgain(taken_back),
         "the round goes on with its request"
     );
     let expired = note(RoundState::OutcomeExpired);
     assert_eq!(CallStep::of(Some(expired.clone()), 3), CallStep::Look(expired));
     for state in [RoundState::Began, RoundState::TakenBack, RoundState::OutcomeExpired] {
-        assert_eq!(CallStep::of(Some(note(state)), 4), CallStep::Begin(None), "{state:?}");
+        assert_eq!(CallStep::of(Some(note(state)), 4), CallStep::Begin, "{state:?}");
     }
 }
 
@@ -221,6 +222,24 @@ fn a_requeue_goes_on_with_a_round_that_was_not_executed_and_begins_one_after_an_
         assert_eq!(after(gone.clone()), RequeueRule::Unknown, "{gone:?}");
     }
     assert_eq!(RequeueRule::again(&letter), next);
+}
+
+#[test]
+fn a_requeue_begins_a_round_if_the_gateway_refused_to_send_the_last_one_and_it_was_never_sent() {
+    let (next, same) = (RoundChange { from: 3, to: 4 }, RoundChange { from: 3, to: 3 });
+    let never_sent = note(RoundState::TakenBack);
+    let released = CallNote { was_sent: true, ..never_sent.clone() };
+    for (note, kind, expected) in [
+        (&never_sent, DeadLetterKind::Gateway, next),
+        (&never_sent, DeadLetterKind::Receiver, same),
+        (&released, DeadLetterKind::Gateway, same),
+        (&released, DeadLetterKind::Receiver, same),
+    ] {
+        let mut letter = letter(EventContent::Plain(content(Some(note))));
+        letter.burial.kind = kind;
+        let found = RequeueRule::of(&letter);
+        assert_eq!(found, RequeueRule::Begin(expected), "{kind:?}, sent: {}", note.was_sent);
+    }
 }
 
 #[test]
