@@ -4,6 +4,7 @@
 //! does a template that takes too many steps or makes too much text. Each `{{ }}` is encoded for
 //! its place: a value can never add a segment to a path or a member to a document.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use minijinja::value::ValueKind;
@@ -82,14 +83,12 @@ impl Template {
         let source = source.to_owned();
         match kind.environment().template_from_str(&source) {
             Ok(_) => {}
-            Err(error) => {
-                return Err(TemplateError::Malformed {
-                    line: error.line().unwrap_or(1),
-                    why: error.detail().unwrap_or("it is malformed").to_owned(),
-                });
-            }
+            Err(error) => return Err(malformed(&error)),
         }
-        Ok(Template { kind, source })
+        match unknown_name(&source) {
+            Some(error) => Err(error),
+            None => Ok(Template { kind, source }),
+        }
     }
 
     /// Returns the names that the template uses from its scope, in order.
@@ -99,6 +98,17 @@ impl Template {
         let mut names: Vec<String> = names.unwrap_or_default().into_iter().collect();
         names.sort();
         names
+    }
+
+    /// Returns the members of a name in scope that the template uses, such as `order` of `data`.
+    pub fn members_of(&self, name: &str) -> BTreeSet<String> {
+        let template = self.kind.environment().template_from_str(&self.source);
+        let used = template.map(|template| template.undeclared_variables(true));
+        let member = |used: String| {
+            let (_, rest) = used.split_once('.').filter(|(first, _)| *first == name)?;
+            rest.split('.').next().map(str::to_owned)
+        };
+        used.unwrap_or_default().into_iter().filter_map(member).collect()
     }
 
     /// Returns the template as it was written.
@@ -154,6 +164,30 @@ fn environment(
     // Each value of a body is encoded anyway.
     environment.add_filter("tojson", |value: Value| value);
     environment
+}
+
+fn malformed(error: &Error) -> TemplateError {
+    TemplateError::Malformed {
+        line: error.line().unwrap_or(1),
+        why: error.detail().unwrap_or("it is malformed").to_owned(),
+    }
+}
+
+/// Returns the error of a template with an unknown filter, test or function. Only a run finds these.
+/// So the template runs once without values, in which every value is undefined. Branches and loops
+/// that need a value do not run, and their names are not checked.
+fn unknown_name(source: &str) -> Option<TemplateError> {
+    static WITHOUT_VALUES: LazyLock<Environment<'static>> = LazyLock::new(|| {
+        let mut environment = environment(|_, _, _| Ok(()));
+        environment.set_undefined_behavior(UndefinedBehavior::Chainable);
+        environment
+    });
+    let error = WITHOUT_VALUES.render_str(source, minijinja::context! {}).err()?;
+    let is_unknown = matches!(
+        error.kind(),
+        ErrorKind::UnknownFilter | ErrorKind::UnknownTest | ErrorKind::UnknownFunction
+    );
+    is_unknown.then(|| malformed(&error))
 }
 
 /// Writes a value as one component of a path.

@@ -1,5 +1,6 @@
 //! `[[sinks]]`: the receivers of events.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Method, Uri};
@@ -99,6 +100,8 @@ pub(super) struct CallPlace {
     pub method: Method,
     /// The fields that the sink adds.
     pub headers: Vec<HeaderName>,
+    /// The members of the event's data that the templates use.
+    pub members: BTreeSet<String>,
 }
 
 /// A receiver, and the secrets that it needs.

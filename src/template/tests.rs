@@ -103,6 +103,32 @@ fn a_malformed_template_names_the_line() {
 }
 
 #[test]
+fn an_unknown_filter_is_found_before_the_template_is_used() {
+    for source in [
+        "/\n{{ data.order | shout }}",
+        "/\n{% if data.order is shouted %}{% endif %}",
+        "/\n{{ data.order | upper | shout }}",
+    ] {
+        let error = Template::new(TemplateKind::Path, source).unwrap_err();
+        let TemplateError::Malformed { line: 2, why } = &error else { panic!("{error:?}") };
+        assert!(why.contains("shout") && why.contains("unknown"), "{why}");
+    }
+    for source in ["/{{ data.order + 1 }}", "/{{ data.list[0].name }}", "/{{ data.count | abs }}"] {
+        assert!(Template::new(TemplateKind::Path, source).is_ok(), "{source}");
+    }
+}
+
+#[test]
+fn the_used_members_of_a_name_are_known() {
+    let source = "/{{ data.order.id }}/{% if data.a %}{{ data.b | default(event.id) }}{% endif %}\
+                  {% for item in data.items %}{{ item.name }}{% endfor %}{{ data }}";
+    let template = Template::new(TemplateKind::Path, source).unwrap();
+    let members: Vec<String> = template.members_of("data").into_iter().collect();
+    assert_eq!(members, ["a", "b", "items", "order"]);
+    assert_eq!(template.members_of("event").len(), 1);
+}
+
+#[test]
 fn a_document_with_two_readings_is_no_value() {
     for document in [r#"{"a":1,"a":2}"#, "[1,]", "", "nul", &"[".repeat(1000)] {
         assert!(json_value(document).is_err(), "{document}");

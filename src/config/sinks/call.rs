@@ -6,6 +6,7 @@ use super::{CallPlace, Receiver, can_be_set};
 use crate::config::read::{FaultCollector, Table, Value, closest};
 use crate::config::route::{RouteConfig, read_headers};
 use crate::engine::{KeySource, Mode};
+use crate::event::RESERVED_MEMBERS;
 use crate::outbox::caller::CALL_KEY_BYTES;
 use crate::outbox::settings::{CallTarget, SinkTarget};
 use crate::template::{Template, TemplateKind};
@@ -56,6 +57,9 @@ pub(super) fn read_call(value: &Value<'_>) -> Option<Receiver> {
     let path_of_route = table.path_of("route");
     table.finish();
     let ((route, at), method, headers) = (route?, method?, headers?);
+    let (path, body) = (path?, body?);
+    let members = |template: &Template| template.members_of("data");
+    let used = body.as_ref().map(members).unwrap_or_default().into_iter().chain(members(&path));
     let secret_names = secret_headers.iter().map(|(name, _)| name);
     let place = CallPlace {
         route: route.clone(),
@@ -63,8 +67,9 @@ pub(super) fn read_call(value: &Value<'_>) -> Option<Receiver> {
         call: path_of_route,
         method: method.clone(),
         headers: headers.keys().chain(secret_names).cloned().collect(),
+        members: used.collect(),
     };
-    let target = CallTarget { route, method, path: path?, body: body?, headers };
+    let target = CallTarget { route, method, path, body, headers };
     Some(Receiver {
         target: SinkTarget::Call(target),
         secrets: Vec::new(),
@@ -145,6 +150,13 @@ pub(in crate::config) fn check_calls(
                 format!("the route refuses the keys of calls, which have {CALL_KEY_BYTES} bytes");
             report.note(&place.at, text);
         }
+        for member in never_published(sink, place, routes) {
+            let text = format!(
+                "no rule that publishes to this sink has data.{member}: its calls fail, unless the \
+                 template does without it"
+            );
+            report.warn(&place.call, &text);
+        }
         if let Some(circle) = circle(sink, calls, routes) {
             let text = format!(
                 "the calls are a circle ({}): each 9th event of a circle becomes a dead letter",
@@ -153,6 +165,25 @@ pub(in crate::config) fn check_calls(
             report.warn(&place.call, &text);
         }
     }
+}
+
+/// Returns the members that the templates of a sink use, and that no event for it ever has. Without
+/// a rule for the sink, nothing is known.
+fn never_published<'p>(
+    sink: &str,
+    place: &'p CallPlace,
+    routes: &[RouteConfig],
+) -> Vec<&'p String> {
+    let rules = routes.iter().flat_map(|route| &route.policy.publish);
+    let rules: Vec<_> = rules
+        .flat_map(|publish| &publish.rules)
+        .filter(|rule| rule.to.iter().any(|to| to == sink))
+        .collect();
+    let has = |member: &str| {
+        RESERVED_MEMBERS.contains(&member)
+            || rules.iter().flat_map(|rule| &rule.members).any(|chosen| chosen.name == member)
+    };
+    place.members.iter().filter(|member| !rules.is_empty() && !has(member)).collect()
 }
 
 /// Returns the sinks of a circle of calls that begins and ends at this sink.

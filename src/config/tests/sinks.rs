@@ -609,6 +609,11 @@ fn a_call_without_a_protecting_route_is_refused() {
             "not a template: line 1",
         ),
         (
+            call("route = \"ship\", path = \"/{{ data.order | shout }}\""),
+            "sinks[0].call.path",
+            "filter shout is unknown",
+        ),
+        (
             call(&format!("route = \"ship\", {whole}, body = '{{% if %}}'")),
             "sinks[0].call.body",
             "not a template",
@@ -631,6 +636,22 @@ fn a_circle_of_calls_is_a_warning() {
     let warnings = load(&circle).unwrap().warnings;
     let found = warnings.iter().any(|warning| warning.contains("circle (book -> book)"));
     assert!(found, "{warnings:?}");
+}
+
+#[test]
+fn a_member_that_no_rule_publishes_to_the_sink_is_a_warning() {
+    let text = call("route = \"ship\", path = \"/{{ data.order }}/{{ data.status }}\"");
+    let warned = |text: &str| {
+        let warnings = load(text).unwrap_or_else(|faults| panic!("{faults}")).warnings;
+        warnings.iter().any(|warning| warning.contains("data.order"))
+    };
+    assert!(!warned(&text), "no rule publishes to the sink yet");
+    let rule = |member: &str| {
+        let rule = "[[routes]]\nname = \"paid\"\npath = \"/paid\"\n[[routes.publish]]\n";
+        format!("{text}{rule}to = [\"book\"]\ndata = {{ {member} = \"response:/id\" }}\n")
+    };
+    assert!(warned(&rule("payment")));
+    assert!(!warned(&rule("order")));
 }
 
 #[test]

@@ -21,16 +21,33 @@ pub(super) enum RequestError {
 }
 
 /// Makes the request of a round.
+///
+/// # Errors
+/// A template fails. If a member of the event's data is missing, the error has the reason.
 pub(super) fn rendered(target: &CallTarget, event: &[u8]) -> Result<CallRequest, RequestError> {
     let event = std::str::from_utf8(event).map_err(|_| RequestError::Event)?;
     let event = json_value(event).map_err(|_| RequestError::Event)?;
     let data = event.get_attr("data").map_err(|_| RequestError::Event)?;
-    let values = Value::from_pairs([("event", event), ("data", data)]);
-    let body = target.body.as_ref().map(|body: &Template| body.render(&values)).transpose();
+    let values = Value::from_pairs([("event", event), ("data", data.clone())]);
+    let render =
+        |template: &Template| template.render(&values).map_err(|error| with_reason(error, &data));
+    let body = target.body.as_ref().map(render).transpose();
     Ok(CallRequest {
         route: target.route.clone(),
         method: target.method.to_string(),
-        target: target.path.render(&values).map_err(RequestError::Path)?,
+        target: render(&target.path).map_err(RequestError::Path)?,
         body: body.map_err(RequestError::Body)?,
     })
+}
+
+/// Adds to the error of an undefined member the reason that the event has for it.
+fn with_reason(error: TemplateError, data: &Value) -> TemplateError {
+    let TemplateError::Undefined(text) = error else { return error };
+    let reason = || {
+        let (_, rest) = text.split_once("`data.")?;
+        let name = rest.split(['.', '[', '`']).next()?;
+        let reason = data.get_attr("missing").ok()?.get_attr(name).ok()?;
+        reason.as_str().map(|reason| format!("{text} (the event has the reason: {reason})"))
+    };
+    TemplateError::Undefined(reason().unwrap_or(text))
 }
