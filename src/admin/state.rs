@@ -12,6 +12,7 @@ use crate::engine::Policy;
 use crate::gate::Gate;
 use crate::outbox::relay::RelayView;
 use crate::read_model::ReadModel;
+use crate::record::Record;
 use crate::store::resealing::Resealer;
 
 /// The state that all requests to the admin port share.
@@ -45,6 +46,12 @@ pub struct Admin {
 }
 
 impl Admin {
+    /// Returns the configured sink that called the operation of a record.
+    pub(super) fn calling_sink(&self, record: &Record) -> Option<String> {
+        let sinks = self.relay.sinks();
+        sinks.keys().find(|name| self.gate.is_called_by_sink(record, name)).cloned()
+    }
+
     /// Returns the policy of a route, or the fallback if the route is no longer configured.
     pub(super) fn policy(&self, route: &str) -> &Policy {
         self.policies.get(route).unwrap_or(&self.fallback)

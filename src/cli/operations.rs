@@ -195,6 +195,9 @@ fn print(views: &[OperationView], json: bool, details: bool) -> ExitCode {
                 view.opened_at, view.changed_at, view.version
             );
             out.push_str(&format!("{}\n", escape(&times)));
+            if let Some(sink) = &view.sink {
+                out.push_str(&format!("{}\n", escape(&format!("called by the sink {sink}"))));
+            }
         }
     }
     super::print_text(out.trim_end())

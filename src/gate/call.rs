@@ -39,7 +39,7 @@ use crate::engine::{KeySource, Policy, Side, any_chosen, chosen};
 use crate::key::{
     Caller, Hashing, OperationParts, Reading, Scope, Slot, Space, fingerprint, key_field_value,
 };
-use crate::record::{Reply, ReplyBody};
+use crate::record::{Record, Reply, ReplyBody};
 use crate::refusal::Refusal;
 use crate::telemetry::Answer;
 
@@ -148,6 +148,13 @@ impl Gate {
     /// hashing secret.
     pub fn slot_of_call(&self, operation: &InternalOperation<'_>) -> Slot {
         operation.identity(&self.settings.hashing).0
+    }
+
+    /// Returns whether a sink with this name called the operation of a record. A released record has
+    /// no caller, so nothing is known about it.
+    pub fn is_called_by_sink(&self, record: &Record, sink: &str) -> bool {
+        let callers = self.settings.hashing.stored_callers(InternalCaller::Sink(sink).caller());
+        record.caller.is_some_and(|caller| callers.contains(&caller))
     }
 
     /// Runs an operation of the gateway itself. If the operation already has an outcome, returns

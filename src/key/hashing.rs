@@ -77,6 +77,14 @@ impl Hashing {
         }
     }
 
+    /// Returns a caller in every form in which records may have it, one per secret.
+    pub fn stored_callers(&self, caller: Caller) -> Vec<Caller> {
+        if self.0.is_empty() {
+            return vec![caller];
+        }
+        self.0.iter().map(|secret| stored_caller(secret, caller)).collect()
+    }
+
     /// Returns slot and caller under each of the other secrets, for look-ups.
     pub fn other_identities(
         &self,
@@ -132,11 +140,15 @@ fn identity(secret: &hmac::Key, operation: &OperationParts<'_>, caller: Caller) 
     let signed = hmac::sign(secret, &parts.finish());
     let mut hash = [0; SLOT_BYTES];
     hash.copy_from_slice(&signed.as_ref()[..SLOT_BYTES]);
-    let mut caller_parts = PartHasher::new("caller:keyed");
-    caller_parts.part(caller.as_bytes());
-    let mut signed_caller = [0; 32];
-    signed_caller.copy_from_slice(hmac::sign(secret, &caller_parts.finish()).as_ref());
-    (Slot::from_hash(operation.space, hash), Caller::from_bytes(signed_caller))
+    (Slot::from_hash(operation.space, hash), stored_caller(secret, caller))
+}
+
+fn stored_caller(secret: &hmac::Key, caller: Caller) -> Caller {
+    let mut parts = PartHasher::new("caller:keyed");
+    parts.part(caller.as_bytes());
+    let mut signed = [0; 32];
+    signed.copy_from_slice(hmac::sign(secret, &parts.finish()).as_ref());
+    Caller::from_bytes(signed)
 }
 
 impl fmt::Debug for Hashing {
@@ -227,6 +239,8 @@ mod tests {
             |secret| Hashing::under([secret]).unwrap().identity(&named("payments", b"k"), caller);
         assert_eq!(both.identity(&named("payments", b"k"), caller), one(NEW));
         assert_eq!(both.other_identities(&named("payments", b"k"), caller), [one(OLD)]);
+        assert_eq!(both.stored_callers(caller), [one(NEW).1, one(OLD).1]);
+        assert_eq!(Hashing::default().stored_callers(caller), [caller]);
         assert_eq!(
             both.checks(),
             [NEW, OLD].map(|secret| Hashing::under([secret]).unwrap().checks().remove(0))

@@ -32,7 +32,7 @@ pub(super) async fn lookup(
     sent: Result<Json<LookupRequest>, JsonRejection>,
 ) -> Result<Response, AdminRefusal> {
     let Json(LookupRequest { route, key, path, scope }) = sent?;
-    find_by_key(&admin, &route, (&key, &path), &scope).await.map(shown)
+    find_by_key(&admin, &route, (&key, &path), &scope).await.map(|found| shown(&admin, found))
 }
 
 /// Returns the mark of a client's scope. The client's credentials are sent in the body and are

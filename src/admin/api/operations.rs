@@ -117,7 +117,7 @@ pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
     Path(operation): Path<String>,
 ) -> Result<Response, AdminRefusal> {
-    find(&admin, &operation).await.map(shown)
+    find(&admin, &operation).await.map(|found| shown(&admin, found))
 }
 
 /// Records that an uncertain operation was executed. Duplicates get this response.
@@ -149,7 +149,8 @@ pub(super) async fn resolve(
     let Json(request) = sent?;
     let decision = Decision::Resolve(Arc::new(entered_reply(admin.clock.unix_ms(), &request)?));
     let reason = Reason::parse(request.reason.as_deref())?;
-    change.apply(&admin, &operator, decision, reason).await.map(shown)
+    let changed = change.apply(&admin, &operator, decision, reason).await?;
+    Ok(shown(&admin, changed))
 }
 
 /// Records that an uncertain operation was not executed, and lets its next duplicate run.
@@ -248,11 +249,14 @@ async fn decide(
     let change = OperatorChange::of(&admin, &operation, headers).await?;
     let Json(request) = sent?;
     let reason = Reason::parse(request.reason.as_deref())?;
-    change.apply(&admin, &operator, decision, reason).await.map(shown)
+    let changed = change.apply(&admin, &operator, decision, reason).await?;
+    Ok(shown(&admin, changed))
 }
 
 /// Returns an operation as JSON. Its version is the entity tag.
-pub(super) fn shown((slot, held): (Slot, Held)) -> Response {
+pub(super) fn shown(admin: &Admin, (slot, held): (Slot, Held)) -> Response {
     let etag = format!("\"{}\"", held.record.version.0);
-    ([(header::ETAG, etag)], Json(OperationView::new(&slot, &held))).into_response()
+    let sink = admin.calling_sink(&held.record);
+    let view = OperationView { sink, ..OperationView::new(&slot, &held) };
+    ([(header::ETAG, etag)], Json(view)).into_response()
 }

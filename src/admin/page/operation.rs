@@ -181,7 +181,7 @@ async fn page(
         section.panel aria-label="Facts" {
             p.named { span.ref { (reference) } }
             @if let Some(projected) = projected { (table::fields(projected)) }
-            (facts(held, projected))
+            (facts(held, admin.calling_sink(&held.record), projected))
         }
         (actions::forms(visitor, &reference, held, policy, tried))
         (timeline::section(&timeline, admin.clock.unix_ms()))
@@ -226,12 +226,13 @@ async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Respo
     Ok(shown(visitor, MenuEntry::Operations, "Operation", content))
 }
 
-fn facts(held: &Held, projected: Option<&OperationView>) -> Markup {
+fn facts(held: &Held, sink: Option<String>, projected: Option<&OperationView>) -> Markup {
     let record = &held.record;
     let now = held.now_ms;
     html! {
         dl.facts {
             div { dt { "Route" } dd { (record.route) } }
+            @if let Some(sink) = sink { div { dt { "Called by the sink" } dd { (sink) } } }
             div { dt { "Opened" } dd { (moment(record.opened_unix_ms, now)) } }
             div { dt { "Last change" } dd { (moment(held.written_ms, now)) } }
             (state_facts(held, now))

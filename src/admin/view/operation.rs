@@ -42,6 +42,10 @@ pub struct OperationView {
     /// Completed: the source of the result, `upstream`, `operator` or `probe`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub settled_by: Option<String>,
+    /// The sink that called the operation. Absent for a client's operation, for a released one, and
+    /// if no configured sink has the name. Only the answer about a single operation has it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sink: Option<String>,
     /// The beginning of the scope's hash. Only the read model has this member and all members
     /// below.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -120,6 +124,7 @@ impl OperationView {
             status: None,
             body_bytes: None,
             settled_by: None,
+            sink: None,
             scope: None,
             fields: BTreeMap::new(),
             duplicates: None,

@@ -257,6 +257,7 @@ impl From<&Operation> for OperationView {
                 .and_then(|bytes| bytes.try_into().ok())
                 .filter(|_| is_result),
             settled_by: is_result.then(|| settler(operation.last).to_owned()),
+            sink: None,
             scope: operation.scope.clone(),
             fields: operation.fields.iter().cloned().collect(),
             duplicates: Some(operation.duplicates),
