@@ -28,6 +28,7 @@ use crate::store::{DeadLetters, Events, Outbox, Records, Store, Swap};
 use crate::telemetry::OutboxMeter;
 
 mod calling;
+mod note_faults;
 mod vanishing;
 
 /// Limit for the time until a condition holds.

@@ -4,9 +4,12 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::*;
 use crate::gate::CallOutcome;
+use crate::outbox::call::requeue::RequeueRule;
 use crate::outbox::caller::{CallRouteError, OperationCaller, PreparedCall, SinkCall};
 use crate::outbox::settings::CallTarget;
 use crate::record::{Reply, ReplyBody};
+use crate::store::dead_letters::Burial;
+use crate::store::outbox::RelayFence;
 use crate::template::{Template, TemplateKind};
 
 /// Returns the outcome of a call, from the number of earlier calls.
@@ -17,6 +20,8 @@ pub(super) struct Calls {
     made: Mutex<Vec<SinkCall>>,
     decide: Box<Deciding>,
     work: Duration,
+    /// The number of calls that run now, and the highest one so far.
+    running: Mutex<(usize, usize)>,
 }
 
 #[async_trait]
@@ -33,13 +38,19 @@ impl OperationCaller for Calls {
         };
         // A look finds the outcome in the store.
         if !call.continues {
+            {
+                let (now, most) = &mut *self.running.lock().unwrap();
+                *now += 1;
+                *most = (*most).max(*now);
+            }
             tokio::time::sleep(self.work).await;
+            self.running.lock().unwrap().0 -= 1;
         }
         Ok((self.decide)(&call, before))
     }
 }
 
-fn operation() -> Slot {
+pub(super) fn operation() -> Slot {
     slot(Space::Enforced, 99)
 }
 
@@ -58,7 +69,8 @@ impl Calls {
         work: Duration,
         decide: impl Fn(&SinkCall, usize) -> CallOutcome + Send + Sync + 'static,
     ) -> Arc<Calls> {
-        Arc::new(Calls { made: Mutex::default(), decide: Box::new(decide), work })
+        let (made, running) = (Mutex::default(), Mutex::default());
+        Arc::new(Calls { made, decide: Box::new(decide), work, running })
     }
 
     /// Returns the keys of all calls, and whether each only continues.
@@ -68,7 +80,7 @@ impl Calls {
     }
 
     /// Returns the number of calls that began an operation, and of those that continued one.
-    fn counts(&self) -> (usize, usize) {
+    pub(super) fn counts(&self) -> (usize, usize) {
         let made = self.made.lock().unwrap();
         let continued = made.iter().filter(|call| call.continues).count();
         (made.len() - continued, continued)
@@ -76,23 +88,30 @@ impl Calls {
 
     /// Runs a relay with a sink that calls, until nothing waits.
     async fn deliver(self: &Arc<Calls>, scene: &Scene) {
-        let relay = self.relay(scene, 0);
+        let relay = self.relay(scene, calling_sink(0));
         until("nothing waits", async || scene.waiting().await == 0).await;
         relay.stop().await;
     }
 
-    /// Starts a relay with a sink that calls, at most at this rate.
-    fn relay(self: &Arc<Calls>, scene: &Scene, rate: u32) -> Relay {
-        let sink = calling_sink(rate);
-        let relay =
-            Relay::start(scene.parts(), Arc::new(BTreeMap::from([(LEDGER.to_owned(), sink)])));
+    /// Starts a relay with a sink that calls.
+    fn relay(self: &Arc<Calls>, scene: &Scene, sink: Arc<Sink>) -> Relay {
+        self.relay_with(scene.parts(), sink)
+    }
+
+    /// Starts a relay with these parts.
+    pub(super) fn relay_with(self: &Arc<Calls>, parts: RelayParts, sink: Arc<Sink>) -> Relay {
+        let relay = Relay::start(parts, Arc::new(BTreeMap::from([(LEDGER.to_owned(), sink)])));
         relay.set_caller(self.clone());
         relay
     }
 }
 
-/// Returns a sink that calls.
+/// Returns a sink that calls, at most at this rate.
 pub(super) fn calling_sink(rate: u32) -> Arc<Sink> {
+    Sink::new(SinkSettings { rate, ..calling_settings() }).unwrap()
+}
+
+fn calling_settings() -> SinkSettings {
     let target = CallTarget {
         route: "shipments".into(),
         method: Method::POST,
@@ -100,7 +119,7 @@ pub(super) fn calling_sink(rate: u32) -> Arc<Sink> {
         body: None,
         headers: HeaderMap::new(),
     };
-    Sink::new(SinkSettings { target: SinkTarget::Call(target), rate, ..settings() }).unwrap()
+    SinkSettings { target: SinkTarget::Call(target), ..settings() }
 }
 
 #[tokio::test]
@@ -157,7 +176,7 @@ async fn looks_at_open_calls_take_nothing_from_the_rate() {
         retry_after: None,
     });
     let scene = Scene::in_tokio_time();
-    let relay = calls.relay(&scene, 2);
+    let relay = calls.relay(&scene, calling_sink(2));
     for number in 1..=20 {
         scene.change(number, 7, None).await;
     }
@@ -173,4 +192,58 @@ async fn looks_at_open_calls_take_nothing_from_the_rate() {
     assert!(elapsed > Duration::from_secs(2), "calls keep to the rate: {elapsed:?}");
     assert!(calls.counts().1 > looks + 20, "looks go on: {:?}", calls.counts());
     relay.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_take_longer_than_an_attempt_count_in_the_concurrency() {
+    // An attempt has 100 ms.
+    let calls = Calls::new(Duration::from_millis(2_500), |_, _| answered());
+    let scene = Scene::in_tokio_time();
+    for number in 1..=6 {
+        scene.change(number, 7, None).await;
+    }
+    let sink = Sink::new(SinkSettings { concurrency: 2, ..calling_settings() }).unwrap();
+    let relay = calls.relay(&scene, sink);
+    until("nothing waits", async || scene.waiting().await == 0).await;
+    relay.stop().await;
+    assert_eq!(*calls.running.lock().unwrap(), (0, 2), "calls at once");
+    assert_eq!(calls.counts().0, 6, "each event calls once");
+}
+
+#[tokio::test]
+async fn a_call_that_succeeded_after_its_burial_is_not_made_again_by_a_requeue() {
+    let calls = Calls::new(Duration::ZERO, |_, _| CallOutcome::Uncertain {
+        operation: operation(),
+        retry_after: None,
+    });
+    let scene = Scene::new();
+    scene.change(1, 7, None).await;
+    let relay = calls.relay(&scene, calling_sink(0));
+    until("the call", async || calls.counts().0 == 1).await;
+    relay.stop().await;
+    // The gateway could not open the event: the round stays as it is.
+    let event = scene.store.waiting_of(LEDGER, &slot(Space::Enforced, 1)).await.unwrap().remove(0);
+    let burial = Burial {
+        kind: DeadLetterKind::Gateway,
+        report: EventContent::Plain(Bytes::from_static(b"{\"count\":1}")),
+    };
+    let owner = scene.store.partition_owners().await.unwrap()[0];
+    assert!(scene.store.own_partition(0, RelayFence(1), owner).await.unwrap());
+    assert!(scene.store.bury(RelayFence(1), &event.key, 0, &burial).await.unwrap());
+    let letter = scene.dead_letters().await.remove(0);
+    let RequeueRule::Look(called) = RequeueRule::of(&letter) else { panic!("the round began") };
+    assert_eq!(called, operation());
+    // The answer arrives late.
+    let (record, keep) = (completed(3), Lifetime { keep: PATIENCE, due: None, tombstone: None });
+    let swap = scene.store.write(&called, None, &record, keep, Events::NONE).await.unwrap();
+    assert_eq!(swap, Swap::Stored);
+    let held = scene.store.remains(&called).await.unwrap();
+    let rule = RequeueRule::after_look(&letter, held.as_ref().map(|held| &held.record.state));
+    let RequeueRule::Begin(round) = rule else { panic!("{rule:?}") };
+    let id = crate::store::dead_letters::DeadLetterId::of(&letter.key);
+    assert!(scene.store.requeue(id, round).await.unwrap());
+    let relay = calls.relay(&scene, calling_sink(0));
+    until("nothing waits", async || scene.waiting().await == 0).await;
+    relay.stop().await;
+    assert_eq!((calls.counts().0, scene.dead_letters().await.len()), (1, 0));
 }
