@@ -173,9 +173,10 @@ fn malformed(error: &Error) -> TemplateError {
     }
 }
 
-/// Returns the error of a template with an unknown filter, test or function. Only a run finds these.
-/// So the template runs once without values, in which every value is undefined. Branches and loops
-/// that need a value do not run, and their names are not checked.
+/// Returns the error of a template with an unknown filter, test or function.
+///
+/// Only a run finds these names. So the template runs once without values. Branches and loops that
+/// need a value do not run, and their names are not checked.
 fn unknown_name(source: &str) -> Option<TemplateError> {
     static WITHOUT_VALUES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         let mut environment = environment(|_, _, _| Ok(()));
