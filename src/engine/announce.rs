@@ -4,6 +4,8 @@
 //! only place that decides whether a change makes events, so a change that a gateway, a probe or an
 //! operator makes follows the same rules.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 
 use super::admit::ClaimOver;
@@ -13,7 +15,7 @@ use crate::record::{AnnouncedState, Announcements, Publication, Record, Settler,
 #[derive(Debug, Clone, PartialEq)]
 pub struct Announcement {
     /// The rules of the operation.
-    pub announcements: Box<Announcements>,
+    pub announcements: Arc<Announcements>,
     /// The new state.
     pub state: AnnouncedState,
     /// The status of the result, or of the answer that released the operation.
@@ -89,7 +91,9 @@ pub(super) fn announce(
     let is_uncertain = matches!(record.state, State::Uncertain { .. });
     record.publication = record.state.is_unsettled().then(|| {
         let mut announcements = announcements.clone();
-        announcements.uncertain_announced |= is_uncertain;
+        if is_uncertain && !announcements.uncertain_announced {
+            Arc::make_mut(&mut announcements).uncertain_announced = true;
+        }
         Publication::Open(announcements)
     });
     let announcement = |state, status, settled_by| Announcement {

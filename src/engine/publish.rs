@@ -1,5 +1,7 @@
 //! The rules of a route for its events: what a claim stores as the publication of its operation.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
@@ -87,7 +89,7 @@ impl PublishRules {
             kind: rule.kind.clone(),
             members: rule.members.iter().map(member).collect(),
         };
-        Publication::Open(Box::new(Announcements {
+        Publication::Open(Arc::new(Announcements {
             source: self.source.clone(),
             rules: self.rules.iter().map(rule).collect(),
             uncertain_announced: false,

@@ -135,7 +135,8 @@ impl Relay {
         let stop = CancellationToken::new();
         let ready = watch::Sender::new(BTreeMap::new());
         let gained = Arc::new(Notify::new());
-        let looks = tokio::spawn(Looks::new(view.clone(), ready.subscribe(), gained.clone()).run());
+        let looks = Looks::new(view.clone(), delivers, ready.subscribe(), gained.clone());
+        let looks = tokio::spawn(looks.run());
         let delivery = delivers.then(|| {
             let delivery = Delivery { shared, sinks: sender.subscribe(), ready, gained };
             tokio::spawn(delivery.run(stop.clone()))
@@ -196,6 +197,9 @@ type Ready = BTreeMap<String, Arc<ReadyPartitions>>;
 /// The part of a relay that looks at the store: at the backlogs and the states of sinks.
 struct Looks {
     view: RelayView,
+    /// Whether this process delivers. If not, it has no use for wake-ups: they would cost the store
+    /// and this process a message for each event.
+    delivers: bool,
     ready: watch::Receiver<Ready>,
     /// Set when this relay has new partitions or workers.
     gained: Arc<Notify>,
@@ -209,9 +213,14 @@ struct Looks {
 }
 
 impl Looks {
-    fn new(view: RelayView, ready: watch::Receiver<Ready>, gained: Arc<Notify>) -> Looks {
+    fn new(
+        view: RelayView,
+        delivers: bool,
+        ready: watch::Receiver<Ready>,
+        gained: Arc<Notify>,
+    ) -> Looks {
         let (wakes, missing) = (None, BTreeSet::new());
-        Looks { view, ready, gained, wakes, looked: None, is_idle: false, missing }
+        Looks { view, delivers, ready, gained, wakes, looked: None, is_idle: false, missing }
     }
 
     /// Looks until the task is dropped.
@@ -237,7 +246,9 @@ impl Looks {
             return false;
         }
         let shared = &self.view.shared;
-        self.wakes.get_or_insert_with(|| shared.outbox.wakes());
+        if self.delivers {
+            self.wakes.get_or_insert_with(|| shared.outbox.wakes());
+        }
         let states = SinkStates::load(&*shared.notes).await;
         states.is_ok_and(|states| shared.set_states(states))
     }
@@ -250,7 +261,9 @@ impl Looks {
         let now_ms = shared.clock.unix_ms();
         let seen = backlogs.refresh(&*shared.outbox, settings, is_paused, now_ms).await;
         let Ok(BacklogLook { waiting, has_full }) = seen else { return };
-        self.is_idle = waiting.is_empty() && !has_full;
+        // Without wake-ups, only the next look finds a new event.
+        let may_idle = self.delivers || known.is_empty();
+        self.is_idle = may_idle && waiting.is_empty() && !has_full;
         let missing = not_configured(backlogs, &known);
         for sink in missing.difference(&self.missing) {
             tracing::warn!(sink, "events wait for a sink that is not configured");

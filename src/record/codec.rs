@@ -434,7 +434,7 @@ impl RecordReader {
     fn publication(&mut self) -> Result<Publication, CodecError> {
         match self.u8()? {
             1 => Announcements::decode(&self.text()?)
-                .map(|announcements| Publication::Open(Box::new(announcements)))
+                .map(|announcements| Publication::Open(Arc::new(announcements)))
                 .ok_or(CodecError::Malformed),
             2 => Ok(Publication::Sealed(self.text()?)),
             _ => Err(CodecError::Malformed),

@@ -4,6 +4,8 @@
 //! operation publishes what its route's configuration demanded when it began, whichever gateway
 //! and whichever configuration settles it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -17,8 +19,8 @@ pub const MEMBER_DEPTH_MAX: usize = 62;
 /// The publication as a record has it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Publication {
-    /// Readable.
-    Open(Box<Announcements>),
+    /// Readable. Shared, because a claim and its changes copy the record several times.
+    Open(Arc<Announcements>),
     /// Sealed. Only stores contain such publications. Above them it means that the key is missing,
     /// and the record must not be changed: its event would be lost.
     Sealed(Bytes),

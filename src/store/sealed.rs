@@ -86,7 +86,7 @@ impl Sealed {
         if let Some(Publication::Sealed(sealed)) = &held.record.publication {
             let text = self.keys.open(slot, PUBLICATION, sealed)?;
             let announcements = Announcements::decode(&text).ok_or(CodecError::Malformed)?;
-            held.record.publication = Some(Publication::Open(Box::new(announcements)));
+            held.record.publication = Some(Publication::Open(Arc::new(announcements)));
         }
         // If the kept key can't be opened, the operation is not probed in the background. Nothing
         // else changes.
@@ -314,7 +314,7 @@ mod tests {
             hops: 0,
             event_bytes: 1,
         };
-        Record { publication: Some(Publication::Open(Box::new(announcements))), ..claim(1, 1) }
+        Record { publication: Some(Publication::Open(Arc::new(announcements))), ..claim(1, 1) }
     }
 
     #[tokio::test]

@@ -6,8 +6,8 @@ use crate::record::{AnnouncedState, Announcements, MemberSource, MissingReason, 
 
 const SLOT_VERSION: Version = Version(7);
 
-fn announcements() -> Box<Announcements> {
-    Box::new(Announcements {
+fn announcements() -> Arc<Announcements> {
+    Arc::new(Announcements {
         source: "urn:onceward".into(),
         rules: Vec::new(),
         uncertain_announced: false,
@@ -102,7 +102,7 @@ fn decisions_are_announced_as_their_outcome_and_a_retry_is_not() {
     assert_eq!(change(&released), Some((AnnouncedState::Released, None, None)));
     let mut announced = held.clone();
     let Some(Publication::Open(before)) = &mut announced.record.publication else { panic!("open") };
-    before.uncertain_announced = true;
+    Arc::make_mut(before).uncertain_announced = true;
     let retried = decide(&announced, Decision::Retry, Fence(5), &policy()).unwrap();
     assert_eq!(change(&retried), None);
     assert_eq!(retried.record.publication, announced.record.publication);

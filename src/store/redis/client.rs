@@ -99,10 +99,14 @@ impl Scripts {
         Scripts {
             read: Script::new(include_str!("scripts/read.lua")),
             claim: Script::new(include_str!("scripts/claim.lua")),
-            change: Script::new(include_str!("scripts/change.lua")),
+            change: Script::new(concat!(
+                "local outbox_count = 0\n",
+                include_str!("scripts/change.lua")
+            )),
             change_and_send: Script::new(concat!(
                 include_str!("scripts/outbox_counts.lua"),
                 include_str!("scripts/outbox_insert.lua"),
+                "local outbox_count = tonumber(ARGV[6])\n",
                 include_str!("scripts/change.lua")
             )),
             renew: Script::new(include_str!("scripts/renew.lua")),

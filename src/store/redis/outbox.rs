@@ -16,7 +16,6 @@ use super::connection::CallError;
 use super::layout::member;
 use super::outbox_names::RELAYS_PARTITION;
 use super::outbox_values as values;
-use super::swap::{OPERATION_ARG, OUTBOX_ARGS_FROM};
 use super::time::millis;
 use super::wakes::{self, OutboxWakes};
 use super::written_events::{StampedEvent, StampedEvents};
@@ -74,11 +73,7 @@ impl Redis {
             return Ok(());
         }
         let operation = member(slot);
-        // The script has its arguments in the places of the change script.
-        let mut all: Vec<&[u8]> = vec![b""; OUTBOX_ARGS_FROM];
-        if let Some(place) = all.get_mut(OPERATION_ARG) {
-            *place = &operation;
-        }
+        let mut all: Vec<&[u8]> = vec![&operation];
         all.extend(args.iter().map(Vec::as_slice));
         self.run_outbox(slot.partition(), &self.scripts.outbox_restore, &keys, &all).await?;
         Ok(())

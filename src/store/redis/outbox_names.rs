@@ -78,7 +78,11 @@ impl KeyNames {
     }
 
     fn of_sink(&self, partition: u16, name: &str, sink: &str) -> Vec<u8> {
-        self.in_partition(partition, format!("{name}:{sink}").as_bytes())
+        let mut key = self.in_partition(partition, name.as_bytes());
+        key.reserve_exact(1 + sink.len());
+        key.push(b':');
+        key.extend_from_slice(sink.as_bytes());
+        key
     }
 }
 

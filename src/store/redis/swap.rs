@@ -109,9 +109,7 @@ impl Redis {
         let run = async |args: &[&[u8]]| {
             let (mut args, mut script) = (args.to_vec(), &self.scripts.change);
             if !outbox.is_empty() {
-                // The places of the optional arguments before them.
-                args.resize(OUTBOX_ARGS_FROM, b"");
-                args.extend(outbox.iter().map(Vec::as_slice));
+                args.splice(OUTBOX_ARGS_AT..OUTBOX_ARGS_AT, outbox.iter().map(Vec::as_slice));
                 script = &self.scripts.change_and_send;
             }
             self.run(partition, script, (&keys, &args), lineage, deadline).await
@@ -192,11 +190,8 @@ fn log_entry(write: &RecordWrite<'_>) -> Vec<u8> {
     [&log::digest(&member, &write.events.log)[..], &member, &write.events.log].concat()
 }
 
-/// The place of the operation among the arguments of the change script.
-pub(super) const OPERATION_ARG: usize = 2;
-
-/// The number of arguments of the change script before those of the outbox.
-pub(super) const OUTBOX_ARGS_FROM: usize = 9;
+/// The number of arguments of the change script before those of the outbox. Optional ones follow.
+const OUTBOX_ARGS_AT: usize = 5;
 
 /// The claim script's answer if the partition has another epoch than the claim requires.
 const OTHER_EPOCH: Value = Value::Int(0);

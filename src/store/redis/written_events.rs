@@ -63,7 +63,11 @@ impl StampedEvents {
         };
         let partition = slot.partition();
         keys.push(names.outbox_counts_key(partition));
-        let mut args = vec![first_ms.to_string().into_bytes(), names.outbox_channel()];
+        let mut args = vec![
+            self.0.len().to_string().into_bytes(),
+            first_ms.to_string().into_bytes(),
+            names.outbox_channel(),
+        ];
         for StampedEvent { changed_ms, event } in &self.0 {
             let OutboxEvent { sink, order, content } = event;
             keys.extend([

@@ -104,7 +104,7 @@ pub async fn a_record_keeps_its_publication(stage: Stage) {
         hops: 3,
         event_bytes: 64,
     };
-    let publication = Some(Publication::Open(Box::new(announcements)));
+    let publication = Some(Publication::Open(Arc::new(announcements)));
     let record = Record { publication, ..claim(1, 1) };
     stage.stored(&HERE(1), None, &record, lease(LONG)).await;
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, record);

@@ -1,5 +1,7 @@
 //! Stories of records with a publication.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 
 use super::*;
@@ -39,7 +41,7 @@ fn announcements() -> Announcements {
 }
 
 fn open(announcements: Announcements) -> Option<Publication> {
-    Some(Publication::Open(Box::new(announcements)))
+    Some(Publication::Open(Arc::new(announcements)))
 }
 
 /// Every kind of record with a publication, by the name of its golden file.

@@ -4,8 +4,8 @@
 -- KEYS: 1 the record, 2 the partition's due index, then the tombstone (only to write one), then the
 -- partition's event log and its chain link (only with an event), then the counts of the outbox
 -- (only with events for sinks), then for each of those events: the due operations of its sink, and
--- the events. With events for sinks, this script comes after outbox_counts.lua and
--- outbox_insert.lua.
+-- the events. Before this script, `outbox_count` is set: the number of events for sinks. With some,
+-- this script comes after outbox_counts.lua and outbox_insert.lua.
 -- Returns 1 (written, or stored already), the server's time in ms (written, falls due), false (the
 -- slot is empty and a version was expected), or the record in the way: alone if settled, only its
 -- head if large, else with seconds and microseconds of the server's time.
@@ -20,33 +20,39 @@ local expected_version = ARGV[1] -- 8 bytes; empty: the slot must be empty
 local keep_ms, member = ARGV[2], ARGV[3] -- member: the slot in the due index
 local value = ARGV[4] -- of a record that falls due: only its head
 local event = ARGV[5] -- digest (15 bytes), member and event; empty: no event
-local due_in_ms, payload = ARGV[6], ARGV[7] -- absent or empty: never falls due
-local tombstone_keep_ms, tombstone = ARGV[8], ARGV[9] -- absent or empty: no tombstone
--- Only with events for sinks: the time of the change in ms, the channel of the wake-ups, and for
--- each event: the wake-up, the event as it is kept among those of its operation, and its count.
-local outbox_ms, outbox_channel = ARGV[10], ARGV[11]
+-- Then, only with events for sinks: their number, the time of the change in ms, the channel of the
+-- wake-ups, and for each event: the wake-up, the event as it is kept among those of its operation,
+-- and its count.
+local outbox_ms, outbox_channel = ARGV[7], ARGV[8]
+local optional = outbox_count > 0 and 9 + 3 * outbox_count or 6
+local due_in_ms, payload = ARGV[optional], ARGV[optional + 1] -- absent or empty: never falls due
+-- Absent: no tombstone.
+local tombstone_keep_ms, tombstone = ARGV[optional + 2], ARGV[optional + 3]
 local call = redis.call
-local outbox_count = (#ARGV - 11) / 3
 local outbox_keys = outbox_count > 0 and #KEYS - 2 * outbox_count or #KEYS + 1
 local plain_keys = outbox_keys - 1 - (event == '' and 0 or 2)
 
-local current = call('GET', record_key)
-local state = current and string.byte(current, 17) or 0
--- An empty value is an unreadable record, not an empty slot.
-if current and (expected_version == '' or string.sub(current, 1, 8) ~= expected_version) then
-  if string.sub(current, 1, 17) == string.sub(value, 1, 17) then return 1 end
-  -- The gateway reads a large result in a call of its own.
-  if state == 3 and #current > 65536 then return { string.sub(current, 1, 17) } end
-  -- No rule depends on the age of a settled record.
-  if state > 2 then return current end
-  local time = call('TIME')
-  return { current, time[1], time[2] }
+-- Only the head: Lua reads every byte of a text that it gets.
+local current = call('GETRANGE', record_key, '0', '16')
+local state = string.byte(current, 17) or 0
+if expected_version == '' or string.sub(current, 1, 8) ~= expected_version then
+  current = call('GET', record_key)
+  -- An empty value is an unreadable record, not an empty slot.
+  if current then
+    if string.sub(current, 1, 17) == string.sub(value, 1, 17) then return 1 end
+    -- The gateway reads a large result in a call of its own.
+    if state == 3 and #current > 65536 then return { string.sub(current, 1, 17) } end
+    -- No rule depends on the age of a settled record.
+    if state > 2 then return current end
+    local time = call('TIME')
+    return { current, time[1], time[2] }
+  end
+  if expected_version ~= '' then return false end
 end
-if not current and expected_version ~= '' then return false end
 
 -- Before the first write: a key of another type must not leave a record without its event.
 local link = event ~= '' and (call('HGET', KEYS[plain_keys + 2], 'l') or '')
-local outbox_events = outbox_count > 0 and insert_all(outbox_keys, member)
+local outbox_events = outbox_count > 0 and insert_all(outbox_keys, 7, member)
 if outbox_events then
   -- These may fail, too. A due operation without an event is removed when it is read.
   for n = 0, outbox_count - 1 do
@@ -55,7 +61,7 @@ if outbox_events then
     if outbox_events[n] then call('ZADD', outbox_due_key, 'NX', outbox_ms, member) end
   end
   for n = 0, outbox_count - 1 do
-    if outbox_events[n] then add_count(KEYS[outbox_keys], ARGV[14 + 3 * n]) end
+    if outbox_events[n] then add_count(KEYS[outbox_keys], ARGV[11 + 3 * n]) end
   end
 end
 local answer = 1
@@ -70,7 +76,7 @@ else
   call('SET', record_key, value, 'PX', keep_ms)
   -- Only unsettled records are in the index.
   if current and state <= 2 then call('ZREM', due_key, member) end
-  if tombstone and tombstone ~= '' then call('SET', KEYS[3], tombstone, 'PX', tombstone_keep_ms) end
+  if tombstone then call('SET', KEYS[3], tombstone, 'PX', tombstone_keep_ms) end
 end
 if link then
   -- See claim.lua.
@@ -87,6 +93,6 @@ end
 -- find it by polling.
 redis.pcall('PUBLISH', record_key, '')
 for n = 0, outbox_count - 1 do
-  if outbox_events[n] then redis.pcall('PUBLISH', outbox_channel, ARGV[12 + 3 * n]) end
+  if outbox_events[n] then redis.pcall('PUBLISH', outbox_channel, ARGV[9 + 3 * n]) end
 end
 return answer

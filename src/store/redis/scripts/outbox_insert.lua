@@ -27,12 +27,13 @@ end
 
 -- For the events of change.lua, returns by number the events of the operation with that one. Has
 -- nothing for an event that waits already: a change that is written again after a loss adds none.
-local function insert_all(outbox_keys, operation)
+-- `outbox_keys` and `outbox_args` are the places of the counts and of the time of the change.
+local function insert_all(outbox_keys, outbox_args, operation)
   local all, inserted = {}, {}
   for n = 0, (#KEYS - outbox_keys) / 2 - 1 do
     local events_key = KEYS[outbox_keys + 2 + 2 * n]
     local events = all[events_key] or redis.call('HGET', events_key, operation) or ''
-    inserted[n] = insert_event(events, ARGV[13 + 3 * n])
+    inserted[n] = insert_event(events, ARGV[outbox_args + 3 + 3 * n])
     all[events_key] = inserted[n] or events
   end
   return inserted
