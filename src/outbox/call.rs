@@ -76,24 +76,24 @@ impl CallAttempt<'_> {
             && known.never_sent == Some(note.round)
         {
             note.state = RoundState::TakenBack;
+            note.is_untried = false;
         }
         match CallStep::of(note, self.event.round) {
             CallStep::Begin => match rendered(self.target, &self.delivery.event) {
-                Ok(request) => self.begin(caller, request, false).await,
+                Ok(request) => self.begin(caller, request, true).await,
                 Err(error) => Conclusion::unsendable(error.to_string()),
             },
-            CallStep::BeginAgain(note) => self.begin(caller, note.request, note.was_sent).await,
+            CallStep::BeginAgain(note) => self.begin(caller, note.request, note.is_untried).await,
             CallStep::Look(note) => self.look(caller, note).await,
         }
     }
 
-    /// Begins a round: notes that it begins, and calls. `was_sent`: the same round was sent before,
-    /// and released.
+    /// Begins a round: notes that it begins, and calls. `is_untried`: see [`CallNote::is_untried`].
     async fn begin(
         &self,
         caller: Arc<dyn OperationCaller>,
         request: CallRequest,
-        was_sent: bool,
+        is_untried: bool,
     ) -> Conclusion {
         if self.draft.head.hops >= HOPS_MAX {
             return Conclusion::unsendable(format!(
@@ -106,7 +106,7 @@ impl CallAttempt<'_> {
         }
         let (round, state) = (self.event.round, RoundState::Began);
         let (operation, announced) = (String::new(), Vec::new());
-        let unprepared = CallNote { round, state, was_sent, request, operation, announced };
+        let unprepared = CallNote { round, state, is_untried, request, operation, announced };
         let call = self.call_of(&unprepared, false);
         let prepared = match caller.prepare(&call) {
             Ok(prepared) => prepared,
@@ -201,13 +201,13 @@ impl CallAttempt<'_> {
         change: NoteChange,
         conclusion: Conclusion,
     ) -> Conclusion {
-        let (state, was_sent) = match change {
+        let (state, is_untried) = match change {
             NoteChange::Keep => return conclusion,
-            NoteChange::TakeBack => (RoundState::TakenBack, note.was_sent),
-            NoteChange::Release => (RoundState::TakenBack, true),
-            NoteChange::Expire => (RoundState::OutcomeExpired, note.was_sent),
+            NoteChange::TakeBack => (RoundState::TakenBack, false),
+            NoteChange::Refuse => (RoundState::TakenBack, note.is_untried),
+            NoteChange::Expire => (RoundState::OutcomeExpired, false),
         };
-        match self.keep(&CallNote { state, was_sent, ..note.clone() }).await {
+        match self.keep(&CallNote { state, is_untried, ..note.clone() }).await {
             Ok(true) => {
                 self.shared.calls.forget(&self.event.key);
                 conclusion

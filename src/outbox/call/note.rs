@@ -15,10 +15,10 @@ pub(super) struct CallNote {
     pub round: u32,
     /// The state.
     pub state: RoundState,
-    /// Whether the request of the round was sent, and the operation released. If not, nothing was
-    /// sent before this state.
+    /// Whether the gateway refused every earlier call of the round before it looked for the
+    /// operation. Then nothing was sent in this round. It is true if there was no earlier call.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub was_sent: bool,
+    pub is_untried: bool,
     /// The called operation, as its reference.
     pub operation: String,
     /// The statuses about which the called route publishes an event.

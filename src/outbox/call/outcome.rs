@@ -34,10 +34,10 @@ pub(super) struct CallConclusion {
 pub(super) enum NoteChange {
     /// None: the round began.
     Keep,
-    /// Nothing was sent.
+    /// The operation was not executed.
     TakeBack,
-    /// The request was sent, and the operation was not executed.
-    Release,
+    /// The gateway refused the call, before it looked for the operation.
+    Refuse,
     /// The outcome can't be known any more.
     Expire,
 }
@@ -73,7 +73,7 @@ pub(super) fn concluded(
         CallOutcome::Answered { reply, .. } => (answered(reply, note), NoteChange::Keep),
         CallOutcome::Released { reply, .. } => {
             let report = answer_report(reply, note);
-            (Conclusion::Retry { report, retry_after: None }, NoteChange::Release)
+            (Conclusion::Retry { report, retry_after: None }, NoteChange::TakeBack)
         }
         CallOutcome::NotSent { refusal, retryable } => {
             let error = format!("{}: {refusal}", refusal.kind().problem_name());
@@ -85,7 +85,13 @@ pub(super) fn concluded(
                 true => Conclusion::Retry { report, retry_after: None },
                 false => Conclusion::Bury { kind: DeadLetterKind::Gateway, report },
             };
-            (conclusion, NoteChange::TakeBack)
+            let change = match refusal {
+                // There is a record under the key.
+                Refusal::KeyReused { .. } => NoteChange::TakeBack,
+                _ if *retryable => NoteChange::TakeBack,
+                _ => NoteChange::Refuse,
+            };
+            (conclusion, change)
         }
         CallOutcome::StoreUnavailable { .. } => {
             let report =
@@ -102,7 +108,7 @@ pub(super) fn concluded(
         CallOutcome::Draining => (Conclusion::Wait { pause: DRAIN_PAUSE }, NoteChange::TakeBack),
         CallOutcome::NothingToContinue { was_released: true, .. } => {
             let report = FailureReport::of_error(format!("{} was not executed", note.operation));
-            (Conclusion::Retry { report, retry_after: None }, NoteChange::Release)
+            (Conclusion::Retry { report, retry_after: None }, NoteChange::TakeBack)
         }
         CallOutcome::Expired { .. } | CallOutcome::NothingToContinue { .. } => {
             (Conclusion::outcome_expired(&note.operation), NoteChange::Expire)

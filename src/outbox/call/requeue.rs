@@ -23,9 +23,8 @@ impl RequeueRule {
     /// Returns the rule for a dead letter.
     ///
     /// A call goes on in its round if it was released or never sent, and begins a new round if the
-    /// last one never began. If the gateway itself refused to send it, the same request would be
-    /// refused again: unless it was sent before, it begins a new round. Every other delivery begins
-    /// a new round.
+    /// last one never began. It also begins one if the gateway refused every call of the last one:
+    /// the same request would be refused again. Every other delivery begins a new round.
     pub fn of(letter: &DeadLetter) -> RequeueRule {
         // An event that can't be opened stays in its round: it may have a note.
         let EventContent::Plain(content) = &letter.content else {
@@ -37,9 +36,7 @@ impl RequeueRule {
             return RequeueRule::Begin(RoundChange::next(letter));
         };
         match note.state {
-            RoundState::TakenBack
-                if letter.burial.kind == DeadLetterKind::Gateway && !note.was_sent =>
-            {
+            RoundState::TakenBack if note.is_untried => {
                 RequeueRule::Begin(RoundChange::next(letter))
             }
             RoundState::TakenBack => RequeueRule::Begin(RoundChange::same(letter)),

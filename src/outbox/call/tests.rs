@@ -33,7 +33,7 @@ fn note(state: RoundState) -> CallNote {
     CallNote {
         round: 3,
         state,
-        was_sent: false,
+        is_untried: false,
         operation: operation().to_string(),
         announced: vec![StatusClass::Code(409), StatusClass::Class(5)],
         request: CallRequest {
@@ -80,10 +80,18 @@ fn each_outcome_has_its_meaning_for_the_event_and_for_the_round() {
     let overloaded = CallOutcome::NotSent { refusal: Refusal::Overloaded, retryable: true };
     let too_large =
         CallOutcome::NotSent { refusal: Refusal::BodyTooLarge { limit: 1 }, retryable: false };
+    let reused = CallOutcome::NotSent {
+        refusal: Refusal::KeyReused { slot: operation, explained: None },
+        retryable: false,
+    };
+    let unreadable = CallOutcome::NotSent {
+        refusal: Refusal::RecordUnreadable { slot: operation },
+        retryable: true,
+    };
     let released = CallOutcome::Released { operation, reply: reply(503) };
     let in_flight = |retry_after| CallOutcome::InFlight { operation, retry_after };
     let away = CallOutcome::StoreUnavailable { retry_after: second };
-    use NoteChange::{Expire, Keep, Release, TakeBack};
+    use NoteChange::{Expire, Keep, Refuse, TakeBack};
     // The outcome, its meaning, and the change of the note after a call that began the round and
     // after one that looked.
     let table = [
@@ -93,10 +101,13 @@ fn each_outcome_has_its_meaning_for_the_event_and_for_the_round() {
         (answered(302), ("receiver", 302), Keep, Keep),
         // Only a refusal is compensated, even if the route publishes other answers too.
         (answered(500), ("receiver", 500), Keep, Keep),
-        (released, ("retry", 503), Release, Release),
+        (released, ("retry", 503), TakeBack, TakeBack),
         (overloaded, ("retry", 0), TakeBack, Keep),
         (away, ("retry", 0), TakeBack, Keep),
-        (too_large, ("gateway", 0), TakeBack, Keep),
+        (too_large, ("gateway", 0), Refuse, Keep),
+        // There is a record under the key, so nothing shows that the round never began.
+        (reused, ("gateway", 0), TakeBack, Keep),
+        (unreadable, ("retry", 0), TakeBack, Keep),
         (in_flight(second), ("wait", 1000), Keep, Keep),
         (in_flight(60 * second), ("wait", 10_000), Keep, Keep),
         (uncertain(Some(second)), ("wait", 1000), Keep, Keep),
@@ -104,7 +115,7 @@ fn each_outcome_has_its_meaning_for_the_event_and_for_the_round() {
         (CallOutcome::Draining, ("wait", 100), TakeBack, Keep),
         (CallOutcome::Expired { operation }, ("gateway", 0), Expire, Expire),
         (nothing(false), ("gateway", 0), Expire, Expire),
-        (nothing(true), ("retry", 0), Release, Release),
+        (nothing(true), ("retry", 0), TakeBack, TakeBack),
     ];
     for (outcome, meaning, began, looked) in table {
         for (continues, change) in [(false, began), (true, looked)] {
@@ -225,20 +236,12 @@ fn a_requeue_goes_on_with_a_round_that_was_not_executed_and_begins_one_after_an_
 }
 
 #[test]
-fn a_requeue_begins_a_round_if_the_gateway_refused_to_send_the_last_one_and_it_was_never_sent() {
+fn a_requeue_begins_a_round_if_the_gateway_refused_every_call_of_the_last_one() {
     let (next, same) = (RoundChange { from: 3, to: 4 }, RoundChange { from: 3, to: 3 });
-    let never_sent = note(RoundState::TakenBack);
-    let released = CallNote { was_sent: true, ..never_sent.clone() };
-    for (note, kind, expected) in [
-        (&never_sent, DeadLetterKind::Gateway, next),
-        (&never_sent, DeadLetterKind::Receiver, same),
-        (&released, DeadLetterKind::Gateway, same),
-        (&released, DeadLetterKind::Receiver, same),
-    ] {
-        let mut letter = letter(EventContent::Plain(content(Some(note))));
-        letter.burial.kind = kind;
-        let found = RequeueRule::of(&letter);
-        assert_eq!(found, RequeueRule::Begin(expected), "{kind:?}, sent: {}", note.was_sent);
+    for (is_untried, expected) in [(true, next), (false, same)] {
+        let note = CallNote { is_untried, ..note(RoundState::TakenBack) };
+        let found = RequeueRule::of(&letter(EventContent::Plain(content(Some(&note)))));
+        assert_eq!(found, RequeueRule::Begin(expected), "{is_untried}");
     }
 }
 

@@ -8,6 +8,7 @@ use crate::outbox::call::requeue::RequeueRule;
 use crate::outbox::caller::{CallRouteError, OperationCaller, PreparedCall, SinkCall};
 use crate::outbox::settings::CallTarget;
 use crate::record::{Reply, ReplyBody};
+use crate::refusal::Refusal;
 use crate::store::dead_letters::Burial;
 use crate::store::outbox::RelayFence;
 use crate::template::{Template, TemplateKind};
@@ -246,4 +247,26 @@ async fn a_call_that_succeeded_after_its_burial_is_not_made_again_by_a_requeue()
     until("nothing waits", async || scene.waiting().await == 0).await;
     relay.stop().await;
     assert_eq!((calls.counts().0, scene.dead_letters().await.len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_that_was_only_refused_gives_way_to_a_new_one() {
+    let too_large =
+        || CallOutcome::NotSent { refusal: Refusal::BodyTooLarge { limit: 1 }, retryable: false };
+    // The second story has an outage before the refusal. Then the operation decides.
+    for (outages, is_new) in [(0, true), (1, false)] {
+        let calls = Calls::new(Duration::ZERO, move |_, before| match before {
+            before if before < outages => {
+                CallOutcome::StoreUnavailable { retry_after: Duration::ZERO }
+            }
+            _ => too_large(),
+        });
+        let scene = Scene::in_tokio_time();
+        scene.change(1, 7, None).await;
+        calls.deliver(&scene).await;
+        let letter = scene.dead_letters().await.remove(0);
+        assert_eq!(letter.burial.kind, DeadLetterKind::Gateway);
+        let RequeueRule::Begin(round) = RequeueRule::of(&letter) else { panic!("it is known") };
+        assert_eq!(round.to > round.from, is_new, "{outages} outages");
+    }
 }
