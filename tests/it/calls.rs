@@ -249,6 +249,10 @@ fn an_uncertain_call_waits_for_an_operator_and_is_not_made_again() {
     shop.carrier.answer_others("drop");
     shop.pay("k");
     let operation = shop.uncertain();
+    let (_, text) = shop.cli(&["operations", "show", &operation]);
+    assert!(text.contains("called by the sink book-shipment"), "{text}");
+    let page = shop.gateway.ask("GET", &format!("/operations/{operation}")).text();
+    assert!(page.contains("Called by the sink"), "{page}");
     shop.carrier.answer_others("");
     let (code, text) = shop.cli(&[
         "operations",
@@ -294,6 +298,7 @@ fn a_value_that_is_missing_is_named_and_the_call_is_made_when_the_file_is_correc
     assert_eq!(letter["kind"], "gateway");
     let error = letter["attempts"]["error"].as_str().unwrap();
     assert!(error.contains("`data.weight` is undefined"), "{error}");
+    assert!(error.contains("the event has the reason: absent"), "{error}");
     assert_eq!(shop.carrier.executed(), 0);
     let file = std::fs::read_to_string(shop.gateway.config()).unwrap();
     let corrected = file.replace("{{ data.weight }}", "{{ data.weight | default(1) }}");
@@ -306,6 +311,34 @@ fn a_value_that_is_missing_is_named_and_the_call_is_made_when_the_file_is_correc
     });
     shop.settled();
     assert_eq!(shop.carrier.seen()[0].body, br#"{"order": "7", "weight": 1}"#);
+}
+
+#[test]
+fn a_call_that_the_gateway_refuses_to_send_is_made_when_the_file_is_corrected() {
+    // The body of the call is larger than the route takes. Nothing is sent.
+    let shop = Shop::in_memory(&format!("{SHIPMENTS}[limits]\nrequest_body = \"64B\"\n"));
+    let file = std::fs::read_to_string(shop.gateway.config()).unwrap();
+    let long = format!("\"note\": \"{}\", \"weight\"", "x".repeat(64));
+    let write = |text: &str| {
+        let reloads = || shop.gateway.metric("onceward_config_reloads_total{result=\"applied\"}");
+        let before = reloads();
+        std::fs::write(shop.gateway.config(), text).unwrap();
+        shop.gateway.signal("HUP");
+        until("the reload", || reloads() > before);
+    };
+    write(&file.replace("\"weight\"", &long));
+    assert_eq!(shop.pay("k").status, 201);
+    let letter = &shop.dead_letters(1)[0];
+    let error = letter["attempts"]["error"].as_str().unwrap();
+    assert!(error.contains("body-too-large"), "{error}");
+    assert_eq!((&letter["kind"], shop.carrier.executed()), (&"gateway".into(), 0));
+    write(&file);
+    let (code, text) = shop.cli(&["dead-letters", "requeue", letter["id"].as_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    shop.carrier.reached(1);
+    shop.settled();
+    shop.dead_letters(0);
+    assert_eq!(shop.carrier.seen()[0].body, br#"{"order": "a/7", "weight": 1.50}"#);
 }
 
 #[test]
