@@ -365,7 +365,8 @@ impl Protocol {
         Some(())
     }
 
-    /// Makes a relay's change of an event. Returns whether the relay still owns the partition.
+    /// Makes a relay's change of an event. Returns whether it found the event, and the relay as the
+    /// owner of the partition.
     fn settle(&self, state: &mut State, id: usize, command: Command) -> bool {
         let before = state.store;
         let command =
@@ -376,9 +377,10 @@ impl Protocol {
         if has_changed {
             self.judge(state, &before, command);
         }
-        let is_owner = answered == Answered::Done(true);
-        state.relays[id].owns &= is_owner;
-        is_owner
+        let is_done = answered == Answered::Done(true);
+        // A relay that finds its event gone asks the store who owns the partition.
+        state.relays[id].owns &= is_done || before.owner == id as u8;
+        is_done
     }
 
     /// Notes what a removal or a burial means for its event.
