@@ -79,6 +79,7 @@ fn claimed(n: u64, at_ms: u64) -> Event {
         status: None,
         response_bytes: None,
         cause: None,
+        phase: None,
         context: Context {
             scope: Some(scope(n)),
             request_bytes: Some(300 + n % 700),

@@ -76,7 +76,7 @@ fn rules(c: &mut Criterion) {
     let two_seconds = Duration::from_secs(2);
     assert_eq!(
         admitted(Some(&running)),
-        Admission::Refuse(DuplicateRefusal::InFlight { retry_after: two_seconds })
+        Admission::Refuse(DuplicateRefusal::InFlight { retry_after: two_seconds, saga: false })
     );
 
     let mut group = c.benchmark_group("rules");

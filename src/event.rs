@@ -51,6 +51,10 @@ pub enum EventKind {
     Retried,
     /// An operator ended the retention of the result.
     Expired,
+    /// A saga began, went on or changed its owner.
+    Saga,
+    /// The operation of a saga's step may not run.
+    Barred,
 }
 
 impl EventKind {
@@ -65,6 +69,8 @@ impl EventKind {
             EventKind::Found => "found",
             EventKind::Retried => "retried",
             EventKind::Expired => "expired",
+            EventKind::Saga => "saga",
+            EventKind::Barred => "barred",
         }
     }
 }
@@ -88,7 +94,7 @@ pub struct Event {
     /// How long a tombstone is kept from this change on, in ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone_ms: Option<u64>,
-    /// Duration of the attempt's lease, in ms.
+    /// Duration of the lease of the attempt, or of the saga's owner, in ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
     /// Status of the result.
@@ -100,6 +106,9 @@ pub struct Event {
     /// Description of the cause of an uncertain outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// The phase of a saga.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
     /// Data of the gateway that is not in the record.
     #[serde(flatten)]
     pub context: Context,
@@ -140,7 +149,7 @@ pub struct EventDecodeError(#[from] serde_json::Error);
 impl Event {
     /// Creates the event of a change that wrote `next` with this lifetime.
     pub fn of(next: &Record, lifetime: Lifetime, mut context: Context) -> Event {
-        let (mut status, mut response_bytes, mut cause) = (None, None, None);
+        let (mut status, mut response_bytes, mut cause, mut saga_phase) = (None, None, None, None);
         let kind = match &next.state {
             State::InFlight { .. } => EventKind::Claimed,
             State::Uncertain { cause: why, retry, .. } => {
@@ -160,6 +169,11 @@ impl Event {
             }
             State::Released => EventKind::Released,
             State::Expired => EventKind::Expired,
+            State::Saga { phase, .. } => {
+                saga_phase = Some(phase.name().to_owned());
+                EventKind::Saga
+            }
+            State::Barred => EventKind::Barred,
         };
         if let Some(reason) = &mut context.reason {
             let fits = (0..=REASON_BYTES_MAX).rev().find(|at| reason.is_char_boundary(*at));
@@ -179,10 +193,11 @@ impl Event {
             // In the lifetime of a claim, `tombstone` is not a time to keep a tombstone: see
             // [`Lifetime`].
             tombstone_ms: lifetime.tombstone.filter(|_| status.is_some()).map(millis),
-            lease_ms: lifetime.due.filter(|_| kind == EventKind::Claimed).map(millis),
+            lease_ms: lifetime.due.filter(|_| next.state.has_lease()).map(millis),
             status,
             response_bytes,
             cause,
+            phase: saga_phase,
             context,
         }
     }
@@ -190,7 +205,7 @@ impl Event {
     /// Encodes the event. The output equals that of [`Serialize`], in a third of its time.
     pub fn encode(&self) -> Vec<u8> {
         let Event { kind, version, fence, route, opened_ms, keep_ms, tombstone_ms, .. } = self;
-        let Event { lease_ms, status, response_bytes, cause, context, .. } = self;
+        let Event { lease_ms, status, response_bytes, cause, phase, context, .. } = self;
         let Context { scope, trace, request_bytes, upstream_ms, fields, operator, reason } =
             context;
         let mut encoded = Vec::with_capacity(USUAL_BYTES);
@@ -206,6 +221,7 @@ impl Event {
         event.number_if("status", status.map(u64::from));
         event.number_if("response_bytes", *response_bytes);
         event.text_if("cause", cause.as_deref());
+        event.text_if("phase", phase.as_deref());
         event.text_if("scope", scope.as_deref());
         event.text_if("trace", trace.as_deref());
         event.number_if("request_bytes", *request_bytes);
@@ -262,6 +278,8 @@ impl Summary {
             EventKind::Completed | EventKind::Resolved | EventKind::Found => "completed",
             EventKind::Released => "released",
             EventKind::Expired => "expired",
+            EventKind::Saga => "saga",
+            EventKind::Barred => "barred",
         }
     }
 

@@ -37,6 +37,16 @@ pub fn decode_all(text: &str) -> Option<Vec<u8>> {
     pairs.iter().map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?)).collect()
 }
 
+/// Returns the first 16 bytes of a hash as a UUID of version 4 in form (RFC 9562).
+pub fn uuid(hash: &[u8; 32]) -> String {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let part = |from: usize, to: usize| encode(&bytes[from..to]);
+    [part(0, 4), part(4, 6), part(6, 8), part(8, 10), part(10, 16)].join("-")
+}
+
 fn value(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
@@ -86,5 +96,11 @@ mod tests {
         }
         assert_eq!(decode::<1>("0a"), Some([10]));
         assert_eq!((decode::<0>(""), decode_all("")), (Some([]), Some(vec![])));
+    }
+
+    #[test]
+    fn a_hash_as_a_uuid_has_its_version_and_variant() {
+        assert_eq!(uuid(&[0xff; 32]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(uuid(&[0; 32]), "00000000-0000-4000-8000-000000000000");
     }
 }

@@ -57,6 +57,8 @@ pub mod read_model;
 pub mod record;
 pub mod refusal;
 pub mod route;
+#[cfg(feature = "gateway")]
+pub mod saga;
 pub mod store;
 pub mod telemetry;
 #[cfg(feature = "gateway")]

@@ -1,8 +1,8 @@
 //! The record: the stored state of one operation, and the reply for its duplicates.
 //!
-//! `absent -> in flight -> completed | uncertain | released`. A record contains a hash of the
-//! caller, the fingerprint, the fence of the attempt that may still write to the record, and the
-//! version, which is the number of the last change.
+//! `absent -> in flight -> completed | uncertain | released`, and `absent -> saga -> completed`. A
+//! record contains a hash of the caller, the fingerprint, the fence of the attempt that may still
+//! write to the record, and the version, which is the number of the last change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ mod publication;
 
 pub use codec::{
     CodecError, Encoded, HEAD_BYTES, decode, decode_reply, encode, encode_reply, head_completed,
-    head_fence, head_in_flight, head_version,
+    head_fence, head_has_lease, head_in_flight, head_is_saga, head_may_be_large, head_version,
 };
 pub use publication::{
     AnnouncedMember, AnnouncedRule, AnnouncedState, Announcements, InvalidStatusClass,
@@ -41,6 +41,13 @@ impl Version {
     /// states, a store would treat them as one write.
     pub fn after_next(self) -> Version {
         self.next().next()
+    }
+
+    /// A later version, for a change that keeps the fence of an owner that may write several
+    /// versions meanwhile. `random` makes the version differ from these versions, and from that of
+    /// another such change. Otherwise a store would treat two of them as one write.
+    pub fn skip(self, random: u64) -> Version {
+        Version(self.after_next().0.wrapping_add(random >> 32))
     }
 }
 
@@ -85,6 +92,19 @@ pub struct Extras {
     pub leaves: Option<Bytes>,
     /// The trace span of the attempt.
     pub span: Option<SpanId>,
+    /// What the client of a saga may see of it; `None` for other operations.
+    pub saga: Option<SagaNote>,
+}
+
+/// Facts about a saga for its client, in the clear. They outlive the saga's content, until the
+/// retention of its answer ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SagaNote {
+    /// The mark of the saga's tenant ([`crate::key::Hashing::tenant_mark`]). Only requests of this
+    /// tenant may read the state of the saga.
+    pub tenant_mark: Arc<str>,
+    /// The final state of the steps, as JSON; empty while the saga runs.
+    pub summary: Bytes,
 }
 
 /// A span, and its trace (W3C Trace Context).
@@ -130,6 +150,49 @@ pub enum State {
     Released,
     /// The tombstone: a small record that outlives a completed one.
     Expired,
+    /// A saga runs, in the slot of its client's request. Its owner has a lease, and writes each
+    /// progress under its fence. The saga ends as a completed record.
+    Saga {
+        /// The phase, which no key seals: admission and lists need it.
+        phase: SagaPhase,
+        /// The plan, the request and the log.
+        content: SagaContent,
+    },
+    /// The operation of a saga's step may not run: the saga goes back, and the step was not begun.
+    /// The record refuses every claim of the slot.
+    Barred,
+}
+
+/// The phase of a saga that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SagaPhase {
+    /// Its steps run.
+    Running,
+    /// Its steps are undone.
+    Compensating,
+    /// A person has to decide, or an upstream has to become available.
+    Stuck,
+}
+
+/// The plan, the request and the log of a saga, as JSON. Stores do not read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SagaContent {
+    /// The plain text.
+    Open(Bytes),
+    /// The sealed text. Outside a store, a sealed content means that the encryption key is missing:
+    /// this gateway can't continue the saga.
+    Sealed(Bytes),
+}
+
+impl SagaPhase {
+    /// Returns the phase's name in lists and events.
+    pub fn name(self) -> &'static str {
+        match self {
+            SagaPhase::Running => "running",
+            SagaPhase::Compensating => "compensating",
+            SagaPhase::Stuck => "stuck",
+        }
+    }
 }
 
 /// The reason for an uncertain outcome.
@@ -206,8 +269,8 @@ pub enum ReplyBody {
 pub struct Lifetime {
     /// Time until the record disappears.
     pub keep: Duration,
-    /// Time until the record is due for a check: for a record in flight, the lease. `None` keeps
-    /// the record out of the index of unsettled records.
+    /// Time until the record is due for a check: for a record in flight or a saga, the lease.
+    /// `None` keeps the record out of the index of unsettled records, and out of that of sagas.
     pub due: Option<Duration>,
     /// For a result: the time from now until its tombstone disappears, which is at least `keep`.
     /// For a claim over an empty slot or a marker: if this is set, an existing tombstone refuses
@@ -223,7 +286,8 @@ pub struct Held {
     /// The time of the last change. For a settled record, this time may be inexact by up to the
     /// duration of a store call.
     pub written_ms: u64,
-    /// The time of the next check: for a record in flight, the end of the lease. 0 means never.
+    /// The time of the next check: for a record in flight or a saga, the end of the lease. 0 means
+    /// never.
     pub due_ms: u64,
     /// The store's time at this read. For a settled record it may be an estimate from earlier
     /// answers of the store, because no answer to a client depends on the record's age.
@@ -253,8 +317,8 @@ impl Record {
 
     /// Returns whether both records were written by the same call. Comparing version, fence and
     /// state is enough, because two different writes never share all three: an operator's decision
-    /// has its own fence, an attempt writes each state once, and a write under another attempt's
-    /// fence skips a version.
+    /// has its own fence, an attempt writes each state once, the owner of a saga writes each
+    /// version once, and a write under another attempt's fence skips a version.
     pub fn is_same_write(&self, other: &Record) -> bool {
         self.version == other.version && self.is_same_state(other)
     }
@@ -267,9 +331,10 @@ impl Record {
 }
 
 impl Held {
-    /// Returns whether the attempt's lease has ended, by the store's clock.
+    /// Returns whether the lease of the attempt, or of the saga's owner, has ended by the store's
+    /// clock.
     pub fn lease_is_over(&self) -> bool {
-        matches!(self.record.state, State::InFlight { .. }) && self.now_ms >= self.due_ms
+        self.record.state.has_lease() && self.now_ms >= self.due_ms
     }
 }
 
@@ -282,12 +347,19 @@ impl State {
             State::Completed { .. } => "completed",
             State::Released => "released",
             State::Expired => "expired",
+            State::Saga { .. } => "saga",
+            State::Barred => "barred",
         }
     }
 
     /// Returns whether the outcome is still open.
     pub fn is_unsettled(&self) -> bool {
-        matches!(self, State::InFlight { .. } | State::Uncertain { .. })
+        matches!(self, State::InFlight { .. } | State::Uncertain { .. } | State::Saga { .. })
+    }
+
+    /// Returns whether a process holds the record under a lease: an attempt, or a saga's owner.
+    pub fn has_lease(&self) -> bool {
+        matches!(self, State::InFlight { .. } | State::Saga { .. })
     }
 }
 

@@ -1,21 +1,27 @@
-//! Templates of requests: paths, JSON bodies and texts with values of events.
+//! Templates of requests: paths, header fields and JSON bodies with values of other documents, and
+//! conditions on such values.
 //!
 //! The language is that of minijinja, with strict rules. A value that is undefined fails, and so
 //! does a template that takes too many steps or makes too much text. Each `{{ }}` is encoded for
-//! its place: a value can never add a segment to a path or a member to a document.
+//! its place: a value can never add a segment to a path, a line to a header field or a member to a
+//! document.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use minijinja::value::ValueKind;
-use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value, filters};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::IgnoredAny;
 
+mod condition;
 mod json;
+mod literals;
 
-use json::write_json;
-pub use json::{MalformedJson, json_value};
+pub use condition::Condition;
+pub use json::{MalformedJson, json_numbers, json_value};
+use json::{calculable, digits_of, noting_calculations, write_json};
+use literals::point_equality;
 
 /// Longest text that a template makes, in bytes.
 pub const TEMPLATE_OUTPUT_MAX: usize = 64 << 10;
@@ -32,6 +38,8 @@ const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(
 pub enum TemplateKind {
     /// A path, perhaps with a query. Each value is one percent-encoded component.
     Path,
+    /// The value of a header field. It has no control character.
+    Header,
     /// A JSON document. Each value is a JSON value.
     Json,
 }
@@ -43,7 +51,7 @@ pub struct Template {
     source: String,
 }
 
-/// Why a template can't be used, or makes no text. No error has a value of an event.
+/// Why a template can't be used, or makes no text. No error has a value of a document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// The template is malformed.
@@ -72,6 +80,15 @@ pub enum TemplateError {
     /// The text is no JSON document.
     #[error("it makes no JSON document")]
     NotJson,
+    /// The text has a control character, which could begin another header field.
+    #[error("it makes a control character, which a header field can't have")]
+    ControlCharacter,
+    /// A number keeps its digits as a text, so a calculation or comparison would use the text.
+    #[error("a number such as 10.00 is compared or calculated with: write `| float` behind it")]
+    Calculation,
+    /// The value of a condition is neither true nor false.
+    #[error("it is neither true nor false")]
+    NotBoolean,
 }
 
 impl Template {
@@ -81,14 +98,15 @@ impl Template {
     /// [`TemplateError::Malformed`].
     pub fn new(kind: TemplateKind, source: &str) -> Result<Template, TemplateError> {
         let source = source.to_owned();
-        match kind.environment().template_from_str(&source) {
-            Ok(_) => {}
-            Err(error) => return Err(malformed(&error)),
+        kind.environment().template_from_str(&source).map_err(|error| malformed(&error))?;
+        if let Some(error) = unknown_name(&source) {
+            return Err(error);
         }
-        match unknown_name(&source) {
-            Some(error) => Err(error),
-            None => Ok(Template { kind, source }),
+        if let Some(line) = point_equality(&source) {
+            let why = "a number such as 1.5 is compared: write `| float` behind the other side";
+            return Err(TemplateError::Malformed { line, why: why.to_owned() });
         }
+        Ok(Template { kind, source })
     }
 
     /// Returns the names that the template uses from its scope, in order.
@@ -100,15 +118,23 @@ impl Template {
         names
     }
 
+    /// Returns what the template uses from its scope, in order: names with their attributes, such
+    /// as `data.order.id`. An attribute in brackets is left out, with all behind it.
+    pub fn references(&self) -> Vec<String> {
+        let template = self.kind.environment().template_from_str(&self.source);
+        let found = template.map(|template| template.undeclared_variables(true));
+        let mut found: Vec<String> = found.unwrap_or_default().into_iter().collect();
+        found.sort();
+        found
+    }
+
     /// Returns the members of a name in scope that the template uses, such as `order` of `data`.
     pub fn members_of(&self, name: &str) -> BTreeSet<String> {
-        let template = self.kind.environment().template_from_str(&self.source);
-        let used = template.map(|template| template.undeclared_variables(true));
-        let member = |used: String| {
+        let member = |used: &String| {
             let (_, rest) = used.split_once('.').filter(|(first, _)| *first == name)?;
             rest.split('.').next().map(str::to_owned)
         };
-        used.unwrap_or_default().into_iter().filter_map(member).collect()
+        self.references().iter().filter_map(member).collect()
     }
 
     /// Returns the template as it was written.
@@ -121,22 +147,29 @@ impl Template {
     /// # Errors
     /// The template makes no text with these values.
     pub fn render(&self, values: &Value) -> Result<String, TemplateError> {
-        let text = self
-            .kind
-            .environment()
-            .render_str(&self.source, values.clone())
-            .map_err(|error| failure(&error))?;
+        let environment = self.kind.environment();
+        let (text, calculated) =
+            noting_calculations(|| environment.render_str(&self.source, values.clone()));
+        let text = text.map_err(|error| failure(&error))?;
+        if calculated {
+            return Err(TemplateError::Calculation);
+        }
         let text = match self.kind {
-            TemplateKind::Path => text,
+            TemplateKind::Path | TemplateKind::Header => text,
             TemplateKind::Json => without_marks(&text)?,
         };
         if text.len() > TEMPLATE_OUTPUT_MAX {
             return Err(TemplateError::TooLong);
         }
-        if self.kind == TemplateKind::Json && serde_json::from_str::<IgnoredAny>(&text).is_err() {
-            return Err(TemplateError::NotJson);
+        match self.kind {
+            TemplateKind::Json if serde_json::from_str::<IgnoredAny>(&text).is_err() => {
+                Err(TemplateError::NotJson)
+            }
+            TemplateKind::Header if text.chars().any(char::is_control) => {
+                Err(TemplateError::ControlCharacter)
+            }
+            TemplateKind::Path | TemplateKind::Header | TemplateKind::Json => Ok(text),
         }
-        Ok(text)
     }
 }
 
@@ -144,9 +177,11 @@ impl TemplateKind {
     fn environment(self) -> &'static Environment<'static> {
         static PATH: LazyLock<Environment<'static>> =
             LazyLock::new(|| environment(write_component));
+        static HEADER: LazyLock<Environment<'static>> = LazyLock::new(|| environment(write_text));
         static JSON: LazyLock<Environment<'static>> = LazyLock::new(|| environment(write_value));
         match self {
             TemplateKind::Path => &PATH,
+            TemplateKind::Header => &HEADER,
             TemplateKind::Json => &JSON,
         }
     }
@@ -163,6 +198,19 @@ fn environment(
     environment.set_formatter(format);
     // Each value of a body is encoded anyway.
     environment.add_filter("tojson", |value: Value| value);
+    // The built-in filters don't convert numbers with digits.
+    environment.add_filter(
+        "float",
+        |state: &State, value: &Value, default: Option<Value>, options: Kwargs| {
+            filters::float(state, &calculable(value), default, options)
+        },
+    );
+    environment.add_filter(
+        "int",
+        |state: &State, value: &Value, default: Option<Value>, base: Option<u32>, more: Kwargs| {
+            filters::int(state, &calculable(value), default, base, more)
+        },
+    );
     environment
 }
 
@@ -193,19 +241,36 @@ fn unknown_name(source: &str) -> Option<TemplateError> {
 
 /// Writes a value as one component of a path.
 fn write_component(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
-    let text = component(value).map_err(|why| Error::new(ErrorKind::BadSerialization, why))?;
+    let text = scalar(value)
+        .ok_or("null, an object or a list is no part of a path")
+        .and_then(|text| component(&text))
+        .map_err(|why| Error::new(ErrorKind::BadSerialization, why))?;
     out.write_str(&text)?;
     Ok(())
 }
 
-fn component(value: &Value) -> Result<String, &'static str> {
-    let text = match value.kind() {
-        ValueKind::Bool => value.is_true().to_string(),
-        ValueKind::String | ValueKind::Number | ValueKind::Plain => value.to_string(),
-        ValueKind::None => return Err("null is no part of a path"),
-        _ => return Err("an object or a list is no part of a path"),
-    };
-    match text.as_str() {
+/// Writes a value as a part of a header field. The complete text is checked at the end.
+fn write_text(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
+    const WHY: &str = "null, an object or a list is no part of a header field";
+    let text = scalar(value).ok_or_else(|| Error::new(ErrorKind::BadSerialization, WHY))?;
+    out.write_str(&text)?;
+    Ok(())
+}
+
+/// Returns the text of a string, number or boolean.
+fn scalar(value: &Value) -> Option<String> {
+    if let Some(digits) = digits_of(value) {
+        return Some(digits.to_owned());
+    }
+    match value.kind() {
+        ValueKind::Bool => Some(value.is_true().to_string()),
+        ValueKind::String | ValueKind::Number => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+fn component(text: &str) -> Result<String, &'static str> {
+    match text {
         "" => Err("an empty text is no part of a path"),
         "." | ".." => Err("`.` and `..` are no parts of a path"),
         text => Ok(utf8_percent_encode(text, COMPONENT).to_string()),

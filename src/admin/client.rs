@@ -15,8 +15,9 @@ use tokio::net::TcpStream;
 use super::view::{
     DeadLetterListView, DeadLetterView, DecisionRequest, DiscardedView, LogLevelView, LoggedView,
     OperationListView, OperationView, ProjectionView, ReasonRequest, ReportView, RequeueOneRequest,
-    RequeueRequest, RequeuedView, ResealRequest, ResealedView, ResolveRequest, ScopeRequest,
-    ScopeView, SinkListView, SinkTestView, SinkView, VerifiedView,
+    RequeueRequest, RequeuedView, ResealRequest, ResealedView, ResolveRequest, SagaDecisionRequest,
+    SagaListView, SagaView, ScopeRequest, ScopeView, SinkListView, SinkTestView, SinkView,
+    VerifiedView,
 };
 
 /// The longest wait for the admin port, and the largest response.
@@ -88,6 +89,36 @@ pub struct DeadLettersOf {
     pub kind: Option<String>,
     /// The earliest time of the burial (RFC 3339).
     pub since: Option<String>,
+}
+
+/// The filters of a list of sagas. A saga must match all filters that are set.
+#[derive(Debug, Clone, Default)]
+pub struct SagasOf {
+    /// `pending`, `running`, `compensating` or `stuck`.
+    pub status: Option<String>,
+    /// The name of the saga.
+    pub name: Option<String>,
+}
+
+/// A decision about a saga.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SagaChange {
+    /// Stuck steps are tried again.
+    Retry,
+    /// A stuck step was done by hand.
+    Skip,
+    /// The saga goes back.
+    Cancel,
+}
+
+impl SagaChange {
+    fn segment(self) -> &'static str {
+        match self {
+            SagaChange::Retry => "retry",
+            SagaChange::Skip => "skip",
+            SagaChange::Cancel => "cancel",
+        }
+    }
 }
 
 /// A client of one admin port.
@@ -293,6 +324,41 @@ impl Client {
     ) -> Result<DiscardedView, ClientError> {
         let path = format!("/v1/dead-letters/{}/discard", segment(id));
         self.json(Method::POST, &path, Some(request), None).await
+    }
+
+    /// Returns a page of the sagas that have not ended.
+    pub async fn sagas(
+        &self,
+        filter: &SagasOf,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<SagaListView, ClientError> {
+        let limit = limit.to_string();
+        let parameters = [
+            ("limit", Some(&*limit)),
+            ("status", filter.status.as_deref()),
+            ("name", filter.name.as_deref()),
+            ("cursor", cursor),
+        ];
+        self.json(Method::GET, &with_query("/v1/sagas", parameters), None::<&()>, None).await
+    }
+
+    /// Returns a saga.
+    pub async fn saga(&self, id: &str) -> Result<SagaView, ClientError> {
+        let path = format!("/v1/sagas/{}", segment(id));
+        self.json(Method::GET, &path, None::<&()>, None).await
+    }
+
+    /// Decides about a saga, if it still has this version.
+    pub async fn decide_saga(
+        &self,
+        id: &str,
+        change: SagaChange,
+        version: &str,
+        request: &SagaDecisionRequest,
+    ) -> Result<SagaView, ClientError> {
+        let path = format!("/v1/sagas/{}/{}", segment(id), change.segment());
+        self.json(Method::POST, &path, Some(request), Some(version)).await
     }
 
     /// Seals a part of the outbox anew.

@@ -132,7 +132,7 @@ pub(super) async fn find(admin: &Admin, operation: &str) -> Result<(Slot, Held),
 }
 
 /// Parses a version from a strong entity tag (RFC 9110, section 8.8.3).
-fn parse_tag(tag: &str) -> Option<Version> {
+pub(super) fn parse_tag(tag: &str) -> Option<Version> {
     tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok().map(Version)
 }
 

@@ -27,6 +27,7 @@ mod problem;
 mod problem_kind;
 mod queries;
 mod reload;
+mod sagas;
 mod session;
 mod sinks;
 mod state;
@@ -44,9 +45,10 @@ pub use view::{
     DecisionRequest, DifferenceView, DiscardedView, EventView, HourView, LatencyView, LogLevelView,
     LoggedView, LookupRequest, MinuteView, MomentView, OperationListView, OperationView,
     OverviewView, ProjectionView, ReasonRequest, ReportRowView, ReportView, RequeueOneRequest,
-    RequeueRequest, RequeuedView, ResealRequest, ResealedView, ResolveRequest, ScopeRequest,
-    ScopeView, SinkListView, SinkTestView, SinkView, StatisticsView, TallyView, TimelineView,
-    VerifiedView,
+    RequeueRequest, RequeuedView, ResealRequest, ResealedView, ResolveRequest,
+    SagaCompensationView, SagaDecisionRequest, SagaDecisionView, SagaListView, SagaStepView,
+    SagaView, ScopeRequest, ScopeView, SinkListView, SinkTestView, SinkView, StatisticsView,
+    StuckStepView, TallyView, TimelineView, VerifiedView,
 };
 
 /// The longest duration of a request, including its body. It is longer than the limit of a reload.

@@ -61,8 +61,8 @@ pub(super) enum AdminRefusal {
     Busy,
     /// The state is unknown.
     #[error(
-        "state must be in_flight, uncertain, completed, released or expired; in the read model \
-         also gone"
+        "state must be in_flight, uncertain, completed, released, expired, saga or barred; in the \
+         read model also gone"
     )]
     StateUnknown,
     /// The route is unknown.
@@ -115,6 +115,21 @@ pub(super) enum AdminRefusal {
          dead letter"
     )]
     OutcomeExpired,
+    /// There is no such saga.
+    #[error(
+        "no saga has this id: it never existed, or its retention is over; `onceward sagas list` \
+         shows those that run"
+    )]
+    SagaUnknown,
+    /// The saga has ended.
+    #[error("the saga has ended: nothing is left to decide")]
+    SagaEnded,
+    /// The saga has changed since the operator looked at it.
+    #[error("the saga has changed since you looked at it: look again, then decide")]
+    SagaMoved,
+    /// The rules of sagas deny the decision.
+    #[error("{0}")]
+    SagaDecisionDenied(String),
     /// A sink that calls an API can't be tested.
     #[error(transparent)]
     NotTestable(#[from] NotTestable),
@@ -212,6 +227,10 @@ impl AdminRefusal {
                 ProblemKind::DeadLetterUnknown
             }
             AdminRefusal::OutcomeExpired => ProblemKind::OutcomeExpired,
+            AdminRefusal::SagaUnknown => ProblemKind::SagaUnknown,
+            AdminRefusal::SagaEnded => ProblemKind::SagaEnded,
+            AdminRefusal::SagaMoved => ProblemKind::SagaMoved,
+            AdminRefusal::SagaDecisionDenied(_) => ProblemKind::SagaDecisionDenied,
             AdminRefusal::NotTestable(_) => ProblemKind::SinkNotTestable,
             AdminRefusal::SinkState(_) => ProblemKind::StoreUnavailable,
             AdminRefusal::StoreListing(ListError::Cursor) => ProblemKind::RequestInvalid,
@@ -222,9 +241,9 @@ impl AdminRefusal {
                 OperatorError::Unknown => ProblemKind::OperationUnknown,
                 OperatorError::Moved => ProblemKind::OperationMoved,
                 OperatorError::DecisionDenied(DecisionDenied::InFlight) => ProblemKind::InFlight,
-                OperatorError::DecisionDenied(DecisionDenied::Settled(_)) => {
-                    ProblemKind::OperationSettled
-                }
+                OperatorError::DecisionDenied(
+                    DecisionDenied::Settled(_) | DecisionDenied::Saga,
+                ) => ProblemKind::OperationSettled,
                 OperatorError::DecisionDenied(DecisionDenied::NoResult(_)) => {
                     ProblemKind::OperationNotCompleted
                 }

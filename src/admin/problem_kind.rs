@@ -31,6 +31,10 @@ pub(super) enum ProblemKind {
     DeadLetterUnknown,
     OutcomeExpired,
     SinkNotTestable,
+    SagaUnknown,
+    SagaEnded,
+    SagaMoved,
+    SagaDecisionDenied,
     ReloadRefused,
     ReloadUnavailable,
     LogLevelRefused,
@@ -45,7 +49,7 @@ pub(super) enum ProblemKind {
 impl ProblemKind {
     /// All kinds.
     #[cfg(test)]
-    pub(super) const ALL: [ProblemKind; 32] = [
+    pub(super) const ALL: [ProblemKind; 36] = [
         ProblemKind::Unauthorized,
         ProblemKind::Forbidden,
         ProblemKind::NotFound,
@@ -69,6 +73,10 @@ impl ProblemKind {
         ProblemKind::DeadLetterUnknown,
         ProblemKind::OutcomeExpired,
         ProblemKind::SinkNotTestable,
+        ProblemKind::SagaUnknown,
+        ProblemKind::SagaEnded,
+        ProblemKind::SagaMoved,
+        ProblemKind::SagaDecisionDenied,
         ProblemKind::ReloadRefused,
         ProblemKind::ReloadUnavailable,
         ProblemKind::LogLevelRefused,
@@ -106,6 +114,10 @@ impl ProblemKind {
             ProblemKind::DeadLetterUnknown => "dead-letter-unknown",
             ProblemKind::OutcomeExpired => "outcome-expired",
             ProblemKind::SinkNotTestable => "sink-not-testable",
+            ProblemKind::SagaUnknown => "saga-unknown",
+            ProblemKind::SagaEnded => "saga-ended",
+            ProblemKind::SagaMoved => "saga-moved",
+            ProblemKind::SagaDecisionDenied => "saga-decision-denied",
             ProblemKind::ReloadRefused => "reload-refused",
             ProblemKind::ReloadUnavailable => "reload-unavailable",
             ProblemKind::LogLevelRefused => "log-level-refused",
@@ -127,6 +139,7 @@ impl ProblemKind {
             | ProblemKind::RouteUnknown
             | ProblemKind::OperationUnknown
             | ProblemKind::SinkUnknown
+            | ProblemKind::SagaUnknown
             | ProblemKind::DeadLetterUnknown => StatusCode::NOT_FOUND,
             ProblemKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ProblemKind::RequestInvalid
@@ -142,8 +155,11 @@ impl ProblemKind {
             | ProblemKind::ReadModelUnavailable
             | ProblemKind::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             ProblemKind::IfMatchRequired => StatusCode::PRECONDITION_REQUIRED,
-            ProblemKind::OutcomeExpired | ProblemKind::SinkNotTestable => StatusCode::CONFLICT,
-            ProblemKind::OperationMoved => StatusCode::PRECONDITION_FAILED,
+            ProblemKind::OutcomeExpired
+            | ProblemKind::SinkNotTestable
+            | ProblemKind::SagaEnded
+            | ProblemKind::SagaDecisionDenied => StatusCode::CONFLICT,
+            ProblemKind::OperationMoved | ProblemKind::SagaMoved => StatusCode::PRECONDITION_FAILED,
             ProblemKind::InFlight
             | ProblemKind::OperationSettled
             | ProblemKind::OperationNotCompleted
@@ -187,6 +203,12 @@ impl ProblemKind {
                 "the call began, and nobody knows its outcome any more: send `again` on purpose"
             }
             ProblemKind::SinkNotTestable => "the sink calls an API: a test would be a real call",
+            ProblemKind::SagaUnknown => "it never existed, or its retention is over",
+            ProblemKind::SagaEnded => "the saga has ended",
+            ProblemKind::SagaMoved => "it has changed since: read it again",
+            ProblemKind::SagaDecisionDenied => {
+                "the saga does not permit the decision now; the detail has the reason"
+            }
             ProblemKind::ReloadRefused => "the configuration was refused; nothing has changed",
             ProblemKind::ReloadUnavailable => "it was not read; try again",
             ProblemKind::LogLevelRefused => "the filter can't be parsed",

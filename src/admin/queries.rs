@@ -140,7 +140,8 @@ pub(super) async fn from_store(
     limit: usize,
 ) -> Result<OperationListView, AdminRefusal> {
     let listing = match state {
-        None | Some("completed" | "released" | "expired") => Listing::All,
+        None | Some("completed" | "released" | "expired" | "barred") => Listing::All,
+        Some("saga") => Listing::Sagas,
         Some("in_flight" | "uncertain") => Listing::Unsettled,
         Some(_) => return Err(AdminRefusal::StateUnknown),
     };

@@ -1,6 +1,6 @@
 //! The state of the admin port.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -21,6 +21,8 @@ pub struct Admin {
     pub gate: Arc<Gate>,
     /// The policies of the configured routes, by name.
     pub policies: HashMap<String, Policy>,
+    /// The names of the configured sagas.
+    pub sagas: HashSet<String>,
     /// The policy of records with a route that is no longer configured.
     pub fallback: Policy,
     /// The access rule.

@@ -97,7 +97,7 @@ pub(super) struct PendingCheck {
 /// Returns the identities of a configuration.
 pub(super) fn configured(config: &Config, hashing: &Hashing) -> Identities {
     Identities::of(
-        config.routes.iter().map(|route| (&route.policy, &*route.methods, &*route.paths)),
+        config.all_routes().map(|route| (&route.policy, &*route.methods, &*route.paths)),
         hashing.checks(),
     )
 }

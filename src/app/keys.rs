@@ -49,7 +49,7 @@ struct SharedKeyring {
 /// cover.
 pub(super) async fn keyrings(config: &Config, before: &Keyrings) -> Result<Keyrings> {
     let mut keyrings = Keyrings::default();
-    for route in &config.routes {
+    for route in config.all_routes() {
         let Some(place) = &route.jwks else { continue };
         let known = keyrings
             .shared

@@ -21,6 +21,7 @@ use crate::entropy::Entropy;
 use crate::gate::Gate;
 use crate::outbox::relay::Relay;
 use crate::proxy::{Server, listen};
+use crate::saga::runner::Sagas;
 use crate::store::open::OpenStore;
 use crate::store::resealing::Resealer;
 pub use crate::store::{Grade, Remark};
@@ -37,6 +38,7 @@ mod operators;
 mod read_model;
 mod relay;
 mod reload;
+mod sagas;
 mod serve;
 mod settings;
 mod store;
@@ -110,6 +112,7 @@ impl Gateway {
         let identity = config.tls.clone().map(Identity::load).transpose()?;
         let relay = relay::start(&config, &gate, &clock, relay::sinks(&config)?);
         let process = ProcessState {
+            sagas: Sagas::new(clock.clone(), config.limits.sagas),
             relay: relay.view(),
             clock,
             draining: Arc::default(),
@@ -123,6 +126,7 @@ impl Gateway {
         };
         let prepared = PreparedConfig::new((config, secrets), gate.clone(), &process, None).await?;
         relay.set_caller(prepared.caller());
+        process.sagas.set_gateway(prepared.saga_ways());
         let live = prepared.live_parts();
 
         let server = listener.map(|listener| {
@@ -231,6 +235,13 @@ impl RunningGateway {
             .map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
         let operators = tokio::spawn(operators::serve(admin, self.live.operators.clone()));
         let gate = self.active.lock().await.gate.clone();
+        let takes_sagas_over = {
+            let format = self.active.lock().await.config.store.format;
+            self.process.serve.runs_sagas() && format.has_sagas()
+        };
+        let sagas = self.process.sagas.clone();
+        let takeovers = takes_sagas_over
+            .then(|| AbortOnDropHandle::new(tokio::spawn(async move { sagas.take_over().await })));
         // The gates of all later configurations share these observations.
         let end_of_export = CancellationToken::new();
         let export = AbortOnDropHandle::new(tokio::spawn({
@@ -264,8 +275,11 @@ impl RunningGateway {
                 _ = tokio::time::timeout(drain_timeout, relay.stop()).await;
             }
         });
+        // Before the gate is drained: sagas write what their last steps did.
+        _ = tokio::time::timeout(drain_timeout, self.process.sagas.stop()).await;
         let settled = end(&gate, serving, drained, drain_timeout).await;
         self.active.lock().await.stop(&self.live).await;
+        drop(takeovers);
         // An error means that the task panicked. The relay's lease ends.
         _ = relay.await;
         drop(keeper);

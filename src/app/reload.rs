@@ -20,6 +20,7 @@ use super::identities;
 use super::keys::{Keyrings, keyrings};
 use super::read_model::FollowedReadModel;
 use super::relay;
+use super::sagas::SagaWays;
 use super::serve::Serve;
 use super::settings::{
     access, fallback, hashing, layer_settings, refusal_renderer, server_limits, settings, upstreams,
@@ -27,13 +28,15 @@ use super::settings::{
 use super::swappable::SwappableService;
 use crate::admin::{Admin, Reloads, Sessions, router};
 use crate::clock::Clock;
-use crate::config::{Config, Faults, Secrets};
+use crate::config::{Config, Faults, SagaConfig, Secrets};
 use crate::engine::Policy;
 use crate::gate::{Gate, IdentityCheckError, check_identities, sweep};
 use crate::layer::{OncewardLayer, OncewardService};
 use crate::outbox::caller::OperationCaller;
 use crate::outbox::relay::{Relay, RelayView};
 use crate::proxy::{Forward, RequestBody, ServerTerms, Upstream};
+use crate::saga::gateway::{ConfiguredSaga, SagaGateway};
+use crate::saga::runner::Sagas;
 use crate::store::resealing::Resealer;
 use crate::telemetry::{EnabledObservers, Observers};
 use crate::tls::Identity;
@@ -88,6 +91,7 @@ pub(super) struct ProcessState {
     pub relay: RelayView,
     /// Seals the outbox anew; `None` without `[encryption]`.
     pub resealer: Option<Resealer>,
+    pub sagas: Sagas,
     pub serve: Serve,
 }
 
@@ -142,15 +146,18 @@ impl PreparedConfig {
         let none = Keyrings::default();
         let keyrings = keyrings(&config, before.map_or(&none, |before| &before.keyrings)).await?;
         let upstreams = upstreams(&config, before.map_or(&[], |before| &before.upstreams)).await?;
-        let layer =
-            OncewardLayer::new(gate.clone(), layer_settings(&config, keyrings.by_route.clone()))?;
+        let layer = {
+            let settings = layer_settings(&config, keyrings.by_route.clone(), &process.sagas);
+            OncewardLayer::new(gate.clone(), settings)?
+        };
         let policies: HashMap<String, Policy> =
-            config.routes.iter().map(|route| (route.name.clone(), route.policy.clone())).collect();
+            config.all_routes().map(|route| (route.name.clone(), route.policy.clone())).collect();
         let (observers, exporters) = start_exporters(&config, &secrets, gate.meter()).await?;
         let fallback = fallback()?;
         let operators = router(Admin {
             gate: gate.clone(),
             policies: policies.clone(),
+            sagas: config.sagas.iter().map(|saga| saga.route.name.clone()).collect(),
             fallback: fallback.clone(),
             access: access(&secrets, process.admin_address)?,
             on_loopback: process.admin_address.ip().is_loopback(),
@@ -184,6 +191,30 @@ impl PreparedConfig {
     /// Returns the way of sinks that call APIs.
     pub fn caller(&self) -> Arc<dyn OperationCaller> {
         Arc::new(SinkCaller { layer: self.layer.clone(), forward: self.forward.clone() })
+    }
+
+    /// Returns the gateway as its sagas use it.
+    pub fn saga_ways(&self) -> Arc<dyn SagaGateway> {
+        let configured = |saga: &SagaConfig| {
+            let configured = ConfiguredSaga {
+                plan: saga.plan.clone(),
+                path: saga.route.paths.first().cloned().unwrap_or_default(),
+                keep_headers: saga.keep_headers.clone(),
+            };
+            (saga.route.name.clone(), configured)
+        };
+        let meter = &self.gate.meter().sagas;
+        self.config.sagas.iter().for_each(|saga| meter.configured(&saga.route.name));
+        let upstreams = std::iter::once(&self.config.upstream).chain(&self.config.upstreams);
+        Arc::new(SagaWays {
+            gate: self.gate.clone(),
+            layer: self.layer.clone(),
+            forward: self.forward.clone(),
+            sagas: self.config.sagas.iter().map(configured).collect(),
+            upstreams: upstreams.map(|upstream| upstream.name.clone()).collect(),
+            fields: self.secrets.saga_fields.clone(),
+            fallback: self.fallback.clone(),
+        })
     }
 
     /// Returns the swappable parts, with this configuration in them.
@@ -265,6 +296,7 @@ impl ActiveConfig {
             server_limits(&prepared.config, &prepared.gate),
             refusal_renderer(&prepared.config),
         );
+        process.sagas.set_gateway(prepared.saga_ways());
         if let Some(relay) = relay {
             relay.set_caller(prepared.caller());
             relay.replace(sinks);

@@ -35,6 +35,12 @@ impl Serve {
         config
     }
 
+    /// Returns whether the process takes over sagas of gateways that are gone. A relay may run
+    /// where no upstream can be reached.
+    pub(super) fn runs_sagas(self) -> bool {
+        self == Serve::ClientsAndOperators
+    }
+
     /// Returns whether the process probes uncertain operations without waiting for a duplicate.
     pub(super) fn probes(self) -> bool {
         self == Serve::ClientsAndOperators

@@ -12,16 +12,17 @@ use http::uri::Scheme;
 use super::descriptors;
 use crate::admin::{Access, Token};
 use crate::config::{
-    AdminToken, Config, HostHeader, Http2Mode, Overrides, Role, RouteConfig, Secrets,
+    AdminToken, Config, HostHeader, Http2Mode, Overrides, Role, RouteConfig, SagaConfig, Secrets,
     UpstreamConfig, UpstreamUrl,
 };
 use crate::engine::Policy;
-use crate::gate::{Gate, Settings};
+use crate::gate::{Gate, SagaRunner, Settings};
 use crate::key::Hashing;
 use crate::layer::LayerSettings;
 use crate::proxy::{Http2, RequestBody, ServerLimits, Upstream, UpstreamSettings};
 use crate::refusal::RefusalRenderer;
 use crate::route::Route;
+use crate::saga::runner::Sagas;
 use crate::tls::ClientIdentity;
 use crate::token::Keyring;
 
@@ -71,6 +72,7 @@ pub(super) fn refusal_renderer(config: &Config) -> RefusalRenderer {
 pub(super) fn layer_settings(
     config: &Config,
     keyrings: HashMap<String, Arc<Keyring>>,
+    sagas: &Sagas,
 ) -> LayerSettings {
     let route = |configured: &RouteConfig| {
         let upstream = config.upstream_of(configured);
@@ -87,9 +89,14 @@ pub(super) fn layer_settings(
         };
         (route, upstream.response_timeout)
     };
+    let runner = |saga: &SagaConfig| {
+        let runner: Arc<dyn SagaRunner> = Arc::new(sagas.clone());
+        (saga.route.name.clone(), runner)
+    };
     LayerSettings {
-        routes: config.routes.iter().map(route).collect(),
+        routes: config.all_routes().map(route).collect(),
         keyrings,
+        sagas: config.sagas.iter().map(runner).collect(),
         renderer: refusal_renderer(config),
         publish_policy: config.publish_policy,
         body_timeout: config.limits.body_timeout,

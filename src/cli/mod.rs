@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::dead_letters::DeadLettersArgs;
 use self::outbox::OutboxArgs;
 use self::run::{RelayArgs, RunArgs};
+use self::sagas::SagasArgs;
 use self::sinks::SinksArgs;
 use crate::clock::{Clock, rfc3339};
 use crate::telemetry::{LogFormat, escape_block, escape_json, flush_logs, print_error};
@@ -28,6 +29,8 @@ mod projection;
 mod projector;
 mod report;
 mod run;
+mod running_sagas;
+mod sagas;
 mod sinks;
 mod store;
 mod supervisor;
@@ -81,6 +84,9 @@ enum Command {
     /// Seal waiting events and dead letters under another key, over the admin port of a running
     /// gateway.
     Outbox(OutboxArgs),
+    /// List, show, retry, skip and cancel sagas over the admin port of a running gateway, and test
+    /// the templates of sagas.
+    Sagas(SagasArgs),
     /// Report what enforcing would have replayed and refused on routes in shadow mode, by route and
     /// client, over the admin port of a running gateway with an event log.
     Report(ReportArgs),
@@ -289,12 +295,16 @@ struct OperationsArgs {
     verb: Verb,
 }
 
+/// The states of operations that the store lists.
+const STATES: [&str; 7] =
+    ["in_flight", "uncertain", "completed", "released", "expired", "saga", "barred"];
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List operations.
     List {
         /// Only operations in this state.
-        #[arg(long, value_parser = ["in_flight", "uncertain", "completed", "released", "expired"])]
+        #[arg(long, value_parser = STATES)]
         state: Option<String>,
         /// Only operations on this route.
         #[arg(long, value_name = "NAME")]
@@ -378,6 +388,7 @@ fn run_command(command: Command) -> ExitCode {
         Command::Sinks(args) => sinks::sinks(args),
         Command::DeadLetters(args) => dead_letters::dead_letters(args),
         Command::Outbox(args) => outbox::outbox(args),
+        Command::Sagas(args) => sagas::sagas(args),
         Command::Report(args) => report::report(args),
         Command::Projection(args) => projection::projection(args),
         Command::Projector(args) => projector::run(&args),

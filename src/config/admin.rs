@@ -17,6 +17,7 @@ use super::secret::Secret;
 use super::texts::file_name;
 use crate::key::HASH_SECRET_BYTES_MIN;
 use crate::outbox::webhook::webhook_secret;
+use crate::saga::plan::{Compensation, FieldSource, StepUncertain};
 
 /// Bytes of an AES-256 key.
 const ENCRYPTION_KEY_BYTES: usize = 32;
@@ -76,6 +77,8 @@ pub struct Secrets {
     pub tracing_headers: HeaderMap,
     /// Secrets of the sinks, by name.
     pub sinks: HashMap<String, SinkSecrets>,
+    /// Header fields of the steps of sagas, by the source that plans name.
+    pub saga_fields: HashMap<FieldSource, HeaderValue>,
 }
 
 /// The resolved secrets of one sink. `Debug` shows none of them.
@@ -212,6 +215,7 @@ impl Secrets {
         secrets.resolve_probe_headers(config, &env, &mut faults);
         secrets.resolve_tracing_headers(config, &env, &mut faults);
         secrets.resolve_sinks(config, &env, &mut faults);
+        secrets.resolve_sagas(config, &env, &mut faults);
         if faults.0.is_empty() { Ok(secrets) } else { Err(faults) }
     }
 
@@ -362,6 +366,41 @@ impl Secrets {
                 }
             }
             self.sinks.insert(sink.settings.name.clone(), found);
+        }
+    }
+}
+
+impl Secrets {
+    /// Reads the secret fields of the steps of sagas.
+    fn resolve_sagas(&mut self, config: &Config, env: Environment<'_>, faults: &mut Faults) {
+        let steps = config.sagas.iter().enumerate().flat_map(|(saga, configured)| {
+            let steps = configured.plan.steps.iter().enumerate();
+            steps.map(move |(at, step)| (format!("sagas[{saga}].steps[{at}]"), step))
+        });
+        for (path, step) in steps {
+            let mut all = vec![("request", &step.action.headers)];
+            if let Compensation::Request { request, .. } = &step.compensation {
+                all.push(("compensate", &request.headers));
+            }
+            if let StepUncertain::Probe(probe) = &step.sending.on_uncertain {
+                all.push(("probe", &probe.headers));
+            }
+            for (owner, fields) in all {
+                for (name, field) in fields {
+                    let source = match field {
+                        FieldSource::Text(_) => continue,
+                        FieldSource::Env(variable) => SecretSource::Env(variable.clone()),
+                        FieldSource::File(file) => SecretSource::File(file.into()),
+                    };
+                    match source.read_field(env) {
+                        Ok(value) => _ = self.saga_fields.insert(field.clone(), value),
+                        Err(text) => {
+                            let key = format!("{path}.{owner}.headers.{name}");
+                            faults.0.push(Fault::without_excerpt(key, text));
+                        }
+                    }
+                }
+            }
         }
     }
 }

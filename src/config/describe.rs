@@ -9,6 +9,8 @@ use super::{Config, RouteConfig, SinkConfig, StoreUrl, UpstreamConfig};
 use crate::engine::{Mode, OnFailure, Origins, PublishRule, StatusRules, Verdict};
 use crate::record::AnnouncedState;
 
+mod sagas;
+
 /// Describes a configuration. Passwords are masked.
 pub(super) fn describe(config: &Config) -> String {
     let mut text = String::new();
@@ -37,7 +39,11 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
         OnFailure::FailClosed => "fail_closed",
         OnFailure::FailOpen => "fail_open",
     };
-    let format = if config.store.format == StoreFormat::One { "" } else { ", format 2" };
+    let format = match config.store.format {
+        StoreFormat::One => "",
+        StoreFormat::Two => ", format 2",
+        StoreFormat::Three => ", format 3",
+    };
     let timeout = duration_text(config.store.timeout);
     writeln!(
         text,
@@ -72,7 +78,7 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
     for (index, route) in config.routes.iter().enumerate() {
         write_route(text, index + 1, route)?;
     }
-    Ok(())
+    sagas::write_sagas(text, &config.sagas)
 }
 
 /// Describes the location of the read model.

@@ -26,6 +26,8 @@ pub struct Limits {
     /// How many new operations one scope of a route may begin at this gateway within the route's
     /// retention; 0: no limit.
     pub records_per_scope: usize,
+    /// The maximum of sagas that run at this gateway. A further one gets 503.
+    pub sagas: usize,
     /// Largest header block, in bytes. A larger one gets 431.
     pub header_bytes: usize,
     /// How long a client may take to send its header block.
@@ -55,7 +57,7 @@ impl Limits {
             (count("connections", 1), count("connections_per_peer", 1));
         let in_flight = count("in_flight", 1);
         let (waiters, waiters_per_key) = (count("waiters", 0), count("waiters_per_key", 0));
-        let records_per_scope = count("records_per_scope", 0);
+        let (records_per_scope, sagas) = (count("records_per_scope", 0), count("sagas", 1));
         let header_bytes = size("header_bytes", HEADER_BYTES_MIN);
         let (header_timeout, body_timeout) = (duration("header_timeout"), duration("body_timeout"));
         let idle_timeout = duration("idle_timeout");
@@ -80,6 +82,7 @@ impl Limits {
             waiters: waiters?,
             waiters_per_key: waiters_per_key?,
             records_per_scope: records_per_scope?,
+            sagas: sagas?,
             header_bytes: header_bytes?,
             header_timeout: header_timeout?,
             body_timeout: body_timeout?,

@@ -18,8 +18,8 @@ use crate::tls::{ClientFiles, ClientIdentity, IdentityFiles};
 use profiles::Profiles;
 use read::{ConfigSource, FaultCollector, SourceSpan, Table};
 use route::{ReadRoutes, RouteContext};
-use sinks::ReadSinks;
 use sinks::call::check_calls;
+use sinks::{CallPlace, ReadSinks};
 
 mod admin;
 mod broker;
@@ -35,6 +35,7 @@ mod profiles;
 mod read;
 mod read_model;
 mod route;
+mod sagas;
 mod secret;
 mod sinks;
 mod store;
@@ -50,6 +51,7 @@ pub use observers::{AccessLogConfig, AccessLogFormat, TracingConfig};
 pub use profiles::DEFAULT_PROFILE;
 pub use read_model::ReadModelConfig;
 pub use route::{IMPLICIT_ROUTE, JwksSource, RouteConfig};
+pub use sagas::SagaConfig;
 pub use secret::Secret;
 pub use sinks::SinkConfig;
 pub use store::{AckPolicy, Durability, StoreConfig, StoreFormat, StoreUrl, WITHOUT_REDIS};
@@ -116,6 +118,8 @@ pub struct Config {
     pub accept_new_identities: bool,
     /// Routes in order. The first match applies, and a request without a match passes through.
     pub routes: Vec<RouteConfig>,
+    /// Sagas in order.
+    pub sagas: Vec<SagaConfig>,
     /// Warnings about valid but questionable values, each with its key.
     pub warnings: Vec<String>,
 }
@@ -268,8 +272,7 @@ fn read_all<'a>(
         sinks: names,
         format: store.as_ref().map(|store| store.format),
     };
-    let ReadRoutes { routes, names } = route::read_all(&root, &context);
-    check_calls(report, &calls, (&routes, &names), context.encrypted);
+    let (routes, sagas) = read_operations(&root, &context, &calls);
     root.finish();
 
     let upstreams: Vec<UpstreamConfig> =
@@ -299,8 +302,21 @@ fn read_all<'a>(
         admin_tokens: admin_tokens?,
         accept_new_identities: false,
         routes,
+        sagas: sagas?,
         warnings: Vec::new(),
     })
+}
+
+/// Reads `[[routes]]` and `[[sagas]]`, and checks the routes of calls.
+fn read_operations<'a>(
+    root: &Table<'a>,
+    context: &RouteContext<'a>,
+    calls: &[(String, CallPlace)],
+) -> (Vec<RouteConfig>, Option<Vec<SagaConfig>>) {
+    let ReadRoutes { routes, mut names } = route::read_all(root, context);
+    check_calls(root.report, calls, (&routes, &names), context.encrypted);
+    let sagas = sagas::read_all(root, context, &routes, &mut names);
+    (routes, sagas)
 }
 
 fn has_client_ca(tls: Option<&IdentityFiles>) -> bool {

@@ -20,13 +20,16 @@ mod fields;
 mod identity;
 mod path;
 mod publish;
+mod saga;
 mod scope;
 mod status;
 mod uncertain;
 
-pub(super) use identity::{FRAMING, key_location};
+pub(super) use identity::{FRAMING, key_location, read_header, read_key_header};
+pub(super) use saga::read_saga_route;
 pub use scope::JwksSource;
-pub(super) use uncertain::read_headers;
+pub(super) use status::{StepStatuses, read_of_step, read_plain_list};
+pub(super) use uncertain::{ProbeSetting, UncertainSetting, read_headers, read_setting};
 
 /// The name of the route that is used if the file has no routes.
 pub const IMPLICIT_ROUTE: &str = "default";
@@ -112,6 +115,18 @@ pub(super) struct RouteContext<'a> {
     pub format: Option<StoreFormat>,
 }
 
+impl RouteContext<'_> {
+    /// Returns the response timeout of an upstream. `upstream` is `None` if its setting is faulty,
+    /// and the inner value is `None` for the default upstream.
+    pub(super) fn response_timeout_of(
+        &self,
+        upstream: Option<&Option<String>>,
+    ) -> Option<Duration> {
+        let Some(Some(name)) = upstream else { return self.response_timeout };
+        self.upstreams.iter().find(|(other, _)| other == name).and_then(|(_, timeout)| *timeout)
+    }
+}
+
 /// Settings of a route that are not part of its policy.
 #[derive(Default)]
 struct RouteExtras {
@@ -180,34 +195,12 @@ fn read(
     context: &RouteContext<'_>,
     names: &mut Vec<String>,
 ) -> Option<RouteConfig> {
-    let profile = match table.get("profile") {
-        None => Some(DEFAULT_PROFILE),
-        Some(value) => value
-            .text("a profile's name such as \"stripe\"")
-            .filter(|name| context.profiles.check(name, &value)),
-    };
-    // A route with an unknown profile is read further, to report its other faults.
-    let table = context.profiles.above_profile(table, profile.unwrap_or(DEFAULT_PROFILE))?;
-    let path = table
-        .get("path")
-        .map(|value| value.checked(path::EXPECTED, path::parse).map(|path| (path, value)));
-    if path.is_none() {
-        table.report.note_absence(
-            &table.span_of("path"),
-            format!("a route needs a path: {}", path::EXPECTED),
-        );
-    }
-    let name = read_name(&table, names);
+    let (table, profile) = above_its_profile(table, context)?;
+    let path = read_path(&table, "a route");
+    let name = read_name(&table, names, "route");
     let methods = table.get("methods").and_then(|value| read_methods(&value));
     let upstream = read_upstream(&table, context);
-    let response_timeout = match &upstream {
-        Some(Some(name)) => context
-            .upstreams
-            .iter()
-            .find(|(other, _)| other == name)
-            .and_then(|(_, timeout)| *timeout),
-        _ => context.response_timeout,
-    };
+    let response_timeout = context.response_timeout_of(upstream.as_ref());
     let mut extras = RouteExtras::default();
     let policy = read_policy(
         &table,
@@ -228,7 +221,7 @@ fn read(
     table.finish();
     Some(RouteConfig {
         name: name?,
-        paths: vec![path??.0],
+        paths: vec![path?],
         methods: methods?,
         upstream: upstream?,
         profile: profile?.to_owned(),
@@ -238,8 +231,38 @@ fn read(
     })
 }
 
-/// Reads the name. The default is the path.
-fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
+/// Adds the layers of the profile below a table, and returns its name. A table with an unknown
+/// profile is read further, to report its other faults.
+fn above_its_profile<'a>(
+    table: Table<'a>,
+    context: &RouteContext<'a>,
+) -> Option<(Table<'a>, Option<&'a str>)> {
+    let profile = match table.get("profile") {
+        None => Some(DEFAULT_PROFILE),
+        Some(value) => value
+            .text("a profile's name such as \"stripe\"")
+            .filter(|name| context.profiles.check(name, &value)),
+    };
+    let table = context.profiles.above_profile(table, profile.unwrap_or(DEFAULT_PROFILE))?;
+    Some((table, profile))
+}
+
+/// Reads the pattern of the path. `owner` names the owner of the path, for messages.
+fn read_path(table: &Table<'_>, owner: &str) -> Option<String> {
+    match table.get("path") {
+        Some(value) => value.checked(path::EXPECTED, path::parse),
+        None => {
+            table.report.note_absence(
+                &table.span_of("path"),
+                format!("{owner} needs a path: {}", path::EXPECTED),
+            );
+            None
+        }
+    }
+}
+
+/// Reads the name. The default is the path. `kind` names all owners of names, for messages.
+fn read_name(table: &Table<'_>, names: &mut Vec<String>, kind: &str) -> Option<String> {
     let (value, expected) = match (table.get("name"), table.get("path")) {
         (Some(name), _) => (name, "a name without control characters"),
         (None, path) => (path.filter(Value::is_text)?, path::EXPECTED),
@@ -250,7 +273,7 @@ fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
     let name = value.parsed(expected, plain)?;
     if names.contains(&name) {
         value.fault(format!(
-            "a second route is named {name:?}: both would share the same operations; set another \
+            "a second {kind} is named {name:?}: both would share the same operations; set another \
              name"
         ));
     }
@@ -258,18 +281,19 @@ fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
     Some(name)
 }
 
+/// Describes a method, for messages.
+pub(super) const METHOD_EXPECTED: &str = "a method such as \"POST\"";
+
+/// Parses a method that requests can have.
+pub(super) fn method(text: &str) -> Option<Method> {
+    let known = text != "CONNECT"
+        && !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+    Method::from_bytes(text.as_bytes()).ok().filter(|_| known)
+}
+
 fn read_methods(value: &Value<'_>) -> Option<Vec<Method>> {
-    let method = |text: &str| {
-        let known = text != "CONNECT"
-            && !text.is_empty()
-            && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
-        Method::from_bytes(text.as_bytes()).ok().filter(|_| known)
-    };
-    let methods = value.list_of(
-        "a list of methods such as [\"POST\"]",
-        "a method such as \"POST\"",
-        method,
-    )?;
+    let methods = value.list_of("a list of methods such as [\"POST\"]", METHOD_EXPECTED, method)?;
     if methods.is_empty() {
         value.fault("expected at least one method");
     }
@@ -277,7 +301,10 @@ fn read_methods(value: &Value<'_>) -> Option<Vec<Method>> {
 }
 
 /// Reads the name of the upstream. Returns `None` if there is no such upstream.
-fn read_upstream(table: &Table<'_>, context: &RouteContext<'_>) -> Option<Option<String>> {
+pub(super) fn read_upstream(
+    table: &Table<'_>,
+    context: &RouteContext<'_>,
+) -> Option<Option<String>> {
     let Some(value) = table.get("upstream") else { return Some(None) };
     let name = value.text("the NAME of an [upstreams.NAME]")?;
     if context.upstreams.iter().any(|(other, _)| other == name) {
@@ -421,7 +448,7 @@ fn read_times(table: &Table<'_>, context: &RouteContext<'_>) -> Option<Times> {
     Some(Times { wait_timeout: wait_timeout?, retention, tombstone, unsettled_retention, lease })
 }
 
-fn check_lease(lease: Duration, value: &Value<'_>, context: &RouteContext<'_>) {
+pub(super) fn check_lease(lease: Duration, value: &Value<'_>, context: &RouteContext<'_>) {
     if lease < LEASE_MIN {
         value.fault(
             "shorter than a second: a short pause of the gateway would make every running \
@@ -446,6 +473,6 @@ fn read_client_error(value: &Value<'_>) -> Option<StatusCode> {
     StatusCode::from_u16(u16::try_from(value.number(400, 499)?).ok()?).ok()
 }
 
-fn header(text: &str) -> Option<HeaderName> {
+pub(super) fn header(text: &str) -> Option<HeaderName> {
     HeaderName::from_bytes(text.as_bytes()).ok()
 }

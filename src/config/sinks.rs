@@ -287,7 +287,7 @@ fn conceal_url(kind: &str, receiver: &Value<'_>) {
 }
 
 /// Masks the values of all keys except these.
-fn conceal_others(table: &Table<'_>, known: &[&str]) {
+pub(super) fn conceal_others(table: &Table<'_>, known: &[&str]) {
     let values = table.values();
     let others = values.iter().filter(|(name, _)| !known.contains(&name.as_str()));
     others.for_each(|(_, value)| value.conceal());
@@ -379,7 +379,7 @@ fn read_secrets(webhook: &Table<'_>) -> Option<Vec<SecretSource>> {
 }
 
 /// Returns whether an operator may set a field of a webhook's requests.
-fn can_be_set(name: &HeaderName) -> bool {
+pub(super) fn can_be_set(name: &HeaderName) -> bool {
     let name = name.as_str();
     !name.starts_with(WEBHOOK_FIELDS)
         && !OWN_FIELDS.contains(&name)
@@ -393,7 +393,7 @@ fn read_timeout(table: &Table<'_>, default: Duration) -> Option<Duration> {
 }
 
 /// Reads a duration above zero with a limit.
-fn at_most(value: &Value<'_>, max: Duration, name: &str) -> Option<Duration> {
+pub(super) fn at_most(value: &Value<'_>, max: Duration, name: &str) -> Option<Duration> {
     let duration = value.duration()?;
     if duration > max {
         value.fault(format!("longer than the limit of {name}"));
@@ -402,27 +402,37 @@ fn at_most(value: &Value<'_>, max: Duration, name: &str) -> Option<Duration> {
     Some(duration)
 }
 
-fn read_retry(table: Table<'_>, default: RetryRule) -> Option<RetryRule> {
+/// Reads `first` and `max`, the longest pauses after the first attempt and after any attempt.
+pub(super) fn read_pauses(
+    table: &Table<'_>,
+    default_first: Duration,
+    default_max: Duration,
+) -> (Option<Duration>, Option<Duration>) {
     let first = table.get("first");
     let pause = |value: &Value<'_>| at_most(value, PAUSE_MAX, "seven days (7d)");
-    let max = table.get("max").map_or(Some(default.max), |value| pause(&value));
+    let max = table.get("max").map_or(Some(default_max), |value| pause(&value));
     let chosen_first = match (&first, max) {
         (Some(value), _) => pause(value),
         // A short `max` alone is no contradiction.
-        (None, max) => Some(max.map_or(default.first, |max| default.first.min(max))),
+        (None, max) => Some(max.map_or(default_first, |max| default_first.min(max))),
     };
     if let (Some(value), Some(first), Some(max)) = (&first, chosen_first, max)
         && first > max
     {
         value.fault("longer than max, the longest pause after any attempt");
     }
+    (chosen_first, max)
+}
+
+fn read_retry(table: Table<'_>, default: RetryRule) -> Option<RetryRule> {
+    let (first, max) = read_pauses(&table, default.first, default.max);
     let attempts = table
         .get("attempts")
         .map_or(Some(default.attempts.into()), |value| value.number(0, ATTEMPTS_MAX));
     let age = table.get("age").map_or(Some(default.age), |value| value.duration());
     table.finish();
     Some(RetryRule {
-        first: chosen_first?,
+        first: first?,
         max: max?,
         attempts: u32::try_from(attempts?).ok()?,
         age: age?,

@@ -11,6 +11,10 @@ use super::tls;
 use crate::engine::OnFailure;
 use crate::tls::ClientFiles;
 
+mod format;
+
+pub use format::StoreFormat;
+
 /// Settings of the store, and of the behaviour while the store is unreachable.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
@@ -35,28 +39,6 @@ pub struct StoreConfig {
     pub local_cache: usize,
     /// The format of new records.
     pub format: StoreFormat,
-}
-
-/// The newest record format that may be written. All formats can be read, independently of this
-/// setting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreFormat {
-    /// The format that version 0.1.0 reads.
-    One,
-    /// A format that only later versions read.
-    Two,
-}
-
-impl StoreFormat {
-    /// Returns whether records may have publications, so that routes can publish events.
-    pub fn has_publications(self) -> bool {
-        self == StoreFormat::Two
-    }
-
-    /// Returns whether records may have trailers.
-    pub fn has_trailers(self) -> bool {
-        self == StoreFormat::Two
-    }
 }
 
 /// The acknowledgement that claims and completions wait for, on Redis.
@@ -417,12 +399,7 @@ impl StoreConfig {
             .map_or(Some(Durability::Warn), |value| value.choice(&DURABILITY, &[]));
         let local_cache =
             table.get("local_cache").map_or(Some(0), |value| usize::try_from(value.size(0)?).ok());
-        let format = table.get("format").map_or(Some(StoreFormat::One), |value| {
-            match value.number(1, 2)? {
-                1 => Some(StoreFormat::One),
-                _ => Some(StoreFormat::Two),
-            }
-        });
+        let format = StoreFormat::read(&table);
 
         warn_of_unused(&table, url.as_ref(), ack, namespace.as_deref(), local_cache);
         if on_failure == Some(OnFailure::FailOpen) {

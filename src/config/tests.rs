@@ -7,6 +7,7 @@ mod brokers;
 mod files;
 mod refusals;
 mod rendering;
+mod sagas;
 mod sinks;
 mod values;
 

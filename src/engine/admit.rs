@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::policy::{OnInFlight, OnMismatch, OnUncertain, Policy, RETRY_AFTER_MAX};
 use super::uncertain::uncertain_since_ms;
 use crate::key::{Caller, Fingerprint};
-use crate::record::{Fence, Held, Reply, ReplyBody, State, Version};
+use crate::record::{Fence, Held, Reply, ReplyBody, SagaPhase, State, Version};
 
 /// The part of a request that the rules compare with a record.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +87,14 @@ pub enum DuplicateRefusal {
     InFlight {
         /// How long the client waits before it sends the same request again.
         retry_after: Duration,
+        /// Whether the first request began a saga.
+        saga: bool,
     },
+    /// The first request began a saga that a person has to decide about, or that waits for an
+    /// upstream.
+    SagaStuck,
+    /// The operation of a saga's step may not run. Only the gateway's own calls get this refusal.
+    Barred,
     /// It is unknown whether the first request was executed.
     OutcomeUncertain {
         /// How long the client waits before it sends the same request again; `None` if an operator
@@ -152,6 +159,17 @@ pub fn admit(current: Option<&Held>, asked: &ClaimRequest, policy: &Policy) -> A
         }
         State::Released => Admission::Claim(ClaimOver::Marker(record.version)),
         State::Expired => Admission::Refuse(DuplicateRefusal::ResultExpired),
+        State::Saga { .. } if record.fence == asked.fence => Admission::Run,
+        State::Saga { phase: SagaPhase::Stuck, .. } => {
+            Admission::Refuse(DuplicateRefusal::SagaStuck)
+        }
+        // A saga with an ended lease waits for a gateway that takes it over. Its outcome is not in
+        // doubt: the log shows it.
+        State::Saga { .. } => match policy.on_in_flight {
+            OnInFlight::Wait => Admission::Wait,
+            OnInFlight::Reject => Admission::Refuse(DuplicateRefusal::saga_in_flight(policy)),
+        },
+        State::Barred => Admission::Refuse(DuplicateRefusal::Barred),
     }
 }
 
@@ -163,6 +181,13 @@ impl DuplicateRefusal {
 
     /// Refuses a duplicate while the first request runs.
     pub fn in_flight(policy: &Policy) -> DuplicateRefusal {
-        DuplicateRefusal::InFlight { retry_after: policy.lease.min(RETRY_AFTER_MAX) }
+        let retry_after = policy.lease.min(RETRY_AFTER_MAX);
+        DuplicateRefusal::InFlight { retry_after, saga: false }
+    }
+
+    /// Refuses a duplicate while the saga of the first request runs.
+    pub fn saga_in_flight(policy: &Policy) -> DuplicateRefusal {
+        let retry_after = policy.lease.min(RETRY_AFTER_MAX);
+        DuplicateRefusal::InFlight { retry_after, saga: true }
     }
 }

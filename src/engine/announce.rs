@@ -117,6 +117,10 @@ pub(super) fn announce(
         State::Released if was_uncertain || answered.is_some() => {
             Some(announcement(AnnouncedState::Released, answered, None))
         }
-        State::Released | State::InFlight { .. } | State::Expired => None,
+        State::Released
+        | State::InFlight { .. }
+        | State::Expired
+        | State::Saga { .. }
+        | State::Barred => None,
     }
 }

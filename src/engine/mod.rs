@@ -3,7 +3,8 @@
 //! [`admit`] decides what a request may do, given the record of its operation. [`settle`] decides
 //! how an attempt's outcome changes the record. [`decide`] returns the record after an operator's
 //! decision, and [`expire`] the record after the end of a lease. [`believe`] decides what the
-//! answer to a probe changes.
+//! answer to a probe changes. [`saga_claim`], [`saga_progress`], [`saga_takeover`] and [`saga_end`]
+//! return the records of a saga, and [`bar`] the record that keeps a step of a saga from running.
 
 mod admit;
 mod announce;
@@ -16,6 +17,7 @@ mod policy;
 mod probe;
 mod publish;
 mod redact;
+mod saga;
 mod settle;
 mod standard;
 mod statuses;
@@ -38,6 +40,7 @@ pub use publish::{
     PUBLISH_RULES_MAX, PublishRule, PublishRules, PublishedMember, PublishedRequest,
 };
 pub use redact::redacted;
+pub use saga::{bar, saga_claim, saga_decision, saga_end, saga_progress, saga_takeover};
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 pub use statuses::{StatusRules, StatusRulesError, Verdict};
 

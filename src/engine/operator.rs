@@ -39,6 +39,9 @@ pub enum DecisionDenied {
     /// The operation has no result.
     #[error("the operation is {0}: only the result of a completed operation can be expired")]
     NoResult(&'static str),
+    /// The operation is a saga.
+    #[error("the operation is a saga: decide with `onceward sagas`")]
+    Saga,
     /// The lost request may still wait in a queue of the upstream.
     #[error(
         "too early: the lost request may still be executed for another {} s",
@@ -65,6 +68,7 @@ pub fn decide(
     let version = record.version.next();
     let (cause, lost) = match &record.state {
         State::InFlight { .. } => return Err(DecisionDenied::InFlight),
+        State::Saga { .. } => return Err(DecisionDenied::Saga),
         State::Completed { .. } if decision == Decision::Expire => {
             return Ok(expired(held, fence, policy));
         }

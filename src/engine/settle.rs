@@ -238,12 +238,18 @@ pub fn settle(
         }
         (State::Released, Effect::Nothing) if own => Settlement::Done,
         (State::Released | State::Completed { .. } | State::Expired, _) => Settlement::Stale,
+        // A claim that was not confirmed in time. Nobody runs the saga yet.
+        (State::Saga { .. }, Effect::Nothing) if own && gives_up => {
+            Settlement::Write(marker(claim, version, policy))
+        }
+        // A bar stays, because the saga has gone back. A saga has an owner of its own.
+        (State::Saga { .. } | State::Barred, _) => Settlement::Stale,
     }
 }
 
 /// Returns the completed record. It has the attempt's own fence, also if an operator's retry gave
 /// the record another fence.
-fn completed(
+pub(super) fn completed(
     record: &Record,
     fence: Fence,
     reply: &Arc<Reply>,

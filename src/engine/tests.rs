@@ -17,6 +17,7 @@ use crate::record::{
 mod exact;
 mod operator;
 mod publishing;
+mod sagas;
 mod statuses;
 mod writes;
 

@@ -12,11 +12,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::tests::policy;
 use crate::engine::{
-    Claim, ClaimOver, ClaimRequest, Decision, Next, Outcome, Policy, Settlement, claim, decide,
-    expire, settle,
+    Claim, ClaimOver, ClaimRequest, Decision, Next, Outcome, Policy, Settlement, bar, claim,
+    decide, expire, saga_claim, saga_progress, settle,
 };
 use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
-use crate::record::{Cause, Fence, Held, Reply, Version};
+use crate::record::{Cause, Fence, Held, Reply, SagaContent, SagaPhase, Version};
 use crate::store::log::Position;
 use crate::store::memory::Memory;
 use crate::store::{EventLog, Records, Swap};
@@ -292,4 +292,28 @@ fn a_batch_of_observations_comes_back_and_what_later_versions_say_is_passed_over
         [seen(ObservationKind::Refused), unknown]
     );
     assert!(Observation::decode(b"{}").is_err());
+}
+
+#[test]
+fn the_events_of_a_saga_and_of_a_bar_have_its_state_and_nothing_of_its_content() {
+    let asked = ClaimRequest {
+        caller: Caller::nobody(),
+        fingerprint: Fingerprint::from_bytes([7; 32]),
+        fence: Fence(1),
+    };
+    let content = SagaContent::Open(Bytes::from_static(b"the card number"));
+    let begun = saga_claim(&asked, ClaimOver::Nothing, Version(5), 9, &policy(), content.clone());
+    let stuck = saga_progress(&begun.record, SagaPhase::Stuck, content, &policy());
+    let barred = bar(None, Fence(2), Version(5), 9, &policy()).unwrap();
+    for (next, state, phase) in
+        [(begun, "saga", Some("running")), (stuck, "saga", Some("stuck")), (barred, "barred", None)]
+    {
+        let event = Event::of(&next.record, next.lifetime, Context::default());
+        let text = String::from_utf8(event.encode()).unwrap();
+        assert!(!text.contains("card"), "{text}");
+        assert_eq!(event.phase.as_deref(), phase);
+        assert_eq!(event.lease_ms.is_some(), phase.is_some(), "its owner's lease");
+        let folded = Summary::fold([(1, Event::decode(text.as_bytes()).unwrap())]).unwrap();
+        assert_eq!((folded.state(), folded.state()), (state, next.record.state.name()));
+    }
 }

@@ -120,6 +120,11 @@ pub enum CallOutcome {
         /// The operation.
         operation: Slot,
     },
+    /// The operation is a step of a saga that has gone back: it may never run. Nothing was sent.
+    Barred {
+        /// The operation.
+        operation: Slot,
+    },
     /// The call continues an operation, and there is nothing to continue. Nothing was sent.
     NothingToContinue {
         /// The operation.
@@ -150,8 +155,14 @@ impl Gate {
         operation.identity(&self.settings.hashing).0
     }
 
-    /// Returns whether a sink with this name called the operation of a record. A released record has
-    /// no caller, so nothing is known about it.
+    /// Returns the slot of a call on the route with this name, as [`Gate::slot_of_call`] does.
+    pub fn slot_of_key(&self, route: &str, caller: InternalCaller<'_>, key: &str) -> Slot {
+        let scope = caller.scope();
+        self.settings.hashing.identity(&named(route, &scope, key), caller.caller()).0
+    }
+
+    /// Returns whether a sink with this name called the operation of a record. A released record
+    /// has no caller, so nothing is known about it.
     pub fn is_called_by_sink(&self, record: &Record, sink: &str) -> bool {
         let callers = self.settings.hashing.stored_callers(InternalCaller::Sink(sink).caller());
         record.caller.is_some_and(|caller| callers.contains(&caller))
@@ -294,22 +305,21 @@ impl InternalCaller<'_> {
 }
 
 impl InternalOperation<'_> {
+    /// Returns the slots of the operation under all hashing secrets, the first secret's first.
+    pub(super) fn slots(&self, hashing: &Hashing) -> Vec<Slot> {
+        let scope = self.caller.scope();
+        let others = hashing.other_identities(&self.named(&scope), self.caller.caller());
+        let others = others.into_iter().map(|(slot, _)| slot);
+        std::iter::once(self.identity(hashing).0).chain(others).collect()
+    }
+
     /// Returns the slot of the operation, and the caller as the record stores it.
     fn identity(&self, hashing: &Hashing) -> (Slot, Caller) {
         hashing.identity(&self.named(&self.caller.scope()), self.caller.caller())
     }
 
     fn named<'n>(&'n self, scope: &'n Scope) -> OperationParts<'n> {
-        OperationParts {
-            // Enforced in every mode of the route, because a call is never unprotected.
-            space: Space::Enforced,
-            route: &self.guarded.route.policy.route,
-            scope,
-            key: self.key.as_bytes(),
-            // Empty even on routes with one record per fingerprint or path. So a different request
-            // with the same key finds the record of the first one, and is refused.
-            variant: &[],
-        }
+        named(&self.guarded.route.policy.route, scope, self.key)
     }
 
     fn requested(
@@ -338,6 +348,19 @@ impl InternalOperation<'_> {
             others: hashing.other_identities(&self.named(&scope), caller),
             fields,
         }
+    }
+}
+
+fn named<'n>(route: &'n str, scope: &'n Scope, key: &'n str) -> OperationParts<'n> {
+    OperationParts {
+        // Enforced in every mode of the route, because a call is never unprotected.
+        space: Space::Enforced,
+        route,
+        scope,
+        key: key.as_bytes(),
+        // Empty even on routes with one record per fingerprint or path. So a different request with
+        // the same key finds the record of the first one, and is refused.
+        variant: &[],
     }
 }
 
@@ -398,6 +421,9 @@ fn refused(slot: Slot, refusal: Refusal) -> (CallOutcome, Answer) {
             let outcome = CallOutcome::Answered { operation, reply, replayed: true };
             return (outcome, Answer::ResponseNotStored);
         }
+        Refusal::Barred { .. } => return (CallOutcome::Barred { operation }, Answer::NotSent),
+        // Does not occur: a saga is no operation of the gateway itself.
+        Refusal::SagaStuck { .. } => (true, Answer::SagaStuck),
         Refusal::NotSent { .. } => (true, Answer::NotSent),
         Refusal::UpstreamUnreachable { .. } => (true, Answer::UpstreamUnreachable),
         Refusal::Overloaded | Refusal::QuotaReached { .. } => (true, Answer::Overloaded),
@@ -409,11 +435,12 @@ fn refused(slot: Slot, refusal: Refusal) -> (CallOutcome, Answer) {
         Refusal::RecordUnreadable { .. } => (true, Answer::StoreUnavailable),
         Refusal::BodyUnreadable => (false, Answer::BodyUnreadable),
         // `UnsupportedEncoding`: the key can't be written into an encoded body. The other refusals
-        // here concern a client's bytes, scope or path, or a request without protection.
+        // here concern a client's bytes, scope, path or saga, or a request without protection.
         Refusal::ScopeMissing { .. }
         | Refusal::ScopeRepeated { .. }
         | Refusal::ScopeInvalid { .. }
         | Refusal::ScopeUnavailable
+        | Refusal::SagaNotFound
         | Refusal::UnsupportedEncoding
         | Refusal::UpstreamFailed { .. }
         | Refusal::BodyTimeout

@@ -17,6 +17,7 @@ use crate::telemetry::{Answer, Trail, Work};
 mod answer;
 mod attempt;
 mod background;
+mod bar;
 mod budget;
 mod call;
 mod claim;
@@ -33,10 +34,16 @@ mod outflow;
 mod passing;
 mod payload;
 mod permits;
+mod prefer;
+mod protected_route;
 mod quota;
 mod record_change;
 mod response;
 mod run;
+mod saga;
+mod saga_decision;
+mod saga_report;
+mod saga_summary;
 mod send_rule;
 mod shadow;
 mod share;
@@ -68,7 +75,13 @@ pub use lookup::{LookupError, scope_names, tenant_names};
 pub use operator::OperatorError;
 pub use outflow::Outflow;
 pub use payload::{AnswerBody, Payload};
+pub use prefer::ClientPreference;
+pub use protected_route::{OwnedSaga, SagaRequest, SagaRunner};
 use run::IdentifiedRequest;
+pub use saga::SagaWrite;
+pub use saga_decision::SagaDecisionError;
+pub use saga_report::{SagaLookup, SagaReport};
+pub use saga_summary::{SagaStepSummary, SagaSummary};
 pub use send_rule::SendRule;
 pub use shadow::ShadowObserver;
 pub use share::AddressShare;
@@ -133,6 +146,26 @@ impl Gate {
         S: UpstreamService<B>,
         B: Send + 'static,
     {
+        let Some(runner) = &guarded.saga else {
+            return self.handle_once(guarded, request, service).await;
+        };
+        let preference = ClientPreference::of(&request.parts.headers);
+        match Box::pin(self.handle_once(guarded, request, service)).await {
+            Err(refusal) => Box::pin(self.saga_refused(runner, preference, refusal)).await,
+            answered => answered,
+        }
+    }
+
+    async fn handle_once<S, B>(
+        self: &Arc<Self>,
+        guarded: &Arc<ProtectedRoute>,
+        request: BufferedRequest,
+        service: S,
+    ) -> Result<Answered<S::ResponseBody>, Refusal>
+    where
+        S: UpstreamService<B>,
+        B: Send + 'static,
+    {
         let BufferedRequest { parts, intake, body, hold, context } = request;
         let policy = &guarded.route.policy;
         let address = context.address_share.as_ref();
@@ -170,9 +203,15 @@ impl Gate {
             service,
         };
         match self.admit_identified(guarded, operation, permit, &mut request).await? {
-            AdmitResult::Run(claimed) => {
-                self.run_claimed(guarded, claimed, request).await?.into_response()
-            }
+            AdmitResult::Run(claimed) => match &guarded.saga {
+                Some(runner) => {
+                    let IdentifiedRequest { parts, context, hold, .. } = request;
+                    let wait = ClientPreference::of(&parts.headers).longest_wait();
+                    let place = (context.address_share.as_ref(), hold, wait);
+                    Box::pin(self.begin_saga(guarded, runner, claimed, place)).await
+                }
+                None => self.run_claimed(guarded, claimed, request).await?.into_response(),
+            },
             AdmitResult::Replay(slot, reply) => {
                 SettledAnswer::replayed(slot, reply, request.hold).into_response()
             }

@@ -11,7 +11,7 @@ use crate::store::{EventSource, Events, OutboxEvent, StoreError, Swap};
 
 /// A record to write, with its events.
 #[derive(Clone, Copy)]
-pub(in crate::gate) struct RecordChange<'c> {
+pub(crate) struct RecordChange<'c> {
     pub next: &'c Record,
     pub lifetime: Lifetime,
     pub announcement: Option<&'c Announcement>,
@@ -32,7 +32,7 @@ impl Gate {
     /// # Errors
     /// The store failed, or the record has a publication that no configured key opens: the change
     /// would lose its events.
-    pub(in crate::gate) async fn write(
+    pub(crate) async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,

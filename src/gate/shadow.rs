@@ -95,7 +95,7 @@ impl Gate {
             let leaves = request
                 .as_ref()
                 .and_then(|request| leaves(&gate.entropy, policy, request.compared()));
-            next.record.extras = Extras { leaves, span: None };
+            next.record.extras = Extras { leaves, ..Extras::default() };
             let own = Claim { fence: asked.fence, record: next.record };
             let swapped =
                 match gate.store.records.swap(&slot, None, &own.record, next.lifetime).await {
@@ -203,5 +203,7 @@ fn would(admission: &Admission) -> &'static str {
         Admission::Refuse(DuplicateRefusal::Unreadable) => "refuse_unreadable",
         Admission::Refuse(DuplicateRefusal::ResultExpired) => "refuse_result_expired",
         Admission::Refuse(DuplicateRefusal::NotSent) => "execute",
+        // No route in shadow mode has such records.
+        Admission::Refuse(DuplicateRefusal::SagaStuck | DuplicateRefusal::Barred) => "refuse",
     }
 }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::full_sinks::FullSinks;
+pub use super::protected_route::ProtectedRoute;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::gate::budget::Budget;
@@ -16,10 +17,8 @@ use crate::gate::observation_buffer::ObservationBuffer;
 use crate::gate::permits::{InFlightPermits, Permits};
 use crate::gate::quota::Quota;
 use crate::key::Hashing;
-use crate::route::Route;
 use crate::store::Store;
-use crate::telemetry::{Meter, RouteMeter};
-use crate::token::Keyring;
+use crate::telemetry::Meter;
 
 /// Maximum number of unconfirmed claims that are being given up at the same time. Each one keeps a
 /// record's head in memory until the store answers again.
@@ -82,18 +81,6 @@ impl Settings {
             self.request_body.saturating_add(self.response_body).saturating_add(EXCHANGE_BYTES);
         (self.buffered_bytes / 2).max(exchange).min(self.buffered_bytes)
     }
-}
-
-/// A protected route, with everything that the gate needs to run its requests.
-pub struct ProtectedRoute {
-    /// The route.
-    pub route: Arc<Route>,
-    /// Maximum time from sending a request to the end of its response.
-    pub response_timeout: Duration,
-    /// The metrics of the route.
-    pub meter: RouteMeter,
-    /// The keys that verify clients' tokens, if the route takes its scope from a token.
-    pub keyring: Option<Arc<Keyring>>,
 }
 
 /// The gate in front of an upstream. All connections share it.

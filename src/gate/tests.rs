@@ -32,6 +32,7 @@ mod carrying;
 mod claiming;
 mod observing;
 mod rotation;
+mod sagas;
 mod sharing;
 
 /// The fault of the next swap.
@@ -167,6 +168,10 @@ impl Records for Faulty {
         self.inner.due(limit).await
     }
 
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.inner.due_sagas(limit).await
+    }
+
     async fn list(
         &self,
         listing: Listing,
@@ -237,6 +242,7 @@ impl Scene {
             route: Arc::new(route),
             response_timeout: Duration::from_secs(60),
             keyring: None,
+            saga: None,
         };
         Scene { store, gate, guarded: Arc::new(guarded), executed: Arc::default() }
     }

@@ -14,7 +14,7 @@ use crate::engine::{CrossOrigin, Origins};
 /// The fields that the gateway adds to answers. Pages can read only fields that an answer names.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "Idempotent-Replayed, Retry-After, X-Should-Retry, Stripe-Should-Retry, Link, \
-     WWW-Authenticate, Accept-Encoding, Allow",
+     WWW-Authenticate, Accept-Encoding, Allow, Location, Preference-Applied, ETag",
 );
 
 /// Returns the origin of the page that sent the request; `None` if the request names no origin or

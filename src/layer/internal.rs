@@ -78,14 +78,35 @@ impl OncewardLayer {
         Ok(self.0.gate.call(call.operation(&guarded), request, service).await)
     }
 
+    /// Returns the route with a name.
+    pub fn protected_route(&self, name: &str) -> Option<Arc<ProtectedRoute>> {
+        let is_named = |guarded: &&Arc<ProtectedRoute>| *guarded.route.policy.route == *name;
+        self.0.guarded.iter().find(is_named).cloned()
+    }
+
+    /// Calls an operation with a route that is in no table of routes. `service` is the service
+    /// inside the layer.
+    pub async fn call_operation<S, B>(
+        &self,
+        operation: InternalOperation<'_>,
+        mut request: Request<Bytes>,
+        service: S,
+    ) -> CallOutcome
+    where
+        S: UpstreamService<B>,
+        B: Send + 'static,
+    {
+        request.extensions_mut().insert(UpstreamIndex(operation.guarded.route.upstream));
+        self.0.gate.call(operation, request, service).await
+    }
+
     fn route_of_call(
         &self,
         name: &str,
         method: &Method,
         path: &str,
     ) -> Result<Arc<ProtectedRoute>, UnroutedCall> {
-        let is_named = |guarded: &&Arc<ProtectedRoute>| *guarded.route.policy.route == *name;
-        let named = self.0.guarded.iter().find(is_named).ok_or(UnroutedCall::Unknown)?;
+        let named = self.protected_route(name).ok_or(UnroutedCall::Unknown)?;
         let policy = &named.route.policy;
         let has_field = matches!(&policy.key.source, KeySource::Sent { header: Some(_), .. });
         if policy.mode != Mode::Enforce || !has_field {
@@ -93,7 +114,7 @@ impl OncewardLayer {
         }
         let position = self.0.routes.position(method, path).ok().flatten();
         let covering = position.and_then(|at| self.0.guarded.get(at));
-        let covering = covering.filter(|guarded| Arc::ptr_eq(guarded, named));
+        let covering = covering.filter(|guarded| Arc::ptr_eq(guarded, &named));
         covering.cloned().ok_or(UnroutedCall::OtherPath)
     }
 }

@@ -60,9 +60,11 @@ mod lookalike;
 mod pass_through;
 mod published;
 mod respond;
+mod saga_report;
 mod service;
 mod settings;
 mod shadow;
+mod tagged;
 mod trace_context;
 mod trailers;
 
@@ -114,6 +116,7 @@ impl OncewardLayer {
                 route: route.clone(),
                 response_timeout: *response_timeout,
                 keyring: settings.keyrings.get(&*route.policy.route).cloned(),
+                saga: settings.sagas.get(&*route.policy.route).cloned(),
             })
         });
         Ok(OncewardLayer(Arc::new(LayerState {

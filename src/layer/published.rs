@@ -7,14 +7,13 @@
 //! derived keys.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::tagged::TaggedDocument;
 use crate::engine::{FingerprintRule, KeySource, Mode, OnInFlight, OnMismatch, Policy};
 use crate::gate::AnswerBody;
-use crate::hex::Hex;
-use crate::key::{KeySyntax, PartHasher};
+use crate::key::KeySyntax;
 use crate::refusal::{RefusalKind, RefusalRenderer};
 use crate::route::{Route, Routes};
 
@@ -23,15 +22,10 @@ const PATH: &str = "/.well-known/idempotency";
 /// A policy changes rarely, and most clients read it at their own start: five minutes of staleness
 /// do no harm.
 const FRESH: HeaderValue = HeaderValue::from_static("public, max-age=300");
-/// Bytes of the digest in the document's tag.
-const TAG_BYTES: usize = 16;
 
 /// The document, rendered once.
 #[derive(Debug)]
-pub(super) struct Published {
-    body: Bytes,
-    tag: String,
-}
+pub(super) struct Published(TaggedDocument);
 
 impl Published {
     /// Renders the policy of these routes.
@@ -44,10 +38,7 @@ impl Published {
         let listed: Vec<Value> =
             all[..last].iter().map(|route| describe(route, renderer)).collect();
         let body = Bytes::from(json!({ "routes": listed }).to_string());
-        let mut hasher = PartHasher::new("published policy");
-        hasher.part(&body);
-        let tag = format!("\"{}\"", Hex(&hasher.finish()[..TAG_BYTES]));
-        Published { body, tag }
+        Published(TaggedDocument::new("published policy", body))
     }
 
     /// Returns whether a request that no route covers is for the document.
@@ -57,36 +48,7 @@ impl Published {
 
     /// Returns the answer to a request with this method and these fields.
     pub fn answer<B>(&self, method: &Method, asked: &HeaderMap) -> Response<AnswerBody<B>> {
-        let known = asked
-            .get_all(IF_NONE_MATCH)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .any(|tags| self.is_among(tags));
-        let (status, body) = match (known, method) {
-            (true, _) => (StatusCode::NOT_MODIFIED, Bytes::new()),
-            (false, &Method::HEAD) => (StatusCode::OK, Bytes::new()),
-            (false, _) => (StatusCode::OK, self.body.clone()),
-        };
-        let mut response = Response::new(AnswerBody::whole(body));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CACHE_CONTROL, FRESH);
-        if let Ok(tag) = HeaderValue::from_str(&self.tag) {
-            headers.insert(ETAG, tag);
-        }
-        if !known {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            headers.insert(CONTENT_LENGTH, self.body.len().into());
-        }
-        response
-    }
-
-    /// Returns whether a list of tags has this document's tag (RFC 9110, section 13.1.2: compared
-    /// weakly).
-    fn is_among(&self, tags: &str) -> bool {
-        tags.split(',')
-            .map(str::trim)
-            .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.tag)
+        self.0.answer(method, asked, FRESH)
     }
 }
 

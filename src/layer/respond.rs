@@ -64,7 +64,7 @@ impl LayerState {
         let mut response = match result {
             Ok(Answered { mut response, answer }) => {
                 count(answer);
-                if answer == Answer::Replayed {
+                if matches!(answer, Answer::Replayed | Answer::InFlight | Answer::Published) {
                     fit_origin(response.headers_mut());
                 }
                 tracing::debug!(

@@ -89,6 +89,9 @@ impl LayerState {
         self.lookalikes.drop_from(request.headers_mut());
         let context = RequestContext::from_extensions(request.extensions());
         let mut answer = AnswerContext::of(&mut request, self.gate.entropy(), &context);
+        if self.is_for_saga_report(&request) {
+            return self.answer_saga_report(request, context, answer);
+        }
         let position = match self.routes.position(request.method(), request.uri().path()) {
             Ok(position) => position,
             Err(_) => return self.refuse(request, Refusal::PathAmbiguous, None, answer),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Method;
 
 use crate::engine::Policy;
+use crate::gate::SagaRunner;
 use crate::refusal::RefusalRenderer;
 use crate::route::Route;
 use crate::token::Keyring;
@@ -18,6 +19,8 @@ pub struct LayerSettings {
     /// The keys that verify tokens, by the name of the route that has its scope in a token. Such a
     /// route refuses every request until its keys are loaded.
     pub keyrings: HashMap<String, Arc<Keyring>>,
+    /// The runners of sagas, by the name of the saga's route.
+    pub sagas: HashMap<String, Arc<dyn SagaRunner>>,
     /// Renders refusals.
     pub renderer: RefusalRenderer,
     /// Whether clients find the policy at `/.well-known/idempotency`, unless a route covers that
@@ -49,6 +52,7 @@ impl LayerSettings {
         LayerSettings {
             routes: vec![(route, RESPONSE_TIMEOUT)],
             keyrings: HashMap::new(),
+            sagas: HashMap::new(),
             renderer: RefusalRenderer::default(),
             publish_policy: false,
             body_timeout: BODY_TIMEOUT,

@@ -95,12 +95,7 @@ pub fn call_key(event_id: &str, sink: &str, round: u32) -> String {
         digest.update(&(part.len() as u64).to_be_bytes());
         digest.update(part);
     }
-    let digest = digest.finish();
-    let mut bytes = [0; 16];
-    bytes.iter_mut().zip(digest.as_ref()).for_each(|(byte, of)| *byte = *of);
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let digits = hex::encode(&bytes);
-    let part = |from: usize, to: usize| digits.get(from..to).unwrap_or_default();
-    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
+    let mut hash = [0; 32];
+    hash.iter_mut().zip(digest.finish().as_ref()).for_each(|(byte, of)| *byte = *of);
+    hex::uuid(&hash)
 }

@@ -134,10 +134,11 @@ impl<'t> Batch<'t> {
             },
         };
         let (kind, upstream_ms) = (event.kind, event.context.upstream_ms);
+        let is_first = !before.has_same_operation(&event);
         let folded = Folded::after(before, entry.id.ms, route, event);
         if self.keep(&folded, entry)? {
             self.counts.count(route, entry.id.ms, |tally| {
-                tally.changed(kind);
+                tally.changed(kind, is_first);
                 if let Some(ms) = upstream_ms {
                     tally.took(ms);
                 }

@@ -100,10 +100,13 @@ impl Tally {
         self.replayed + self.waited + self.held
     }
 
-    /// Counts a change.
-    pub(super) fn changed(&mut self, kind: EventKind) {
+    /// Counts a change. `is_first`: no earlier change of its operation is known. The further
+    /// changes of a saga that runs, and bars, are not counted.
+    pub(super) fn changed(&mut self, kind: EventKind, is_first: bool) {
         let counter = match kind {
             EventKind::Claimed => &mut self.attempts,
+            EventKind::Saga if is_first => &mut self.attempts,
+            EventKind::Saga | EventKind::Barred => return,
             EventKind::Completed => &mut self.executed,
             EventKind::Released => &mut self.released,
             EventKind::Uncertain => &mut self.uncertain,

@@ -50,6 +50,13 @@ pub(super) enum Before {
     Unknown(i64),
 }
 
+impl Before {
+    /// Returns whether the known operation is that of the event.
+    pub fn has_same_operation(&self, event: &Event) -> bool {
+        matches!(self, Before::Known(known) if known.opened_ms == event.opened_ms)
+    }
+}
+
 impl Folded {
     /// Reads an operation from the file.
     pub fn load(transaction: &Transaction<'_>, slot: &[u8]) -> Result<Option<Folded>, QueryError> {
@@ -97,15 +104,17 @@ impl Folded {
             Before::Known(before) => (before.id, Some(before)),
             Before::Unknown(id) => (id, None),
         };
-        // A claim of a free key opens the operation anew. A claim after an uncertain outcome keeps
-        // the opening time.
+        // A claim of a free key opens the operation anew. A claim after an uncertain outcome, and a
+        // saga that goes on, keep the opening time.
         let same = before.as_ref().filter(|before| {
-            event.kind != EventKind::Claimed || before.opened_ms == event.opened_ms
+            let opens =
+                matches!(event.kind, EventKind::Claimed | EventKind::Saga | EventKind::Barred);
+            !opens || before.opened_ms == event.opened_ms
         });
         let began = before.is_none() || same.is_none();
         let began_ms = match (same, event.kind) {
             (Some(same), _) => same.began_ms,
-            (None, EventKind::Claimed) => at_ms,
+            (None, EventKind::Claimed | EventKind::Barred) => at_ms,
             // The event of the operation's beginning was trimmed from the log.
             (None, _) => at_ms.min(event.opened_ms),
         };

@@ -26,17 +26,23 @@ pub enum OperationState {
     Expired,
     /// The store has no record and no tombstone of the operation any more: the key is new again.
     Gone,
+    /// A saga runs.
+    Saga,
+    /// The operation of a saga's step may not run.
+    Barred,
 }
 
 impl OperationState {
     /// All states, in the order of their numbers in the file.
-    pub const ALL: [OperationState; 6] = [
+    pub const ALL: [OperationState; 8] = [
         OperationState::InFlight,
         OperationState::Uncertain,
         OperationState::Completed,
         OperationState::Released,
         OperationState::Expired,
         OperationState::Gone,
+        OperationState::Saga,
+        OperationState::Barred,
     ];
 
     /// Returns the name. It is the name of the record's state while the record exists.
@@ -48,6 +54,8 @@ impl OperationState {
             OperationState::Released => "released",
             OperationState::Expired => "expired",
             OperationState::Gone => "gone",
+            OperationState::Saga => "saga",
+            OperationState::Barred => "barred",
         }
     }
 
@@ -73,7 +81,7 @@ impl fmt::Display for OperationState {
 
 /// A text that is not the name of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a state is one of in_flight, uncertain, completed, released, expired, gone")]
+#[error("a state is one of in_flight, uncertain, completed, released, expired, saga, barred, gone")]
 pub struct UnknownState;
 
 impl FromStr for OperationState {
@@ -92,11 +100,13 @@ pub(super) fn state_after(kind: EventKind) -> OperationState {
         EventKind::Completed | EventKind::Resolved | EventKind::Found => OperationState::Completed,
         EventKind::Released => OperationState::Released,
         EventKind::Expired => OperationState::Expired,
+        EventKind::Saga => OperationState::Saga,
+        EventKind::Barred => OperationState::Barred,
     }
 }
 
 /// The kinds, in the order of their numbers in the file.
-const KINDS: [EventKind; 8] = [
+const KINDS: [EventKind; 10] = [
     EventKind::Claimed,
     EventKind::Completed,
     EventKind::Uncertain,
@@ -105,6 +115,8 @@ const KINDS: [EventKind; 8] = [
     EventKind::Found,
     EventKind::Retried,
     EventKind::Expired,
+    EventKind::Saga,
+    EventKind::Barred,
 ];
 
 pub(super) fn kind_number(kind: EventKind) -> i64 {
@@ -216,7 +228,8 @@ pub(super) fn read(row: &Row<'_>, now_ms: u64) -> rusqlite::Result<(i64, Operati
         gone_ms: number(13)?,
     };
     let state = times.state(now_ms);
-    let lease_ends_ms = perhaps(14)?.filter(|_| state == OperationState::InFlight);
+    let has_lease = matches!(state, OperationState::InFlight | OperationState::Saga);
+    let lease_ends_ms = perhaps(14)?.filter(|_| has_lease);
     let operation = Operation {
         reference: slot_of_member(&slot).map(|slot| slot.to_string()).unwrap_or_default(),
         state,

@@ -42,6 +42,7 @@ fn event(kind: EventKind, opened_ms: u64) -> Event {
             .then_some(201),
         response_bytes: None,
         cause: (kind == EventKind::Uncertain).then(|| "the connection broke".into()),
+        phase: None,
         context: Context::default(),
     }
 }

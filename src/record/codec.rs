@@ -8,14 +8,17 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderMap;
 
+use self::reader::RecordReader;
 use super::{
-    Announcements, AnswerFault, Cause, Extras, Fence, Publication, Record, Reply, ReplyBody,
-    Settler, SpanId, State, Version,
+    AnswerFault, Cause, Fence, Publication, Record, Reply, ReplyBody, SagaContent, SagaNote,
+    SagaPhase, Settler, SpanId, State, Version,
 };
 use crate::key::{Caller, Fingerprint};
+
+mod reader;
 
 /// Bytes of the head: version (8), fence (8), state (1).
 pub const HEAD_BYTES: usize = 17;
@@ -33,16 +36,24 @@ const FORMAT_WITH_TRAILERS: u8 = 3;
 /// read the publication must not change the record: they would settle it without its events.
 const FORMAT_WITH_PUBLICATION: u8 = 4;
 
+/// Format of a saga or a bar, with or without extras and publication. Versions that don't know
+/// these states must refuse the record: they would begin the operation again.
+const FORMAT_OF_SAGAS: u8 = 5;
+
 const EXTRA_LEAVES: u8 = 1;
 const EXTRA_SPAN: u8 = 2;
 /// The fence of the lost attempt, 8 bytes, if an operator's retry has another fence.
 const EXTRA_LOST: u8 = 3;
+/// The note for the client of a saga: the mark of the tenant, and the rest is the summary.
+const EXTRA_SAGA: u8 = 4;
 
 const IN_FLIGHT: u8 = 1;
 const UNCERTAIN: u8 = 2;
 const COMPLETED: u8 = 3;
 const RELEASED: u8 = 4;
 const EXPIRED: u8 = 5;
+const SAGA: u8 = 6;
+const BARRED: u8 = 7;
 /// Cause of an uncertain record without a parsed answer. The number after it is the answer's fault,
 /// or 0.
 const BROKEN: u8 = 1;
@@ -95,6 +106,22 @@ pub fn head_completed(head: &[u8; HEAD_BYTES]) -> bool {
     head[16] == COMPLETED
 }
 
+/// Returns whether the head's state is a saga.
+pub fn head_is_saga(head: &[u8; HEAD_BYTES]) -> bool {
+    head[16] == SAGA
+}
+
+/// Returns whether the head's state has a lease: an attempt, or the owner of a saga.
+pub fn head_has_lease(head: &[u8; HEAD_BYTES]) -> bool {
+    head_in_flight(head) || head_is_saga(head)
+}
+
+/// Returns whether a record with this head can be so large that stores read it in a call of its
+/// own: it has a reply, or the content of a saga.
+pub fn head_may_be_large(head: &[u8; HEAD_BYTES]) -> bool {
+    head_completed(head) || head_is_saga(head)
+}
+
 /// Encodes a record in the oldest format that can contain it.
 pub fn encode(record: &Record) -> Encoded {
     let mut head = [0; HEAD_BYTES];
@@ -106,11 +133,14 @@ pub fn encode(record: &Record) -> Encoded {
         State::Completed { .. } => COMPLETED,
         State::Released => RELEASED,
         State::Expired => EXPIRED,
+        State::Saga { .. } => SAGA,
+        State::Barred => BARRED,
     };
-    let mut out = BytesMut::with_capacity(160 + reply_size(&record.state));
+    let mut out = BytesMut::with_capacity(160 + content_size(&record.state));
     let extras = encode_extras(record);
     let format = match &record.state {
         State::Completed { reply, .. } if reply.trailers.is_some() => FORMAT_WITH_TRAILERS,
+        State::Saga { .. } | State::Barred => FORMAT_OF_SAGAS,
         state if state.is_unsettled() && record.publication.is_some() => FORMAT_WITH_PUBLICATION,
         _ if extras.is_empty() => FORMAT,
         _ => FORMAT_WITH_EXTRAS,
@@ -127,23 +157,16 @@ pub fn encode(record: &Record) -> Encoded {
     if let (FORMAT_WITH_PUBLICATION, Some(publication)) = (format, &record.publication) {
         put_publication(&mut out, publication);
     }
+    if format == FORMAT_OF_SAGAS {
+        match record.publication.as_ref().filter(|_| record.state.is_unsettled()) {
+            Some(publication) => put_publication(&mut out, publication),
+            None => out.put_u8(0),
+        }
+    }
     match &record.state {
         State::InFlight { uncertain_since_ms } => put_time(&mut out, *uncertain_since_ms),
         State::Uncertain { cause, since_ms, retry } => {
-            let (tag, status) = match cause {
-                Cause::Broken => (BROKEN, 0),
-                // Versions without faults skip the number.
-                Cause::Unreadable(AnswerFault::TooManyFields) => (BROKEN, 1),
-                Cause::Unreadable(AnswerFault::HeadTooLarge) => (BROKEN, 2),
-                Cause::Unreadable(AnswerFault::Malformed) => (BROKEN, 3),
-                Cause::TimedOut => (2, 0),
-                Cause::Status(status) => (3, *status),
-                Cause::LeaseEnded => (4, 0),
-                Cause::Stopped => (5, 0),
-                Cause::NotRepeated => (6, 0),
-            };
-            out.put_u8(if retry.is_some() { tag | RETRY } else { tag });
-            out.put_u16(status);
+            put_cause(&mut out, *cause, retry.is_some());
             put_time(&mut out, *since_ms);
         }
         State::Completed { reply, by } => {
@@ -154,7 +177,8 @@ pub fn encode(record: &Record) -> Encoded {
             });
             put_reply(&mut out, reply);
         }
-        State::Released | State::Expired => {}
+        State::Saga { phase, content } => put_saga(&mut out, *phase, content),
+        State::Released | State::Expired | State::Barred => {}
     }
     // The kept key is at the end, and only if present: most records have no kept key.
     if let Some(kept) = &record.kept {
@@ -165,8 +189,15 @@ pub fn encode(record: &Record) -> Encoded {
     Encoded { head, payload: out.freeze() }
 }
 
-fn reply_size(state: &State) -> usize {
-    let State::Completed { reply, .. } = state else { return 0 };
+/// Returns about the bytes of the reply, or of the content of a saga.
+fn content_size(state: &State) -> usize {
+    let reply = match state {
+        State::Completed { reply, .. } => reply,
+        State::Saga { content: SagaContent::Open(text) | SagaContent::Sealed(text), .. } => {
+            return text.len();
+        }
+        _ => return 0,
+    };
     let fields = reply.headers.iter().chain(reply.trailers.iter().flatten());
     let fields: usize = fields.map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
     let body = match &reply.body {
@@ -205,6 +236,13 @@ fn encode_extras(record: &Record) -> BytesMut {
         out.put_u8(EXTRA_SPAN);
         put_text(&mut out, &[&trace[..], span].concat());
     }
+    if let Some(SagaNote { tenant_mark, summary }) = &extras.saga {
+        let mut note = BytesMut::new();
+        put_text(&mut note, tenant_mark.as_bytes());
+        note.put_slice(summary);
+        out.put_u8(EXTRA_SAGA);
+        put_text(&mut out, &note);
+    }
     if let State::Uncertain { retry: Some(lost), .. } = record.state
         && lost != record.fence
     {
@@ -225,6 +263,37 @@ fn put_publication(out: &mut BytesMut, publication: &Publication) {
             put_text(out, sealed);
         }
     }
+}
+
+fn put_cause(out: &mut BytesMut, cause: Cause, is_retried: bool) {
+    let (tag, status) = match cause {
+        Cause::Broken => (BROKEN, 0),
+        // Versions without faults skip the number.
+        Cause::Unreadable(AnswerFault::TooManyFields) => (BROKEN, 1),
+        Cause::Unreadable(AnswerFault::HeadTooLarge) => (BROKEN, 2),
+        Cause::Unreadable(AnswerFault::Malformed) => (BROKEN, 3),
+        Cause::TimedOut => (2, 0),
+        Cause::Status(status) => (3, status),
+        Cause::LeaseEnded => (4, 0),
+        Cause::Stopped => (5, 0),
+        Cause::NotRepeated => (6, 0),
+    };
+    out.put_u8(if is_retried { tag | RETRY } else { tag });
+    out.put_u16(status);
+}
+
+fn put_saga(out: &mut BytesMut, phase: SagaPhase, content: &SagaContent) {
+    out.put_u8(match phase {
+        SagaPhase::Running => 1,
+        SagaPhase::Compensating => 2,
+        SagaPhase::Stuck => 3,
+    });
+    let (tag, text) = match content {
+        SagaContent::Open(text) => (1, text),
+        SagaContent::Sealed(sealed) => (2, sealed),
+    };
+    out.put_u8(tag);
+    put_text(out, text);
 }
 
 fn put_option(out: &mut BytesMut, bytes: Option<&[u8]>) {
@@ -291,7 +360,7 @@ pub fn decode_reply(text: Bytes, has_trailers: bool) -> Result<Reply, CodecError
 pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecError> {
     let mut rest = RecordReader(payload);
     let format = rest.u8()?;
-    if !(FORMAT..=FORMAT_WITH_PUBLICATION).contains(&format) {
+    if !(FORMAT..=FORMAT_OF_SAGAS).contains(&format) {
         return Err(CodecError::Format(format));
     }
     if rest.u32()? != checksum(head, format, &rest.0) {
@@ -303,12 +372,17 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
     let opened_unix_ms = rest.u64()?;
     let (extras, lost) =
         if format == FORMAT { Default::default() } else { RecordReader(rest.text()?).extras()? };
-    let publication =
-        if format == FORMAT_WITH_PUBLICATION { Some(rest.publication()?) } else { None };
+    let publication = match format {
+        FORMAT_WITH_PUBLICATION => Some(rest.publication()?),
+        FORMAT_OF_SAGAS => rest.optional_publication()?,
+        _ => None,
+    };
     let has_trailers = format == FORMAT_WITH_TRAILERS;
+    let is_of_sagas = matches!(head[16], SAGA | BARRED);
     let state = match head[16] {
+        _ if is_of_sagas != (format == FORMAT_OF_SAGAS) => return Err(CodecError::Malformed),
         _ if has_trailers && !head_completed(head) => return Err(CodecError::Malformed),
-        RELEASED | EXPIRED | COMPLETED if publication.is_some() => {
+        RELEASED | EXPIRED | COMPLETED | BARRED if publication.is_some() => {
             return Err(CodecError::Malformed);
         }
         IN_FLIGHT => State::InFlight { uncertain_since_ms: rest.time()? },
@@ -330,6 +404,8 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
         }
         RELEASED => State::Released,
         EXPIRED => State::Expired,
+        SAGA => rest.saga()?,
+        BARRED => State::Barred,
         _ => return Err(CodecError::Malformed),
     };
     let kept = if rest.0.is_empty() { None } else { Some(rest.text()?) };
@@ -365,128 +441,6 @@ fn decode_cause(tag: u8, status: u16) -> Result<Cause, CodecError> {
         6 => Cause::NotRepeated,
         _ => return Err(CodecError::Malformed),
     })
-}
-
-fn span(content: &[u8]) -> Result<SpanId, CodecError> {
-    let malformed = |_| CodecError::Malformed;
-    let (trace, span) = content.split_at_checked(16).ok_or(CodecError::Malformed)?;
-    Ok(SpanId {
-        trace: trace.try_into().map_err(malformed)?,
-        span: span.try_into().map_err(malformed)?,
-    })
-}
-
-struct RecordReader(Bytes);
-
-impl RecordReader {
-    fn need(&self, bytes: usize) -> Result<(), CodecError> {
-        if self.0.len() < bytes { Err(CodecError::Malformed) } else { Ok(()) }
-    }
-
-    fn u8(&mut self) -> Result<u8, CodecError> {
-        self.need(1)?;
-        Ok(self.0.get_u8())
-    }
-
-    fn u16(&mut self) -> Result<u16, CodecError> {
-        self.need(2)?;
-        Ok(self.0.get_u16())
-    }
-
-    fn u32(&mut self) -> Result<u32, CodecError> {
-        self.need(4)?;
-        Ok(self.0.get_u32())
-    }
-
-    fn u64(&mut self) -> Result<u64, CodecError> {
-        self.need(8)?;
-        Ok(self.0.get_u64())
-    }
-
-    fn time(&mut self) -> Result<Option<u64>, CodecError> {
-        Ok(Some(self.u64()?).filter(|time| *time != 0))
-    }
-
-    fn text(&mut self) -> Result<Bytes, CodecError> {
-        let length = self.u32()? as usize;
-        self.need(length)?;
-        Ok(self.0.split_to(length))
-    }
-
-    fn string(&mut self) -> Result<Arc<str>, CodecError> {
-        let text = self.text()?;
-        std::str::from_utf8(&text).map(Arc::from).map_err(|_| CodecError::Malformed)
-    }
-
-    fn option(&mut self) -> Result<Option<[u8; 32]>, CodecError> {
-        match self.u8()? {
-            0 => Ok(None),
-            1 => {
-                self.need(32)?;
-                let mut bytes = [0; 32];
-                self.0.copy_to_slice(&mut bytes);
-                Ok(Some(bytes))
-            }
-            _ => Err(CodecError::Malformed),
-        }
-    }
-
-    fn publication(&mut self) -> Result<Publication, CodecError> {
-        match self.u8()? {
-            1 => Announcements::decode(&self.text()?)
-                .map(|announcements| Publication::Open(Arc::new(announcements)))
-                .ok_or(CodecError::Malformed),
-            2 => Ok(Publication::Sealed(self.text()?)),
-            _ => Err(CodecError::Malformed),
-        }
-    }
-
-    /// Returns the extras, and the fence of a lost attempt.
-    fn extras(&mut self) -> Result<(Extras, Option<Fence>), CodecError> {
-        let (mut extras, mut lost) = (Extras::default(), None);
-        while !self.0.is_empty() {
-            let (tag, content) = (self.u8()?, self.text()?);
-            match tag {
-                EXTRA_LEAVES => extras.leaves = Some(content),
-                EXTRA_SPAN => extras.span = Some(span(&content)?),
-                EXTRA_LOST => {
-                    let fence = content.as_ref().try_into().map_err(|_| CodecError::Malformed)?;
-                    lost = Some(Fence(u64::from_be_bytes(fence)));
-                }
-                _ => {}
-            }
-        }
-        Ok((extras, lost))
-    }
-
-    fn fields(&mut self) -> Result<HeaderMap, CodecError> {
-        let fields = self.u32()? as usize;
-        // A field takes at least nine bytes, so a forged count can't reserve more memory than the
-        // record's size.
-        self.need(fields.checked_mul(9).ok_or(CodecError::Malformed)?)?;
-        let mut headers =
-            HeaderMap::try_with_capacity(fields).map_err(|_| CodecError::Malformed)?;
-        for _ in 0..fields {
-            let name = HeaderName::from_bytes(&self.text()?).map_err(|_| CodecError::Malformed)?;
-            let value =
-                HeaderValue::from_maybe_shared(self.text()?).map_err(|_| CodecError::Malformed)?;
-            headers.try_append(name, value).map_err(|_| CodecError::Malformed)?;
-        }
-        Ok(headers)
-    }
-
-    fn reply(&mut self, has_trailers: bool) -> Result<Reply, CodecError> {
-        let status = StatusCode::from_u16(self.u16()?).map_err(|_| CodecError::Malformed)?;
-        let headers = self.fields()?;
-        let trailers = if has_trailers { Some(self.fields()?) } else { None };
-        let body = match self.u8()? {
-            0 => ReplyBody::NotStored,
-            1 => ReplyBody::Whole(std::mem::take(&mut self.0)),
-            2 => ReplyBody::Sealed(std::mem::take(&mut self.0)),
-            _ => return Err(CodecError::Malformed),
-        };
-        Ok(Reply { status, headers, body, trailers })
-    }
 }
 
 #[cfg(test)]

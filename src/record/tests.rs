@@ -25,6 +25,10 @@ fn completed() -> State {
     State::Completed { reply: Arc::new(reply), by: Settler::Upstream }
 }
 
+fn saga(phase: SagaPhase) -> State {
+    State::Saga { phase, content: SagaContent::Open(Bytes::from_static(b"log")) }
+}
+
 fn uncertain(cause: Cause) -> State {
     State::Uncertain { cause, since_ms: None, retry: None }
 }
@@ -39,7 +43,7 @@ fn record(state: State) -> Record {
         opened_unix_ms: 5,
         kept: Some(Bytes::from_static(b"k")),
         publication: None,
-        extras: Extras { leaves: Some(Bytes::from_static(b"l")), span: None },
+        extras: Extras { leaves: Some(Bytes::from_static(b"l")), ..Extras::default() },
         state,
     }
 }
@@ -76,25 +80,29 @@ fn a_write_is_known_again_by_version_fence_and_state() {
 }
 
 #[test]
-fn only_an_attempt_under_way_has_a_lease_and_it_ends_on_time() {
+fn an_attempt_under_way_and_a_saga_have_a_lease_and_it_ends_on_time() {
     let is_over = |state, now_ms| {
         Held { record: record(state), written_ms: 1000, due_ms: 2000, now_ms }.lease_is_over()
     };
     let in_flight = || State::InFlight { uncertain_since_ms: None };
-    assert!(
-        !is_over(in_flight(), 1999) && is_over(in_flight(), 2000) && is_over(in_flight(), 2001)
-    );
-    assert!(!is_over(uncertain(Cause::Broken), 2001) && !is_over(State::Released, 2001));
+    for leased in [in_flight, || saga(SagaPhase::Stuck)] {
+        assert!(!is_over(leased(), 1999) && is_over(leased(), 2000) && is_over(leased(), 2001));
+    }
+    for other in [uncertain(Cause::Broken), State::Released, State::Barred] {
+        assert!(!is_over(other, 2001));
+    }
 }
 
 #[test]
-fn each_state_has_a_name_and_two_of_them_owe_an_outcome() {
+fn each_state_has_a_name_and_three_of_them_owe_an_outcome() {
     let named = |state: State| (state.name(), state.is_unsettled());
     assert_eq!(named(State::InFlight { uncertain_since_ms: None }), ("in_flight", true));
     assert_eq!(named(uncertain(Cause::Stopped)), ("uncertain", true));
     assert_eq!(named(completed()), ("completed", false));
     assert_eq!(named(State::Released), ("released", false));
     assert_eq!(named(State::Expired), ("expired", false));
+    assert_eq!(named(saga(SagaPhase::Running)), ("saga", true));
+    assert_eq!(named(State::Barred), ("barred", false));
 }
 
 #[test]

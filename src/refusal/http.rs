@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, LINK, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -13,6 +15,7 @@ use super::vendor_errors::{self, RefusalText};
 use super::{Refusal, RefusalKind};
 use crate::clock::rfc3339;
 use crate::engine::{Dialect, Policy};
+use crate::key::Slot;
 use crate::telemetry::Answer;
 
 /// The methods that the gateway forwards, as `Allow` lists them.
@@ -21,11 +24,14 @@ pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const STRIPE_SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
 
-/// The `Retry-After` while an operator has to decide, in an error format that requires the field.
-/// Operators take minutes, so a shorter time would only add load.
+/// The `Retry-After` while an operator has to decide, for a saga and in an error format that
+/// requires the field. Operators take minutes, so a shorter time would only add load.
 const HELD_RETRY: Duration = Duration::from_secs(30);
 /// The `Retry-After` where no better time is known.
 const RETRY_SOON: Duration = Duration::from_secs(1);
+
+/// The path below which the states of sagas are.
+pub const SAGAS_PATH: &str = "/.well-known/onceward/sagas/";
 
 /// Renders refusals as HTTP responses.
 #[derive(Debug, Clone, Default)]
@@ -101,12 +107,22 @@ impl RefusalRenderer {
         {
             headers.insert(LINK, link);
         }
+        if let Some(saga) = refusal.saga()
+            && let Ok(location) = HeaderValue::try_from(saga_location(saga))
+        {
+            headers.insert(LOCATION, location);
+        }
         if let Some((name, value)) = remedy_field(kind) {
             headers.insert(name, HeaderValue::from_static(value));
         }
         insert_retry_fields(headers, kind, retry_after, style.stripe_should_retry);
         (response, kind.answer())
     }
+}
+
+/// Returns the path at which the client finds the state of its saga.
+pub fn saga_location(saga: Slot) -> String {
+    format!("{SAGAS_PATH}{saga}")
 }
 
 /// Adds the fields that state whether and when the same request may be sent again.
@@ -153,6 +169,7 @@ fn retry_after(refusal: &Refusal, errors: Dialect) -> Option<Duration> {
         | Refusal::StoreUnavailable { retry_after }
         | Refusal::QuotaReached { retry_after }
         | Refusal::OutboxFull { retry_after } => Some(*retry_after),
+        Refusal::SagaStuck { .. } => Some(HELD_RETRY),
         // Without a key there is no protection: if the client sent the request again, it would run
         // again.
         Refusal::OutcomeUncertain { slot, retry_after, .. } => retry_after
@@ -171,6 +188,8 @@ fn retry_after(refusal: &Refusal, errors: Dialect) -> Option<Duration> {
         | Refusal::ScopeRepeated { .. }
         | Refusal::ScopeInvalid { .. }
         | Refusal::KeyReused { .. }
+        | Refusal::SagaNotFound
+        | Refusal::Barred { .. }
         | Refusal::ResponseNotStored { .. }
         | Refusal::ResultExpired { .. }
         | Refusal::BodyTooLarge { .. }
@@ -205,6 +224,9 @@ fn remedy_field(kind: RefusalKind) -> Option<(HeaderName, &'static str)> {
         | RefusalKind::ScopeUnavailable
         | RefusalKind::KeyReused
         | RefusalKind::InFlight
+        | RefusalKind::SagaStuck
+        | RefusalKind::SagaNotFound
+        | RefusalKind::Barred
         | RefusalKind::OutcomeUncertain
         | RefusalKind::ResponseNotStored
         | RefusalKind::ResultExpired
@@ -248,6 +270,10 @@ fn problem_document(text: &RefusalText<'_>, problem_type: &str, retryable: bool)
     });
     if let Some(slot) = text.refusal.operation() {
         body["operation"] = json!(slot.to_string());
+    }
+    if let Refusal::SagaStuck { slot, held } = text.refusal {
+        body["saga"] = json!(slot.to_string());
+        body["operation"] = json!(held.map(|held| held.to_string()));
     }
     if let Refusal::ResponseNotStored { status, .. } = text.refusal {
         body["original_status"] = json!(status);

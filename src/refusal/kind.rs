@@ -20,6 +20,9 @@ pub enum RefusalKind {
     ScopeUnavailable,
     KeyReused,
     InFlight,
+    SagaStuck,
+    SagaNotFound,
+    Barred,
     OutcomeUncertain,
     ResponseNotStored,
     ResultExpired,
@@ -58,6 +61,9 @@ impl Refusal {
             Refusal::ScopeUnavailable => RefusalKind::ScopeUnavailable,
             Refusal::KeyReused { .. } => RefusalKind::KeyReused,
             Refusal::InFlight { .. } => RefusalKind::InFlight,
+            Refusal::SagaStuck { .. } => RefusalKind::SagaStuck,
+            Refusal::SagaNotFound => RefusalKind::SagaNotFound,
+            Refusal::Barred { .. } => RefusalKind::Barred,
             Refusal::OutcomeUncertain { .. } => RefusalKind::OutcomeUncertain,
             Refusal::ResponseNotStored { .. } => RefusalKind::ResponseNotStored,
             Refusal::ResultExpired { .. } => RefusalKind::ResultExpired,
@@ -98,6 +104,9 @@ impl RefusalKind {
             RefusalKind::ScopeUnavailable => "scope-unavailable",
             RefusalKind::KeyReused => "key-reused",
             RefusalKind::InFlight => "in-flight",
+            RefusalKind::SagaStuck => "saga-stuck",
+            RefusalKind::SagaNotFound => "saga-not-found",
+            RefusalKind::Barred => "barred",
             RefusalKind::OutcomeUncertain => "outcome-uncertain",
             RefusalKind::ResponseNotStored => "response-not-stored",
             RefusalKind::ResultExpired => "result-expired",
@@ -135,9 +144,12 @@ impl RefusalKind {
             RefusalKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             RefusalKind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             RefusalKind::InFlight
+            | RefusalKind::SagaStuck
+            | RefusalKind::Barred
             | RefusalKind::OutcomeUncertain
             | RefusalKind::ResponseNotStored
             | RefusalKind::ResultExpired => StatusCode::CONFLICT,
+            RefusalKind::SagaNotFound => StatusCode::NOT_FOUND,
             RefusalKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             RefusalKind::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             RefusalKind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
@@ -170,6 +182,9 @@ impl RefusalKind {
             RefusalKind::ScopeUnavailable => "Tokens can't be verified right now",
             RefusalKind::KeyReused => "The idempotency key was used before",
             RefusalKind::InFlight => "The first request is still being processed",
+            RefusalKind::SagaStuck => "The first request began a saga that is stuck",
+            RefusalKind::SagaNotFound => "The saga is not known",
+            RefusalKind::Barred => "The step may not run",
             RefusalKind::OutcomeUncertain => "It is not known whether the request was executed",
             RefusalKind::ResponseNotStored => {
                 "The request was executed, and its response was not kept"
@@ -221,6 +236,15 @@ impl RefusalKind {
             RefusalKind::ResponseNotStored | RefusalKind::ResultExpired => {
                 "Don't repeat it: look its result up."
             }
+            RefusalKind::SagaStuck => {
+                "Send the same request again later: an operator has to decide, or an upstream has \
+                 to become available."
+            }
+            RefusalKind::SagaNotFound => {
+                "Ask with the credentials of the request that began the saga. The state of a saga that \
+                 has ended is kept as long as its answer."
+            }
+            RefusalKind::Barred => "Don't send it again.",
             RefusalKind::NotSent => "Send the same request again.",
             RefusalKind::ScopeUnavailable
             | RefusalKind::InFlight
@@ -274,10 +298,11 @@ impl RefusalKind {
             RefusalKind::ScopeUnavailable => Answer::ScopeUnavailable,
             RefusalKind::KeyReused => Answer::KeyReused,
             RefusalKind::InFlight => Answer::InFlight,
+            RefusalKind::SagaStuck => Answer::SagaStuck,
             RefusalKind::OutcomeUncertain => Answer::Uncertain,
             RefusalKind::ResponseNotStored => Answer::ResponseNotStored,
             RefusalKind::ResultExpired => Answer::ResultExpired,
-            RefusalKind::NotSent => Answer::NotSent,
+            RefusalKind::NotSent | RefusalKind::Barred => Answer::NotSent,
             RefusalKind::UpstreamUnreachable
             | RefusalKind::UpstreamFailed
             | RefusalKind::UpstreamTimedOut => Answer::UpstreamUnreachable,
@@ -294,6 +319,7 @@ impl RefusalKind {
             | RefusalKind::MethodNotAllowed
             | RefusalKind::HostInvalid
             | RefusalKind::Malformed
+            | RefusalKind::SagaNotFound
             | RefusalKind::HeaderTooLarge => Answer::BadRequest,
         }
     }
@@ -313,6 +339,9 @@ impl RefusalKind {
             RefusalKind::BodyUnreadable => "refuse_body_unreadable",
             RefusalKind::KeyReused
             | RefusalKind::InFlight
+            | RefusalKind::SagaStuck
+            | RefusalKind::SagaNotFound
+            | RefusalKind::Barred
             | RefusalKind::OutcomeUncertain
             | RefusalKind::ResponseNotStored
             | RefusalKind::ResultExpired
@@ -349,12 +378,15 @@ impl RefusalKind {
             | RefusalKind::ScopeExpired
             | RefusalKind::KeyReused
             | RefusalKind::InFlight
+            | RefusalKind::SagaStuck
             | RefusalKind::OutcomeUncertain
             | RefusalKind::ResponseNotStored
             | RefusalKind::ResultExpired
             | RefusalKind::UnsupportedEncoding
             | RefusalKind::BodyUnreadable => true,
             RefusalKind::ScopeUnavailable
+            | RefusalKind::SagaNotFound
+            | RefusalKind::Barred
             | RefusalKind::NotSent
             | RefusalKind::UpstreamUnreachable
             | RefusalKind::UpstreamFailed

@@ -24,7 +24,7 @@ use crate::engine::DuplicateRefusal;
 use crate::key::Slot;
 pub use body_kind::BodyKind;
 pub use explanation::Explanation;
-pub use http::{ALLOWED_METHODS, RefusalRenderer, RefusalStyle};
+pub use http::{ALLOWED_METHODS, RefusalRenderer, RefusalStyle, SAGAS_PATH, saga_location};
 pub use key_fault::KeyFault;
 pub use kind::RefusalKind;
 pub use malformation::Malformation;
@@ -95,6 +95,25 @@ pub enum Refusal {
         slot: Slot,
         /// How long to wait before the next try.
         retry_after: Duration,
+        /// Whether the operation is a saga. The response then has its location.
+        saga: bool,
+    },
+    /// The saga of the first request waits for a person, or for an upstream.
+    #[error("the saga that the first request with this key began is stuck")]
+    SagaStuck {
+        /// The saga.
+        slot: Slot,
+        /// The operation of the step that the saga waits for; `None` if it is not known.
+        held: Option<Slot>,
+    },
+    /// The client asks for a saga that does not exist, or for the saga of another client.
+    #[error("there is no saga with this id")]
+    SagaNotFound,
+    /// The operation of a saga's step may not run. No client's request gets this refusal.
+    #[error("the saga of this step has gone back")]
+    Barred {
+        /// The operation.
+        slot: Slot,
     },
     /// The upstream may or may not have executed the request.
     #[error("it is not known whether the upstream executed this request")]
@@ -235,7 +254,11 @@ impl Refusal {
     pub(crate) fn of_refusal(refusal: DuplicateRefusal, slot: Slot) -> Refusal {
         match refusal {
             DuplicateRefusal::KeyReused => Refusal::KeyReused { slot, explained: None },
-            DuplicateRefusal::InFlight { retry_after } => Refusal::InFlight { slot, retry_after },
+            DuplicateRefusal::InFlight { retry_after, saga } => {
+                Refusal::InFlight { slot, retry_after, saga }
+            }
+            DuplicateRefusal::SagaStuck => Refusal::SagaStuck { slot, held: None },
+            DuplicateRefusal::Barred => Refusal::Barred { slot },
             DuplicateRefusal::OutcomeUncertain { retry_after } => {
                 Refusal::OutcomeUncertain { slot: Some(slot), status: None, retry_after }
             }
@@ -253,6 +276,8 @@ impl Refusal {
         match self {
             Refusal::KeyReused { slot, .. }
             | Refusal::InFlight { slot, .. }
+            | Refusal::SagaStuck { slot, .. }
+            | Refusal::Barred { slot }
             | Refusal::ResponseNotStored { slot, .. }
             | Refusal::ResultExpired { slot }
             | Refusal::RecordUnreadable { slot }
@@ -269,6 +294,7 @@ impl Refusal {
             | Refusal::Overloaded
             | Refusal::QuotaReached { .. }
             | Refusal::OutboxFull { .. }
+            | Refusal::SagaNotFound
             | Refusal::BodyTooLarge { .. }
             | Refusal::UnsupportedEncoding
             | Refusal::BodyUnreadable
@@ -280,6 +306,15 @@ impl Refusal {
             | Refusal::Malformed { .. }
             | Refusal::HeaderTooLarge { .. } => None,
         }
+    }
+
+    /// Returns the saga that the refusal concerns.
+    pub fn saga(&self) -> Option<Slot> {
+        let (Refusal::InFlight { slot, saga: true, .. } | Refusal::SagaStuck { slot, .. }) = self
+        else {
+            return None;
+        };
+        Some(*slot)
     }
 
     /// Returns the status of the response. `mismatch_status` is the route's status for a reused

@@ -35,7 +35,17 @@ fn rows() -> Vec<Row> {
         (Refusal::ScopeInvalid { expired: true }, 401, "scope-invalid", None, None, true),
         (Refusal::ScopeUnavailable, 503, "scope-unavailable", one, yes, false),
         (Refusal::KeyReused { slot, explained: None }, 422, "key-reused", None, no, true),
-        (Refusal::InFlight { slot, retry_after: AFTER }, 409, "in-flight", three, yes, true),
+        (
+            Refusal::InFlight { slot, retry_after: AFTER, saga: false },
+            409,
+            "in-flight",
+            three,
+            yes,
+            true,
+        ),
+        (Refusal::SagaStuck { slot, held: None }, 409, "saga-stuck", Some("30"), yes, true),
+        (Refusal::SagaNotFound, 404, "saga-not-found", None, None, false),
+        (Refusal::Barred { slot }, 409, "barred", None, None, false),
         (unsettled(Some(slot), None), 409, "outcome-uncertain", None, no, true),
         (unsettled(Some(slot), Some(AFTER)), 409, "outcome-uncertain", three, yes, true),
         (
@@ -101,11 +111,12 @@ const fn kinds_count(kind: RefusalKind) -> usize {
     use RefusalKind::*;
     match kind {
         KeyMissing | KeyInvalid | ScopeMissing | ScopeRepeated | ScopeInvalid | ScopeExpired
-        | ScopeUnavailable | KeyReused | InFlight | OutcomeUncertain | ResponseNotStored
-        | ResultExpired | NotSent | UpstreamUnreachable | UpstreamFailed | UpstreamTimedOut
-        | StoreUnavailable | RecordUnreadable | Overloaded | QuotaReached | OutboxFull
-        | BodyTooLarge | UnsupportedEncoding | BodyUnreadable | BodyTimeout | BodyBroken
-        | PathAmbiguous | MethodNotAllowed | HostInvalid | Malformed | HeaderTooLarge => 31,
+        | ScopeUnavailable | KeyReused | InFlight | SagaStuck | SagaNotFound | Barred
+        | OutcomeUncertain | ResponseNotStored | ResultExpired | NotSent | UpstreamUnreachable
+        | UpstreamFailed | UpstreamTimedOut | StoreUnavailable | RecordUnreadable | Overloaded
+        | QuotaReached | OutboxFull | BodyTooLarge | UnsupportedEncoding | BodyUnreadable
+        | BodyTimeout | BodyBroken | PathAmbiguous | MethodNotAllowed | HostInvalid | Malformed
+        | HeaderTooLarge => 34,
     }
 }
 
@@ -113,4 +124,26 @@ const fn kinds_count(kind: RefusalKind) -> usize {
 fn the_table_has_every_kind() {
     let kinds: HashSet<RefusalKind> = rows().iter().map(|row| row.0.kind()).collect();
     assert_eq!(kinds.len(), kinds_count(RefusalKind::KeyMissing), "{kinds:?}");
+}
+
+#[test]
+fn a_refusal_about_a_saga_has_its_location() {
+    let in_flight = |saga| Refusal::InFlight { slot: SLOT, retry_after: AFTER, saga };
+    let stuck = |held| Refusal::SagaStuck { slot: SLOT, held };
+    let held = Slot::from_hash(Space::Enforced, [9; SLOT_BYTES]);
+    let saga = serde_json::json!(SLOT.to_string());
+    let (none, null) = (serde_json::Value::Null, serde_json::Value::Null);
+    for (refusal, has_location, member, operation) in [
+        (in_flight(true), true, none.clone(), saga.clone()),
+        (in_flight(false), false, none, saga.clone()),
+        (stuck(None), true, saga.clone(), null),
+        (stuck(Some(held)), true, saga, serde_json::json!(held.to_string())),
+    ] {
+        let (response, _) = RefusalRenderer::default().render(&refusal, RefusalStyle::default());
+        let location = response.headers().get("location").map(|value| value.to_str().unwrap());
+        let expected = format!("/.well-known/onceward/sagas/{SLOT}");
+        assert_eq!(location, has_location.then_some(&*expected), "{refusal:?}");
+        let document: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!((&document["saga"], &document["operation"]), (&member, &operation));
+    }
 }

@@ -104,6 +104,8 @@ impl VendorCodes {
             RefusalKind::ScopeInvalid => new(Credentials, "UNAUTHORIZED"),
             RefusalKind::ScopeExpired => new(Credentials, "ACCESS_TOKEN_EXPIRED"),
             RefusalKind::OutcomeUncertain
+            | RefusalKind::SagaStuck
+            | RefusalKind::Barred
             | RefusalKind::ResponseNotStored
             | RefusalKind::ResultExpired => new(Service, "CONFLICT"),
             RefusalKind::UpstreamUnreachable | RefusalKind::UpstreamFailed => {
@@ -120,6 +122,7 @@ impl VendorCodes {
             RefusalKind::BodyTooLarge => new(Request, "REQUEST_ENTITY_TOO_LARGE"),
             RefusalKind::UnsupportedEncoding => new(Request, "UNSUPPORTED_MEDIA_TYPE"),
             RefusalKind::BodyTimeout => new(Request, "REQUEST_TIMEOUT"),
+            RefusalKind::SagaNotFound => new(Request, "NOT_FOUND"),
             RefusalKind::MethodNotAllowed => new(Request, "METHOD_NOT_ALLOWED"),
             RefusalKind::BodyBroken
             | RefusalKind::PathAmbiguous

@@ -15,7 +15,7 @@ use super::error::{ListError, StoreError};
 use super::records::{Events, Listing, Page, Records, Swap};
 use super::watch::Watch;
 use crate::key::Slot;
-use crate::record::{Fence, Held, Lifetime, Record, State, Version};
+use crate::record::{Fence, Held, Lifetime, Record, Version};
 
 /// Records with a cache in front.
 pub struct Cached {
@@ -46,7 +46,7 @@ impl Records for Cached {
         lifetime: Lifetime,
         events: Events<'_>,
     ) -> Result<Swap, StoreError> {
-        if expected.is_some() || !matches!(next.state, State::InFlight { .. }) {
+        if expected.is_some() || !next.state.has_lease() {
             // The write replaces the cached record. Drop that record now: the report of the change
             // may come later.
             self.cache.changed(slot);
@@ -87,6 +87,10 @@ impl Records for Cached {
 
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         self.inner.due(limit).await
+    }
+
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.inner.due_sagas(limit).await
     }
 
     async fn list(

@@ -46,6 +46,7 @@ struct Contents {
     records: BTreeMap<Slot, Stored>,
     tombstones: BTreeMap<Slot, Stored>,
     due: BTreeSet<(u64, Slot)>,
+    sagas: BTreeSet<(u64, Slot)>,
     ends: BTreeSet<(u64, Slot)>,
     tombstone_ends: BTreeSet<(u64, Slot)>,
     notes: Notes,
@@ -120,7 +121,9 @@ impl Records for Memory {
         if current.map(|stored| stored.record.version) != expected {
             return Ok(Swap::Stale(current.map(|stored| stored.held(now_ms))));
         }
-        let claims = matches!(next.state, State::InFlight { .. });
+        // A tombstone bars the claim of a saga, too. The later writes of a saga ask for no
+        // tombstone.
+        let claims = next.state.has_lease();
         let barrier = if claims && lifetime.tombstone.is_some() {
             contents.live_tombstone(slot, now_ms)
         } else {
@@ -161,7 +164,7 @@ impl Records for Memory {
         let (mut contents, now_ms) = self.lock();
         let runs = |stored: &&Stored| {
             stored.record.fence == fence
-                && matches!(stored.record.state, State::InFlight { .. })
+                && stored.record.state.has_lease()
                 && stored.due_ms > now_ms
         };
         if contents.live(slot, now_ms).filter(runs).is_none() {
@@ -179,10 +182,13 @@ impl Records for Memory {
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         let (mut contents, now_ms) = self.lock();
         contents.sweep(now_ms);
-        let is_live =
-            |slot: &Slot| contents.records.get(slot).is_some_and(|stored| stored.ends_ms > now_ms);
-        let overdue = contents.due.iter().take_while(|(due_ms, _)| *due_ms <= now_ms);
-        Ok(overdue.map(|(_, slot)| *slot).filter(is_live).take(limit).collect())
+        Ok(contents.overdue(&contents.due, limit, now_ms))
+    }
+
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        let (mut contents, now_ms) = self.lock();
+        contents.sweep(now_ms);
+        Ok(contents.overdue(&contents.sagas, limit, now_ms))
     }
 
     async fn list(
@@ -198,7 +204,13 @@ impl Records for Memory {
         };
         let (contents, now_ms) = self.lock();
         let belongs = |stored: &Stored| {
-            stored.ends_ms > now_ms && (listing == Listing::All || stored.due_ms != 0)
+            let is_saga = matches!(stored.record.state, State::Saga { .. });
+            let is_asked = match listing {
+                Listing::All => true,
+                Listing::Unsettled => stored.due_ms != 0 && !is_saga,
+                Listing::Sagas => is_saga,
+            };
+            stored.ends_ms > now_ms && is_asked
         };
         let mut records = Vec::new();
         let mut cursor = None;
@@ -352,9 +364,25 @@ impl Contents {
         );
     }
 
+    /// Returns the index of the due time of a record.
+    fn due_index(&mut self, record: &Record) -> &mut BTreeSet<(u64, Slot)> {
+        match record.state {
+            State::Saga { .. } => &mut self.sagas,
+            _ => &mut self.due,
+        }
+    }
+
+    /// Returns up to `limit` slots of an index with a due time in the past.
+    fn overdue(&self, index: &BTreeSet<(u64, Slot)>, limit: usize, now_ms: u64) -> Vec<Slot> {
+        let is_live =
+            |slot: &Slot| self.records.get(slot).is_some_and(|stored| stored.ends_ms > now_ms);
+        let overdue = index.iter().take_while(|(due_ms, _)| *due_ms <= now_ms);
+        overdue.map(|(_, slot)| *slot).filter(is_live).take(limit).collect()
+    }
+
     fn insert(&mut self, slot: &Slot, stored: Stored) {
         if stored.due_ms != 0 {
-            self.due.insert((stored.due_ms, *slot));
+            self.due_index(&stored.record).insert((stored.due_ms, *slot));
         }
         self.ends.insert((stored.ends_ms, *slot));
         self.records.insert(*slot, stored);
@@ -362,7 +390,7 @@ impl Contents {
 
     fn remove(&mut self, slot: &Slot) -> Option<Stored> {
         let stored = self.records.remove(slot)?;
-        self.due.remove(&(stored.due_ms, *slot));
+        self.due_index(&stored.record).remove(&(stored.due_ms, *slot));
         self.ends.remove(&(stored.ends_ms, *slot));
         Some(stored)
     }

@@ -98,6 +98,10 @@ impl Records for PendingStore {
         self.records()?.due(limit).await
     }
 
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.records()?.due_sagas(limit).await
+    }
+
     async fn list(
         &self,
         listing: Listing,

@@ -29,10 +29,13 @@ pub enum Swap {
 /// Selects the records of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listing {
-    /// Records that are in flight or uncertain, from the index of unsettled records.
+    /// Records that are in flight or uncertain, from the index of unsettled records. Sagas are not
+    /// among them.
     Unsettled,
     /// Every record, in no particular order.
     All,
+    /// Sagas that have not ended, from the index of sagas.
+    Sagas,
 }
 
 /// A page of a listing.
@@ -79,9 +82,10 @@ impl<'a> Events<'a> {
 pub trait Records: Send + Sync + 'static {
     /// Writes `next` if the slot holds version `expected` (`None`: if the slot is empty).
     ///
-    /// The same atomic step updates the index of unsettled records and the tombstone, and writes
-    /// the events. After that, the watchers of the slot are woken. If the answer is `Stale` or
-    /// `Large`, no event is written.
+    /// The same atomic step updates the indexes and the tombstone, and writes the events. A saga is
+    /// in an index of its own, and never in that of unsettled records: older gateways remove states
+    /// from it that they don't know. After that, the watchers of the slot are woken. If the answer
+    /// is `Stale` or `Large`, no event is written.
     ///
     /// Idempotent: if the slot already holds a record with `next`'s version, fence and state, an
     /// earlier try of the same write has stored it. Then the answer is `Stored`, and the events are
@@ -112,12 +116,14 @@ pub trait Records: Send + Sync + 'static {
     /// Reads a record, or its tombstone if the record has ended.
     async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;
 
-    /// Extends the lease of the attempt `fence`. The lease then ends after `lease`, and the record
-    /// disappears after `keep`, both counted from now. `keep` replaces [`Lifetime::keep`] of the
-    /// claim, and should be longer than `lease`: a record that disappears frees its key.
+    /// Extends the lease of the attempt, or of the saga's owner, with this fence. The lease then
+    /// ends after `lease`, and the record disappears after `keep`, both counted from now. `keep`
+    /// replaces [`Lifetime::keep`] of the last write, and should be longer than `lease`: a record
+    /// that disappears frees its key. A `lease` of zero gives a saga back.
     ///
-    /// Returns `false`, and changes nothing, if the record is not in flight under that fence, or if
-    /// its lease has ended. Another gateway may already have acted on the end of that lease.
+    /// Returns `false`, and changes nothing, if the record is neither in flight nor a saga under
+    /// that fence, or if its lease has ended. Another gateway may already have acted on the end of
+    /// that lease.
     ///
     /// Neither changes the version nor appends an event.
     async fn renew(
@@ -131,6 +137,12 @@ pub trait Records: Send + Sync + 'static {
     /// Returns up to `limit` slots of unsettled records with a due time in the past. Removes index
     /// entries of records that are gone.
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError>;
+
+    /// Returns up to `limit` slots of sagas with an ended lease: other gateways may take them over.
+    /// Removes index entries of records that are gone, or that are no sagas.
+    ///
+    /// Without sagas the call is so cheap that a gateway can make it every second.
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError>;
 
     /// Lists up to `limit` records from `cursor` on. The listing is for people: it may miss records
     /// that change meanwhile.

@@ -1,10 +1,10 @@
 //! Records with encrypted results: sealed before they are stored, opened when they are read.
 //! AES-256-GCM (NIST SP 800-38D).
 //!
-//! Sealing covers header fields, trailers and body of a reply, a kept key of the upstream, and the
-//! digests of a request's members. The status and the hashes of scope and caller stay readable, for
-//! operators and rules. The operation's slot is authenticated with the sealed text. So nobody who
-//! can write to the store can move a result to another operation.
+//! Sealing covers header fields, trailers and body of a reply, the content of a saga, a kept key of
+//! the upstream, and the digests of a request's members. The status and the hashes of scope and
+//! caller stay readable, for operators and rules. The operation's slot is authenticated with the
+//! sealed text. So nobody who can write to the store can move a result to another operation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{
     Announcements, CodecError, Extras, Fence, Held, Lifetime, Publication, Record, Reply,
-    ReplyBody, State, Version, decode_reply, encode_reply,
+    ReplyBody, SagaContent, State, Version, decode_reply, encode_reply,
 };
 
 pub use super::sealing::{InvalidSealingKey, KEY_BYTES, KEY_ID_MAX, SealingKey, SealingKeys};
@@ -72,18 +72,15 @@ impl Sealed {
 
     fn opened(&self, slot: &Slot, held: Option<Held>) -> Result<Option<Held>, StoreError> {
         let Some(mut held) = held else { return Ok(None) };
-        if let State::Completed { reply, .. } = &mut held.record.state
-            && let ReplyBody::Sealed(sealed) = &reply.body
-        {
-            let has_trailers = reply.trailers.is_some();
-            *reply = Arc::new(decode_reply(
-                self.keys.open(slot, context_of(has_trailers), sealed)?,
-                has_trailers,
-            )?);
-        }
+        self.open_state(slot, &mut held.record.state)?;
         // Without its publication a later change would lose its events, so the record is unreadable
-        // if the publication can't be opened.
-        if let Some(Publication::Sealed(sealed)) = &held.record.publication {
+        // if the publication can't be opened. A saga that this gateway can't continue stays
+        // readable: its duplicates are refused or wait.
+        let is_foreign_saga =
+            matches!(held.record.state, State::Saga { content: SagaContent::Sealed(_), .. });
+        if let Some(Publication::Sealed(sealed)) = &held.record.publication
+            && !is_foreign_saga
+        {
             let text = self.keys.open(slot, PUBLICATION, sealed)?;
             let announcements = Announcements::decode(&text).ok_or(CodecError::Malformed)?;
             held.record.publication = Some(Publication::Open(Arc::new(announcements)));
@@ -95,6 +92,29 @@ impl Sealed {
         let leaves = &mut held.record.extras.leaves;
         *leaves = leaves.take().and_then(|leaves| self.keys.open(slot, LEAVES, &leaves).ok());
         Ok(Some(held))
+    }
+
+    /// Opens the sealed part of a state. A saga that no key opens stays sealed: its phase is enough
+    /// for admission.
+    fn open_state(&self, slot: &Slot, state: &mut State) -> Result<(), StoreError> {
+        match state {
+            State::Completed { reply, .. } => {
+                if let ReplyBody::Sealed(sealed) = &reply.body {
+                    let has_trailers = reply.trailers.is_some();
+                    let text = self.keys.open(slot, context_of(has_trailers), sealed)?;
+                    *reply = Arc::new(decode_reply(text, has_trailers)?);
+                }
+            }
+            State::Saga { content, .. } => {
+                if let SagaContent::Sealed(sealed) = content
+                    && let Ok(text) = self.keys.open(slot, SAGA, sealed)
+                {
+                    *content = SagaContent::Open(text);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Returns the record as it is stored; `None` if nothing in it must be sealed.
@@ -135,6 +155,11 @@ impl Sealed {
                     ..record.clone()
                 }))
             }
+            State::Saga { phase, content: SagaContent::Open(text) } => {
+                let content = SagaContent::Sealed(self.keys.seal(slot, SAGA, text)?);
+                let state = State::Saga { phase: *phase, content };
+                Ok(Some(Record { state, kept, publication, extras, ..record.clone() }))
+            }
             _ if kept.is_some() || extras.leaves.is_some() || publication.is_some() => {
                 Ok(Some(Record { kept, publication, extras, ..record.clone() }))
             }
@@ -146,6 +171,7 @@ impl Sealed {
 /// Purposes of sealed texts.
 const REPLY: &[u8] = b"reply";
 const REPLY_WITH_TRAILERS: &[u8] = b"reply with trailers";
+const SAGA: &[u8] = b"saga";
 const KEPT: &[u8] = b"kept";
 const LEAVES: &[u8] = b"leaves";
 const PUBLICATION: &[u8] = b"publication";
@@ -199,6 +225,10 @@ impl Records for Sealed {
         self.inner.due(limit).await
     }
 
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.inner.due_sagas(limit).await
+    }
+
     /// Leaves results sealed: listings don't use them, and a result that can't be opened must not
     /// hide other records.
     async fn list(
@@ -227,6 +257,7 @@ mod tests {
 
     use super::*;
     use crate::key::Space;
+    use crate::record::SagaPhase;
     use crate::store::memory::Memory;
     use crate::store::pending::PendingStore;
     use crate::store::suite::{Stage, Time, claim, completed, slot};
@@ -285,7 +316,8 @@ mod tests {
     #[tokio::test]
     async fn the_leaves_of_a_request_are_sealed_too_and_lost_with_their_sealing_key() {
         let (inner, mine, theirs) = (memory(), slot(Space::Enforced, 1), slot(Space::Enforced, 2));
-        let extras = Extras { leaves: Some(Bytes::from_static(b"salt and /amount")), span: None };
+        let extras =
+            Extras { leaves: Some(Bytes::from_static(b"salt and /amount")), ..Extras::default() };
         for (version, record) in [(1, claim(1, 1)), (2, completed(2))] {
             let record = Record { extras: extras.clone(), ..record };
             let expected = (version > 1).then_some(Version(version - 1));
@@ -333,6 +365,32 @@ mod tests {
                 matches!(loaded, Err(StoreError::Corrupt(CodecError::Sealed))),
                 "settling it would lose its events: {loaded:?}"
             );
+        }
+    }
+
+    fn saga() -> Record {
+        let content = SagaContent::Open(Bytes::from_static(b"the plan and the log"));
+        let state = State::Saga { phase: SagaPhase::Stuck, content };
+        Record { state, ..announcing() }
+    }
+
+    #[tokio::test]
+    async fn a_saga_is_sealed_except_its_phase_and_bound_to_its_slot() {
+        let (inner, mine, theirs) = (memory(), slot(Space::Enforced, 1), slot(Space::Enforced, 2));
+        let store = sealed(&inner, vec![key("a", 1)]);
+        store.swap(&mine, None, &saga(), LIFE).await.unwrap();
+        assert_eq!(store.load(&mine).await.unwrap().unwrap().record, saga());
+        let raw = inner.load(&mine).await.unwrap().unwrap().record;
+        let State::Saga { phase, content: SagaContent::Sealed(text) } = &raw.state else {
+            panic!("{raw:?}")
+        };
+        assert_eq!(*phase, SagaPhase::Stuck);
+        assert!(!text.windows(4).any(|part| part == b"plan"));
+        inner.swap(&theirs, None, &raw, LIFE).await.unwrap();
+        let foreign = sealed(&inner, vec![key("b", 2)]);
+        for (store, slot) in [(&store, &theirs), (&foreign, &mine)] {
+            let record = store.load(slot).await.unwrap().unwrap().record;
+            assert_eq!(record, raw, "its duplicates are still refused, and nobody continues it");
         }
     }
 

@@ -9,6 +9,7 @@ pub enum Answer {
     Released,
     Uncertain,
     InFlight,
+    SagaStuck,
     KeyReused,
     KeyMissing,
     KeyInvalid,
@@ -32,12 +33,13 @@ pub enum Answer {
 }
 
 impl Answer {
-    pub(super) const ALL: [Answer; 25] = [
+    pub(super) const ALL: [Answer; 26] = [
         Answer::Executed,
         Answer::Replayed,
         Answer::Released,
         Answer::Uncertain,
         Answer::InFlight,
+        Answer::SagaStuck,
         Answer::KeyReused,
         Answer::KeyMissing,
         Answer::KeyInvalid,
@@ -68,6 +70,7 @@ impl Answer {
             Answer::Released => "released",
             Answer::Uncertain => "uncertain",
             Answer::InFlight => "in_flight",
+            Answer::SagaStuck => "saga_stuck",
             Answer::KeyReused => "key_reused",
             Answer::KeyMissing => "key_missing",
             Answer::KeyInvalid => "key_invalid",

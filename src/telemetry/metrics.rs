@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::line_queue::log_meter;
 use super::{
-    BreakerMeter, ExportMetrics, OutboxMeter, ProjectionMeter, ReloadMeter, VanishedRoutes,
+    BreakerMeter, ExportMetrics, OutboxMeter, ProjectionMeter, ReloadMeter, SagaMeter,
+    VanishedRoutes,
 };
 
 /// Results of probes of uncertain operations.
@@ -121,6 +122,8 @@ pub struct Meter {
     pub projection: ProjectionMeter,
     /// The outbox.
     pub outbox: OutboxMeter,
+    /// Sagas.
+    pub sagas: SagaMeter,
     /// Lines of the access log.
     pub access_log: ExportMetrics,
     /// Spans of traces.
@@ -196,6 +199,7 @@ impl Meter {
             vanished: VanishedRoutes::default(),
             projection: ProjectionMeter::default(),
             outbox: OutboxMeter::default(),
+            sagas: SagaMeter::default(),
             access_log: ExportMetrics::default(),
             spans: ExportMetrics::default(),
         };
@@ -214,6 +218,7 @@ impl Meter {
         meter.vanished.register(&mut registry);
         meter.projection.register(&mut registry);
         meter.outbox.register(&mut registry);
+        meter.sagas.register(&mut registry);
         meter.access_log.register(&mut registry, "access_log_lines", "Lines of the access log");
         log_meter().register(&mut registry, "log_lines", "Lines of the process log");
         meter.spans.register(&mut registry, "trace_spans", "Spans of traces");

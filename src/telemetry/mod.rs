@@ -12,6 +12,7 @@ mod metrics;
 mod outbox;
 mod projection;
 mod reloads;
+mod sagas;
 mod spans;
 mod trail;
 
@@ -28,5 +29,6 @@ pub use metrics::{CacheMeter, Meter, RouteMeter, StoreCall, Timer};
 pub use outbox::{DeliveryResult, OutboxMeter, SinkGauges};
 pub use projection::ProjectionMeter;
 pub use reloads::{ReloadMeter, VanishedRoutes};
+pub use sagas::{CountedSaga, SagaMeter};
 pub use spans::{Span, SpanQueue, Tracer, export_request};
 pub use trail::{Arrival, EnabledObservers, Observers, Trail, TrailStep, Work};

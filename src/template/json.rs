@@ -1,5 +1,10 @@
 //! JSON documents as values of templates. Numbers keep their digits, and members their order.
+//!
+//! Danger: the language has no decimal numbers. A number that keeps its digits is an object there,
+//! and a comparison of an object with a number compares their kinds: `10.00 > 20` would be true. So
+//! each use of such a number other than writing it is noted, and the rendering fails.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -22,9 +27,20 @@ pub struct MalformedJson;
 #[derive(Debug)]
 struct ExactNumber(String);
 
+thread_local! {
+    /// Whether this thread has compared an [`ExactNumber`], or has calculated with one.
+    static CALCULATED: Cell<bool> = const { Cell::new(false) };
+}
+
 impl Object for ExactNumber {
+    /// Every comparison, test and calculation asks for the representation. Writing does not.
     fn repr(self: &Arc<Self>) -> ObjectRepr {
+        CALCULATED.set(true);
         ObjectRepr::Plain
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        number(&self.0).is_true()
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,15 +65,41 @@ impl Object for JsonObject {
     }
 }
 
-/// Reads a JSON document as a value of templates.
+/// Runs a rendering. Also returns whether it compared a number that keeps its digits, or calculated
+/// with one.
+pub(super) fn noting_calculations<T>(render: impl FnOnce() -> T) -> (T, bool) {
+    CALCULATED.set(false);
+    (render(), CALCULATED.get())
+}
+
+/// Returns the digits of a number that keeps them.
+pub(super) fn digits_of(value: &Value) -> Option<&str> {
+    value.downcast_object_ref::<ExactNumber>().map(|number| number.0.as_str())
+}
+
+/// Returns a value to calculate with. A number loses its digits.
+pub(super) fn calculable(value: &Value) -> Value {
+    digits_of(value).map_or_else(|| value.clone(), number)
+}
+
+/// Reads a JSON document as a value of templates. Numbers with a point, an exponent or a leading
+/// `-0` keep their digits, and can only be written.
 ///
 /// # Errors
 /// See [`MalformedJson`].
 pub fn json_value(text: &str) -> Result<Value, MalformedJson> {
-    read(text.trim(), 0)
+    read(text.trim(), 0, exact_number)
 }
 
-fn read(text: &str, depth: usize) -> Result<Value, MalformedJson> {
+/// Reads a JSON document as a value of conditions. Numbers can be compared.
+///
+/// # Errors
+/// See [`MalformedJson`].
+pub fn json_numbers(text: &str) -> Result<Value, MalformedJson> {
+    read(text.trim(), 0, number)
+}
+
+fn read(text: &str, depth: usize, number_of: fn(&str) -> Value) -> Result<Value, MalformedJson> {
     if depth > DEPTH_MAX {
         return Err(MalformedJson);
     }
@@ -69,7 +111,8 @@ fn read(text: &str, depth: usize) -> Result<Value, MalformedJson> {
             for (name, value) in members.0 {
                 let name: Arc<str> = name.into();
                 object.names.push(name.clone());
-                if object.values.insert(name, read(value.get(), depth + 1)?).is_some() {
+                let value = read(value.get(), depth + 1, number_of)?;
+                if object.values.insert(name, value).is_some() {
                     return Err(MalformedJson);
                 }
             }
@@ -77,7 +120,7 @@ fn read(text: &str, depth: usize) -> Result<Value, MalformedJson> {
         }
         Some(b'[') => {
             let items: Vec<&RawValue> = serde_json::from_str(text).map_err(malformed)?;
-            items.into_iter().map(|item| read(item.get(), depth + 1)).collect()
+            items.into_iter().map(|item| read(item.get(), depth + 1, number_of)).collect()
         }
         Some(b'"') => Ok(Value::from(serde_json::from_str::<String>(text).map_err(malformed)?)),
         Some(b't' | b'f') => {
@@ -89,17 +132,25 @@ fn read(text: &str, depth: usize) -> Result<Value, MalformedJson> {
         }
         _ => {
             serde_json::from_str::<&RawValue>(text).map_err(malformed)?;
-            Ok(number(text))
+            Ok(number_of(text))
         }
     }
 }
 
-/// Returns a number. An integer that is written the usual way can be calculated with.
-fn number(text: &str) -> Value {
-    match text.parse::<i64>() {
+/// Returns a number that keeps its digits. An integer that is written the usual way can be
+/// calculated with.
+fn exact_number(text: &str) -> Value {
+    match text.parse::<i128>() {
         Ok(number) if number.to_string() == text => Value::from(number),
         _ => Value::from_object(ExactNumber(text.to_owned())),
     }
+}
+
+/// Returns a number to calculate with. A number that is no integer becomes a floating-point number,
+/// and so does an integer with more than 38 digits.
+fn number(text: &str) -> Value {
+    let integer = text.parse::<i128>().map(Value::from);
+    integer.or_else(|_| text.parse::<f64>().map(Value::from)).unwrap_or(Value::UNDEFINED)
 }
 
 /// The members of an object, in their order.
@@ -141,6 +192,10 @@ pub(super) fn write_json(
     if depth > DEPTH_MAX {
         return Err("a value is nested too deeply");
     }
+    if let Some(digits) = digits_of(value) {
+        out.push_str(digits);
+        return Ok(());
+    }
     match value.kind() {
         ValueKind::None => out.push_str("null"),
         ValueKind::String => write_text(out, value.as_str().unwrap_or_default()),
@@ -152,10 +207,6 @@ pub(super) fn write_json(
             }
             out.push_str(&text);
         }
-        ValueKind::Plain => match value.downcast_object_ref::<ExactNumber>() {
-            Some(number) => out.push_str(&number.0),
-            None => return Err("a value has no JSON form"),
-        },
         ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
             for (at, item) in items(value)?.enumerate() {

@@ -151,3 +151,140 @@ fn a_value_inside_quotes_fails_because_it_could_add_members() {
         Ok(r#"{"a\\": 3, "b\"": "a/b c"}"#)
     );
 }
+
+#[test]
+fn a_value_in_a_header_field_is_a_text_without_control_characters() {
+    for (source, text) in [
+        ("order {{ data.order }}", "order a/b c"),
+        ("{{ data.amount }};{{ data.count }};{{ data.yes }}", "1.10;3;true"),
+        ("", ""),
+        ("{{ data.empty }}", ""),
+    ] {
+        assert_eq!(rendered(TemplateKind::Header, source).as_deref(), Ok(text), "{source}");
+    }
+    for source in ["{{ data.none }}", "{{ data.list }}", "{{ data.object }}"] {
+        let found = rendered(TemplateKind::Header, source);
+        assert!(matches!(found, Err(TemplateError::Unusable(_))), "{source}: {found:?}");
+    }
+    for source in ["a\r\nb: c", "{{ data.order ~ '\\n' }}x", "a\tb", "{{ data.list[2] }}", "\u{85}"]
+    {
+        let found = rendered(TemplateKind::Header, source);
+        assert_eq!(found, Err(TemplateError::ControlCharacter), "{source}");
+    }
+}
+
+#[test]
+fn a_number_with_digits_is_written_and_never_compared_by_its_kind() {
+    let digits = [
+        "[{{ data.amount }}, {{ data.list[1] }}]",
+        "{% set amount = data.amount %}[{{ amount }}, {{ 2.50 or data.amount }}]",
+        "[{{ data.amount if data.amount else 0 }}, {{ data.amount | default(2) }}]",
+        "[{% if data.amount is defined %}{{ data.amount }}{% endif %}]",
+    ];
+    for source in digits {
+        assert!(rendered(TemplateKind::Json, source).unwrap().contains("1.10"), "{source}");
+    }
+    for source in [
+        "{{ data.amount > 0 }}",
+        "{{ data.amount < 2 }}",
+        "{{ data.amount == 1 }}",
+        "{{ 1 != data.amount }}",
+        "{{ data.amount == data.list[1] }}",
+        "{{ data.amount in [1, '1.10'] }}",
+        "{{ data.list | max }}",
+        "{{ data.amount is number }}",
+        "{% if data.amount >= 1 %}1{% else %}2{% endif %}",
+        "{{ [data.amount, 2] | sort }}",
+    ] {
+        let found = rendered(TemplateKind::Json, source);
+        assert_eq!(found, Err(TemplateError::Calculation), "{source}");
+    }
+    // These would be false without notice.
+    for source in [
+        "{{ data.amount == 1.1 }}",
+        "{{ 'a}' ~ (1.1 != data.amount) }}",
+        "{% if\n data.amount in [1.1] %}{% endif %}",
+    ] {
+        let found = Template::new(TemplateKind::Json, source);
+        assert!(matches!(found, Err(TemplateError::Malformed { line: 1, .. })), "{source}");
+    }
+    for source in
+        ["{{ data.amount | float == 1.1 }}", "{{ data.order == '1.1' }}", "1.1 == {{ data.count }}"]
+    {
+        assert!(Template::new(TemplateKind::Json, source).is_ok(), "{source}");
+    }
+    for source in ["{{ data.amount + 1 }}", "{{ -data.amount }}", "{{ data.amount * 2 }}"] {
+        assert!(rendered(TemplateKind::Json, source).is_err(), "{source}");
+    }
+}
+
+#[test]
+fn a_number_is_calculated_with_behind_a_filter() {
+    for (source, text) in [
+        ("{{ data.amount | float > 1 }}", "true"),
+        ("{{ data.amount | float < 1 }}", "false"),
+        ("{{ data.exponent | int + 1 }}", "1001"),
+        ("{{ data.count | float }}", "3.0"),
+        ("{{ data.count > 2 }}", "true"),
+        ("{{ data.large > 2 }}", "true"),
+        ("{{ data.negative | int }}", "0"),
+    ] {
+        assert_eq!(rendered(TemplateKind::Json, source).as_deref(), Ok(text), "{source}");
+    }
+    assert!(rendered(TemplateKind::Json, "{{ data.order | float }}").is_err());
+}
+
+fn holds(source: &str) -> Result<bool, TemplateError> {
+    let document = r#"{"amount":10.00,"zero":0.00,"count":3,"small":-0.5,"text":"5","yes":true,
+        "large":123456789012345678901234567890123456789012345,"none":null,"list":[1.5]}"#;
+    let values = Value::from_pairs([("data", json_numbers(document).unwrap())]);
+    Condition::new(source).unwrap().holds(&values)
+}
+
+#[test]
+fn a_condition_compares_numbers_by_value() {
+    for (source, expected) in [
+        ("data.amount > 0", true),
+        ("data.amount == 10", true),
+        ("data.amount < 9.99", false),
+        ("data.zero > 0", false),
+        ("data.zero == 0 and not data.zero", true),
+        ("data.small < 0", true),
+        ("data.count >= 3 and data.count < data.amount", true),
+        ("data.large > 1000000", true),
+        ("data.yes", true),
+        ("data.text == '5'", true),
+        ("data.other is defined", false),
+        ("data.none is none", true),
+        ("data.list[0] * 2 == 3", true),
+    ] {
+        assert_eq!(holds(source), Ok(expected), "{source}");
+    }
+}
+
+#[test]
+fn a_condition_that_is_neither_true_nor_false_fails() {
+    for source in ["data.amount", "data.text", "data.none", "data.list", "1", "'true'", "other"] {
+        assert_eq!(holds(source), Err(TemplateError::NotBoolean), "{source}");
+    }
+    for source in ["data.other > 0", "data.other.x", "other == 1", "not data.other"] {
+        let found = holds(source);
+        assert!(matches!(found, Err(TemplateError::Undefined(_))), "{source}: {found:?}");
+    }
+    let endless = "range(9999) | map('string') | list | length > 1 and range(9999) | sum > 0";
+    assert_eq!(holds(endless), Err(TemplateError::TooManySteps));
+    assert!(matches!(Condition::new("data.amount >"), Err(TemplateError::Malformed { .. })));
+    assert!(matches!(Condition::new("a }} b"), Err(TemplateError::Malformed { .. })));
+    assert!(matches!(Condition::new(""), Err(TemplateError::Malformed { .. })));
+}
+
+#[test]
+fn a_template_lists_what_it_uses() {
+    let source = "{% for item in data.list %}{{ item.price }}{{ loop.index }}{% endfor %}\
+                  {{ data['x'].y }}{{ range(data.count) }}{{ steps.a.body.id | default(saga.id) }}";
+    let template = Template::new(TemplateKind::Json, source).unwrap();
+    let expected = ["data", "data.count", "data.list", "range", "saga.id", "steps.a.body.id"];
+    assert_eq!(template.references(), expected);
+    let condition = Condition::new("steps.a.status == 200 and request.body.amount > 0").unwrap();
+    assert_eq!(condition.references(), ["request.body.amount", "steps.a.status"]);
+}

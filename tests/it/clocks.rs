@@ -131,6 +131,7 @@ impl World {
         let settings = LayerSettings {
             routes: routes.collect(),
             keyrings: HashMap::new(),
+            sagas: HashMap::new(),
             renderer: RefusalRenderer::default(),
             publish_policy: false,
             body_timeout: Duration::from_secs(30),

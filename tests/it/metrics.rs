@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::harness::{Gateway, RedisServer, Request, Upstream, free_port, until};
 
-/// A documented or printed metric: its type, and the values of each label. A route or a sink may
-/// have any value.
+/// A documented or printed metric: its type, and the values of each label. A route, a sink or a
+/// saga may have any value.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Metric {
     kind: String,
@@ -82,6 +82,14 @@ fn seen() -> Metrics {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "a secret of more than 24 bytes").unwrap();
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap();
+    let saga = format!(
+        "[encryption]\nkeys = [{{ id = \"a\", file = {:?} }}]\n[[sagas]]\nname = \"order\"\n\
+         path = \"/v1/orders\"\n[[sagas.steps]]\nname = \"ship\"\ncompensate = \"none\"\n\
+         request = {{ path = \"/v1/shipments\" }}\n",
+        key.path()
+    );
     let sink = |name: &str, port: u16| {
         format!(
             "[[sinks]]\nname = {name:?}\nretry = {{ first = \"10ms\", attempts = 2 }}\n\
@@ -95,7 +103,7 @@ fn seen() -> Metrics {
     let gateway = Gateway::on(
         upstream.port,
         &redis.url(),
-        &format!("[store]\nformat = 2\n{sinks}"),
+        &format!("[store]\nformat = 3\n{saga}{sinks}"),
         &format!("{}{publish}{watched}", crate::harness::ROUTES),
     );
     for _ in 0..2 {
@@ -127,7 +135,7 @@ fn every_metric_that_is_printed_is_documented_and_the_other_way_round() {
         assert_eq!(labels(written), labels(found), "{name}");
         for (label, values) in &written.labels {
             match label.as_str() {
-                "route" | "sink" => {
+                "route" | "sink" | "saga" => {
                     assert!(values.is_empty(), "{name}: {label} is a configured name")
                 }
                 // These appear with the first request of their kind.

@@ -132,6 +132,9 @@ impl Bridge {
             record::State::Completed { reply, .. } => Stand::Completed(self.answer(reply)),
             record::State::Released => Stand::Released,
             record::State::Expired => unreachable!("no rule writes a tombstone"),
+            record::State::Saga { .. } | record::State::Barred => {
+                unreachable!("the model has no sagas")
+            }
         };
         let who = record
             .caller

@@ -1,6 +1,7 @@
 //! Model checks of the protocol: within the bounds every order of steps is explored, not a sample.
 //!
-//! The events of an operation, and their relays, have a model of their own: see `outbox`.
+//! The events of an operation, and their relays, have a model of their own: see `outbox`. So have
+//! sagas: see `saga`.
 //!
 //! # What is modelled
 //!
@@ -62,4 +63,6 @@ mod outbox;
 mod properties;
 mod protocol;
 mod rules;
+#[cfg(feature = "gateway")]
+mod saga;
 mod state;

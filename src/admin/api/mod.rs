@@ -18,6 +18,7 @@ mod projection;
 mod read_model;
 mod refusals;
 mod reload;
+mod sagas;
 mod sinks;
 mod tail;
 
@@ -61,6 +62,11 @@ pub(super) fn paths() -> Vec<ApiPath> {
         ("/v1/dead-letters/{id}", get(dead_letters::show), Operators),
         ("/v1/dead-letters/{id}/requeue", post(dead_letters::requeue), Operators),
         ("/v1/dead-letters/{id}/discard", post(dead_letters::discard), Operators),
+        ("/v1/sagas", get(sagas::list), Operators),
+        ("/v1/sagas/{id}", get(sagas::show), Operators),
+        ("/v1/sagas/{id}/retry", post(sagas::retry), Operators),
+        ("/v1/sagas/{id}/skip", post(sagas::skip), Operators),
+        ("/v1/sagas/{id}/cancel", post(sagas::cancel), Operators),
         ("/v1/outbox/reseal", post(outbox::reseal), Operators),
         ("/v1/statistics", get(read_model::statistics), Operators),
         ("/v1/overview", get(read_model::overview), Operators),

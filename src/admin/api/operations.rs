@@ -36,8 +36,8 @@ type Sent<T> = Result<Json<T>, JsonRejection>;
     get, path = "/v1/operations", tag = "operations",
     params(
         ("state" = Option<String>, Query,
-            description = "`in_flight`, `uncertain`, `completed`, `released`, `expired`; in the \
-                read model also `gone`"),
+            description = "`in_flight`, `uncertain`, `completed`, `released`, `expired`, `saga`, \
+                `barred`; in the read model also `gone`"),
         ("route" = Option<String>, Query, description = "The route's name"),
         ("status" = Option<u16>, Query, description = "The status of the result"),
         ("scope" = Option<String>, Query,

@@ -52,6 +52,10 @@ refusals! {
         BodyTooLarge, StoreUnavailable;
     ResealRefusals: Unauthorized, Forbidden, RequestInvalid, BodyTooLarge, EncryptionOff,
         StoreUnavailable;
+    SagaListRefusals: Unauthorized, RequestInvalid, StoreUnavailable;
+    SagaShowRefusals: Unauthorized, SagaUnknown, StoreUnavailable;
+    SagaDecisionRefusals: Unauthorized, Forbidden, RequestInvalid, IfMatchInvalid, IfMatchRequired,
+        SagaUnknown, SagaEnded, SagaMoved, SagaDecisionDenied, BodyTooLarge, StoreUnavailable;
     LogLevelRefusals: Unauthorized, LogLevelUnavailable;
     LogLevelChangeRefusals: Unauthorized, Forbidden, RequestInvalid, LogLevelRefused,
         LogLevelUnavailable;

@@ -112,7 +112,10 @@ pub(super) fn possible(held: &Held, policy: &Policy) -> Vec<(Action, Option<Dura
         Ok(_) => Some((action, None)),
         Err(DecisionDenied::TooEarly { wait }) => Some((action, Some(wait))),
         Err(
-            DecisionDenied::InFlight | DecisionDenied::Settled(_) | DecisionDenied::NoResult(_),
+            DecisionDenied::InFlight
+            | DecisionDenied::Saga
+            | DecisionDenied::Settled(_)
+            | DecisionDenied::NoResult(_),
         ) => None,
     };
     // After an operator has decided on a retry, the page does not offer it again.
@@ -187,6 +190,8 @@ fn nothing(held: &Held) -> &'static str {
         State::Released => {
             "Nothing: the attempt was not executed, and the next request under this key runs."
         }
+        State::Saga { .. } => "Nothing here: decide about a saga with `onceward sagas`.",
+        State::Barred => "Nothing: the saga of this step has gone back, and the step may not run.",
         _ => "Nothing: the result is gone, and duplicates are refused.",
     }
 }

@@ -181,7 +181,7 @@ fn mark() -> Markup {
 pub(super) fn state(name: &str) -> Markup {
     let class = match name {
         "uncertain" => "state warn",
-        "in_flight" => "state busy",
+        "in_flight" | "saga" => "state busy",
         "completed" => "state good",
         _ => "state",
     };

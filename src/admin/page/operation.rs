@@ -283,7 +283,18 @@ fn state_facts(held: &Held, now: u64) -> Markup {
                 }
                 div { dt { "Settled by" } dd { (settler(*by)) } }
             }
-            RecordState::Released | RecordState::Expired => {}
+            RecordState::Saga { phase, .. } => {
+                div { dt { "Saga" } dd { (phase.name()) } }
+                div {
+                    dt { "Lease" }
+                    dd {
+                        @if held.lease_is_over() {
+                            "expired: another gateway takes the saga over"
+                        } @else { "ends " (moment(held.due_ms, now)) " unless renewed" }
+                    }
+                }
+            }
+            RecordState::Released | RecordState::Expired | RecordState::Barred => {}
         }
     }
 }

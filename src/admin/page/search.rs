@@ -25,8 +25,10 @@ use crate::key::Slot;
 const ROWS: usize = 50;
 
 /// The states of the filter: in the store, and in the read model.
-const STORED: [&str; 5] = ["in_flight", "uncertain", "completed", "released", "expired"];
-const STATES: [&str; 6] = ["in_flight", "uncertain", "completed", "released", "expired", "gone"];
+const STORED: [&str; 7] =
+    ["in_flight", "uncertain", "completed", "released", "expired", "saga", "barred"];
+const STATES: [&str; 8] =
+    ["in_flight", "uncertain", "completed", "released", "expired", "saga", "barred", "gone"];
 
 /// The prefix of the form fields with parts of the scope.
 const SCOPE_FIELD: &str = "scope.";

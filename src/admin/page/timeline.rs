@@ -119,6 +119,8 @@ fn described(moment: &MomentView) -> (&'static str, String) {
         "found" => ("good", format!("Found at the upstream: duplicates get{status}")),
         "retried" => ("busy", format!("{by} lets the next duplicate run")),
         "expired" => ("", format!("The result was expired by {by}")),
+        "saga" => ("busy", "The saga went on".to_owned()),
+        "barred" => ("", "Barred: the saga of this step has gone back".to_owned()),
         "replayed" => ("seen", format!("A duplicate got the stored response{status}")),
         "waited" => ("seen", format!("A duplicate waited, and got the stored response{status}")),
         "refused" => ("seen", format!("A duplicate was refused{status}")),

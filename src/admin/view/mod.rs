@@ -9,6 +9,7 @@ mod operation;
 mod outbox;
 mod read_model;
 mod report;
+mod saga;
 mod sink;
 
 pub(super) use dead_letter::EventTitle;
@@ -26,4 +27,8 @@ pub use read_model::{
     StatisticsView, TallyView, TimelineView,
 };
 pub use report::{ReportRowView, ReportView};
+pub use saga::{
+    SagaCompensationView, SagaDecisionRequest, SagaDecisionView, SagaListView, SagaStepView,
+    SagaView, StuckStepView,
+};
 pub use sink::{DeadLetterCounts, SinkListView, SinkTestView, SinkView};

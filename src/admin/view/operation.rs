@@ -14,7 +14,7 @@ use crate::record::{Held, ReplyBody, Settler, State};
 pub struct OperationView {
     /// The public reference.
     pub operation: String,
-    /// `in_flight`, `uncertain`, `completed`, `released` or `expired`.
+    /// `in_flight`, `uncertain`, `completed`, `released`, `expired`, `saga` or `barred`.
     pub state: String,
     /// The route's name.
     pub route: String,
@@ -149,7 +149,8 @@ impl OperationView {
                     Settler::Probe => "probe".into(),
                 });
             }
-            State::Released | State::Expired => {}
+            State::Saga { .. } => view.lease_ends_at = Some(rfc3339(held.due_ms)),
+            State::Released | State::Expired | State::Barred => {}
         }
         view
     }

@@ -40,8 +40,8 @@ pub struct MomentView {
     /// The number of duplicates; absent: one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub times: Option<u64>,
-    /// A change: `claimed`, `completed`, `uncertain`, `released`, `resolved`, `found`, `retried` or
-    /// `expired`. A duplicate: `replayed`, `waited` or `refused`.
+    /// A change: `claimed`, `completed`, `uncertain`, `released`, `resolved`, `found`, `retried`,
+    /// `expired`, `saga` or `barred`. A duplicate: `replayed`, `waited` or `refused`.
     pub kind: String,
     /// The version that the change wrote; absent: the event is a duplicate.
     #[serde(skip_serializing_if = "Option::is_none", default)]

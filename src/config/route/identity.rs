@@ -160,7 +160,7 @@ fn form_name(text: &str) -> Option<String> {
 }
 
 /// Reads the name of a header field that contains a key, from the client or to the upstream.
-pub(super) fn read_key_header(value: &Value<'_>) -> Option<HeaderName> {
+pub(in crate::config) fn read_key_header(value: &Value<'_>) -> Option<HeaderName> {
     let name = read_header(value)?;
     if name == http::header::HOST {
         value.fault("Host can't be a key: every request to this address has the same value");
@@ -297,7 +297,7 @@ pub(super) fn read_headers(value: &Value<'_>) -> Option<Vec<HeaderName>> {
     Some(names)
 }
 
-pub(super) fn read_header(value: &Value<'_>) -> Option<HeaderName> {
+pub(in crate::config) fn read_header(value: &Value<'_>) -> Option<HeaderName> {
     let name = value.parsed(HEADER_EXPECTED, header)?;
     repeated_by_retries(value, &name)?;
     Some(name)

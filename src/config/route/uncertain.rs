@@ -33,18 +33,44 @@ enum UncertainPolicy {
     Probe,
 }
 
+/// `on_uncertain`, with its probe.
+pub(in crate::config) enum UncertainSetting {
+    Hold,
+    Forward,
+    Probe(ProbeSetting),
+}
+
+/// A probe, with its lists of statuses as they are written.
+pub(in crate::config) struct ProbeSetting {
+    pub probe: Probe,
+    pub found: Vec<String>,
+    pub absent: Vec<String>,
+}
+
 const WORDS: [(&str, UncertainPolicy); 3] = [
     ("hold", UncertainPolicy::Hold),
     ("forward", UncertainPolicy::Forward),
     ("probe", UncertainPolicy::Probe),
 ];
 
-/// Reads `on_uncertain` and `probe`. Header fields of the probe with secret values are added to
-/// `secret`.
+/// Reads `on_uncertain` and `probe` of a route.
 pub(super) fn read(
     table: &Table<'_>,
     secret: &mut Vec<(HeaderName, SecretSource)>,
 ) -> Option<OnUncertain> {
+    Some(match read_setting(table, secret)? {
+        UncertainSetting::Hold => OnUncertain::Hold,
+        UncertainSetting::Forward => OnUncertain::Forward,
+        UncertainSetting::Probe(setting) => OnUncertain::Probe(Arc::new(setting.probe)),
+    })
+}
+
+/// Reads `on_uncertain` and `probe`. Header fields of the probe with secret values are added to
+/// `secret`.
+pub(in crate::config) fn read_setting(
+    table: &Table<'_>,
+    secret: &mut Vec<(HeaderName, SecretSource)>,
+) -> Option<UncertainSetting> {
     let word = table.get("on_uncertain");
     let given = word.as_ref().is_some_and(|value| value.span.given);
     let chosen = word.and_then(|value| value.choice(&WORDS, &[]));
@@ -55,7 +81,7 @@ pub(super) fn read(
         (probe, value)
     });
     match (chosen?, probe) {
-        (UncertainPolicy::Probe, Some((probe, _))) => Some(OnUncertain::Probe(Arc::new(probe?))),
+        (UncertainPolicy::Probe, Some((probe, _))) => Some(UncertainSetting::Probe(probe?)),
         (UncertainPolicy::Probe, None) => {
             table.report.note_absence(
                 &table.span_of("probe"),
@@ -69,13 +95,13 @@ pub(super) fn read(
                 value.fault("is not used: add on_uncertain = \"probe\"");
             }
             Some(if other == UncertainPolicy::Forward {
-                OnUncertain::Forward
+                UncertainSetting::Forward
             } else {
-                OnUncertain::Hold
+                UncertainSetting::Hold
             })
         }
-        (UncertainPolicy::Forward, None) => Some(OnUncertain::Forward),
-        (UncertainPolicy::Hold, None) => Some(OnUncertain::Hold),
+        (UncertainPolicy::Forward, None) => Some(UncertainSetting::Forward),
+        (UncertainPolicy::Hold, None) => Some(UncertainSetting::Hold),
     }
 }
 
@@ -100,7 +126,10 @@ pub(super) fn warn_of_paths(
     }
 }
 
-fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretSource)>) -> Option<Probe> {
+fn read_probe(
+    table: &Table<'_>,
+    secret: &mut Vec<(HeaderName, SecretSource)>,
+) -> Option<ProbeSetting> {
     let method = table.get("method").map_or(Some(Method::GET), |value| {
         value.parsed("\"GET\" or another safe method", safe_method)
     });
@@ -138,7 +167,7 @@ fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretSource)>) -
         },
         _ => None,
     };
-    Some(Probe {
+    let probe = Probe {
         method: method?,
         path: path??,
         statuses: statuses?,
@@ -146,7 +175,8 @@ fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretSource)>) -
         map_status: map_status?,
         headers: headers?,
         background: false,
-    })
+    };
+    Some(ProbeSetting { probe, found: found?, absent: absent? })
 }
 
 fn safe_method(text: &str) -> Option<Method> {

@@ -427,8 +427,8 @@ fn faulty_stores_are_refused() {
         ("[store]\ndurability = \"lax\"", "store.durability", "\"warn\" or \"strict\""),
         ("[store]\nlocal_cache = \"much\"", "store.local_cache", "a size such as"),
         ("[store]\nlocal_cache = 64", "store.local_cache", "found an integer"),
-        ("[store]\nformat = 0", "store.format", "a whole number from 1 to 2"),
-        ("[store]\nformat = 3", "store.format", "a whole number from 1 to 2"),
+        ("[store]\nformat = 0", "store.format", "a whole number from 1 to 3"),
+        ("[store]\nformat = 4", "store.format", "a whole number from 1 to 3"),
         ("[store]\nformat = \"2\"", "store.format", "a whole number"),
         (
             "[store]\nurl = \"redis+cluster://a:1\"\nlocal_cache = \"1MiB\"",

@@ -28,6 +28,15 @@ fn faults_of_sinks_and_rules_show_no_path_of_a_url() {
 }
 
 #[test]
+fn faults_of_sagas_are_shown_with_their_remedies_and_without_secrets() {
+    golden(
+        "sagas.toml",
+        include_str!("../../../tests/fixtures/config/sagas.toml"),
+        include_str!("../../../tests/fixtures/config/sagas.txt"),
+    );
+}
+
+#[test]
 fn a_line_that_does_not_parse_is_blamed_for_its_syntax_only() {
     golden(
         "syntax.toml",
@@ -132,6 +141,11 @@ const LEAKS: &[&str] = &[
     "sinks = [\"https://a/c4n4ry\"]",
     "[[sinks]]\nname = \"a\"\nwebhook = { url = \"https://a/c4n4ry\", secrets = [{ env = \"A\" }], \
      headers = { A = \"c4n4ry\" } }\n[upstream]\nurl = \"http://u\"",
+    "[[sagas]]\nsteps = [{ request = { headers = { Authorization = \"c4n4ry\" } } }]",
+    "[[sagas]]\nsteps = [{ request = { headers = { Host = \"c4n4ry\", A = [\"c4n4ry\"] } } }]",
+    "[[sagas]]\nsteps = [{ compensate = { headers = { X-Token = \"c4n4ry\" } } }]",
+    "[[sagas]]\nsteps = [{ probe = { headers = { Cookie = \"c4n4ry\" } } }]",
+    "[[sagas]]\nsteps = [{ request = { heders = { Authorization = \"c4n4ry\" } } }]",
     "zebra.stripe = \"c4n4ry\"",
     "zebra = [{ stripe = [\"c4n4ry\", 1] }]",
     "secret = 'c4n4ry",

@@ -6,7 +6,7 @@ use crate::key::Pointer;
 const KEPT: Option<Bytes> = Some(Bytes::from_static(b"k"));
 
 fn extras() -> Extras {
-    Extras { leaves: Some(Bytes::from_static(b"leaves")), span: None }
+    Extras { leaves: Some(Bytes::from_static(b"leaves")), ..Extras::default() }
 }
 
 /// An uncertain record of a lost attempt. The key is kept for a probe.

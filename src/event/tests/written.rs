@@ -16,9 +16,11 @@ fn maybe<S: Strategy>(value: S) -> impl Strategy<Value = Option<S::Value>> {
 }
 
 fn kinds() -> impl Strategy<Value = EventKind> {
-    use EventKind::{Claimed, Completed, Expired, Found, Released, Resolved, Retried, Uncertain};
+    use EventKind::{
+        Barred, Claimed, Completed, Expired, Found, Released, Resolved, Retried, Saga, Uncertain,
+    };
     prop::sample::select(vec![
-        Claimed, Completed, Uncertain, Released, Resolved, Found, Retried, Expired,
+        Claimed, Completed, Uncertain, Released, Resolved, Found, Retried, Expired, Saga, Barred,
     ])
 }
 
@@ -53,8 +55,9 @@ fn events() -> impl Strategy<Value = Event> {
         maybe(any::<u16>()),
         maybe(any::<u64>()),
     );
-    (kinds(), texts(), texts(), texts(), numbers, maybe(texts()), contexts()).prop_map(
-        |(kind, version, fence, route, numbers, cause, context)| {
+    let words = (maybe(texts()), maybe(texts()));
+    (kinds(), texts(), texts(), texts(), numbers, words, contexts()).prop_map(
+        |(kind, version, fence, route, numbers, (cause, phase), context)| {
             let (opened_ms, keep_ms, tombstone_ms, lease_ms, status, response_bytes) = numbers;
             Event {
                 kind,
@@ -68,6 +71,7 @@ fn events() -> impl Strategy<Value = Event> {
                 status,
                 response_bytes,
                 cause,
+                phase,
                 context,
             }
         },

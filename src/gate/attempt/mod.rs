@@ -249,7 +249,9 @@ impl<S, B> Attempt<S, B> {
                 DuplicateRefusal::OutcomeUncertain { .. }
                 | DuplicateRefusal::KeyReused
                 | DuplicateRefusal::Unreadable
-                | DuplicateRefusal::NotSent,
+                | DuplicateRefusal::NotSent
+                | DuplicateRefusal::SagaStuck
+                | DuplicateRefusal::Barred,
             )
             | Admission::Run
             | Admission::Claim(_)

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::probe::ProbeResult;
@@ -17,9 +18,11 @@ use crate::gate::explain::{key_reused, leaves};
 use crate::gate::intake::RequestedOperation;
 use crate::gate::intake::upstream_key::key_for_upstream;
 use crate::gate::permits::Permit;
+use crate::gate::prefer::ClientPreference;
+use crate::gate::protected_route::SagaRequest;
 use crate::gate::state::{Gate, ProtectedRoute};
 use crate::gate::upstream_service::UpstreamService;
-use crate::record::{Extras, Fence, Held, SpanId};
+use crate::record::{Extras, Fence, Held, SagaNote, SpanId};
 use crate::refusal::Refusal;
 use crate::telemetry::{Trail, Work};
 
@@ -40,7 +43,8 @@ impl Gate {
         S: UpstreamService<B>,
     {
         let policy = &guarded.route.policy;
-        let mut pending = self.begin_admission(guarded, operation, permit, request);
+        let saga = saga_content(guarded, &operation, request);
+        let mut pending = self.begin_admission(guarded, operation, (permit, saga), request);
         let slot = pending.slot;
         let mut admission = Admission::Claim(ClaimOver::Nothing);
         // The uncertain record that a probe asks about.
@@ -99,10 +103,15 @@ impl Gate {
         &self,
         guarded: &'r Arc<ProtectedRoute>,
         mut operation: RequestedOperation,
-        permit: Permit,
+        (permit, saga): (Permit, Option<Result<Bytes, Refusal>>),
         request: &IncomingRequest<'r, S>,
     ) -> PendingAdmission<'r> {
-        let details = self.claim_details(&guarded.route.policy, &mut operation, request);
+        let mut details = self.claim_details(&guarded.route.policy, &mut operation, request);
+        details.extras.saga = saga.as_ref().map(|_| SagaNote {
+            tenant_mark: self.settings.hashing.tenant_mark(&operation.tenant).into(),
+            summary: Bytes::new(),
+        });
+        details.saga = saga;
         let RequestedOperation { slot, caller, fingerprint, tenant, .. } = operation;
         PendingAdmission {
             guarded,
@@ -137,7 +146,8 @@ impl Gate {
             _ => None,
         };
         let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
-        let extras = Extras { leaves: leaves(&self.entropy, policy, request.compared()), span };
+        let extras =
+            Extras { leaves: leaves(&self.entropy, policy, request.compared()), span, saga: None };
         let fields = std::mem::take(&mut operation.fields);
         let publication = policy.publish.as_ref().map(|rules| {
             rules.publication(PublishedRequest {
@@ -148,7 +158,16 @@ impl Gate {
             })
         });
         let headers = &parts.headers;
-        ClaimDetails { kept, publication, extras, trail, fields, headers, request_bytes }
+        ClaimDetails {
+            saga: None,
+            kept,
+            publication,
+            extras,
+            trail,
+            fields,
+            headers,
+            request_bytes,
+        }
     }
 
     /// Probes the upstream about an uncertain operation.
@@ -184,7 +203,13 @@ impl Gate {
         let policy = &guarded.route.policy;
         let waiting = match waiting {
             Some(waiting) => waiting,
-            none => none.insert(self.begin_to_wait(policy, slot, *address)?),
+            none => {
+                let wait = guarded
+                    .saga
+                    .as_ref()
+                    .and_then(|_| ClientPreference::of(&request.parts.headers).longest_wait());
+                none.insert(self.begin_to_wait(guarded, slot, *address, wait)?)
+            }
         };
         let _step = Trail::step(details.trail.as_ref(), Work::Wait);
         let began = Instant::now();
@@ -192,6 +217,25 @@ impl Gate {
         *request.waited.get_or_insert_default() += began.elapsed();
         found
     }
+}
+
+/// Returns the content of the record, if the request begins a saga. A duplicate may not need it,
+/// but whether it is one is only known after the claim.
+fn saga_content<S>(
+    guarded: &ProtectedRoute,
+    operation: &RequestedOperation,
+    request: &IncomingRequest<'_, S>,
+) -> Option<Result<Bytes, Refusal>> {
+    let runner = guarded.saga.as_ref()?;
+    let uri = &request.parts.uri;
+    let begins = SagaRequest {
+        slot: &operation.slot,
+        path: uri.path(),
+        query: uri.query(),
+        headers: &request.parts.headers,
+        body: request.content,
+    };
+    Some(runner.first_content(&guarded.route.policy.route, &begins))
 }
 
 /// Decides what the request may do, given the record that was found.

@@ -166,6 +166,9 @@ impl PendingAdmission<'_> {
 
 /// The content of a claim's record and event besides the operation's identity.
 struct ClaimDetails<'r> {
+    /// The content of the record, if the request is for a saga. An error refuses a new saga, and
+    /// not a duplicate.
+    saga: Option<Result<Bytes, Refusal>>,
     /// The key, if the record keeps it for probes in the background.
     kept: Option<Bytes>,
     /// What the operation publishes, if the claim begins it.

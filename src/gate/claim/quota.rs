@@ -15,8 +15,8 @@ use crate::refusal::Refusal;
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Gate {
-    /// Checks that a new operation may begin: its tenant's quota is not used up, and no sink that
-    /// gets its events is full.
+    /// Checks that a new operation may begin: its tenant's quota is not used up, no sink that gets
+    /// its events is full, and a saga has a place on this gateway.
     ///
     /// # Errors
     /// Returns the refusal of a new operation. A duplicate is answered by its record nevertheless.
@@ -25,6 +25,9 @@ impl Gate {
         pending: &PendingAdmission<'_>,
         over: ClaimOver,
     ) -> Result<(), Refusal> {
+        if let Some(Err(refusal)) = &pending.details.saga {
+            return Err(refusal.clone());
+        }
         self.check_quota(pending, over)
             .map_err(|retry_after| Refusal::QuotaReached { retry_after })?;
         match &pending.guarded.route.policy.publish {

@@ -112,6 +112,9 @@ impl Gate {
         match admit(Some(&held), &ClaimRequest { caller, ..claimed.asked }, policy) {
             Admission::Replay(reply) => Ok(AdmitResult::Replay(slot, reply)),
             Admission::Refuse(refusal) => Err(Refusal::of_refusal(refusal, slot)),
+            _ if matches!(held.record.state, State::Saga { .. }) => {
+                Err(Refusal::of_refusal(DuplicateRefusal::saga_in_flight(policy), slot))
+            }
             // The other gateway may have found this claim and given up as well. A retry of the
             // client then finds at most one of the two claims.
             _ => Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot)),

@@ -11,14 +11,14 @@ use super::records::STORE_RETRY_AFTER;
 use super::unconfirmed::UnconfirmedClaim;
 use super::{AdmitResult, PendingAdmission};
 use crate::engine::{
-    Admission, Claim, ClaimOver, DuplicateRefusal, admit, claim, publication_of_claim,
+    Admission, Claim, ClaimOver, DuplicateRefusal, admit, claim, publication_of_claim, saga_claim,
 };
 use crate::event::Context;
 use crate::gate::attempt::Claimed;
 use crate::gate::send_rule::SendRule;
 use crate::gate::shared_permit::SharedPermit;
 use crate::gate::state::Gate;
-use crate::record::{Fence, Held, Lifetime, Version};
+use crate::record::{Fence, Held, Lifetime, SagaContent, Version};
 use crate::refusal::Refusal;
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer, Trail, Work};
@@ -126,8 +126,14 @@ impl Gate {
             let held = Box::pin(self.record_instead_of_claim(pending, refusal)).await?;
             return Ok(ClaimResult::Blocked(Some(held)));
         }
-        let mut next =
-            claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
+        let (fresh, now_unix_ms) = (Version(self.entropy.next()), self.clock.unix_ms());
+        let mut next = match &details.saga {
+            Some(Ok(content)) => {
+                let content = SagaContent::Open(content.clone());
+                saga_claim(asked, over, fresh, now_unix_ms, policy, content)
+            }
+            Some(Err(_)) | None => claim(asked, over, fresh, now_unix_ms, policy),
+        };
         next.record.kept = details.kept.clone();
         next.record.extras = details.extras.clone();
         let current = pending.current_publication.as_ref();

@@ -1,17 +1,19 @@
 //! Waiting: duplicates wait for the first request, if the route allows that.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Admission, ClaimRequest, DuplicateRefusal, Policy, admit};
 use crate::gate::permits::Permit;
 use crate::gate::share::AddressShare;
-use crate::gate::state::Gate;
+use crate::gate::state::{Gate, ProtectedRoute};
 use crate::key::Slot;
-use crate::record::Held;
+use crate::record::{Held, State};
 use crate::refusal::Refusal;
 use crate::store::Watch;
 
@@ -23,17 +25,28 @@ const POLL: Duration = Duration::from_secs(2);
 pub(in crate::gate) struct WaitingDuplicate {
     watch: Watch,
     until: Instant,
+    /// Cancelled when the sagas of this gateway stop; `None` if the operation is no saga.
+    stop: Option<CancellationToken>,
     gauge: Gauge,
     _permit: Permit,
 }
 
 impl WaitingDuplicate {
-    /// Waits until the record may have changed. Returns `false` when the wait timeout is over.
-    async fn next(&mut self, gate: &Gate) -> bool {
+    /// Waits until the record may have changed. Returns `false` when the wait timeout is over, or
+    /// when the sagas of this gateway stop: another gateway then continues the saga.
+    pub(in crate::gate) async fn next(&mut self, gate: &Gate) -> bool {
         let poll = Instant::now() + gate.entropy.jitter(POLL);
+        let WaitingDuplicate { watch, until, stop, .. } = self;
+        let stopped = async {
+            match stop {
+                Some(stop) => stop.cancelled().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             biased;
-            changed = timeout_at(self.until, self.watch.changed()) => changed.is_ok(),
+            changed = timeout_at(*until, watch.changed()) => changed.is_ok(),
+            () = stopped => false,
             () = sleep_until(poll) => true,
         }
     }
@@ -46,15 +59,17 @@ impl Drop for WaitingDuplicate {
 }
 
 impl Gate {
-    /// Begins to wait for a change of a record, up to the route's wait timeout.
+    /// Begins to wait for a change of a record, up to the route's wait timeout, and up to `at_most`
+    /// if the client wants to wait less.
     ///
     /// # Errors
     /// [`Refusal::Overloaded`], if too many duplicates already wait.
-    pub(super) fn begin_to_wait(
+    pub(in crate::gate) fn begin_to_wait(
         &self,
-        policy: &Policy,
+        guarded: &ProtectedRoute,
         slot: &Slot,
         address: Option<&Arc<AddressShare>>,
+        at_most: Option<Duration>,
     ) -> Result<WaitingDuplicate, Refusal> {
         let permit = self
             .waiters
@@ -66,9 +81,11 @@ impl Gate {
         }
         self.meter.waiters.inc();
         let gauge = self.meter.waiters.clone();
+        let timeout = guarded.route.policy.wait_timeout;
         Ok(WaitingDuplicate {
             watch,
-            until: Instant::now() + policy.wait_timeout,
+            until: Instant::now() + at_most.unwrap_or(timeout).min(timeout),
+            stop: guarded.saga.as_ref().map(|runner| runner.stopping()),
             gauge,
             _permit: permit,
         })
@@ -76,13 +93,17 @@ impl Gate {
 
     /// Waits until the record no longer makes the duplicate wait, and returns the record. Refuses
     /// the duplicate when the wait timeout is over.
-    pub(super) async fn wait_for_change(
+    pub(in crate::gate) async fn wait_for_change(
         &self,
         waiting: &mut WaitingDuplicate,
         policy: &Policy,
         slot: &Slot,
         asked: &ClaimRequest,
     ) -> Result<Option<Held>, Refusal> {
+        let mut refusal = match waiting.stop {
+            Some(_) => DuplicateRefusal::saga_in_flight(policy),
+            None => DuplicateRefusal::in_flight(policy),
+        };
         while waiting.next(self).await {
             let held = self
                 .store
@@ -93,7 +114,10 @@ impl Gate {
             if admit(held.as_ref(), asked, policy) != Admission::Wait {
                 return Ok(held);
             }
+            if held.is_some_and(|held| matches!(held.record.state, State::Saga { .. })) {
+                refusal = DuplicateRefusal::saga_in_flight(policy);
+            }
         }
-        Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), *slot))
+        Err(Refusal::of_refusal(refusal, *slot))
     }
 }

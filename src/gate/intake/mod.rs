@@ -63,6 +63,11 @@ impl Requester {
         Ok(Requester { scope, caller, tenant })
     }
 
+    /// Returns the caller, in the form before it is hashed with a secret.
+    pub(super) fn caller(&self) -> Caller {
+        self.caller
+    }
+
     /// Returns the sender's tenant.
     pub fn tenant(&self) -> TenantId {
         self.tenant

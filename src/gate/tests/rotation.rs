@@ -94,6 +94,10 @@ impl Records for Way {
         self.inner.due(limit).await
     }
 
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.inner.due_sagas(limit).await
+    }
+
     async fn list(
         &self,
         listing: Listing,
@@ -162,6 +166,7 @@ impl Fleet {
             route: Arc::new(route),
             response_timeout: Duration::from_secs(60),
             keyring: None,
+            saga: None,
         };
         Member { way, gate, guarded: Arc::new(guarded), executed: self.executed.clone() }
     }

@@ -53,6 +53,7 @@ pub(super) fn is_never_sent(outcome: &CallOutcome) -> bool {
         | CallOutcome::InFlight { .. }
         | CallOutcome::Uncertain { .. }
         | CallOutcome::Expired { .. }
+        | CallOutcome::Barred { .. }
         | CallOutcome::NothingToContinue { .. } => false,
     }
 }
@@ -110,7 +111,10 @@ pub(super) fn concluded(
             let report = FailureReport::of_error(format!("{} was not executed", note.operation));
             (Conclusion::Retry { report, retry_after: None }, NoteChange::TakeBack)
         }
-        CallOutcome::Expired { .. } | CallOutcome::NothingToContinue { .. } => {
+        // `Barred` does not occur: only the operations of sagas are barred.
+        CallOutcome::Expired { .. }
+        | CallOutcome::Barred { .. }
+        | CallOutcome::NothingToContinue { .. } => {
             (Conclusion::outcome_expired(&note.operation), NoteChange::Expire)
         }
     };

@@ -61,7 +61,10 @@ impl RequeueRule {
             Some(State::InFlight { .. } | State::Uncertain { .. } | State::Released) => {
                 RequeueRule::Begin(RoundChange::same(letter))
             }
-            Some(State::Expired) | None => RequeueRule::Unknown,
+            // A call has neither a saga nor a bar in its slot.
+            Some(State::Expired | State::Saga { .. } | State::Barred) | None => {
+                RequeueRule::Unknown
+            }
         }
     }
 

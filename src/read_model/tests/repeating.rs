@@ -78,3 +78,19 @@ fn another_change_of_the_same_version_and_the_next_attempt_are_no_repetition() {
     );
     assert_eq!(model.overview(T0 + 1000).unwrap().hour.uncertain, 1);
 }
+
+#[test]
+fn a_saga_counts_as_one_attempt_however_often_it_goes_on() {
+    let (model, mut entries) = (ReadModel::in_memory().unwrap(), TestLog::default());
+    let kinds = [EventKind::Saga, EventKind::Saga, EventKind::Saga, EventKind::Completed];
+    for (version, kind) in (1..).zip(kinds) {
+        entries.append(1, T0 + version, &change(kind, version));
+        applied(&model, &entries);
+        let state = if version < 4 { OperationState::Saga } else { OperationState::Completed };
+        assert_eq!(stands(&model), (state, T0 + version));
+    }
+    assert_eq!(counted(&model), ([1, 1, 1], kinds.to_vec()));
+    entries.append(1, T0 + 9, &Event { opened_ms: T0 + 9, ..change(EventKind::Saga, 9) });
+    applied(&model, &entries);
+    assert_eq!(counted(&model).0, [2, 1, 1], "the key is new again");
+}

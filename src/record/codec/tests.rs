@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue, StatusCode};
 use proptest::prelude::*;
 
 use super::*;
+use crate::record::{Announcements, Extras, SagaNote};
 
 mod publication;
+mod sagas;
 
-const FORMATS: [u8; 4] =
-    [FORMAT, FORMAT_WITH_EXTRAS, FORMAT_WITH_TRAILERS, FORMAT_WITH_PUBLICATION];
+const FORMATS: [u8; 5] =
+    [FORMAT, FORMAT_WITH_EXTRAS, FORMAT_WITH_TRAILERS, FORMAT_WITH_PUBLICATION, FORMAT_OF_SAGAS];
 
 /// Bytes of the payload before its content: format and checksum.
 const PREFIX_BYTES: usize = 5;
@@ -83,6 +86,7 @@ fn golden() -> Vec<(&'static str, Record)> {
     ];
     records.extend(golden_with_extras());
     records.extend(publication::golden());
+    records.extend(sagas::golden());
     records
 }
 
@@ -139,13 +143,18 @@ fn with_trailers(fields: &[(&'static str, &'static str)]) -> Reply {
 
 fn extras() -> Extras {
     let span = SpanId { trace: [0x7a; 16], span: [0x5a; 8] };
-    Extras { leaves: Some(Bytes::from_static(b"salt, pointers and digests")), span: Some(span) }
+    Extras {
+        leaves: Some(Bytes::from_static(b"salt, pointers and digests")),
+        span: Some(span),
+        saga: None,
+    }
 }
 
 fn golden_path(name: &str) -> PathBuf {
     let format = match name {
         _ if name.ends_with("-with-trailers") => FORMAT_WITH_TRAILERS,
         _ if name.ends_with("-with-publication") => FORMAT_WITH_PUBLICATION,
+        _ if name.ends_with("-of-sagas") => FORMAT_OF_SAGAS,
         _ if name.ends_with("-with-extras") => FORMAT_WITH_EXTRAS,
         _ => FORMAT,
     };
@@ -398,7 +407,7 @@ fn bytes_left_over_are_an_error() {
 #[test]
 fn an_unknown_state_is_an_error() {
     let Encoded { mut head, payload } = encode(&base(State::Released));
-    for state in [0, 6, 255] {
+    for state in [0, 6, 7, 8, 255] {
         head[16] = state;
         assert_eq!(
             forge(head, FORMAT, &payload[PREFIX_BYTES..]),
@@ -473,6 +482,16 @@ fn states() -> impl Strategy<Value = State> {
             }
         },
     );
+    let phase = prop_oneof![
+        Just(SagaPhase::Running),
+        Just(SagaPhase::Compensating),
+        Just(SagaPhase::Stuck)
+    ];
+    let text = prop::collection::vec(any::<u8>(), 0..2000);
+    let saga = (phase, text, any::<bool>()).prop_map(|(phase, text, is_sealed)| {
+        let content = if is_sealed { SagaContent::Sealed } else { SagaContent::Open };
+        State::Saga { phase, content: content(text.into()) }
+    });
     prop_oneof![
         time.clone().prop_map(|uncertain_since_ms| State::InFlight { uncertain_since_ms }),
         (cause, time, any::<Option<u64>>()).prop_map(|(cause, since_ms, retry)| State::Uncertain {
@@ -481,8 +500,10 @@ fn states() -> impl Strategy<Value = State> {
             retry: retry.map(Fence)
         }),
         completed,
+        saga,
         Just(State::Released),
-        Just(State::Expired)
+        Just(State::Expired),
+        Just(State::Barred)
     ]
 }
 
@@ -497,10 +518,15 @@ fn kept_states() -> impl Strategy<Value = (State, Option<Bytes>)> {
 
 fn some_extras() -> impl Strategy<Value = Extras> {
     let span = prop::option::of(any::<([u8; 16], [u8; 8])>());
-    (prop::option::of(prop::collection::vec(any::<u8>(), 0..99)), span).prop_map(
-        |(leaves, span)| Extras {
+    let saga = prop::option::of(("[0-9a-f]{16}", prop::collection::vec(any::<u8>(), 0..99)));
+    (prop::option::of(prop::collection::vec(any::<u8>(), 0..99)), span, saga).prop_map(
+        |(leaves, span, saga)| Extras {
             leaves: leaves.map(Bytes::from),
             span: span.map(|(trace, span)| SpanId { trace, span }),
+            saga: saga.map(|(mark, summary)| SagaNote {
+                tenant_mark: mark.into(),
+                summary: summary.into(),
+            }),
         },
     )
 }
@@ -552,7 +578,7 @@ proptest! {
     #[test]
     fn rubbish_is_an_error_and_no_panic(
         head in any::<[u8; HEAD_BYTES]>(),
-        state in 0..7_u8,
+        state in 0..9_u8,
         content in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let mut head = head;

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::key::Space;
-use crate::record::{Reply, ReplyBody};
+use crate::record::{Reply, ReplyBody, State};
 use crate::store::Store;
 use crate::store::cache::{Confirmed, UNHEARD_MAX};
 use crate::store::memory::Memory;
@@ -57,6 +57,9 @@ impl Records for Counting {
     }
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         self.inner.due(limit).await
+    }
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.inner.due_sagas(limit).await
     }
     async fn list(
         &self,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::outbox_item::{OutboxItem, OutboxItems};
 use crate::key::Slot;
+use crate::record::head_is_saga;
 use crate::store::error::StoreError;
 use crate::store::identities::Note;
 use crate::store::log::{Ends, EventLog, LogEntry};
@@ -35,6 +36,13 @@ impl Item {
     pub fn due_ms(&self) -> u64 {
         let due = self.value.get(DUE).filter(|_| !self.key.tombstone);
         due.map_or(0, |bytes| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)))
+    }
+}
+
+impl Item {
+    /// Returns whether the item is a saga: its due time is in the index of sagas.
+    pub fn is_saga(&self) -> bool {
+        self.value.first_chunk().is_some_and(head_is_saga)
     }
 }
 

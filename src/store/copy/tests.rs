@@ -11,7 +11,7 @@ use redb::TableHandle;
 
 use super::*;
 use crate::key::{Slot, Space};
-use crate::record::{Lifetime, Record};
+use crate::record::{Lifetime, Record, SagaContent, SagaPhase, State};
 use crate::store::dead_letters::{
     Burial, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetterKind, DeadLetters, RoundChange,
 };
@@ -74,6 +74,11 @@ async fn attempt(store: &Embedded) -> u64 {
     buried
 }
 
+fn saga(n: u64) -> Record {
+    let content = SagaContent::Sealed(Bytes::from_static(b"sealed"));
+    Record { state: State::Saga { phase: SagaPhase::Running, content }, ..claim(n, n) }
+}
+
 /// A store with records of all kinds, tombstones, events and dead letters. Returns its backlog.
 async fn fill(dir: &Path) -> Vec<SinkBacklog> {
     fill_with(dir, 1500).await
@@ -88,8 +93,12 @@ async fn fill_with(dir: &Path, records: u64) -> Vec<SinkBacklog> {
         let space = if n % 7 == 1 { Space::Shadow } else { Space::Enforced };
         let events = [event(LEDGER, n, 0), event(LEDGER, n, 1), event("mail", n, 0)];
         let outbox = if n % 2 == 0 && space == Space::Enforced { &events[..] } else { &[] };
-        let (record, lifetime): (Record, _) =
-            if n % 5 == 0 { (claim(n, n), running) } else { (completed(n), kept) };
+        let (record, lifetime): (Record, _) = match n % 5 {
+            0 if n % 3 == 0 => (saga(n), running),
+            0 => (claim(n, n), running),
+            1 if n % 3 == 0 => (Record { state: State::Barred, ..claim(n, n) }, kept),
+            _ => (completed(n), kept),
+        };
         let log = || format!("event {n}").into_bytes();
         let events = Events { outbox, ..Events::logged(&log) };
         store.write(&slot(space, n), None, &record, lifetime, events).await.unwrap();
@@ -140,7 +149,10 @@ async fn is_the_same(from: &Path, to: &Path) {
         unsettled.len(),
         one.list(Listing::Unsettled, None, 2000).await.unwrap().records.len()
     );
-    assert!(unsettled.len() > 200);
+    assert!(unsettled.len() > 150);
+    let sagas = other.list(Listing::Sagas, None, 2000).await.unwrap().records;
+    assert_eq!(sagas, one.list(Listing::Sagas, None, 2000).await.unwrap().records);
+    assert!(sagas.len() > 50);
     assert_eq!(one.backlog().await.unwrap(), other.backlog().await.unwrap());
     let (due, dead) = outbox_of(&other).await;
     assert_eq!(outbox_of(&one).await, (due.clone(), dead.clone()));

@@ -41,7 +41,7 @@ pub(super) struct SwapJob {
     pub(super) expected: Option<Version>,
     /// Version, fence and state of the record to write.
     pub(super) head: [u8; HEAD_BYTES],
-    /// Whether the record claims the slot.
+    /// Whether the record claims the slot, or is a saga.
     pub(super) claims: bool,
     /// Whether a tombstone blocks the claim.
     pub(super) heeds_tombstone: bool,
@@ -151,7 +151,7 @@ impl Job {
                     Err(error) => return Ok(error.into()),
                 };
                 let holds = |front: Front| {
-                    front.is_in_flight() && front.fence() == *fence && !tables.is_over(&front)
+                    front.has_lease() && front.fence() == *fence && !tables.is_over(&front)
                 };
                 if !front.is_some_and(holds) {
                     return Ok(JobResult::unchanged(WriteReply::Renewed(false)));

@@ -10,7 +10,8 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use super::layout::{NOTES, name_of};
 use super::options::BootClock;
 use super::tables::{
-    DUE, Front, RECORDS, RawRecord, RecordKey, index_end, index_key, live, read, split_index_key,
+    DUE, DueIndex, Front, RECORDS, RawRecord, RecordKey, SAGAS, index_end, index_key, live, read,
+    split_index_key,
 };
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::store::error::{ListError, StoreError};
@@ -108,9 +109,25 @@ impl SharedFile {
     }
 
     pub(super) fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.overdue(DUE, limit, |_| true)
+    }
+
+    pub(super) fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        // An older version that removed a saga left its index entry.
+        self.overdue(SAGAS, limit, Front::is_saga)
+    }
+
+    /// Returns up to `limit` slots of an index with a due time in the past, and with a record that
+    /// `belongs` there.
+    fn overdue(
+        &self,
+        index: DueIndex,
+        limit: usize,
+        belongs: impl Fn(&Front) -> bool,
+    ) -> Result<Vec<Slot>, StoreError> {
         let now_ms = self.clock.now_ms();
         self.reading(|txn| {
-            let (due, records) = (txn.open_table(DUE)?, txn.open_table(RECORDS)?);
+            let (due, records) = (txn.open_table(index)?, txn.open_table(RECORDS)?);
             let mut overdue = Vec::new();
             for entry in
                 due.range::<&[u8; 8 + 1 + SLOT_BYTES]>(..=&index_end(now_ms))?.take(DUE_SCANNED_MAX)
@@ -122,8 +139,8 @@ impl SharedFile {
                 let Some(value) = ReadableTable::get(&records, &key.0)? else { continue };
                 // The slot of an unreadable record is returned, too: whoever loads the record gets
                 // the error.
-                let is_live =
-                    Front::parse(value.value()).map_or(true, |front| front.ends_ms > now_ms);
+                let is_live = Front::parse(value.value())
+                    .map_or(true, |front| front.ends_ms > now_ms && belongs(&front));
                 overdue.extend(key.slot().filter(|_| is_live));
             }
             Ok(overdue)
@@ -144,7 +161,8 @@ impl SharedFile {
     ) -> Result<Page, ListError> {
         match listing {
             Listing::All => self.list_all(cursor, limit.max(1)),
-            Listing::Unsettled => self.list_unsettled(cursor, limit.max(1)),
+            Listing::Unsettled => self.list_due(DUE, cursor, limit.max(1)),
+            Listing::Sagas => self.list_due(SAGAS, cursor, limit.max(1)),
         }
     }
 
@@ -175,12 +193,17 @@ impl SharedFile {
     }
 
     /// Lists by due time. The cursor is the last due time and slot listed.
-    fn list_unsettled(&self, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    fn list_due(
+        &self,
+        index: DueIndex,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         let last = cursor.map(parse_index_key).transpose()?;
         let from = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let now_ms = self.clock.now_ms();
         let page = self.reading(|txn| {
-            let (due, records) = (txn.open_table(DUE)?, txn.open_table(RECORDS)?);
+            let (due, records) = (txn.open_table(index)?, txn.open_table(RECORDS)?);
             let mut page = Page::default();
             let mut last = None;
             for entry in

@@ -167,7 +167,7 @@ impl Records for Embedded {
             slot: *slot,
             expected,
             head: encoded.head,
-            claims: matches!(next.state, State::InFlight { .. }),
+            claims: next.state.has_lease(),
             heeds_tombstone: lifetime.tombstone.is_some(),
             record: EncodedRecord::new(&encoded, lifetime.due, lifetime.keep),
             tombstone,
@@ -208,6 +208,10 @@ impl Records for Embedded {
 
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         self.blocking(move |shared| shared.due(limit)).await
+    }
+
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.blocking(move |shared| shared.due_sagas(limit)).await
     }
 
     async fn list(

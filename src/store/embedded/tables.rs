@@ -1,4 +1,4 @@
-//! The tables of the file: records and tombstones by key, and two indexes by time.
+//! The tables of the file: records and tombstones by key, and three indexes by time.
 //!
 //! Danger: a record without its index entries would never be found overdue. So only
 //! [`Tables::put_value`] and [`Tables::take`] add and remove records, and always change the
@@ -15,8 +15,8 @@ use super::outbox_change::OutboxChange;
 use super::outbox_tables;
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{
-    CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_completed, head_fence,
-    head_in_flight, head_version,
+    CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_fence, head_has_lease,
+    head_is_saga, head_may_be_large, head_version,
 };
 use crate::store::error::StoreError;
 use crate::store::identities::Note;
@@ -34,8 +34,12 @@ pub(super) const FRONT_BYTES: usize = HEAD_BYTES + 24;
 /// Records and tombstones: key -> front and payload.
 pub(super) const RECORDS: TableDefinition<&[u8; KEY_BYTES], &[u8]> =
     TableDefinition::new("records");
+/// An index by due time.
+pub(super) type DueIndex = TableDefinition<'static, &'static [u8; INDEX_KEY_BYTES], ()>;
 /// Index of unsettled records by due time.
-pub(super) const DUE: TableDefinition<&[u8; INDEX_KEY_BYTES], ()> = TableDefinition::new("due");
+pub(super) const DUE: DueIndex = TableDefinition::new("due");
+/// Index of sagas by the end of their owner's lease.
+pub(super) const SAGAS: DueIndex = TableDefinition::new("sagas");
 /// Index of records and tombstones by the end of their retention.
 pub(super) const ENDS: TableDefinition<&[u8; INDEX_KEY_BYTES], ()> = TableDefinition::new("ends");
 /// Kinds of keys in the records table, in the order on disk.
@@ -142,8 +146,12 @@ impl Front {
         &self.head
     }
 
-    pub(super) fn is_in_flight(&self) -> bool {
-        head_in_flight(&self.head)
+    pub(super) fn has_lease(&self) -> bool {
+        head_has_lease(&self.head)
+    }
+
+    pub(super) fn is_saga(&self) -> bool {
+        head_is_saga(&self.head)
     }
 
     pub(super) fn is_indexed(&self) -> bool {
@@ -161,11 +169,11 @@ pub(super) struct RawRecord {
 }
 
 impl RawRecord {
-    /// Parses a record. The payload is left out if it is a completed record longer than `longest`
-    /// bytes.
+    /// Parses a record. The payload of a completed record or a saga is left out if the record is
+    /// longer than `longest` bytes.
     fn parse(value: &[u8], now_ms: u64, longest: usize) -> Result<RawRecord, CodecError> {
         let front = Front::parse(value)?;
-        let is_whole = value.len() <= longest || !head_completed(&front.head);
+        let is_whole = value.len() <= longest || !head_may_be_large(&front.head);
         let payload = is_whole.then(|| Bytes::copy_from_slice(&value[FRONT_BYTES..]));
         Ok(RawRecord { front, payload, now_ms })
     }
@@ -335,7 +343,10 @@ impl<'txn> Tables<'txn> {
         let old =
             self.records.insert(&key.0, value)?.and_then(|old| Front::parse(old.value()).ok());
         self.forget(key, old)?;
-        if due_ms != 0 {
+        if due_ms != 0 && Front::parse(value).is_ok_and(|front| front.is_saga()) {
+            // Opened only for a saga, so that other writes don't pay for it.
+            self.txn.open_table(SAGAS)?.insert(&index_key(due_ms, key), ())?;
+        } else if due_ms != 0 {
             self.due.insert(&index_key(due_ms, key), ())?;
         }
         self.ends.insert(&index_key(ends_ms, key), ())?;
@@ -349,7 +360,9 @@ impl<'txn> Tables<'txn> {
 
     fn forget(&mut self, key: &RecordKey, old: Option<Front>) -> Result<(), redb::Error> {
         if let Some(old) = old {
-            if old.is_indexed() {
+            if old.is_indexed() && old.is_saga() {
+                self.txn.open_table(SAGAS)?.remove(&index_key(old.due_ms, key))?;
+            } else if old.is_indexed() {
                 self.due.remove(&index_key(old.due_ms, key))?;
             }
             self.ends.remove(&index_key(old.ends_ms, key))?;

@@ -22,7 +22,7 @@ use super::layout::{LAYOUT, LAYOUT_VERSION, META, NOTES, TIME_MS};
 use super::options::EmbeddedOptions;
 use super::outbox_tables;
 use super::shared_file::SharedFile;
-use super::tables::{DUE, ENDS, RECORDS, Tables};
+use super::tables::{DUE, ENDS, RECORDS, SAGAS, Tables};
 use crate::store::error::StoreError;
 
 /// Limit for the operations of one commit. A higher limit would save little per operation, and the
@@ -112,6 +112,7 @@ pub(super) fn prepare(db: &Database, now_ms: u64) -> Result<u64, OpenError> {
 pub(super) fn make_tables(txn: &WriteTransaction) -> Result<(), redb::Error> {
     txn.open_table(RECORDS)?;
     txn.open_table(DUE)?;
+    txn.open_table(SAGAS)?;
     txn.open_table(ENDS)?;
     txn.open_table(NOTES)?;
     txn.open_table(META)?;

@@ -62,6 +62,9 @@ pub(super) struct Scripts {
     pub(super) change: Script,
     /// The same, for changes with events for sinks.
     pub(super) change_and_send: Script,
+    /// The change script with the conditions of a claim.
+    pub(super) guarded_change: Script,
+    pub(super) guarded_change_and_send: Script,
     pub(super) renew: Script,
     pub(super) forget: Script,
     pub(super) set_note: Script,
@@ -94,21 +97,35 @@ impl Script {
     }
 }
 
+const CHANGE: &str = concat!("local outbox_count = 0\n", include_str!("scripts/change.lua"));
+const CHANGE_AND_SEND: &str = concat!(
+    include_str!("scripts/outbox_counts.lua"),
+    include_str!("scripts/outbox_insert.lua"),
+    "local outbox_count = tonumber(ARGV[6])\n",
+    include_str!("scripts/change.lua")
+);
+const GUARDED_CHANGE: &str = concat!(
+    include_str!("scripts/guard.lua"),
+    "local outbox_count = 0\n",
+    include_str!("scripts/change.lua")
+);
+const GUARDED_CHANGE_AND_SEND: &str = concat!(
+    include_str!("scripts/outbox_counts.lua"),
+    include_str!("scripts/outbox_insert.lua"),
+    include_str!("scripts/guard.lua"),
+    "local outbox_count = tonumber(ARGV[6])\n",
+    include_str!("scripts/change.lua")
+);
+
 impl Scripts {
     fn new() -> Scripts {
         Scripts {
             read: Script::new(include_str!("scripts/read.lua")),
             claim: Script::new(include_str!("scripts/claim.lua")),
-            change: Script::new(concat!(
-                "local outbox_count = 0\n",
-                include_str!("scripts/change.lua")
-            )),
-            change_and_send: Script::new(concat!(
-                include_str!("scripts/outbox_counts.lua"),
-                include_str!("scripts/outbox_insert.lua"),
-                "local outbox_count = tonumber(ARGV[6])\n",
-                include_str!("scripts/change.lua")
-            )),
+            change: Script::new(CHANGE),
+            change_and_send: Script::new(CHANGE_AND_SEND),
+            guarded_change: Script::new(GUARDED_CHANGE),
+            guarded_change_and_send: Script::new(GUARDED_CHANGE_AND_SEND),
             renew: Script::new(include_str!("scripts/renew.lua")),
             forget: Script::new(include_str!("scripts/forget.lua")),
             set_note: Script::new(include_str!("scripts/set_note.lua")),

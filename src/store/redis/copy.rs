@@ -406,7 +406,8 @@ impl CopyTarget for CopiedRedis {
             put.arg(include_str!("scripts/copy_item.lua"))
                 .arg(3)
                 .arg(self.store.names.epoch_key(partition));
-            put.arg(self.name_of(&item.key)).arg(self.store.names.due_key(partition));
+            put.arg(self.name_of(&item.key));
+            put.arg(self.store.names.index_key(partition, item.is_saga()));
             put.arg(mark)
                 .arg(&item.value[..])
                 .arg(keep)

@@ -85,6 +85,17 @@ impl KeyNames {
         self.in_partition(partition, b"due")
     }
 
+    /// Returns the key of a partition's index of sagas, a sorted set: members by the end of their
+    /// owner's lease.
+    pub(super) fn sagas_key(&self, partition: u16) -> Vec<u8> {
+        self.in_partition(partition, b"sagas")
+    }
+
+    /// Returns the key of the index of a record.
+    pub(super) fn index_key(&self, partition: u16, is_saga: bool) -> Vec<u8> {
+        if is_saga { self.sagas_key(partition) } else { self.due_key(partition) }
+    }
+
     /// Returns the key of a partition's epoch, which every claim names. The key never expires, so a
     /// server without it has lost records too.
     pub(super) fn epoch_key(&self, partition: u16) -> Vec<u8> {
@@ -221,9 +232,6 @@ pub(super) const GATEWAYS_PARTITION: u16 = 0;
 /// The partition with the hash tag of a copy's progress.
 pub(super) const COPY_PARTITION: u16 = 0;
 
-/// The last byte in the head of a record that is in flight. The scripts compare it.
-pub(super) const IN_FLIGHT: u8 = 1;
-
 /// Bytes for the longest name behind its prefix.
 const NAME_BYTES: usize = "{p255}:st:".len() + 2 * SLOT_BYTES;
 
@@ -302,6 +310,7 @@ mod tests {
             (names.tombstone_key(&enforced), format!("onceward:{{p255}}:t:{digits}")),
             (names.tombstone_key(&shadow), format!("onceward:{{p255}}:st:{digits}")),
             (names.due_key(7), "onceward:{p7}:due".into()),
+            (names.sagas_key(7), "onceward:{p7}:sagas".into()),
             (names.epoch_key(10), "onceward:{p10}:epoch".into()),
             (names.events_key(0), "onceward:{p0}:events".into()),
             (names.chain_key(99), "onceward:{p99}:chain".into()),

@@ -15,7 +15,7 @@ use redis::Value;
 
 use super::answer::{held, time_ms, unexpected};
 use super::client::Redis;
-use super::layout;
+use super::layout::{self, KeyNames};
 use super::servers::ServerPartitions;
 use crate::key::{PARTITIONS, Slot, Space};
 use crate::record::Held;
@@ -32,17 +32,49 @@ const SCAN_COUNT_MIN: usize = 10;
 /// instead of slow.
 const SCANS_PER_PAGE: usize = 20;
 
+/// An index of due times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DueTimeIndex {
+    /// The unsettled records.
+    Unsettled,
+    /// The sagas.
+    Sagas,
+}
+
+impl DueTimeIndex {
+    fn key(self, names: &KeyNames, partition: u16) -> Vec<u8> {
+        match self {
+            DueTimeIndex::Unsettled => names.due_key(partition),
+            DueTimeIndex::Sagas => names.sagas_key(partition),
+        }
+    }
+
+    /// Returns the lowest and the highest state of the records in the index, as the scripts compare
+    /// them.
+    fn states(self) -> [&'static [u8]; 2] {
+        match self {
+            DueTimeIndex::Unsettled => [b"1", b"2"],
+            DueTimeIndex::Sagas => [b"6", b"6"],
+        }
+    }
+}
+
 impl Redis {
-    /// Implements [`crate::store::Records::due`]. Fails only if a server fails and the others have
-    /// no overdue slot.
-    pub(super) async fn overdue(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    /// Implements [`crate::store::Records::due`] and [`crate::store::Records::due_sagas`]. Fails
+    /// only if a server fails and the others have no overdue slot.
+    pub(super) async fn overdue(
+        &self,
+        index: DueTimeIndex,
+        limit: usize,
+    ) -> Result<Vec<Slot>, StoreError> {
         let turn = self.next_partition.fetch_add(1, Ordering::Relaxed);
         let groups = self.servers.groups();
         let mut slots = Vec::new();
         let mut failed =
             (groups.is_empty()).then(|| StoreError::NotApplied("no server is known".into()));
         for answer in
-            join_all(groups.into_iter().map(|group| self.overdue_at(group, turn, limit))).await
+            join_all(groups.into_iter().map(|group| self.overdue_at(index, group, turn, limit)))
+                .await
         {
             match answer {
                 Ok(found) => slots.extend(found),
@@ -62,6 +94,7 @@ impl Redis {
     /// with.
     async fn overdue_at(
         &self,
+        index: DueTimeIndex,
         mut group: ServerPartitions,
         turn: u16,
         limit: usize,
@@ -75,25 +108,28 @@ impl Redis {
         group.partitions.rotate_left(usize::from(turn) % count);
         let mut counting = redis::pipe();
         for partition in &group.partitions {
-            counting.cmd("ZCOUNT").arg(self.names.due_key(*partition)).arg("-inf").arg(&now);
+            let key = index.key(&self.names, *partition);
+            counting.cmd("ZCOUNT").arg(key).arg("-inf").arg(&now);
         }
         let counts = self.pipeline_to(&group, &counting).await?;
         let mut reading = redis::pipe();
         for (partition, wanted) in shares(&group.partitions, &counts, limit) {
-            reading.cmd("ZRANGEBYSCORE").arg(self.names.due_key(partition)).arg("-inf").arg(&now);
+            let key = index.key(&self.names, partition);
+            reading.cmd("ZRANGEBYSCORE").arg(key).arg("-inf").arg(&now);
             reading.arg("LIMIT").arg(0).arg(wanted);
         }
         let slots = self.members(&group, &reading).await?;
-        let stays = try_join_all(slots.iter().map(|slot| self.keep_in_index(slot))).await?;
+        let stays = try_join_all(slots.iter().map(|slot| self.keep_in_index(index, slot))).await?;
         Ok(slots.into_iter().zip(stays).filter_map(|(slot, stays)| stays.then_some(slot)).collect())
     }
 
     /// Whether a slot belongs in the index; if not, removes it.
-    async fn keep_in_index(&self, slot: &Slot) -> Result<bool, StoreError> {
-        let keys = [self.names.record_key(slot), self.names.due_key(slot.partition())];
-        let member = layout::member(slot);
+    async fn keep_in_index(&self, index: DueTimeIndex, slot: &Slot) -> Result<bool, StoreError> {
+        let keys = [self.names.record_key(slot), index.key(&self.names, slot.partition())];
+        let (member, [lowest, highest]) = (layout::member(slot), index.states());
+        let args: [&[u8]; 3] = [&member, lowest, highest];
         let answer = self
-            .run(slot.partition(), &self.scripts.forget, (&keys, &[&member]), None, self.deadline())
+            .run(slot.partition(), &self.scripts.forget, (&keys, &args), None, self.deadline())
             .await?;
         Ok(answer == Value::Int(1))
     }
@@ -115,10 +151,11 @@ impl Redis {
         Ok(slots)
     }
 
-    /// Lists the unsettled records by the indexes. The cursor is a partition and a rank in its
+    /// Lists the records of an index. The cursor is a partition and a rank in its
     /// index.
-    pub(super) async fn list_unsettled(
+    pub(super) async fn list_due(
         &self,
+        index: DueTimeIndex,
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<Page, ListError> {
@@ -128,7 +165,8 @@ impl Redis {
         };
         self.servers.complete()?;
         let groups = self.servers.groups();
-        let counts = try_join_all(groups.iter().map(|group| self.counts(group, first))).await?;
+        let counts =
+            try_join_all(groups.iter().map(|group| self.counts(index, group, first))).await?;
         let mut counted: Vec<(u16, usize, &ServerPartitions)> = Vec::new();
         for (group, counts) in groups.iter().zip(counts) {
             counted.extend(counts.into_iter().map(|(partition, count)| (partition, count, group)));
@@ -144,7 +182,7 @@ impl Redis {
                 let mut reading = redis::pipe();
                 reading
                     .cmd("ZRANGE")
-                    .arg(self.names.due_key(partition))
+                    .arg(index.key(&self.names, partition))
                     .arg(skip)
                     .arg(skip + taken - 1);
                 let slots = self.members(group, &reading).await?;
@@ -159,10 +197,11 @@ impl Redis {
         Ok(page)
     }
 
-    /// Counts the unsettled records of a server's partitions, starting with partition `first`.
-    /// Leaves out partitions without unsettled records.
+    /// Counts the records in the indexes of a server's partitions, starting with partition `first`.
+    /// Leaves out partitions without such records.
     async fn counts(
         &self,
+        index: DueTimeIndex,
         group: &ServerPartitions,
         first: u16,
     ) -> Result<Vec<(u16, usize)>, StoreError> {
@@ -170,7 +209,7 @@ impl Redis {
             group.partitions.iter().copied().filter(|partition| *partition >= first).collect();
         let mut counting = redis::pipe();
         for partition in &partitions {
-            counting.cmd("ZCARD").arg(self.names.due_key(*partition));
+            counting.cmd("ZCARD").arg(index.key(&self.names, *partition));
         }
         if partitions.is_empty() {
             return Ok(Vec::new());
@@ -316,7 +355,7 @@ impl fmt::Display for ScanPosition {
     }
 }
 
-/// Reads the position in a cursor of [`Redis::list_unsettled`].
+/// Reads the position in a cursor of [`Redis::list_due`].
 fn position(cursor: &str) -> Option<(u16, usize)> {
     let (partition, rank) = cursor.split_once(':')?;
     Some((partition.parse().ok().filter(|partition| *partition < PARTITIONS)?, rank.parse().ok()?))

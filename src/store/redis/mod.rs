@@ -25,6 +25,7 @@ use self::answer::unexpected;
 pub use self::client::Redis;
 pub use self::copy::CopiedRedis;
 pub use self::epochs::LOSS_PAUSE;
+use self::listing::DueTimeIndex;
 pub use self::options::{ConnectError, Endpoint, Features, RedisAck, RedisOptions};
 pub use self::presence::Presence;
 pub use self::recent_writes::{RECENT_WRITE_TTL, RecentWrites};
@@ -39,7 +40,7 @@ use super::{
     Events, IdentityNotes, ListError, Listing, Note, Page, Records, StoreError, Swap, Watch,
 };
 use crate::key::Slot;
-use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
 pub use crate::store::{Grade, Remark};
 
 mod answer;
@@ -117,7 +118,7 @@ impl Records for Redis {
     ) -> Result<Swap, StoreError> {
         let deadline = self.deadline();
         let in_flight = matches!(next.state, State::InFlight { .. });
-        if in_flight
+        if next.state.has_lease()
             && expected.is_none()
             && self.completed_hint.is_likely(slot)
             && let Some(current) = self.completed(slot, deadline).await?
@@ -136,8 +137,7 @@ impl Records for Redis {
         let is_completed = match &swapped {
             Ok(Swap::Stored) => matches!(next.state, State::Completed { .. }),
             Ok(Swap::Stale(Some(held))) => matches!(held.record.state, State::Completed { .. }),
-            Ok(Swap::Large(_)) => true,
-            Ok(Swap::Stale(None)) | Err(_) => false,
+            Ok(Swap::Large(_) | Swap::Stale(None)) | Err(_) => false,
         };
         if is_completed {
             self.completed_hint.record(slot);
@@ -166,13 +166,14 @@ impl Records for Redis {
         lease: Duration,
         keep: Duration,
     ) -> Result<bool, StoreError> {
-        // The last bytes in the head of a running claim: fence and state.
-        let mut running = [0; HEAD_BYTES - 8];
-        running[..8].copy_from_slice(&fence.0.to_be_bytes());
-        running[8] = layout::IN_FLIGHT;
-        let keys = [self.names.record_key(slot), self.names.due_key(slot.partition())];
-        let args: [&[u8]; 4] = [&running, &millis(lease), &millis(keep), &layout::member(slot)];
         let partition = slot.partition();
+        let keys = [
+            self.names.record_key(slot),
+            self.names.due_key(partition),
+            self.names.sagas_key(partition),
+        ];
+        let owner = fence.0.to_be_bytes();
+        let args: [&[u8]; 4] = [&owner, &millis(lease), &millis(keep), &layout::member(slot)];
         let before = self.epochs.current(partition);
         self.recent_writes.extend_lease(slot, fence, lease);
         let renewed =
@@ -192,7 +193,11 @@ impl Records for Redis {
     }
 
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
-        self.overdue(limit).await
+        self.overdue(DueTimeIndex::Unsettled, limit).await
+    }
+
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.overdue(DueTimeIndex::Sagas, limit).await
     }
 
     async fn list(
@@ -202,7 +207,10 @@ impl Records for Redis {
         limit: usize,
     ) -> Result<Page, ListError> {
         match listing {
-            Listing::Unsettled => self.list_unsettled(cursor, limit.max(1)).await,
+            Listing::Unsettled => {
+                self.list_due(DueTimeIndex::Unsettled, cursor, limit.max(1)).await
+            }
+            Listing::Sagas => self.list_due(DueTimeIndex::Sagas, cursor, limit.max(1)).await,
             Listing::All => self.list_all(cursor, limit.max(1)).await,
         }
     }

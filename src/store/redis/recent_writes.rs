@@ -1,5 +1,5 @@
 //! The confirmed writes of this process that the servers may still lose: claims of running
-//! attempts, and all other writes of the last seconds.
+//! attempts, sagas that it owns, and all other writes of the last seconds.
 //!
 //! A server that fails over to a replica, restarts from its disk or restarts empty continues
 //! without some writes that it confirmed. So this process keeps them, limited in bytes and in time,
@@ -22,13 +22,13 @@ use super::earlier_events::EARLIER_BYTES_MAX;
 use super::restore_decision::{RecentWrite, RestoreDecision};
 use super::written_events::WrittenEvents;
 use crate::key::{Slot, Space};
-use crate::record::{Encoded, Fence, Lifetime, Record, Version, head_in_flight};
+use crate::record::{Encoded, Fence, Lifetime, Record, Version, head_has_lease};
 use crate::store::outbox::EventKey;
 
-/// How long a write other than a claim is kept. Healthy replicas lag by less than a second, and a
-/// server that syncs its file every second loses two seconds at most. A write is kept longer while
-/// no later moment is known at which the servers had their records ([`RecentWrites::note_intact`]):
-/// a hung server may be replaced much later.
+/// How long a write other than a claim or a saga is kept. Healthy replicas lag by less than a
+/// second, and a server that syncs its file every second loses two seconds at most. A write is kept
+/// longer while no later moment is known at which the servers had their records
+/// ([`RecentWrites::note_intact`]): a hung server may be replaced much later.
 pub const RECENT_WRITE_TTL: Duration = Duration::from_secs(3);
 
 /// Limit for the bytes of the settled writes and of the events of earlier writes: about 4,000
@@ -46,8 +46,8 @@ pub struct RecentWrites(Mutex<RecentTable>);
 struct RecentTable {
     /// The last moment at which the servers had all confirmed records.
     intact_at: Instant,
-    /// Claims with a running lease, which renewals extend. There is at most one claim for each
-    /// active request, and active requests have their own limit.
+    /// Claims and sagas with a running lease, which renewals extend. There is at most one claim for
+    /// each active request, and active requests and sagas have their own limits.
     claims: HashMap<Slot, Box<RecentWrite>>,
     /// Number of claims at which expired ones are removed.
     claims_until_swept: usize,
@@ -89,8 +89,8 @@ impl RecentWrites {
         if slot.space != Space::Enforced {
             return;
         }
-        let in_flight = head_in_flight(&encoded.head);
-        let span = lifetime.due.filter(|_| in_flight).unwrap_or(RECENT_WRITE_TTL);
+        let has_lease = head_has_lease(&encoded.head);
+        let span = lifetime.due.filter(|_| has_lease).unwrap_or(RECENT_WRITE_TTL);
         let until = Instant::now() + span;
         let recent = Box::new(RecentWrite::new(record, encoded, lifetime, events, until));
         let mut inner = self.lock();
@@ -105,7 +105,7 @@ impl RecentWrites {
                 inner.put(slot, held, Some(recent));
             }
             held => {
-                if !in_flight {
+                if !has_lease {
                     inner.ends.push_back((recent.until, *slot));
                 }
                 inner.put(slot, recent, held);
@@ -193,7 +193,7 @@ impl RecentTable {
             recent.earlier.remove_intact(self.intact_at);
         }
         self.bytes += weight(&recent);
-        if recent.is_in_flight() {
+        if recent.has_lease() {
             self.claims.insert(*slot, recent);
             self.sweep();
         } else {
@@ -234,7 +234,7 @@ impl RecentTable {
 /// Returns the bytes of an entry that count. Of a claim, only the events of earlier writes do.
 fn weight(recent: &RecentWrite) -> usize {
     let earlier = recent.earlier.bytes();
-    if recent.is_in_flight() {
+    if recent.has_lease() {
         return earlier;
     }
     ENTRY_BYTES + recent.encoded.payload.len() + recent.events.bytes() + earlier

@@ -5,12 +5,14 @@ use tokio::time::Instant;
 use super::earlier_events::EarlierEvents;
 use super::written_events::WrittenEvents;
 use crate::record::{
-    Encoded, Fence, Lifetime, Record, State, Version, head_fence, head_in_flight, head_version,
+    Encoded, Fence, Lifetime, Record, State, Version, head_fence, head_has_lease, head_is_saga,
+    head_version,
 };
 
 /// A later change of an operation has a version that is at most this much higher. Versions of other
-/// operations in the slot are random.
-const LATER_MAX: u64 = 16;
+/// operations in the slot are random. A saga has the most changes: some for each of its 32 steps,
+/// in both directions.
+const LATER_MAX: u64 = 512;
 
 /// A confirmed write of this process.
 #[derive(Clone)]
@@ -35,7 +37,8 @@ pub struct RecentWrite {
 enum WriteKind {
     /// The attempt runs, or its outcome is unknown.
     Unsettled,
-    /// A result, possibly expired. A client may have received it, and no other outcome follows.
+    /// A result, possibly expired, or a bar. A client or a saga may have received it, and no other
+    /// outcome follows.
     Final,
     /// A released marker.
     Marker,
@@ -71,8 +74,10 @@ impl RecentWrite {
         until: Instant,
     ) -> RecentWrite {
         let kind = match record.state {
-            State::InFlight { .. } | State::Uncertain { .. } => WriteKind::Unsettled,
-            State::Completed { .. } | State::Expired => WriteKind::Final,
+            State::InFlight { .. } | State::Uncertain { .. } | State::Saga { .. } => {
+                WriteKind::Unsettled
+            }
+            State::Completed { .. } | State::Expired | State::Barred => WriteKind::Final,
             State::Released => WriteKind::Marker,
         };
         let opened_unix_ms = record.opened_unix_ms;
@@ -109,9 +114,14 @@ impl RecentWrite {
         head_fence(&self.encoded.head)
     }
 
-    /// Whether the record is a claim.
-    pub(super) fn is_in_flight(&self) -> bool {
-        head_in_flight(&self.encoded.head)
+    /// Whether the record has a lease: a claim or a saga.
+    pub(super) fn has_lease(&self) -> bool {
+        head_has_lease(&self.encoded.head)
+    }
+
+    /// Whether the record is a saga.
+    pub(super) fn is_saga(&self) -> bool {
+        head_is_saga(&self.encoded.head)
     }
 
     /// Whether this write is a later change of the record with this version.
@@ -136,20 +146,20 @@ impl RecentWrite {
             current.fence == self.fence() || current.opened_unix_ms == self.opened_unix_ms;
         let may_be_earlier = match current.state {
             State::Released => true,
-            State::InFlight { .. } | State::Uncertain { .. } => {
+            State::InFlight { .. } | State::Uncertain { .. } | State::Saga { .. } => {
                 same_operation || self.kind != WriteKind::Marker
             }
-            State::Completed { .. } | State::Expired => same_operation,
+            State::Completed { .. } | State::Expired | State::Barred => same_operation,
         };
         let releases_it = current.fence == self.fence() || same_operation && is_later(other, own);
         let is_unfounded = match current.state {
             State::Released => {
                 self.kind == WriteKind::Final || self.kind == WriteKind::Unsettled && !releases_it
             }
-            State::InFlight { .. } | State::Uncertain { .. } => {
+            State::InFlight { .. } | State::Uncertain { .. } | State::Saga { .. } => {
                 self.kind == WriteKind::Final && same_operation
             }
-            State::Completed { .. } | State::Expired => false,
+            State::Completed { .. } | State::Expired | State::Barred => false,
         };
         if self.follows(other) && may_be_earlier {
             RestoreDecision::OverEarlierState(other)

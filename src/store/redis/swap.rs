@@ -8,10 +8,13 @@ use super::client::Redis;
 use super::connection::CallError;
 use super::epochs::ClaimBasis;
 use super::layout;
+use super::restore_decision::RecentWrite;
 use super::time::millis;
 use super::written_events::WrittenEvents;
 use crate::key::Slot;
-use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode, head_fence};
+use crate::record::{
+    Encoded, Held, Lifetime, Record, State, Version, encode, head_completed, head_fence,
+};
 use crate::store::{StoreError, Swap, log};
 
 /// A record to write.
@@ -26,6 +29,15 @@ pub(super) struct RecordWrite<'a> {
     pub events: WrittenEvents,
 }
 
+impl RecordWrite<'_> {
+    /// Returns whether the write has the conditions of a claim, unless it is one of the process
+    /// that owns the record: the slot may be empty, or have an old state, because records were
+    /// lost.
+    pub(super) fn is_guarded(&self) -> bool {
+        matches!(self.next.state, State::Saga { .. } | State::Barred)
+    }
+}
+
 /// The outcome of a [`RecordWrite`].
 pub(super) enum SwapOutcome {
     Swapped(Swap),
@@ -36,8 +48,8 @@ pub(super) enum SwapOutcome {
 impl Redis {
     /// Runs the claim script for a claim, and the change script for other records.
     ///
-    /// With a `basis`, a claim requires its lineage and its epoch. Other records require only its
-    /// lineage. A claim that is written again after a loss has no basis.
+    /// With a `basis`, a claim, a saga and a bar require its lineage and its epoch. Other records
+    /// require only its lineage. A record that is written again after a loss has no basis.
     pub(super) async fn run_swap(
         &self,
         write: &RecordWrite<'_>,
@@ -55,7 +67,7 @@ impl Redis {
         };
         match answer {
             Err(CallError::Replaced) | Ok(OTHER_EPOCH) => Ok(SwapOutcome::OtherEpoch),
-            answer => Ok(SwapOutcome::Swapped(self.swap_of(answer?)?)),
+            answer => Ok(SwapOutcome::Swapped(self.swap_of(write.slot, answer?)?)),
         }
     }
 
@@ -97,7 +109,7 @@ impl Redis {
             .tombstone
             .filter(|_| matches!(next.state, State::Completed { .. }))
             .map(millis);
-        let mut keys = vec![self.names.record_key(slot), self.names.due_key(partition)];
+        let mut keys = vec![self.names.record_key(slot), self.due_index_key(slot, next)];
         if tombstone_ms.is_some() {
             keys.push(self.names.tombstone_key(slot));
         }
@@ -106,11 +118,20 @@ impl Redis {
         let (member, entry) = (layout::member(slot), log_entry(write));
         let lineage = basis.map(|basis| basis.lineage_id);
         let outbox = write.events.outbox.script_args(&self.names, slot, &mut keys);
+        let guard = basis.filter(|_| write.is_guarded()).map(|basis| self.guard(write, basis));
+        keys.extend(guard.iter().flat_map(|(guard_keys, _)| guard_keys).cloned());
         let run = async |args: &[&[u8]]| {
             let (mut args, mut script) = (args.to_vec(), &self.scripts.change);
             if !outbox.is_empty() {
                 args.splice(OUTBOX_ARGS_AT..OUTBOX_ARGS_AT, outbox.iter().map(Vec::as_slice));
                 script = &self.scripts.change_and_send;
+            }
+            if let Some((_, guard_args)) = &guard {
+                args.extend(guard_args);
+                script = match outbox.is_empty() {
+                    true => &self.scripts.guarded_change,
+                    false => &self.scripts.guarded_change_and_send,
+                };
             }
             self.run(partition, script, (&keys, &args), lineage, deadline).await
         };
@@ -130,6 +151,31 @@ impl Redis {
         run(&[&args[..], &tombstone].concat()).await
     }
 
+    /// Returns the key of the index for the due time of the next record. A completed record leaves
+    /// the index in which the record before it was.
+    fn due_index_key(&self, slot: &Slot, next: &Record) -> Vec<u8> {
+        let is_saga = match next.state {
+            State::Saga { .. } => true,
+            // Only a saga's end replaces a saga. If this process has forgotten the saga, its entry
+            // is removed when it falls due.
+            State::Completed { .. } => self.recent_writes.holds(slot, RecentWrite::is_saga),
+            _ => false,
+        };
+        self.names.index_key(slot.partition(), is_saga)
+    }
+
+    /// Returns the keys and the arguments of the script's guard.
+    fn guard<'b>(
+        &self,
+        write: &RecordWrite<'_>,
+        basis: &'b ClaimBasis,
+    ) -> ([Vec<u8>; 2], [&'b [u8]; 2]) {
+        let heeds_tombstone: &[u8] = if write.lifetime.tombstone.is_some() { b"1" } else { b"" };
+        let tombstone_key = self.names.tombstone_key(write.slot);
+        let epoch_key = self.names.epoch_key(write.slot.partition());
+        ([tombstone_key, epoch_key], [heeds_tombstone, &basis.epoch])
+    }
+
     /// Appends the keys of the event log, if the write has an event.
     fn push_log_keys(&self, keys: &mut Vec<Vec<u8>>, write: &RecordWrite<'_>) {
         if !write.events.log.is_empty() {
@@ -147,7 +193,7 @@ impl Redis {
     }
 
     /// Decodes the answer of a script.
-    fn swap_of(&self, answer: Value) -> Result<Swap, StoreError> {
+    fn swap_of(&self, slot: &Slot, answer: Value) -> Result<Swap, StoreError> {
         match answer {
             Value::Int(1) => Ok(Swap::Stored),
             // The record was written at this time.
@@ -163,6 +209,9 @@ impl Redis {
                 // A head without the time belongs to a large record.
                 if let (Value::BulkString(head), 0) = (&value, parts.len()) {
                     let head = head.first_chunk().ok_or_else(unexpected)?;
+                    if head_completed(head) {
+                        self.completed_hint.record(slot);
+                    }
                     return Ok(Swap::Large(head_fence(head)));
                 }
                 let now_ms = time_ms(Value::Array(parts.collect()))?;

@@ -88,7 +88,14 @@ impl Redis {
     ) -> Result<Swap, StoreError> {
         let partition = write.slot.partition();
         loop {
-            let bases = self.bases(&write, deadline).await?;
+            let bases = match self.bases(&write, deadline).await? {
+                // A duplicate of a saga's request gets the record of the first one.
+                None if write.is_guarded() => {
+                    return Box::pin(self.existing_only(&write)).await;
+                }
+                None => return Err(paused()),
+                Some(bases) => bases,
+            };
             let required = bases.required.as_ref();
             let swapped = match self.run_swap(&write, required, deadline).await? {
                 // A recent write may prevail over the large record.
@@ -121,28 +128,34 @@ impl Redis {
 
     /// Returns the bases of a change.
     ///
-    /// An attempt of this process may settle its operation on any server. Every other change is
-    /// based on a record that was read, and that record may be an earlier state of a lost one. So
-    /// such a change has the conditions of a claim, and is refused when new operations are refused.
+    /// An attempt of this process may settle its operation on any server, and a saga of this
+    /// process may go on there. Every other change is based on a record that was read, and that
+    /// record may be an earlier state of a lost one. So such a change has the conditions of a
+    /// claim. Returns `None` if it is refused, because new operations are refused.
     async fn bases(
         &self,
         write: &RecordWrite<'_>,
         deadline: Instant,
-    ) -> Result<ChangeBases, StoreError> {
+    ) -> Result<Option<ChangeBases>, StoreError> {
         let partition = write.slot.partition();
         let unconditional =
-            || ChangeBases { before: self.epochs.current(partition), required: None };
-        let Some(expected) = write.expected else { return Ok(unconditional()) };
-        let is_own =
-            |recent: &RecentWrite| recent.fence() == write.next.fence && !recent.follows(expected);
-        if write.slot.space == Space::Shadow || self.recent_writes.holds(write.slot, is_own) {
+            || Some(ChangeBases { before: self.epochs.current(partition), required: None });
+        let is_own = |recent: &RecentWrite| match write.expected {
+            Some(expected) => recent.fence() == write.next.fence && !recent.follows(expected),
+            None => false,
+        };
+        let is_marker = write.expected.is_none() && !write.is_guarded();
+        if is_marker
+            || write.slot.space == Space::Shadow
+            || self.recent_writes.holds(write.slot, is_own)
+        {
             return Ok(unconditional());
         }
         let basis = self.epochs.basis(partition, deadline).await?;
         if basis.is_paused() {
-            return Err(paused());
+            return Ok(None);
         }
-        Ok(ChangeBases { before: Some(basis), required: Some(basis) })
+        Ok(Some(ChangeBases { before: Some(basis), required: Some(basis) }))
     }
 
     /// Whether the expected record is among the recent writes and would be restored over `current`.

@@ -7,8 +7,8 @@
 //!    [`IdentityNotes`](crate::store::IdentityNotes) for one type. [`memory`](crate::store::memory)
 //!    is the shortest example: 600 lines. A wrapper implements only the parts that it changes.
 //! 2. Make [`write`](crate::store::Records::write) one atomic step: compare the version, then write
-//!    the record, the index of unsettled records, the tombstone and the event. Everything else may
-//!    be eventually consistent.
+//!    the record, the index of unsettled records or of sagas, the tombstone and the event.
+//!    Everything else may be eventually consistent.
 //! 3. Return [`StoreError::NotApplied`](crate::store::StoreError) only if nothing was written, and
 //!    can't be written later.
 //! 4. In the tests of the store, write an `async fn stage() -> Stage` and call `stories!(stage)`.
@@ -23,6 +23,7 @@ mod contents_stories;
 mod log_stories;
 mod outbox_stories;
 mod records;
+mod saga_stories;
 mod stage;
 mod stories;
 mod write_stories;
@@ -32,6 +33,7 @@ pub use contents_stories::*;
 pub use log_stories::*;
 pub use outbox_stories::*;
 pub use records::{claim, completed, completed_with, slot};
+pub use saga_stories::*;
 pub use stage::{Stage, Time};
 pub use stories::*;
 pub use write_stories::*;
@@ -79,6 +81,20 @@ macro_rules! store_stories {
             notes_are_separate_and_change_only_from_the_expected_text
             a_big_reply_comes_back_as_it_was
             every_state_comes_back_as_it_was
+            a_saga_goes_on_and_ends_in_the_slot_of_its_request
+            a_saga_comes_back_as_it_was
+            a_saga_without_its_owner_is_due_among_the_sagas_alone
+            sagas_are_listed_apart_from_the_unsettled
+            only_the_owner_of_a_saga_renews_and_only_in_time
+            a_saga_is_given_back_by_a_renewal_without_a_lease
+            a_saga_is_taken_over_and_its_former_owner_changes_nothing
+            a_saga_that_has_ended_is_not_due
+            no_more_sagas_are_due_than_requested
+            a_tombstone_bars_a_saga_that_asks_for_it
+            a_large_saga_is_read_renewed_and_written_like_any_other
+            a_bar_refuses_every_claim_and_is_never_due
+            a_bar_loses_to_a_claim_that_was_faster
+            a_bar_over_a_record_under_way_takes_it_out_of_the_index
             an_event_is_appended_with_its_write_and_once
             a_write_without_an_event_leaves_the_log_alone
             an_event_for_a_sink_is_written_with_its_record

@@ -50,6 +50,8 @@ struct Shared {
     connections: AtomicU64,
     /// Its TLS identity; without one it serves plain HTTP.
     identity: Mutex<Option<Arc<ServerConfig>>>,
+    /// The scripts of requests without their own script, by the beginning of the request line.
+    lines: Mutex<HashMap<String, String>>,
     /// The script of a GET without its own script.
     questions: Mutex<String>,
     /// The script of any other request without its own script.
@@ -125,6 +127,13 @@ impl Upstream {
         *self.shared.others.lock().unwrap() = script.to_owned();
     }
 
+    /// Sets the script with which each request is answered from now on if its line begins with this
+    /// text, such as `POST /v1/charges`, and it has no script of its own.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file do that")]
+    pub fn answer_line(&self, line: &str, script: &str) {
+        self.shared.lines.lock().unwrap().insert(line.to_owned(), script.to_owned());
+    }
+
     /// Returns the number of payments and of questions (GETs) that have arrived.
     pub fn payments_and_questions(&self) -> (usize, usize) {
         let seen = self.seen();
@@ -187,14 +196,18 @@ impl Close for StreamOwned<ServerConnection, TcpStream> {
 fn serve(shared: &Shared, stream: impl Close) {
     let mut reader = BufReader::new(stream);
     while let Some(seen) = read(&mut reader) {
-        let question = || {
-            if seen.line.starts_with("GET ") {
+        let by_default = || {
+            let lines = shared.lines.lock().unwrap();
+            let script = lines.iter().find(|(line, _)| seen.line.starts_with(line.as_str()));
+            if let Some((_, script)) = script {
+                script.clone()
+            } else if seen.line.starts_with("GET ") {
                 shared.questions.lock().unwrap().clone()
             } else {
                 shared.others.lock().unwrap().clone()
             }
         };
-        let script = seen.get("x-act").map_or_else(question, str::to_owned);
+        let script = seen.get("x-act").map_or_else(by_default, str::to_owned);
         let head = seen.line.starts_with("HEAD ");
         shared.seen.lock().unwrap().push(seen);
         if !answer(shared, reader.get_mut(), &script, head) {

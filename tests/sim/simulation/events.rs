@@ -192,7 +192,8 @@ impl World {
                 };
                 (was_uncertain || is_declined).then_some((AnnouncedState::Released, None))
             }
-            State::Expired => None,
+            // No saga is simulated.
+            State::Expired | State::Saga { .. } | State::Barred => None,
         }
     }
 

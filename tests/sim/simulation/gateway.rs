@@ -66,6 +66,7 @@ impl World {
             response_timeout,
             meter: meter.route("payments"),
             keyring: None,
+            saga: None,
         });
         let deliveries = self.start_deliveries(&way, &gate);
         let wire = Wire { world: self.clone(), process: process.clone() };

@@ -392,6 +392,11 @@ impl Records for Link {
         self.send(self.fate(), move |world| at_once(world.store.due(limit))).await
     }
 
+    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.process.runs().await;
+        self.send(self.fate(), move |world| at_once(world.store.due_sagas(limit))).await
+    }
+
     async fn list(
         &self,
         listing: Listing,

@@ -1,7 +1,8 @@
 -- Writes a record other than a claim, if its slot has the expected version. The same step updates
 -- the due index, the tombstone and the event log, and publishes a message that wakes waiters.
 --
--- KEYS: 1 the record, 2 the partition's due index, then the tombstone (only to write one), then the
+-- KEYS: 1 the record, 2 the partition's index of unsettled records (of a saga: its index of sagas),
+-- then the tombstone (only to write one), then the
 -- partition's event log and its chain link (only with an event), then the counts of the outbox
 -- (only with events for sinks), then for each of those events: the due operations of its sink, and
 -- the events. Before this script, `outbox_count` is set: the number of events for sinks. With some,
@@ -12,7 +13,7 @@
 --
 -- A stored value is: head (version 8 bytes, fence 8, state 1), written (ms, 8), due (ms, 8, 0
 -- never), payload.
--- States: 1 in flight, 2 uncertain, 3 completed, 4 released marker. 1 and 2 are unsettled.
+-- States: 1 in flight, 2 uncertain, 3 completed, 4 released marker, 6 saga. 1 and 2 are unsettled.
 -- A record that falls due gets its times here. All others come with their times, because reading
 -- the time and joining texts are the costliest steps.
 local record_key, due_key = KEYS[1], KEYS[2]
@@ -40,10 +41,10 @@ if expected_version == '' or string.sub(current, 1, 8) ~= expected_version then
   -- An empty value is an unreadable record, not an empty slot.
   if current then
     if string.sub(current, 1, 17) == string.sub(value, 1, 17) then return 1 end
-    -- The gateway reads a large result in a call of its own.
-    if state == 3 and #current > 65536 then return { string.sub(current, 1, 17) } end
+    -- The gateway reads a large result or saga in a call of its own.
+    if #current > 65536 and (state == 3 or state == 6) then return { string.sub(current, 1, 17) } end
     -- No rule depends on the age of a settled record.
-    if state > 2 then return current end
+    if state > 2 and state ~= 6 then return current end
     local time = call('TIME')
     return { current, time[1], time[2] }
   end
@@ -74,8 +75,9 @@ if due_in_ms and due_in_ms ~= '' then
   answer = now_ms
 else
   call('SET', record_key, value, 'PX', keep_ms)
-  -- Only unsettled records are in the index.
-  if current and state <= 2 then call('ZREM', due_key, member) end
+  -- Only unsettled records and sagas are in an index. If it is the other one, the entry is removed
+  -- when it falls due.
+  if current and (state <= 2 or state == 6) then call('ZREM', due_key, member) end
   if tombstone then call('SET', KEYS[3], tombstone, 'PX', tombstone_keep_ms) end
 end
 if link then

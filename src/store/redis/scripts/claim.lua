@@ -11,7 +11,7 @@
 --
 -- A stored value is: head (version 8 bytes, fence 8, state 1), written (ms, 8), due (ms, 8, 0
 -- never), payload.
--- States: 1 in flight, 2 uncertain, 3 completed, 4 released marker. 1 and 2 are unsettled.
+-- States: 1 in flight, 2 uncertain, 3 completed, 4 released marker, 6 saga. 1 and 2 are unsettled.
 -- The record is read before anything is written, so that a replica, or a server that is out of
 -- memory, still answers duplicates.
 local record_key, due_key, epoch_key = KEYS[1], KEYS[2], KEYS[3]
@@ -37,10 +37,10 @@ if
   or current and (expected_version == '' or string.sub(current, 1, 8) ~= expected_version)
 then
   if string.sub(conflict, 1, 17) == head then return 1 end
-  -- The gateway reads a large result in a call of its own.
-  if state == 3 and #conflict > 65536 then return { string.sub(conflict, 1, 17) } end
+  -- The gateway reads a large result or saga in a call of its own.
+  if #conflict > 65536 and (state == 3 or state == 6) then return { string.sub(conflict, 1, 17) } end
   -- No rule depends on the age of a settled record.
-  if tombstone or state > 2 then return conflict end
+  if tombstone or state > 2 and state ~= 6 then return conflict end
   local time = call('TIME')
   return { conflict, time[1], time[2] }
 end

@@ -1,0 +1,82 @@
+//! Bars: a record that admits no claim, over the slot of an operation that was not executed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::call::{CallOutcome, InternalOperation};
+use super::claim::records::STORE_RETRY_AFTER;
+use super::state::Gate;
+use crate::engine::{Policy, bar};
+use crate::event::Context;
+use crate::key::Slot;
+use crate::record::{Fence, Held, ReplyBody, State, Version};
+use crate::store::{StoreError, Swap};
+
+/// How often a bar reads a slot that changes all the time.
+const LOOKS_MAX: usize = 8;
+
+impl Gate {
+    /// Bars an operation of the gateway itself: no later claim succeeds, also not the late claim of
+    /// another gateway. Returns [`CallOutcome::Barred`], or the outcome that keeps the operation
+    /// from being barred.
+    pub async fn bar(self: &Arc<Self>, operation: InternalOperation<'_>) -> CallOutcome {
+        let policy = &operation.guarded.route.policy;
+        let unavailable = CallOutcome::StoreUnavailable { retry_after: STORE_RETRY_AFTER };
+        // With several hashing secrets, a gateway may claim the operation in any of these slots.
+        let slots = operation.slots(&self.settings.hashing);
+        let mut barred = None;
+        for slot in &slots {
+            match self.bar_slot(slot, policy).await {
+                Ok(None) => barred = Some(*slot),
+                Ok(Some(outcome)) => return outcome,
+                Err(_) => return unavailable,
+            }
+        }
+        barred.map_or(unavailable, |operation| CallOutcome::Barred { operation })
+    }
+
+    /// Bars one slot. Returns the outcome in it, if that keeps it from being barred.
+    async fn bar_slot(
+        &self,
+        slot: &Slot,
+        policy: &Policy,
+    ) -> Result<Option<CallOutcome>, StoreError> {
+        let mut held = self.store.records.remains(slot).await?;
+        for _ in 0..LOOKS_MAX {
+            let over = held.as_ref().map(|held| &held.record);
+            if over.is_some_and(|record| record.state == State::Barred) {
+                return Ok(None);
+            }
+            let (fence, fresh) = (Fence(self.entropy.next()), Version(self.entropy.next()));
+            let Some(next) = bar(over, fence, fresh, self.clock.unix_ms(), policy) else {
+                return Ok(Some(outcome_in(*slot, held.as_ref())));
+            };
+            let expected = over.map(|record| record.version);
+            match self.write(slot, expected, (&next).into(), policy, Context::default).await? {
+                Swap::Stored => return Ok(None),
+                Swap::Stale(current) => held = current,
+                Swap::Large(_) => held = self.store.records.load(slot).await?,
+            }
+        }
+        Ok(Some(CallOutcome::InFlight { operation: *slot, retry_after: STORE_RETRY_AFTER }))
+    }
+}
+
+/// Returns the outcome of an operation that can't be barred.
+fn outcome_in(operation: Slot, held: Option<&Held>) -> CallOutcome {
+    let Some(held) = held else {
+        return CallOutcome::InFlight { operation, retry_after: STORE_RETRY_AFTER };
+    };
+    match &held.record.state {
+        State::Completed { reply, .. } if !matches!(reply.body, ReplyBody::Sealed(_)) => {
+            CallOutcome::Answered { operation, reply: reply.clone(), replayed: true }
+        }
+        State::Completed { .. } => CallOutcome::StoreUnavailable { retry_after: STORE_RETRY_AFTER },
+        State::Uncertain { .. } => CallOutcome::Uncertain { operation, retry_after: None },
+        State::Expired => CallOutcome::Expired { operation },
+        State::InFlight { .. } | State::Released | State::Saga { .. } | State::Barred => {
+            let left = Duration::from_millis(held.due_ms.saturating_sub(held.now_ms));
+            CallOutcome::InFlight { operation, retry_after: left.min(STORE_RETRY_AFTER) }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! A protected route, and the sagas that its requests begin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::saga_summary::SagaSummary;
+use crate::key::Slot;
+use crate::record::{Record, SagaContent, State, Version};
+use crate::refusal::Refusal;
+use crate::route::Route;
+use crate::telemetry::RouteMeter;
+use crate::token::Keyring;
+
+/// A protected route, with everything that the gate needs to run its requests.
+pub struct ProtectedRoute {
+    /// The route.
+    pub route: Arc<Route>,
+    /// Maximum time from sending a request to the end of its response.
+    pub response_timeout: Duration,
+    /// The metrics of the route.
+    pub meter: RouteMeter,
+    /// The keys that verify clients' tokens, if the route takes its scope from a token.
+    pub keyring: Option<Arc<Keyring>>,
+    /// Runs the sagas that requests of the route begin; `None` for a route to an upstream.
+    pub saga: Option<Arc<dyn SagaRunner>>,
+}
+
+/// The request that begins a saga.
+pub struct SagaRequest<'r> {
+    /// The operation, unless its record is stored under an earlier hashing secret.
+    pub slot: &'r Slot,
+    /// The path.
+    pub path: &'r str,
+    /// The query.
+    pub query: Option<&'r str>,
+    /// The header fields.
+    pub headers: &'r HeaderMap,
+    /// The decoded body.
+    pub body: &'r Bytes,
+}
+
+/// Begins sagas, and runs them.
+pub trait SagaRunner: Send + Sync + 'static {
+    /// Returns the content of the record that begins a saga.
+    ///
+    /// # Errors
+    /// The request is too large, or this gateway runs too many sagas. Nothing has begun.
+    fn first_content(&self, saga: &str, request: &SagaRequest<'_>) -> Result<Bytes, Refusal>;
+
+    /// Runs a saga that begins: its record is stored.
+    fn run(&self, saga: OwnedSaga);
+
+    /// Returns the state of the saga with this content; `None` if the content can't be read.
+    fn summary(&self, content: &Bytes) -> Option<SagaSummary>;
+
+    /// Returns the operation that an operator has to settle before the saga with this content goes
+    /// on; `None` if it waits for something else.
+    fn held_operation(&self, content: &Bytes) -> Option<Slot>;
+
+    /// Returns a token that is cancelled when the sagas of this gateway stop.
+    fn stopping(&self) -> CancellationToken;
+}
+
+/// A saga that this gateway owns, as its last write left it.
+pub struct OwnedSaga {
+    /// The operation of the request that began it.
+    pub slot: Slot,
+    /// The route of that request.
+    pub(super) guarded: Arc<ProtectedRoute>,
+    pub(super) record: Record,
+    /// When the lease ends, at the earliest.
+    pub(super) lease_end: Instant,
+}
+
+impl OwnedSaga {
+    /// Returns the route of the saga's request.
+    pub fn route(&self) -> &Arc<ProtectedRoute> {
+        &self.guarded
+    }
+
+    /// Returns the content of the record; `None` if no configured key opens it.
+    pub fn content(&self) -> Option<&Bytes> {
+        match &self.record.state {
+            State::Saga { content: SagaContent::Open(content), .. } => Some(content),
+            _ => None,
+        }
+    }
+
+    /// Returns the version of the record.
+    pub fn version(&self) -> Version {
+        self.record.version
+    }
+
+    /// Returns when the owner has to renew the lease.
+    pub fn renewal(&self) -> Instant {
+        self.lease_end - self.guarded.route.policy.lease * 2 / 3
+    }
+
+    pub(super) fn wrote(&mut self, record: Record, at: Instant) {
+        self.record = record;
+        self.lease_end = at + self.guarded.route.policy.lease;
+    }
+}

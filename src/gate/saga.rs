@@ -1,0 +1,219 @@
+//! Sagas at the gate: a client's request begins a saga in the slot of its operation, and then waits
+//! for the end of the saga like a duplicate.
+//!
+//! The gate writes and renews the records of sagas. What a saga does next is the business of its
+//! [`SagaRunner`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+
+use super::answer::{Answered, SettledAnswer};
+use super::attempt::Claimed;
+use super::budget::Hold;
+use super::protected_route::{OwnedSaga, ProtectedRoute, SagaRunner};
+use super::saga_summary::SagaSummary;
+use super::share::AddressShare;
+use super::state::Gate;
+use crate::engine::{
+    Admission, ClaimRequest, DuplicateRefusal, Next, admit, saga_end, saga_progress, saga_takeover,
+};
+use crate::event::Context;
+use crate::key::Slot;
+use crate::record::{Fence, Held, Reply, SagaContent, SagaPhase, State};
+use crate::refusal::Refusal;
+use crate::store::{StoreError, Swap};
+use crate::telemetry::Answer;
+
+/// Pause before a write without an answer is repeated.
+const REPEAT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The result of a write of an owned saga.
+#[derive(Debug)]
+pub enum SagaWrite {
+    /// The record is stored.
+    Stored,
+    /// An operator has changed the saga meanwhile. Nothing was written, and the owner continues
+    /// from the changed content.
+    Changed,
+    /// The saga has ended or has another owner, or the lease has ended without a confirmed write.
+    Lost,
+}
+
+impl Gate {
+    /// Runs the saga that a claim began, and waits for its end.
+    ///
+    /// # Errors
+    /// The saga runs longer than the client waits, or is stuck.
+    pub(in crate::gate) async fn begin_saga<B>(
+        self: &Arc<Self>,
+        guarded: &Arc<ProtectedRoute>,
+        runner: &Arc<dyn SagaRunner>,
+        claimed: Claimed,
+        (address, hold, wait): (Option<&Arc<AddressShare>>, Hold, Option<Duration>),
+    ) -> Result<Answered<B>, Refusal> {
+        let Claimed { slot, asked, claim, .. } = claimed;
+        let policy = &guarded.route.policy;
+        runner.run(OwnedSaga {
+            slot,
+            guarded: guarded.clone(),
+            record: claim.record,
+            lease_end: Instant::now() + policy.lease,
+        });
+        let in_flight = || Refusal::of_refusal(DuplicateRefusal::saga_in_flight(policy), slot);
+        let mut waiting =
+            self.begin_to_wait(guarded, &slot, address, wait).map_err(|_| in_flight())?;
+        // Not the fence of the claim: from now on the request is a duplicate.
+        let asked = ClaimRequest { fence: Fence(self.entropy.next()), ..asked };
+        let held = self
+            .wait_for_change(&mut waiting, policy, &slot, &asked)
+            .await
+            .map_err(|_| in_flight())?;
+        match admit(held.as_ref(), &asked, policy) {
+            Admission::Replay(reply) => {
+                let answer = Answer::Executed;
+                SettledAnswer { slot, answer, reply, first_fields: None, body: None, hold }
+                    .into_response()
+            }
+            Admission::Refuse(refusal) => Err(Refusal::of_refusal(refusal, slot)),
+            _ => Err(in_flight()),
+        }
+    }
+
+    /// Takes over a saga with an ended lease. `route_of` returns the route with a name. Returns
+    /// `None` if the saga has an owner, has ended, or is sealed with a key that this gateway lacks.
+    /// The store's time at the read is returned too, in ms since 1970.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn take_saga(
+        &self,
+        slot: &Slot,
+        route_of: impl FnOnce(&str) -> Arc<ProtectedRoute>,
+    ) -> Result<Option<(OwnedSaga, u64)>, StoreError> {
+        let Some(held) = self.store.records.load(slot).await? else { return Ok(None) };
+        let guarded = route_of(&held.record.route);
+        let policy = &guarded.route.policy;
+        let Some(next) = saga_takeover(&held, Fence(self.entropy.next()), policy) else {
+            return Ok(None);
+        };
+        let (began, expected) = (Instant::now(), Some(held.record.version));
+        match self.write(slot, expected, (&next).into(), policy, Context::default).await? {
+            Swap::Stored => {
+                let lease_end = began + policy.lease;
+                let record = next.record;
+                let saga = OwnedSaga { slot: *slot, guarded, record, lease_end };
+                Ok(Some((saga, held.now_ms)))
+            }
+            Swap::Stale(_) | Swap::Large(_) => Ok(None),
+        }
+    }
+
+    /// Writes the next content of an owned saga.
+    pub async fn progress_saga(
+        &self,
+        saga: &mut OwnedSaga,
+        phase: SagaPhase,
+        content: Bytes,
+    ) -> SagaWrite {
+        let policy = &saga.guarded.route.policy;
+        let next = saga_progress(&saga.record, phase, SagaContent::Open(content), policy);
+        self.write_saga(saga, next).await
+    }
+
+    /// Ends an owned saga with its answer. The summary stays beside the answer, for the client.
+    pub async fn end_saga(
+        &self,
+        saga: &mut OwnedSaga,
+        reply: Arc<Reply>,
+        summary: &SagaSummary,
+    ) -> SagaWrite {
+        let mut next = saga_end(&saga.record, &reply, &saga.guarded.route.policy);
+        if let (Some(note), Ok(summary)) =
+            (&mut next.record.extras.saga, serde_json::to_vec(summary))
+        {
+            note.summary = summary.into();
+        }
+        self.write_saga(saga, next).await
+    }
+
+    /// Writes the next content of an owned saga and ends its lease, so that another gateway can
+    /// take the saga over at once.
+    pub async fn hand_saga_over(&self, saga: &mut OwnedSaga, phase: SagaPhase, content: Bytes) {
+        let policy = &saga.guarded.route.policy;
+        let mut next = saga_progress(&saga.record, phase, SagaContent::Open(content), policy);
+        next.lifetime.due = Some(Duration::ZERO);
+        // If it fails, the lease ends by itself.
+        _ = self.write_saga(saga, next).await;
+    }
+
+    /// Renews the lease of an owned saga. Returns whether this gateway still owns the saga.
+    pub async fn renew_saga(&self, saga: &mut OwnedSaga) -> bool {
+        let policy = &saga.guarded.route.policy;
+        let (lease, keep) = (policy.lease, policy.unsettled_retention);
+        loop {
+            let began = Instant::now();
+            match self.store.records.renew(&saga.slot, saga.record.fence, lease, keep).await {
+                Ok(true) => {
+                    saga.lease_end = began + lease;
+                    return true;
+                }
+                Ok(false) => return false,
+                Err(_) if Instant::now() < saga.lease_end => sleep(REPEAT_PAUSE).await,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Reads an owned saga again, after an operator may have changed it. Returns whether this
+    /// gateway still owns the saga.
+    pub async fn reread_saga(&self, saga: &mut OwnedSaga) -> bool {
+        match self.store.records.load(&saga.slot).await {
+            Ok(held) => adopt(saga, held.as_ref()),
+            // The next write or renewal finds out.
+            Err(_) => true,
+        }
+    }
+
+    /// Writes a record of an owned saga. A write without an answer is repeated until the lease
+    /// ends: another write under the same version and fence would be taken for this one.
+    async fn write_saga(&self, saga: &mut OwnedSaga, next: Next) -> SagaWrite {
+        let policy = saga.guarded.route.policy.clone();
+        let expected = Some(saga.record.version);
+        loop {
+            let began = Instant::now();
+            let written =
+                self.write(&saga.slot, expected, (&next).into(), &policy, Context::default).await;
+            let current = match written {
+                Ok(Swap::Stored) => {
+                    saga.wrote(next.record, began);
+                    return SagaWrite::Stored;
+                }
+                Ok(Swap::Stale(held)) => Ok(held),
+                Ok(Swap::Large(_)) => self.store.records.load(&saga.slot).await,
+                Err(error) => Err(error),
+            };
+            match current {
+                Ok(held) if adopt(saga, held.as_ref()) => return SagaWrite::Changed,
+                Ok(_) => return SagaWrite::Lost,
+                Err(error) if Instant::now() >= saga.lease_end => {
+                    tracing::warn!(operation = %saga.slot, %error, "the saga could not be written");
+                    return SagaWrite::Lost;
+                }
+                Err(_) => sleep(self.entropy.jitter(REPEAT_PAUSE)).await,
+            }
+        }
+    }
+}
+
+/// Takes the stored record, if it still is the owner's: an operator's change keeps the fence.
+fn adopt(saga: &mut OwnedSaga, held: Option<&Held>) -> bool {
+    let Some(Held { record, .. }) = held else { return false };
+    let is_own = record.fence == saga.record.fence && matches!(record.state, State::Saga { .. });
+    if is_own {
+        saga.record = record.clone();
+    }
+    is_own
+}

@@ -1,0 +1,90 @@
+//! Operators' decisions about sagas that run.
+
+use bytes::Bytes;
+
+use super::document::SagaDocument;
+use super::log::{SagaDecision, SagaDecisionKind};
+use super::machine::{Happening, HappeningDenied, StateChange, apply};
+use crate::engine::Policy;
+use crate::event::Context;
+use crate::gate::{Gate, SagaDecisionError};
+use crate::key::Slot;
+use crate::record::{Held, SagaPhase, Version};
+
+/// A decision, as an operator sends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorDecision {
+    /// The decision.
+    pub kind: SagaDecisionKind,
+    /// The name of the step; `None` for the saga, or for all its stuck steps.
+    pub step: Option<String>,
+    /// The operator's name.
+    pub by: String,
+    /// The operator's reason.
+    pub reason: String,
+}
+
+/// Why the rules of sagas deny a decision.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeniedDecision {
+    /// A later version wrote the record.
+    #[error("this gateway can't read the saga's record: a later version wrote it")]
+    Unreadable,
+    /// The plan has no step with this name.
+    #[error("the saga has no step {0}")]
+    NoSuchStep(String),
+    /// The state of the saga does not permit it.
+    #[error(transparent)]
+    NotNow(#[from] HappeningDenied),
+}
+
+/// Applies an operator's decision to a saga that runs, if its record still has this version. A
+/// cancel of a saga that goes back changes nothing.
+///
+/// # Errors
+/// See [`SagaDecisionError`].
+pub async fn decide_saga(
+    gate: &Gate,
+    slot: &Slot,
+    expected: Version,
+    policy: &Policy,
+    decision: &OperatorDecision,
+) -> Result<Held, SagaDecisionError<DeniedDecision>> {
+    let event_context = Context {
+        operator: Some(decision.by.clone()),
+        reason: Some(decision.reason.clone()),
+        ..Context::default()
+    };
+    gate.decide_saga(slot, expected, policy, event_context, |content, now_ms| {
+        decided(content, decision, now_ms)
+    })
+    .await
+}
+
+/// Returns the changed content; `None` if the decision changes nothing.
+fn decided(
+    content: &[u8],
+    decision: &OperatorDecision,
+    now_ms: u64,
+) -> Result<Option<(SagaPhase, Bytes)>, DeniedDecision> {
+    let mut document = SagaDocument::decode(content).map_err(|_| DeniedDecision::Unreadable)?;
+    let OperatorDecision { kind, step, by, reason } = decision;
+    let position = |name: &String| {
+        let found = document.plan.steps.iter().position(|step| step.name == *name);
+        found.ok_or_else(|| DeniedDecision::NoSuchStep(name.clone()))
+    };
+    let decision = SagaDecision {
+        at_ms: now_ms,
+        kind: *kind,
+        step: step.as_ref().map(position).transpose()?,
+        by: Some(by.clone()),
+        reason: reason.clone(),
+    };
+    let happening = Happening::Decided(decision);
+    let change = apply(&document.plan, &mut document.log, happening, now_ms)?;
+    if change == StateChange::Nothing {
+        return Ok(None);
+    }
+    let content = document.encode().map_err(|_| DeniedDecision::Unreadable)?;
+    Ok(Some((document.phase(), content.into())))
+}

@@ -1,0 +1,38 @@
+//! The state that all sagas of a gateway share.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::gateway::SagaGateway;
+use super::store_time::StoreTimeEstimate;
+use crate::clock::Clock;
+
+/// The state that all sagas of a gateway share.
+pub(super) struct SagasState {
+    /// `None` until the gateway is set up.
+    pub gateway: RwLock<Option<Arc<dyn SagaGateway>>>,
+    pub time: StoreTimeEstimate,
+    pub clock: Clock,
+    pub permits: Mutex<Arc<Semaphore>>,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+impl SagasState {
+    pub fn gateway(&self) -> Option<Arc<dyn SagaGateway>> {
+        self.gateway.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn jittered(&self, pause: Duration) -> Duration {
+        self.gateway().map_or(pause, |gateway| gateway.gate().entropy().jitter(pause))
+    }
+
+    pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        let permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        permits.try_acquire_owned().ok()
+    }
+}
