@@ -235,13 +235,11 @@ impl RunningGateway {
             .map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
         let operators = tokio::spawn(operators::serve(admin, self.live.operators.clone()));
         let gate = self.active.lock().await.gate.clone();
-        let takes_sagas_over = {
-            let format = self.active.lock().await.config.store.format;
-            self.process.serve.runs_sagas() && format.has_sagas()
-        };
         let sagas = self.process.sagas.clone();
-        let takeovers = takes_sagas_over
-            .then(|| AbortOnDropHandle::new(tokio::spawn(async move { sagas.take_over().await })));
+        let takeovers =
+            self.process.serve.runs_sagas().then(|| {
+                AbortOnDropHandle::new(tokio::spawn(async move { sagas.take_over().await }))
+            });
         // The gates of all later configurations share these observations.
         let end_of_export = CancellationToken::new();
         let export = AbortOnDropHandle::new(tokio::spawn({

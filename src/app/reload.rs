@@ -20,7 +20,7 @@ use super::identities;
 use super::keys::{Keyrings, keyrings};
 use super::read_model::FollowedReadModel;
 use super::relay;
-use super::sagas::SagaWays;
+use super::sagas::{self, SagaWays};
 use super::serve::Serve;
 use super::settings::{
     access, fallback, hashing, layer_settings, refusal_renderer, server_limits, settings, upstreams,
@@ -150,8 +150,10 @@ impl PreparedConfig {
             let settings = layer_settings(&config, keyrings.by_route.clone(), &process.sagas);
             OncewardLayer::new(gate.clone(), settings)?
         };
-        let policies: HashMap<String, Policy> =
-            config.all_routes().map(|route| (route.name.clone(), route.policy.clone())).collect();
+        let routes = config.all_routes();
+        let mut policies: HashMap<String, Policy> =
+            routes.map(|route| (route.name.clone(), route.policy.clone())).collect();
+        policies.extend(sagas::step_policies(&config));
         let (observers, exporters) = start_exporters(&config, &secrets, gate.meter()).await?;
         let fallback = fallback()?;
         let operators = router(Admin {
@@ -212,6 +214,8 @@ impl PreparedConfig {
             forward: self.forward.clone(),
             sagas: self.config.sagas.iter().map(configured).collect(),
             upstreams: upstreams.map(|upstream| upstream.name.clone()).collect(),
+            has_sagas: self.config.store.format.has_sagas(),
+            renderer: refusal_renderer(&self.config),
             fields: self.secrets.saga_fields.clone(),
             fallback: self.fallback.clone(),
         })

@@ -7,14 +7,35 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Request};
 
+use crate::config::Config;
 use crate::engine::Policy;
 use crate::gate::{CallOutcome, Gate, InternalOperation, ProtectedRoute};
 use crate::layer::OncewardLayer;
 use crate::proxy::{Forward, RequestBody};
+use crate::refusal::RefusalRenderer;
 use crate::route::Route;
-use crate::saga::gateway::{ConfiguredSaga, SagaGateway};
+use crate::saga::gateway::{ConfiguredSaga, SagaGateway, kept_for};
+use crate::saga::log::StepDirection;
 use crate::saga::plan::FieldSource;
-use crate::saga::step_route::StepResources;
+use crate::saga::step_route::{StepResources, step_policy};
+
+/// Returns the policies of the operations of steps, by the names of their routes. The sweeper and
+/// operators treat an operation by its own rules, also when the saga's owner is gone.
+pub(super) fn step_policies(config: &Config) -> Vec<(String, Policy)> {
+    let mut policies = Vec::new();
+    for saga in &config.sagas {
+        let kept_for = kept_for(&saga.route.policy);
+        for step in &saga.plan.steps {
+            for direction in [StepDirection::Action, StepDirection::Compensation] {
+                // `check` has read every text of the plan.
+                if let Ok(policy) = step_policy(&saga.plan, (step, direction), kept_for) {
+                    policies.push((policy.route.to_string(), policy));
+                }
+            }
+        }
+    }
+    policies
+}
 
 /// The gateway as its sagas use it, under one configuration.
 pub(super) struct SagaWays {
@@ -25,6 +46,9 @@ pub(super) struct SagaWays {
     pub sagas: HashMap<String, ConfiguredSaga>,
     /// The names of the upstreams, by index. The first one is the default upstream.
     pub upstreams: Vec<String>,
+    /// Whether the store's format has sagas.
+    pub has_sagas: bool,
+    pub renderer: RefusalRenderer,
     /// The values of header fields that come from the gateway's environment.
     pub fields: HashMap<FieldSource, HeaderValue>,
     /// The policy of sagas that are not configured any more.
@@ -56,6 +80,14 @@ impl StepResources for SagaWays {
 impl SagaGateway for SagaWays {
     fn gate(&self) -> &Arc<Gate> {
         &self.gate
+    }
+
+    fn has_sagas(&self) -> bool {
+        self.has_sagas
+    }
+
+    fn problem_type(&self, name: &str) -> String {
+        self.renderer.problem_type(name)
     }
 
     fn saga(&self, name: &str) -> Option<&ConfiguredSaga> {

@@ -18,7 +18,8 @@ use super::saga_summary::SagaSummary;
 use super::share::AddressShare;
 use super::state::Gate;
 use crate::engine::{
-    Admission, ClaimRequest, DuplicateRefusal, Next, admit, saga_end, saga_progress, saga_takeover,
+    Admission, ClaimRequest, DuplicateRefusal, Next, OnInFlight, Policy, admit, saga_end,
+    saga_progress, saga_takeover,
 };
 use crate::event::Context;
 use crate::key::Slot;
@@ -55,7 +56,8 @@ impl Gate {
         (address, hold, wait): (Option<&Arc<AddressShare>>, Hold, Option<Duration>),
     ) -> Result<Answered<B>, Refusal> {
         let Claimed { slot, asked, claim, .. } = claimed;
-        let policy = &guarded.route.policy;
+        // `on_in_flight` is for duplicates: the client that began the saga waits.
+        let policy = &Policy { on_in_flight: OnInFlight::Wait, ..guarded.route.policy.clone() };
         runner.run(OwnedSaga {
             slot,
             guarded: guarded.clone(),

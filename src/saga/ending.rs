@@ -17,12 +17,19 @@ use crate::record::{Reply, ReplyBody};
 /// The status of a failed saga, unless the plan has another one.
 const FAILED: u16 = 409;
 
-/// Returns the answer of a saga that ends at `now_unix_ms`. `id` is its public id.
+/// The short name of the problem type of a failed saga.
+pub(super) const PROBLEM: &str = "saga-failed";
+
+const DETAIL: &str = "What was executed has been undone. The same request gets this answer again. To \
+                      try again, send the request with another key";
+
+/// Returns the answer of a saga that ends at `now_unix_ms`. `id` is its public id, and
+/// `problem_type` the type of [`PROBLEM`].
 pub(super) fn ending_reply(
     document: &SagaDocument,
     id: &str,
     completed: bool,
-    now_unix_ms: u64,
+    (now_unix_ms, problem_type): (u64, &str),
 ) -> Reply {
     let plan = &document.plan;
     if completed {
@@ -35,7 +42,7 @@ pub(super) fn ending_reply(
     match plan.failed.as_ref().and_then(|failed| rendered(document, id, failed)) {
         Some(body) => reply(status, "application/json", body, now_unix_ms),
         None => {
-            let problem = problem(document, id, status).to_string();
+            let problem = problem(document, id, status, problem_type).to_string();
             reply(status, "application/problem+json", problem, now_unix_ms)
         }
     }
@@ -57,13 +64,17 @@ fn rendered(document: &SagaDocument, id: &str, template: &AnswerTemplate) -> Opt
 }
 
 /// Returns the problem document `saga-failed` (RFC 9457).
-fn problem(document: &SagaDocument, id: &str, status: u16) -> Value {
+fn problem(document: &SagaDocument, id: &str, status: u16, problem_type: &str) -> Value {
     let mut problem = json!({
-        "type": "urn:onceward:problem:saga-failed",
+        "type": problem_type,
         "title": "The saga failed",
         "status": status,
-        "detail": "Nothing remains of it: every step that was executed has been undone. The same \
-                   request gets this answer again. To try again, send the request with another key.",
+        "detail": DETAIL,
+        "retryable": false,
+        // An official SDK treats any JSON body without this member as a success, whatever the
+        // status.
+        "error": { "type": "idempotency_error", "code": PROBLEM, "message": DETAIL },
+        "operation": id,
         "saga": id,
         "step": null,
         "step_status": null,

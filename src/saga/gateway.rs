@@ -9,6 +9,7 @@ use http::{HeaderName, Request};
 
 use super::plan::Plan;
 use super::step_route::StepResources;
+use crate::engine::Policy;
 use crate::gate::{CallOutcome, Gate, InternalOperation, ProtectedRoute};
 
 /// How long the records of steps' operations are kept, unless the saga's route keeps unsettled
@@ -31,6 +32,12 @@ pub trait SagaGateway: StepResources + Send + Sync + 'static {
     /// Returns the gate.
     fn gate(&self) -> &Arc<Gate>;
 
+    /// Returns whether the store may have sagas, which its format decides.
+    fn has_sagas(&self) -> bool;
+
+    /// Returns the problem type with this short name.
+    fn problem_type(&self, name: &str) -> String;
+
     /// Returns a saga of the configuration.
     fn saga(&self, name: &str) -> Option<&ConfiguredSaga>;
 
@@ -42,7 +49,7 @@ pub trait SagaGateway: StepResources + Send + Sync + 'static {
     async fn call(&self, operation: InternalOperation<'_>, request: Request<Bytes>) -> CallOutcome;
 }
 
-/// Returns how long the records of the steps of a saga are kept.
-pub(super) fn kept_for(route: &ProtectedRoute) -> Duration {
-    route.route.policy.unsettled_retention.max(STEP_RECORDS_KEPT_MIN)
+/// Returns how long the records of the steps of a saga are kept, by the policy of its requests.
+pub fn kept_for(policy: &Policy) -> Duration {
+    policy.unsettled_retention.max(STEP_RECORDS_KEPT_MIN)
 }

@@ -9,7 +9,7 @@ use minijinja::Value;
 use super::kept::{KeptAnswer, KeptRequest};
 use super::plan::{AnswerTemplate, FieldSource, StepRequest};
 use crate::clock::rfc3339;
-use crate::key::path::Decoded;
+use crate::key::path::is_opaque_throughout;
 use crate::template::{
     Condition, MalformedJson, Template, TemplateError, TemplateKind, json_numbers, json_value,
 };
@@ -69,8 +69,9 @@ pub enum RenderError {
     Path(TemplateError),
     /// The rendered path can't be sent, or a server could resolve it to another one.
     #[error(
-        "path: it makes no path that can be sent: it begins with one slash, and has no fragment \
-         and no segment that is `.` or `..`, encoded or not"
+        "path: it makes no path that can be sent: it begins with one slash, and a value in it has \
+         no `/`, `\\`, `;`, `?`, `#` or `%`, and is not `.` or `..`, so that no server reads another \
+         path"
     )]
     Target,
     /// The template of a header field fails.
@@ -149,12 +150,10 @@ fn rendered(kind: TemplateKind, source: &str, values: &Value) -> Result<String, 
 /// another one.
 pub fn is_target(text: &str) -> bool {
     let Ok(target) = text.parse::<PathAndQuery>() else { return false };
-    let decoded = Decoded::of(target.path()).bytes;
-    let mut segments = decoded.split(|byte| matches!(byte, b'/' | b'\\'));
     text.starts_with('/')
         && !text.starts_with("//")
         && target.as_str() == text
-        && !segments.any(|segment| matches!(segment, b"." | b".."))
+        && is_opaque_throughout(target.path())
 }
 
 /// Reads a JSON document as a value.

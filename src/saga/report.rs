@@ -1,7 +1,9 @@
 //! What clients read about a saga.
 
+use std::time::Duration;
+
 use super::document::SagaDocument;
-use super::gateway::{SagaGateway, kept_for};
+use super::gateway::SagaGateway;
 use super::log::StepDirection;
 use super::plan::Step;
 use super::status::{SagaStatus, StepStatus, StuckReason, stuck_steps};
@@ -46,7 +48,7 @@ fn operation_of(
     (direction, generation): (StepDirection, u32),
 ) -> Option<Slot> {
     let plan = &document.plan;
-    let kept_for = kept_for(&gateway.route_of(&plan.saga));
+    let kept_for = Duration::from_millis(document.log.record_life_ms);
     let guarded = step_route(gateway.gate(), plan, (step, direction), kept_for, gateway).ok()?;
     let key = StepKey::new(document.log.instance, &step.name, direction, generation);
     Some(gateway.gate().slot_of_call(&InternalOperation {

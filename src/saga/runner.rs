@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::gate::{OwnedSaga, SagaRequest, SagaRunner, SagaSummary};
 use crate::key::Slot;
 use crate::refusal::Refusal;
+use crate::store::StoreError;
 
 /// Time between two looks for sagas with an ended lease. It is jittered, and less than 2 s.
 const TAKEOVER_PERIOD: Duration = Duration::from_millis(1_000);
@@ -56,8 +57,9 @@ impl Sagas {
         let state = &self.0;
         loop {
             let taken = match state.gateway() {
-                Some(gateway) => state.take_due(&gateway).await,
-                None => 0,
+                // A reload can change the format of the store.
+                Some(gateway) if gateway.has_sagas() => state.take_due(&gateway).await,
+                _ => 0,
             };
             let pause = match taken {
                 TAKEOVER_BATCH.. => Duration::ZERO,
@@ -79,7 +81,7 @@ impl Sagas {
 }
 
 impl SagasState {
-    /// Takes over sagas with an ended lease. Returns how many there were.
+    /// Takes over sagas with an ended lease. Returns how many were taken over.
     async fn take_due(self: &Arc<Self>, gateway: &Arc<dyn SagaGateway>) -> usize {
         let records = &gateway.gate().store().records;
         let due = match records.due_sagas(TAKEOVER_BATCH).await {
@@ -89,13 +91,17 @@ impl SagasState {
                 return 0;
             }
         };
+        let mut taken = 0;
         for slot in &due {
-            let Some(permit) = self.permit() else { return 0 };
-            if let Err(error) = self.take(gateway, slot, permit).await {
-                tracing::warn!(operation = %slot, %error, "the saga could not be taken over");
+            let Some(permit) = self.permit().filter(|_| !self.stop.is_cancelled()) else { break };
+            match self.take(gateway, slot, permit).await {
+                Ok(is_taken) => taken += usize::from(is_taken),
+                Err(error) => {
+                    tracing::warn!(operation = %slot, %error, "the saga could not be taken over");
+                }
             }
         }
-        due.len()
+        taken
     }
 
     async fn take(
@@ -103,14 +109,13 @@ impl SagasState {
         gateway: &Arc<dyn SagaGateway>,
         slot: &Slot,
         permit: OwnedSemaphorePermit,
-    ) -> Result<(), crate::store::StoreError> {
+    ) -> Result<bool, StoreError> {
         let taken = gateway.gate().take_saga(slot, |name| gateway.route_of(name)).await?;
-        if let Some((owned, now_ms)) = taken {
-            self.time.note(now_ms);
-            tracing::info!(operation = %slot, "saga taken over");
-            self.spawn(owned, permit);
-        }
-        Ok(())
+        let Some((owned, now_ms)) = taken else { return Ok(false) };
+        self.time.note(now_ms);
+        tracing::info!(operation = %slot, "saga taken over");
+        self.spawn(owned, permit);
+        Ok(true)
     }
 
     fn spawn(self: &Arc<Self>, owned: OwnedSaga, permit: OwnedSemaphorePermit) {
@@ -151,7 +156,7 @@ impl SagasState {
         }
         let entropy = gateway.gate().entropy();
         let instance = SagaInstance::from_random([entropy.next(), entropy.next()]);
-        let life_ms = kept_for(&gateway.route_of(name)).as_millis();
+        let life_ms = kept_for(&gateway.route_of(name).route.policy).as_millis();
         let log = SagaState::new(
             instance,
             configured.plan.steps.len(),

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::count::SagaCount;
 use super::document::SagaDocument;
-use super::ending::ending_reply;
+use super::ending::{PROBLEM, ending_reply};
 use super::log::{StepDirection, StepFailure};
 use super::machine::{Happening, SagaTodo, StateChange, apply, decide};
 use super::outcome::StepOutcome;
@@ -151,14 +151,7 @@ impl RunningSaga {
         };
         let operation = (step, direction, generation);
         self.active.insert(operation);
-        let call = carry_out(
-            gateway,
-            &self.document,
-            &self.id,
-            self.owned.route().clone(),
-            operation,
-            kind,
-        );
+        let call = carry_out(gateway, &self.document, &self.id, operation, kind);
         self.calls.push(call.map(move |outcome| (operation, outcome)).boxed());
     }
 
@@ -271,7 +264,11 @@ impl RunningSaga {
 
     async fn end(&mut self, completed: bool) -> Next {
         let Some(gateway) = self.sagas.gateway() else { return Next::End };
-        let reply = ending_reply(&self.document, &self.id, completed, self.sagas.clock.unix_ms());
+        let reply = {
+            let problem_type = gateway.problem_type(PROBLEM);
+            let terms = (self.sagas.clock.unix_ms(), &*problem_type);
+            ending_reply(&self.document, &self.id, completed, terms)
+        };
         let status = if completed { SagaStatus::Completed } else { SagaStatus::Failed };
         let summary = summary(&self.document, Some(status));
         match gateway.gate().end_saga(&mut self.owned, Arc::new(reply), &summary).await {

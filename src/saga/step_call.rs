@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Uri};
 
 use super::document::SagaDocument;
-use super::gateway::{SagaGateway, kept_for};
+use super::gateway::SagaGateway;
 use super::log::StepDirection;
 use super::outcome::{AnswerRules, StepOutcome};
 use super::plan::{Compensation, Step, StepRequest};
@@ -39,16 +40,15 @@ struct PreparedCall {
     rules: AnswerRules,
 }
 
-/// Calls or bars an operation of a saga. `route` is the route of the saga's request.
+/// Calls or bars an operation of a saga.
 pub(super) fn carry_out(
     gateway: Arc<dyn SagaGateway>,
     document: &SagaDocument,
     id: &str,
-    route: Arc<ProtectedRoute>,
     (step, direction, generation): (usize, StepDirection, u32),
     call: StepCall,
 ) -> impl Future<Output = StepOutcome> + Send + use<> {
-    let prepared = prepare(gateway, document, id, &route, (step, direction, generation));
+    let prepared = prepare(gateway, document, id, (step, direction, generation));
     async move {
         let PreparedCall { gateway, guarded, saga, key, request, rules } = match prepared {
             Ok(prepared) => prepared,
@@ -76,7 +76,6 @@ fn prepare(
     gateway: Arc<dyn SagaGateway>,
     document: &SagaDocument,
     id: &str,
-    route: &ProtectedRoute,
     (step, direction, generation): (usize, StepDirection, u32),
 ) -> Result<PreparedCall, StepOutcome> {
     let invalid = |why: String| StepOutcome::Invalid { why };
@@ -89,7 +88,9 @@ fn prepare(
     let resources = &*gateway;
     let secrets = secret_fields(&template.headers, resources).map_err(unconfigured)?;
     let place = (planned, direction);
-    let guarded = step_route(gateway.gate(), &document.plan, place, kept_for(route), resources)
+    // As long as the log assumes, whatever the configuration has become.
+    let kept_for = Duration::from_millis(document.log.record_life_ms);
+    let guarded = step_route(gateway.gate(), &document.plan, place, kept_for, resources)
         .map_err(unconfigured)?;
     let request = request(rendered, secrets).ok_or_else(|| invalid("malformed".into()))?;
     let rules = AnswerRules::new(planned, direction).map_err(|error| invalid(error.to_string()))?;

@@ -47,6 +47,32 @@ pub fn step_route_name(saga: &str, step: &str, direction: StepDirection) -> Stri
     }
 }
 
+/// Returns the policy of a step's operations in one direction, for everything but calls: an
+/// uncertain operation is held. `kept_for` is how long the records of the operations are kept.
+///
+/// # Errors
+/// A text of the plan can't be read.
+pub fn step_policy(
+    plan: &Plan,
+    (step, direction): (&Step, StepDirection),
+    kept_for: Duration,
+) -> Result<Policy, StepRouteError> {
+    let sending = &step.sending;
+    let name = step_route_name(&plan.saga, &step.name, direction);
+    let header = unreadable(HeaderName::try_from(sending.key_header.as_str()))?;
+    let mut policy = Policy::standard(&name, Duration::from_millis(sending.timeout_ms));
+    policy.key.source = KeySource::Sent { header: Some(header), body: None, form: None };
+    policy.key.required = true;
+    policy.key.syntax = KeySyntax::Lenient;
+    policy.caller = CallerRule::Scope;
+    policy.statuses = statuses(step, direction)?;
+    policy.uncertain_after = Duration::from_millis(sending.uncertain_after_ms);
+    policy.lease = Duration::from_millis(sending.lease_ms);
+    policy.retention = kept_for;
+    policy.unsettled_retention = kept_for;
+    Ok(policy)
+}
+
 /// Returns the route of a step's operations in one direction. `kept_for` is how long the records of
 /// the operations are kept.
 ///
@@ -59,29 +85,18 @@ pub fn step_route(
     kept_for: Duration,
     resources: &dyn StepResources,
 ) -> Result<Arc<ProtectedRoute>, StepRouteError> {
-    let name = step_route_name(&plan.saga, &step.name, direction);
     let sending = &step.sending;
     let upstream = resources
         .upstream(&sending.upstream)
         .ok_or_else(|| StepRouteError::NoUpstream(sending.upstream.clone()))?;
-    let timeout = Duration::from_millis(sending.timeout_ms);
-    let header = unreadable(HeaderName::try_from(sending.key_header.as_str()))?;
-    let mut policy = Policy::standard(&name, timeout);
-    policy.key.source = KeySource::Sent { header: Some(header), body: None, form: None };
-    policy.key.required = true;
-    policy.key.syntax = KeySyntax::Lenient;
-    policy.caller = CallerRule::Scope;
-    policy.statuses = statuses(step, direction)?;
+    let mut policy = step_policy(plan, (step, direction), kept_for)?;
     policy.on_uncertain = on_uncertain(&sending.on_uncertain, resources)?;
-    policy.uncertain_after = Duration::from_millis(sending.uncertain_after_ms);
-    policy.lease = Duration::from_millis(sending.lease_ms);
-    policy.retention = kept_for;
-    policy.unsettled_retention = kept_for;
+    let meter = gate.meter().route(&policy.route);
     let route = Route { paths: Vec::new(), methods: Vec::new(), upstream, policy };
     Ok(Arc::new(ProtectedRoute {
-        meter: gate.meter().route(&name),
+        meter,
         route: Arc::new(route),
-        response_timeout: timeout,
+        response_timeout: Duration::from_millis(sending.timeout_ms),
         keyring: None,
         saga: None,
     }))

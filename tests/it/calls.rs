@@ -69,7 +69,7 @@ type = "com.example.shipment.refused"
 data = { order = "request:/order" }
 "#;
 
-const ORDER: &str = r#"{"order":"a/7","weight":1.50}"#;
+const ORDER: &str = r#"{"order":"a 7","weight":1.50}"#;
 
 /// A gateway in front of three services.
 struct Shop {
@@ -164,8 +164,8 @@ fn a_payment_calls_the_carrier_once_with_the_values_of_the_payment() {
         shop.carrier.reached(1);
         shop.settled();
         let [call] = &shop.carrier.seen()[..] else { panic!("one call") };
-        assert_eq!(call.line, "POST /v1/orders/a%2F7/shipments HTTP/1.1");
-        assert_eq!(call.body, br#"{"order": "a/7", "weight": 1.50}"#);
+        assert_eq!(call.line, "POST /v1/orders/a%207/shipments HTTP/1.1");
+        assert_eq!(call.body, br#"{"order": "a 7", "weight": 1.50}"#);
         assert_eq!(call.get("content-type"), Some("application/json"));
         assert_eq!(call.get("authorization"), Some("Bearer of parcels"));
         assert_eq!(call.get("x-carrier"), Some("post"));
@@ -185,9 +185,9 @@ fn a_payment_calls_the_carrier_once_with_the_values_of_the_payment() {
         // A client that sends the same key has another scope: it gets neither the answer nor the
         // record of the call.
         let key = call.get("idempotency-key").unwrap();
-        let probe = Request::new("POST", "/v1/orders/a%2F7/shipments")
+        let probe = Request::new("POST", "/v1/orders/a%207/shipments")
             .field("Idempotency-Key", key)
-            .json(r#"{"order": "a/7", "weight": 1.50}"#)
+            .json(r#"{"order": "a 7", "weight": 1.50}"#)
             .send(shop.gateway.port);
         assert!(!probe.replayed() && probe.status == 201);
         let line = "onceward_outbox_deliveries_total{sink=\"book-shipment\",result=\"delivered\"}";
@@ -202,7 +202,7 @@ fn a_refusal_with_a_rule_of_its_own_is_compensated() {
     assert_eq!(shop.pay("k").status, 201);
     shop.bank.reached(1);
     shop.settled();
-    assert_eq!(shop.bank.seen()[0].body, br#"{"order": "a/7"}"#);
+    assert_eq!(shop.bank.seen()[0].body, br#"{"order": "a 7"}"#);
     assert_eq!((shop.carrier.executed(), shop.bank.executed()), (1, 1));
     shop.dead_letters(0);
     let line = "onceward_outbox_deliveries_total{sink=\"book-shipment\",result=\"refused\"}";
@@ -338,7 +338,7 @@ fn a_call_that_the_gateway_refuses_to_send_is_made_when_the_file_is_corrected() 
     shop.carrier.reached(1);
     shop.settled();
     shop.dead_letters(0);
-    assert_eq!(shop.carrier.seen()[0].body, br#"{"order": "a/7", "weight": 1.50}"#);
+    assert_eq!(shop.carrier.seen()[0].body, br#"{"order": "a 7", "weight": 1.50}"#);
 }
 
 #[test]

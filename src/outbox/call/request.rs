@@ -2,6 +2,7 @@
 
 use minijinja::Value;
 
+use crate::key::path::is_opaque_throughout;
 use crate::outbox::caller::CallRequest;
 use crate::outbox::settings::CallTarget;
 use crate::template::{Template, TemplateError, json_value};
@@ -15,6 +16,12 @@ pub(super) enum RequestError {
     /// The template of the path fails.
     #[error("the path of the call can't be made: {0}")]
     Path(TemplateError),
+    /// A server could read the path as another one.
+    #[error(
+        "the path of the call can't be made: a value in it has a `/`, `\\`, `;`, `?`, `#` or `%`, or \
+         is `.` or `..`, so that a server could read another path"
+    )]
+    Ambiguous,
     /// The template of the body fails.
     #[error("the body of the call can't be made: {0}")]
     Body(TemplateError),
@@ -32,10 +39,14 @@ pub(super) fn rendered(target: &CallTarget, event: &[u8]) -> Result<CallRequest,
     let render =
         |template: &Template| template.render(&values).map_err(|error| with_reason(error, &data));
     let body = target.body.as_ref().map(render).transpose();
+    let path = render(&target.path).map_err(RequestError::Path)?;
+    if !is_opaque_throughout(path.split_once('?').map_or(&*path, |(path, _)| path)) {
+        return Err(RequestError::Ambiguous);
+    }
     Ok(CallRequest {
         route: target.route.clone(),
         method: target.method.to_string(),
-        target: render(&target.path).map_err(RequestError::Path)?,
+        target: path,
         body: body.map_err(RequestError::Body)?,
     })
 }
@@ -50,4 +61,29 @@ fn with_reason(error: TemplateError, data: &Value) -> TemplateError {
         reason.as_str().map(|reason| format!("{text} (the event has the reason: {reason})"))
     };
     TemplateError::Undefined(reason().unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::template::TemplateKind;
+
+    #[test]
+    fn a_value_that_a_server_could_read_as_more_than_a_segment_makes_no_request() {
+        let path =
+            Template::new(TemplateKind::Path, "/v1/orders/{{ data.order }}?of={{ data.order }}");
+        let (route, headers) = ("shipments".to_owned(), HeaderMap::new());
+        let target =
+            CallTarget { route, method: Method::POST, path: path.unwrap(), body: None, headers };
+        let made = |order: &str| {
+            let event = serde_json::json!({ "data": { "order": order } }).to_string();
+            rendered(&target, event.as_bytes()).map(|request| request.target)
+        };
+        assert_eq!(made("A 7").as_deref(), Ok("/v1/orders/A%207?of=A%207"));
+        for order in ["1/capture", "x;admin=1", "a\\b", "1?force=1", "%2F", "a#b"] {
+            assert_eq!(made(order), Err(RequestError::Ambiguous), "{order}");
+        }
+    }
 }

@@ -132,7 +132,9 @@ impl KnownRun {
                     change = StateChange::Write;
                 }
             }
-            StepOutcome::Absent if !self.is_overdue => {
+            // Without a record, only an operation that was never in doubt is known not to have been
+            // executed. A release leaves a marker, which is another outcome.
+            StepOutcome::Absent if !self.is_overdue && !run.is_uncertain() => {
                 run.standing = RunStanding::NotExecuted;
                 pause_ms = 0;
             }

@@ -15,7 +15,7 @@ fn kept_request(body: &str) -> KeptRequest {
     KeptRequest {
         body: Bytes::copy_from_slice(body.as_bytes()),
         headers: map(&[("x-region", "eu"), ("region", "us")]),
-        path: map(&[("shop", "a/b")]),
+        path: map(&[("shop", "a b")]),
         query: map(&[("dry", "x y")]),
     }
 }
@@ -34,7 +34,7 @@ const BODY: &str =
 
 /// Runs a rendering with one done step, `reserve`.
 fn within<T>(body: &str, render: impl FnOnce(&RenderScope<'_>) -> T) -> T {
-    let (request, answer) = (kept_request(body), kept_answer(Some(r#"{"id":"r/1"}"#)));
+    let (request, answer) = (kept_request(body), kept_answer(Some(r#"{"id":"r-1"}"#)));
     let unkept = kept_answer(None);
     render(&RenderScope {
         id: "sg_1",
@@ -74,10 +74,27 @@ fn a_request_has_the_values_of_the_saga_its_request_and_its_steps() {
     )
     .unwrap();
     assert_eq!(rendered.method, "POST");
-    assert_eq!(rendered.target, "/v1/a%2Fb/r%2F1?dry=x%20y");
+    assert_eq!(rendered.target, "/v1/a%20b/r-1?dry=x%20y");
     assert_eq!(rendered.headers, [("x-a".to_owned(), "sg_1 eu us".to_owned())]);
     let body = rendered.body.unwrap();
     assert_eq!(body, r#"{"sku": "A \"1\"", "amount": 10.00}"#);
+}
+
+#[test]
+fn a_value_in_a_path_that_a_server_could_read_as_more_than_a_segment_is_refused() {
+    for value in ["1/capture", "x;admin=1", "a\\b", "1?force=1", "%2F", "..", "a#b"] {
+        let body = serde_json::json!({ "id": value }).to_string();
+        let (request, answer) = (kept_request(BODY), kept_answer(Some(&body)));
+        let steps = vec![DoneStep { name: "reserve", key: "k-1", answer: &answer }];
+        let scope = RenderScope { id: "sg_1", started_at_ms: 0, request: &request, steps };
+        let step = StepRequest {
+            method: "DELETE".to_owned(),
+            path: "/v1/reservations/{{ steps.reserve.body.id }}".to_owned(),
+            headers: BTreeMap::new(),
+            body: None,
+        };
+        assert!(request_of(&step, &scope).is_err(), "{value}");
+    }
 }
 
 #[test]
@@ -138,8 +155,8 @@ fn a_request_that_would_go_to_another_place_is_not_made() {
     ] {
         assert_eq!(request(path, "", None), Err(RenderError::Target), "{path}");
     }
-    let whole = request("/v1/{{ 'a%2e' }}/..x/{{ request.body.amount }}", "", None).unwrap();
-    assert_eq!(whole.target, "/v1/a%252e/..x/10.00");
+    let whole = request("/v1/{{ 'a e' }}/..x/{{ request.body.amount }}", "", None).unwrap();
+    assert_eq!(whole.target, "/v1/a%20e/..x/10.00");
 }
 
 #[test]

@@ -129,14 +129,22 @@ fn an_uncertain_action_is_looked_at_and_begins_nothing_until_it_is_settled() {
 
 #[test]
 fn an_uncertain_action_that_was_not_executed_is_sent_again_under_the_same_key() {
-    for outcome in [StepOutcome::Released, StepOutcome::Absent] {
-        let mut story = Story::of(chain());
-        story.begin(0, Action);
-        story.outcome(0, Action, HELD);
-        story.outcome(0, Action, outcome);
-        assert_eq!(story.todos(), [call(0, Action, 0, false)]);
-        assert_eq!(story.state.run(0, Action).unwrap().released, 0, "it is no attempt");
-    }
+    let mut story = Story::of(chain());
+    story.begin(0, Action);
+    story.outcome(0, Action, HELD);
+    story.outcome(0, Action, StepOutcome::Released);
+    assert_eq!(story.todos(), [call(0, Action, 0, false)]);
+    assert_eq!(story.state.run(0, Action).unwrap().released, 0, "it is no attempt");
+}
+
+#[test]
+fn an_uncertain_action_without_its_record_is_lost_however_soon_it_is_gone() {
+    let mut story = Story::of(chain());
+    story.begin(0, Action);
+    story.outcome(0, Action, HELD);
+    story.outcome(0, Action, StepOutcome::Absent);
+    assert_eq!(story.state.run(0, Action).unwrap().standing, RunStanding::Lost);
+    assert_eq!(story.todos(), []);
 }
 
 #[test]
