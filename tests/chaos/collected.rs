@@ -1,6 +1,7 @@
 //! Collects what a store and a receiver have about events, once nothing changes any more.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -27,7 +28,14 @@ impl Collected {
         let waiting = waiting + wait(gateway);
         let changes = if log { changes(gateway) } else { Vec::new() };
         receiver.set_calm(false);
-        Collected(Deliveries { changes, answered, attempts: receiver.attempts(), dead, waiting })
+        let (attempts, kills) = (receiver.attempts(), Vec::new());
+        Collected(Deliveries { changes, answered, attempts, dead, waiting, kills })
+    }
+
+    /// Adds the times when the only gateway of the store was killed.
+    pub fn with_kills(mut self, kills: Vec<Duration>) -> Collected {
+        self.0.kills = kills;
+        self
     }
 
     pub fn summary(&self) -> String {

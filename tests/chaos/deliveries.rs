@@ -62,6 +62,9 @@ pub struct Deliveries {
     pub dead: BTreeSet<(String, String)>,
     /// Events that still wait at the end.
     pub waiting: u64,
+    /// When the only gateway of a store was killed. Its successor attempts at once what the receiver
+    /// may still be answering to the dead one.
+    pub kills: Vec<Duration>,
 }
 
 /// A broken promise about events.
@@ -260,7 +263,10 @@ fn attempts_are_in_order(deliveries: &Deliveries, found: &mut Vec<Fault>) {
             found.push(Fault::OutOfOrder { sink: sink.clone(), operation: operation.clone() });
         }
         let is_during = |one: &Attempt, other: &Attempt| {
-            one.at < other.at && one.answered.is_some_and(|answered| other.at < answered)
+            let was_killed = |kill: &Duration| one.at <= *kill && *kill <= other.at;
+            one.at < other.at
+                && one.answered.is_some_and(|answered| other.at < answered)
+                && !deliveries.kills.iter().any(was_killed)
         };
         let are_two_at_once = !deliveries.changes.is_empty()
             && attempts.iter().any(|one| attempts.iter().any(|other| is_during(one, other)));

@@ -31,6 +31,7 @@ fn a_store_in_a_file_keeps_every_event_though_its_gateway_is_killed() {
     let street = Street::new([gateway.port; 2]);
     let names: Vec<String> = (0..KEYS).map(|key| format!("f-k{key}")).collect();
     let last_kill = Mutex::new(Duration::MAX);
+    let mut kills = Vec::new();
     let until = || last_kill.lock().unwrap().saturating_add(SETTLING);
     std::thread::scope(|scope| {
         for (key, name) in names.iter().enumerate() {
@@ -44,12 +45,14 @@ fn a_store_in_a_file_keeps_every_event_though_its_gateway_is_killed() {
         for _ in 0..KILLS {
             pause(dice.within(400..1500));
             gateway.kill();
+            kills.push(now());
             gateway.start_again();
         }
         *last_kill.lock().unwrap() = now();
     });
     let tries = street.tries.lock().unwrap().clone();
     let found = Collected::from(&gateway, &receiver, finals(&tries, &names), true);
+    let found = found.with_kills(kills);
     eprintln!("file: {}", found.summary());
     found.check(&format!("file, seed {}", seed()));
 }

@@ -44,6 +44,7 @@ fn good() -> Deliveries {
         ],
         dead: BTreeSet::from([("mail".to_owned(), "ev_3".to_owned())]),
         waiting: 0,
+        kills: Vec::new(),
     }
 }
 
@@ -129,6 +130,19 @@ fn a_later_event_before_an_earlier_one_is_a_fault() {
 fn two_attempts_at_once_are_a_fault() {
     let found = Fault::TwoAtOnce { sink: "ledger".into(), operation: "op_1".into() };
     reports(&[found], |deliveries| deliveries.attempts[1].at = S + S / 4);
+}
+
+#[test]
+fn an_attempt_beside_the_last_one_of_a_killed_gateway_is_no_fault() {
+    reports(&[], |deliveries| {
+        deliveries.attempts[1].at = S + S / 4;
+        deliveries.kills = vec![S + S / 8];
+    });
+    let found = Fault::TwoAtOnce { sink: "ledger".into(), operation: "op_1".into() };
+    reports(&[found], |deliveries| {
+        deliveries.attempts[1].at = S + S / 4;
+        deliveries.kills = vec![S / 2, S * 2];
+    });
 }
 
 #[test]
