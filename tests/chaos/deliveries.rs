@@ -62,8 +62,8 @@ pub struct Deliveries {
     pub dead: BTreeSet<(String, String)>,
     /// Events that still wait at the end.
     pub waiting: u64,
-    /// When the only gateway of a store was killed. Its successor attempts at once what the receiver
-    /// may still be answering to the dead one.
+    /// When the only gateway of a store was killed. Its successor attempts at once what the
+    /// receiver may still be answering to the dead one.
     pub kills: Vec<Duration>,
 }
 
