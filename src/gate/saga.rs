@@ -57,7 +57,10 @@ impl Gate {
     ) -> Result<Answered<B>, Refusal> {
         let Claimed { slot, asked, claim, .. } = claimed;
         // `on_in_flight` is for duplicates: the client that began the saga waits.
-        let policy = &Policy { on_in_flight: OnInFlight::Wait, ..guarded.route.policy.clone() };
+        let own = &guarded.route.policy;
+        let waits = (own.on_in_flight != OnInFlight::Wait)
+            .then(|| Policy { on_in_flight: OnInFlight::Wait, ..own.clone() });
+        let policy = waits.as_ref().unwrap_or(own);
         runner.run(OwnedSaga {
             slot,
             guarded: guarded.clone(),

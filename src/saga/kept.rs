@@ -6,12 +6,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::header::{ETAG, LOCATION};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
-use super::plan::KEPT_BODY_MAX;
 use crate::key::path::as_matched;
 
 /// The kept parts of a saga's request.
@@ -77,21 +75,6 @@ impl KeptRequest {
 }
 
 impl KeptAnswer {
-    /// Keeps the parts of an answer. `room` is the number of bytes that the saga may still keep. A
-    /// body that is larger, or larger than [`KEPT_BODY_MAX`], is left out.
-    pub fn new(status: StatusCode, headers: &HeaderMap, body: Option<&Bytes>, room: usize) -> Self {
-        let text =
-            |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let answer = KeptAnswer {
-            status: status.as_u16(),
-            body: None,
-            location: text(LOCATION),
-            etag: text(ETAG),
-        };
-        let most = room.saturating_sub(answer.kept_bytes()).min(KEPT_BODY_MAX);
-        KeptAnswer { body: body.filter(|body| body.len() <= most).cloned(), ..answer }
-    }
-
     /// Returns the number of bytes that the answer adds to the kept data of its saga.
     pub fn kept_bytes(&self) -> usize {
         let texts = [&self.location, &self.etag].into_iter().flatten().map(String::len);
@@ -250,26 +233,5 @@ mod tests {
         assert!(
             serde_json::from_str::<KeptAnswer>(r#"{"status":200,"body":{"base64":"!"}}"#).is_err()
         );
-    }
-
-    #[test]
-    fn an_answer_without_room_is_kept_without_its_body() {
-        let mut headers = HeaderMap::new();
-        headers.insert(LOCATION, "/v1/a".parse().unwrap());
-        headers.insert(ETAG, "\"7\"".parse().unwrap());
-        let kept = |length: usize, room: usize| {
-            let body = Bytes::from(vec![b'x'; length]);
-            KeptAnswer::new(StatusCode::CREATED, &headers, Some(&body), room)
-        };
-        let whole = kept(10, 18);
-        assert_eq!((whole.kept_bytes(), whole.status), (18, 201));
-        assert_eq!(
-            (whole.location.as_deref(), whole.etag.as_deref()),
-            (Some("/v1/a"), Some("\"7\""))
-        );
-        assert_eq!(kept(10, 17).body, None);
-        assert_eq!(kept(10, 17).location.as_deref(), Some("/v1/a"));
-        assert!(kept(KEPT_BODY_MAX, usize::MAX).body.is_some());
-        assert_eq!(kept(KEPT_BODY_MAX + 1, usize::MAX).body, None);
     }
 }

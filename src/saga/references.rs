@@ -21,6 +21,19 @@ pub struct StepOperation {
     pub ended_ms: Option<u64>,
 }
 
+/// Returns the operation of a step in one direction, in one generation of its key.
+pub(super) fn slot_of_step(
+    gate: &Gate,
+    document: &SagaDocument,
+    step: &str,
+    (direction, generation): (StepDirection, u32),
+) -> Slot {
+    let saga = &document.plan.saga;
+    let route = step_route_name(saga, step, direction);
+    let key = StepKey::new(document.log.instance, step, direction, generation);
+    gate.slot_of_key(&route, InternalCaller::Saga(saga), key.as_str())
+}
+
 /// Returns the operation of a step in one direction.
 pub fn step_operation(
     gate: &Gate,
@@ -32,12 +45,7 @@ pub fn step_operation(
         StepOperation { slot: None, attempts: 0, began_ms: None, ended_ms: None };
     let steps = (document.plan.steps.get(step), document.log.steps.get(step));
     let (Some(planned), Some(state)) = steps else { return NOT_BEGUN };
-    let slot = |generation| {
-        let saga = &document.plan.saga;
-        let route = step_route_name(saga, &planned.name, direction);
-        let key = StepKey::new(document.log.instance, &planned.name, direction, generation);
-        gate.slot_of_key(&route, InternalCaller::Saga(saga), key.as_str())
-    };
+    let slot = |generation| slot_of_step(gate, document, &planned.name, (direction, generation));
     if let Some(run) = state.run(direction) {
         return StepOperation {
             slot: Some(slot(run.generation)),

@@ -1,6 +1,6 @@
 //! The runner: runs the sagas of a gateway, and takes over those of gateways that are gone.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,7 +41,7 @@ impl Sagas {
             gateway: RwLock::new(None),
             time: StoreTimeEstimate::new(clock.clone()),
             clock,
-            permits: Mutex::new(Arc::new(Semaphore::new(running))),
+            permits: Arc::new(Semaphore::new(running)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
@@ -193,7 +193,7 @@ impl SagaRunner for Sagas {
     fn held_operation(&self, content: &Bytes) -> Option<Slot> {
         let gateway = self.0.gateway()?;
         let document = SagaDocument::decode(content).ok()?;
-        held_operation(&*gateway, &document, self.0.time.now_ms())
+        held_operation(gateway.gate(), &document, self.0.time.now_ms())
     }
 
     fn stopping(&self) -> CancellationToken {

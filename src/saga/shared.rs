@@ -1,6 +1,6 @@
 //! The state that all sagas of a gateway share.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,7 +17,7 @@ pub(super) struct SagasState {
     pub gateway: RwLock<Option<Arc<dyn SagaGateway>>>,
     pub time: StoreTimeEstimate,
     pub clock: Clock,
-    pub permits: Mutex<Arc<Semaphore>>,
+    pub permits: Arc<Semaphore>,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -32,7 +32,6 @@ impl SagasState {
     }
 
     pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        let permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        permits.try_acquire_owned().ok()
+        self.permits.clone().try_acquire_owned().ok()
     }
 }
