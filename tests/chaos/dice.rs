@@ -36,6 +36,11 @@ impl Dice {
         self.within(0..100) < percent
     }
 
+    /// Returns one of these.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.within(0..from.len() as u64) as usize]
+    }
+
     /// Returns one of two gateways.
     pub fn gateway(&mut self) -> usize {
         usize::from(self.percent(50))

@@ -33,6 +33,7 @@ mod faults;
 mod files;
 mod naive;
 mod receiver;
+mod sagas;
 mod stores;
 mod suite;
 mod unmasked;

@@ -166,6 +166,17 @@ impl Store {
         run_of(&server) != before
     }
 
+    /// Hangs the only server until `meanwhile` returns.
+    pub fn hang(&self, meanwhile: impl FnOnce()) {
+        let Servers::Standalone(server) = &self.servers else {
+            panic!("there are several servers")
+        };
+        let server = server.lock().unwrap();
+        server.signal("STOP");
+        meanwhile();
+        server.signal("CONT");
+    }
+
     /// Makes another server the primary. A single server is killed and restarts with its synced
     /// data. When this returns, every server has a role again.
     pub fn fail_over(&self, manner: Manner, dice: &mut Dice) -> FailOver {

@@ -258,7 +258,8 @@ fn body(number: usize, key: &str) -> String {
     format!("{{\"payment\":{number},\"key\":\"{key}\"}}")
 }
 
-fn respond(to: &mut TcpStream, status: u16, fields: &str, body: &str) -> bool {
+/// Sends an answer with a JSON body. Returns whether the connection still lives.
+pub fn respond(to: &mut TcpStream, status: u16, fields: &str, body: &str) -> bool {
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{fields}Content-Length: {length}\r\n\r\n"
@@ -270,6 +271,8 @@ fn respond(to: &mut TcpStream, status: u16, fields: &str, body: &str) -> bool {
 pub struct IncomingRequest {
     pub line: String,
     pub key: Option<String>,
+    /// Whether the client wants the service to deduplicate.
+    pub dedups: bool,
 }
 
 impl IncomingRequest {
@@ -280,12 +283,15 @@ impl IncomingRequest {
             reader.read_line(&mut line).ok()?;
             line.strip_suffix("\r\n").map(str::to_owned)
         };
-        let (line, mut key, mut length) = (text()?, None, 0);
+        let (line, mut key, mut length, mut dedups) = (text()?, None, 0, false);
         loop {
             let field = text()?;
             match field.split_once(": ") {
                 Some((name, value)) if name.eq_ignore_ascii_case("idempotency-key") => {
                     key = Some(value.to_owned())
+                }
+                Some((name, value)) if name.eq_ignore_ascii_case("x-dedup") => {
+                    dedups = value == "true";
                 }
                 Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
                     length = value.parse().ok()?
@@ -296,6 +302,6 @@ impl IncomingRequest {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
-        Some(IncomingRequest { line, key })
+        Some(IncomingRequest { line, key, dedups })
     }
 }
