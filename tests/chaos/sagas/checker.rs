@@ -90,6 +90,14 @@ pub enum Violation {
     FailedAfterPivot,
 }
 
+impl Violation {
+    /// Returns the name of the kind.
+    pub fn name(&self) -> String {
+        let text = format!("{self:?}");
+        text.split([' ', '(']).next().unwrap_or_default().to_owned()
+    }
+}
+
 /// Inaccuracy of the times of a gateway, a store and a service.
 const TOLERANCE: Duration = Duration::from_millis(150);
 
@@ -156,6 +164,7 @@ impl History {
             Kind::Answered(_) | Kind::Settled(_) | Kind::Probed(true) | Kind::ByHand(_) => true,
             // An earlier "absent" does not count: the request may still be executed.
             Kind::Probed(false) => line.at + TOLERANCE >= last.at + UNCERTAIN_AFTER,
+            Kind::AnsweredLate => self.is_troubled,
             Kind::Arrived(_) | Kind::Executed(_) => false,
         };
         !self.of(step, is_undo).filter(before).any(|line| line.at > last.at && settles(line))

@@ -13,10 +13,12 @@
 mod checker;
 mod customers;
 mod fleet;
+mod naive;
 mod operator;
 mod plan;
 mod run;
 mod services;
+mod unmasked;
 
 use fleet::Over;
 

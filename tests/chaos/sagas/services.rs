@@ -104,6 +104,8 @@ pub enum Kind {
     ByHand(u64),
     /// A status that leaves no doubt was sent: it was executed, refused, or not executed.
     Answered(u16),
+    /// An answer came too late. Only a gateway that was stopped can have waited for it.
+    AnsweredLate,
     /// A probe was answered: whether it was executed.
     Probed(bool),
     /// An operator settled it: whether it was executed.
@@ -126,6 +128,7 @@ impl Line {
             Kind::Executed(number) => ("executed", number),
             Kind::ByHand(number) => ("by-hand", number),
             Kind::Answered(status) => ("answered", status.into()),
+            Kind::AnsweredLate => ("late", 0),
             Kind::Probed(found) => ("probed", found.into()),
             Kind::Settled(found) => ("settled", found.into()),
         };
@@ -144,6 +147,7 @@ impl Line {
             "executed" => Kind::Executed(number),
             "by-hand" => Kind::ByHand(number),
             "answered" => Kind::Answered(number as u16),
+            "late" => Kind::AnsweredLate,
             "probed" => Kind::Probed(number == 1),
             "settled" => Kind::Settled(number == 1),
             _ => panic!("{text:?}"),
@@ -338,7 +342,7 @@ impl Shared {
             Act::AnswerLate(ms) => match self.execute(visit, 0) {
                 Some(number) => {
                     pause(ms);
-                    // Nobody waits for it any more, so it leaves a doubt.
+                    self.write(Kind::AnsweredLate, &visit.matter, visit.key);
                     respond(to, 201, "", &body(number))
                 }
                 None => false,
