@@ -40,6 +40,8 @@ pub struct History {
     /// Refusals that allow no retry.
     pub refusals: Vec<String>,
     pub stuck: Vec<Stuck>,
+    /// Whether the state of a saga was not there, after a request had been accepted with 202.
+    pub has_vanished: bool,
     /// Whether an operator cancelled it.
     pub is_cancelled: bool,
     /// Whether a process or a connection failed during the saga, so that a doubt or an attempt that
@@ -50,6 +52,8 @@ pub struct History {
 /// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Violation {
+    /// A customer that had a 202 found no saga.
+    Vanished,
     /// It has no final answer.
     NotEnded,
     /// A client got a refusal that allows no retry.
@@ -174,6 +178,9 @@ impl History {
 /// Checks the answers. Returns the end that they show.
 fn answers(history: &History, found: &mut Vec<Violation>) -> Option<End> {
     found.extend(history.refusals.iter().map(|why| Violation::Refused(why.clone())));
+    if history.has_vanished {
+        found.push(Violation::Vanished);
+    }
     let Some((_, first)) = history.finals.first() else {
         found.push(Violation::NotEnded);
         return None;

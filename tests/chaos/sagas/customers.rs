@@ -80,6 +80,14 @@ pub struct Notes {
     pub refusals: Vec<String>,
     pub stuck: Vec<Stuck>,
     pub is_cancelled: bool,
+    /// Whether a request was accepted with 202.
+    pub is_accepted: bool,
+    /// Whether a request got no answer, or the store was unavailable. Its claim may be stored
+    /// nevertheless. A duplicate is then accepted, and the claim is given up afterwards, before
+    /// anything runs. So the duplicate's 202 is not binding.
+    pub has_lost_claim: bool,
+    /// Whether the state of an accepted saga was not there.
+    pub has_vanished: bool,
     /// The kinds of all other answers, with their times.
     pub others: Vec<(Duration, String)>,
 }
@@ -143,8 +151,9 @@ impl Street<'_> {
         let saga = self.book.note(&script.order, |notes| notes.saga.clone());
         match (manner, saga) {
             (Manner::Polls, Some(saga)) => {
-                if self.look(script, gateway, &saga, patience) {
-                    self.send(script, gateway, false, patience);
+                let look = self.look(script, gateway, &saga, patience);
+                if matches!(look, Look::Ended | Look::Gone) {
+                    self.send(script, gateway, look == Look::Gone, patience);
                 }
             }
             _ => self.send(script, gateway, manner == Manner::Polls, patience),
@@ -158,6 +167,7 @@ impl Street<'_> {
         let at = now();
         self.book.note(&script.order, |notes| {
             let Some(answer) = answer else {
+                notes.has_lost_claim = true;
                 notes.others.push((at, format!("nothing from {gateway}")));
                 return;
             };
@@ -168,30 +178,62 @@ impl Street<'_> {
             match kind(&answer) {
                 Read::Final => notes.finals.push((at, FinalAnswer::of(&answer))),
                 Read::Refused(why) => notes.refusals.push(why),
+                Read::Accepted => {
+                    notes.is_accepted = true;
+                    notes.others.push((at, format!("202 from {gateway}")));
+                }
+                Read::Again(why) if why == "store-unavailable" => {
+                    notes.has_lost_claim = true;
+                    notes.others.push((at, format!("{why} from {gateway}")));
+                }
                 Read::Again(why) => notes.others.push((at, format!("{why} from {gateway}"))),
             }
         });
     }
 
-    /// Looks at the state of a saga. Returns whether it has ended.
-    pub fn look(&self, script: &Script, gateway: usize, saga: &str, patience: Duration) -> bool {
+    /// Looks at the state of a saga.
+    pub fn look(&self, script: &Script, gateway: usize, saga: &str, patience: Duration) -> Look {
         let request = Request::new("GET", &format!("/.well-known/onceward/sagas/{saga}"))
             .field("Authorization", "Bearer customer");
+        // From here on: an acceptance after this moment may belong to a later claim.
+        let was_accepted = self.book.note(&script.order, |notes| notes.is_accepted);
         let port = self.fleet.ports[gateway].0;
         let answer = exchange(port, &request, "GET", patience);
-        let Some(answer) = answer.filter(|answer| answer.status == 200) else { return false };
-        let state = answer.json();
-        let has_ended = state["status"] == "completed" || state["status"] == "failed";
-        if has_ended {
-            self.book.note(&script.order, |notes| notes.states.push(state));
-        }
-        has_ended
+        let at = now();
+        self.book.note(&script.order, |notes| match answer {
+            Some(answer) if answer.status == 200 => {
+                let state = answer.json();
+                let has_ended = state["status"] == "completed" || state["status"] == "failed";
+                if has_ended {
+                    notes.states.push(state);
+                }
+                if has_ended { Look::Ended } else { Look::Unknown }
+            }
+            Some(answer) if answer.status == 404 => {
+                notes.has_vanished |= was_accepted && !notes.has_lost_claim;
+                notes.others.push((at, format!("no saga at {gateway}")));
+                Look::Gone
+            }
+            _ => Look::Unknown,
+        })
     }
+}
+
+/// The state of a saga for a customer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    Ended,
+    /// There is no such saga.
+    Gone,
+    /// It runs, or the gateway does not answer.
+    Unknown,
 }
 
 /// The meaning of an answer for a customer.
 enum Read {
     Final,
+    /// The saga runs, and the customer may leave.
+    Accepted,
     Again(String),
     Refused(String),
 }
@@ -207,7 +249,7 @@ fn kind(answer: &Answer) -> Read {
     }
     match answer.status {
         201 => Read::Final,
-        202 => Read::Again("202".into()),
+        202 => Read::Accepted,
         status => Read::Refused(format!("{status} {}", answer.text())),
     }
 }

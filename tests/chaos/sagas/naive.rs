@@ -232,6 +232,7 @@ impl Naive<'_> {
             states: Vec::new(),
             refusals: Vec::new(),
             stuck: Vec::new(),
+            has_vanished: false,
             is_cancelled: false,
             // It gives no reasons.
             is_troubled: true,

@@ -135,6 +135,7 @@ fn history(fleet: &Fleet, script: &Script, notes: &Notes, lines: &[Line]) -> His
         states: notes.states.clone(),
         refusals: notes.refusals.clone(),
         stuck: notes.stuck.clone(),
+        has_vanished: notes.has_vanished,
         is_cancelled: notes.is_cancelled,
         is_troubled: troubles.iter().any(|(_, from, to)| *from <= ended && *to >= began),
     }

@@ -52,6 +52,7 @@ fn history(plan: &'static Plan, lines: Vec<Line>, end: FinalAnswer) -> History {
         states: vec![state],
         refusals: Vec::new(),
         stuck: Vec::new(),
+        has_vanished: false,
         is_cancelled: false,
         is_troubled: false,
     }
@@ -122,6 +123,9 @@ fn a_saga_without_an_end_is_found() {
     endless.finals.clear();
     endless.states.clear();
     finds(&endless, &[Violation::NotEnded]);
+    let mut vanished = completed("line");
+    vanished.has_vanished = true;
+    finds(&vanished, &[Violation::Vanished]);
     let mut refused = completed("line");
     refused.refusals.push("key-reused".into());
     finds(&refused, &[Violation::Refused("key-reused".into())]);
