@@ -15,6 +15,8 @@
 //! alone, and `ONCEWARD_CHAOS_LOG=onceward=debug` makes the gateways log more. The seed chooses the
 //! times of clients, the acts of the upstream and the times of faults; their timing on the machine
 //! still differs between runs.
+//!
+//! [`sagas`] has histories of sagas, with a number of their own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

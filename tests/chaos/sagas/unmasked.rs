@@ -9,17 +9,26 @@ use super::services::{LATEST, Line, Service};
 use crate::dice::Dice;
 use crate::{pause, seed};
 
-/// Handmade sagas of a run.
+/// Handmade sagas of a run. Few undo one branch at the moment at which another one is in doubt.
 const HISTORIES: usize = 100;
+const HISTORIES_IN_DOUBT: usize = 300;
 
 /// Runs handmade sagas side by side. Returns how many have each violation, by its name.
 fn violations(flaw: Flaw) -> BTreeMap<String, usize> {
     let dice = Dice::new(seed()).of(&format!("{flaw:?}"));
     let services = Service::all(&dice.of("services"));
+    let histories = match flaw {
+        Flaw::UndoesInDoubt => HISTORIES_IN_DOUBT,
+        _ => HISTORIES,
+    };
     let run = |n: usize| {
         let order = format!("n-{n}");
         let mut dice = dice.of(&order);
-        let plan = dice.pick(&PLANS);
+        let plan = match flaw {
+            // Only branches can be undone beside each other.
+            Flaw::UndoesInDoubt => PLANS.iter().find(|plan| plan.name == "branches").unwrap(),
+            _ => dice.pick(&PLANS),
+        };
         let is_paid = dice.percent(75);
         // Two orders have the same key: the client uses it again after the first one ended.
         let client_key = format!("n-{}", n / 2 * 2);
@@ -28,7 +37,7 @@ fn violations(flaw: Flaw) -> BTreeMap<String, usize> {
     };
     let histories: Vec<_> = std::thread::scope(|scope| {
         let run = &run;
-        let pairs = (0..HISTORIES).step_by(2);
+        let pairs = (0..histories).step_by(2);
         let started: Vec<_> = pairs.map(|n| scope.spawn(move || [run(n), run(n + 1)])).collect();
         started.into_iter().flat_map(|pair| pair.join().unwrap()).collect()
     });
