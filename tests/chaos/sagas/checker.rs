@@ -158,20 +158,42 @@ impl History {
         self.plan.steps[step].if_paid && !self.is_paid
     }
 
-    /// Returns whether the outcome of the latest request before `at` was unknown then.
-    fn is_in_doubt(&self, step: usize, is_undo: bool, at: Duration) -> bool {
-        let before = |line: &&Line| line.at < at;
-        let arrived = |line: &&Line| matches!(line.kind, Kind::Arrived(_));
-        let last = self.of(step, is_undo).filter(before).filter(arrived).last();
-        let Some(last) = last else { return false };
-        let settles = |line: &Line| match line.kind {
-            Kind::Answered(_) | Kind::Settled(_) | Kind::Probed(true) | Kind::ByHand(_) => true,
+    /// Returns whether a line shows the outcome of the request that arrived at `arrived`.
+    fn shows_outcome(&self, line: &Line, arrived: Duration) -> bool {
+        match line.kind {
+            Kind::Answered(_) | Kind::Probed(true) => true,
             // An earlier "absent" does not count: the request may still be executed.
-            Kind::Probed(false) => line.at + TOLERANCE >= last.at + UNCERTAIN_AFTER,
+            Kind::Probed(false) => line.at + TOLERANCE >= arrived + UNCERTAIN_AFTER,
             Kind::AnsweredLate => self.is_troubled,
-            Kind::Arrived(_) | Kind::Executed(_) => false,
+            Kind::Arrived(_) | Kind::Executed(_) | Kind::Settled(_) | Kind::ByHand(_) => false,
+        }
+    }
+
+    /// Returns whether the outcome of the latest request before `at` was unknown then, also to the
+    /// operator.
+    fn is_in_doubt(&self, step: usize, is_undo: bool, at: Duration) -> bool {
+        let lines = || self.of(step, is_undo).filter(|line| line.at < at);
+        let last = lines().filter(|line| matches!(line.kind, Kind::Arrived(_))).last();
+        let Some(last) = last else { return false };
+        let settles = |line: &Line| {
+            self.shows_outcome(line, last.at)
+                || matches!(line.kind, Kind::Settled(_) | Kind::ByHand(_))
         };
-        !self.of(step, is_undo).filter(before).any(|line| line.at > last.at && settles(line))
+        !lines().any(|line| line.at > last.at && settles(line))
+    }
+
+    /// Returns whether the outcome of any request before `at` was unknown for a time.
+    fn was_in_doubt(&self, step: usize, is_undo: bool, at: Duration) -> bool {
+        let mut arrived = None;
+        for line in self.of(step, is_undo).filter(|line| line.at < at) {
+            match (line.kind, arrived) {
+                (Kind::Arrived(_) | Kind::Settled(_), Some(_)) => return true,
+                (Kind::Arrived(_), None) => arrived = Some(line.at),
+                (_, Some(at)) if self.shows_outcome(line, at) => arrived = None,
+                _ => {}
+            }
+        }
+        arrived.is_some()
     }
 }
 
@@ -324,7 +346,7 @@ fn reasons(history: &History, end: Option<End>, found: &mut Vec<Violation>) {
     for stuck in &history.stuck {
         let Stuck { at, step, is_undo, in_doubt } = *stuck;
         let is_borne_out = match in_doubt {
-            true => history.is_troubled || history.is_in_doubt(step, is_undo, at),
+            true => history.is_troubled || history.was_in_doubt(step, is_undo, at),
             false => refused(step, is_undo, None),
         };
         if !is_borne_out {

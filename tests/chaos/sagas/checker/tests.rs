@@ -169,6 +169,15 @@ fn a_stuck_saga_without_a_reason_is_found() {
         stuck.stuck.push(Stuck { at: ms(50), step: RESERVE, is_undo: false, in_doubt });
         finds(&stuck, &[Violation::StuckForNothing { step: RESERVE }]);
     }
+    // What the operator settled is still shown as stuck for a moment.
+    let plan = plan("line");
+    let mut held = completed("line").without(SHIP, false).with([
+        line(ms(200), plan, SHIP, false, Kind::Arrived(None)),
+        line(ms(210), plan, SHIP, false, Kind::Executed(3)),
+        line(ms(300), plan, SHIP, false, Kind::Settled(true)),
+    ]);
+    held.stuck.push(Stuck { at: ms(310), step: SHIP, is_undo: false, in_doubt: true });
+    finds(&held, &[]);
 }
 
 #[test]
