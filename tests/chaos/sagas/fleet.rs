@@ -135,12 +135,23 @@ impl Fleet {
         self.gateways.iter().enumerate().map(tail).collect()
     }
 
-    /// Returns how often the faults happened.
-    pub fn tally(&self) -> BTreeMap<Fault, usize> {
-        let mut tally = BTreeMap::new();
+    /// Returns how often the faults happened, by their names. Each must happen.
+    pub fn tally(&self) -> BTreeMap<String, usize> {
+        let all = [
+            Fault::Kill,
+            Fault::Stop,
+            Fault::Crash,
+            Fault::CutWay,
+            Fault::PartWay,
+            Fault::Sleep,
+            Fault::FreezeStore,
+            Fault::KillStore,
+            Fault::CutStore,
+        ];
+        let all = if self.store.is_some() { &all[..] } else { &all[..5] };
         let troubles = self.troubles.lock().unwrap();
-        troubles.iter().for_each(|(fault, ..)| *tally.entry(*fault).or_default() += 1);
-        tally
+        let times = |fault: &Fault| troubles.iter().filter(|(other, ..)| other == fault).count();
+        all.iter().map(|fault| (format!("{fault:?}"), times(fault))).collect()
     }
 
     /// Returns the number of sagas that another gateway took over, or the same one after its start.
@@ -154,9 +165,9 @@ impl Fleet {
     /// Lets processes fail until `end`, one at a time.
     pub fn lose_processes(&self, mut dice: Dice, end: Duration) {
         let mut first = match self.over {
-            Over::File => vec![Fault::Kill, Fault::Crash, Fault::Stop, Fault::Kill],
+            Over::File => vec![Fault::Kill, Fault::Stop, Fault::Kill],
             Over::Redis => {
-                vec![Fault::Sleep, Fault::Kill, Fault::FreezeStore, Fault::KillStore, Fault::Kill]
+                vec![Fault::Sleep, Fault::Kill, Fault::FreezeStore, Fault::KillStore, Fault::Stop]
             }
         };
         while now() < end {
@@ -174,9 +185,11 @@ impl Fleet {
     pub fn lose_connections(&self, mut dice: Dice, end: Duration) {
         let all = [Fault::Crash, Fault::CutWay, Fault::PartWay, Fault::CutStore];
         let all = if self.store.is_some() { &all[..] } else { &all[..3] };
+        // Each kind once, and then any.
+        let mut first = all.to_vec();
         while now() < end {
             pause(dice.within(300..2000));
-            let fault = *dice.pick(all);
+            let fault = first.pop().unwrap_or_else(|| *dice.pick(all));
             self.suffer(fault, &mut dice);
         }
     }

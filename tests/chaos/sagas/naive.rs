@@ -1,7 +1,7 @@
 //! Sagas made by hand: a service that calls the others and undoes by itself. Each flaw is one that
 //! such services have; the checker must find it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -50,6 +50,9 @@ enum Outcome {
     Unknown,
 }
 
+/// What became of each step so far.
+type Outcomes = Mutex<BTreeMap<usize, Outcome>>;
+
 /// A handmade saga.
 pub struct Naive<'s> {
     pub services: &'s [Service; 3],
@@ -65,34 +68,33 @@ pub struct Naive<'s> {
 impl Naive<'_> {
     /// Runs the saga, and returns its history without the lines of the ledgers.
     pub fn run(&self) -> History {
-        let outcomes: Mutex<BTreeMap<usize, Outcome>> = Mutex::default();
-        let asleep = (self.flaw == Flaw::NoBars)
-            .then(|| self.dice.of("sleeper").within(0..2 * self.plan.steps.len() as u64) as usize);
+        let steps = self.plan.steps.len();
+        let outcomes = Outcomes::default();
+        // Half of the sagas have a worker that sleeps.
+        let asleep = self.dice.of("sleeper").within(0..2 * steps as u64) as usize;
+        let asleep = (self.flaw == Flaw::NoBars).then_some(asleep);
         std::thread::scope(|scope| {
-            let mut begun = [false; 3];
+            let mut begun = BTreeSet::new();
             loop {
-                let is_failed = self.failure(&outcomes).is_some();
-                let has_all = begun
-                    .iter()
-                    .enumerate()
-                    .all(|(step, begun)| !begun || outcomes.lock().unwrap().contains_key(&step));
-                let is_hasty = self.flaw == Flaw::UndoesInDoubt;
-                let is_over = outcomes.lock().unwrap().len() == self.plan.steps.len();
-                if is_over || is_failed && (has_all || is_hasty) {
+                let known = outcomes.lock().unwrap().clone();
+                let is_failed = failure(&known).is_some();
+                let is_settled = begun.iter().all(|step| known.contains_key(step));
+                if known.len() == steps
+                    || is_failed && (is_settled || self.flaw == Flaw::UndoesInDoubt)
+                {
                     break;
                 }
-                for step in 0..self.plan.steps.len() {
-                    if begun[step] || is_failed || !self.may_begin(step, &outcomes) {
-                        continue;
-                    }
-                    begun[step] = true;
+                let may_begin = |step: &usize| !is_failed && self.may_begin(*step, &known);
+                let next: Vec<usize> =
+                    (0..steps).filter(may_begin).filter(|step| begun.insert(*step)).collect();
+                for step in next {
                     let outcomes = &outcomes;
                     if asleep == Some(step) {
-                        // This worker sleeps, and another one finds a step without an answer.
                         scope.spawn(move || {
                             pause(SLEEP.as_millis() as u64);
                             self.carry_out(step, None);
                         });
+                        // Another worker finds a step without an answer.
                         pause(TAKEOVER.as_millis() as u64);
                         outcomes.lock().unwrap().insert(step, Outcome::Unknown);
                         continue;
@@ -105,7 +107,7 @@ impl Naive<'_> {
                 pause(5);
             }
             let known = outcomes.lock().unwrap().clone();
-            let failure = self.failure(&outcomes);
+            let failure = failure(&known);
             if failure.is_some() {
                 self.undo(&known);
             }
@@ -113,20 +115,10 @@ impl Naive<'_> {
         })
     }
 
-    fn may_begin(&self, step: usize, outcomes: &Mutex<BTreeMap<usize, Outcome>>) -> bool {
-        let outcomes = outcomes.lock().unwrap();
+    fn may_begin(&self, step: usize, known: &BTreeMap<usize, Outcome>) -> bool {
         let is_past =
-            |step: &usize| matches!(outcomes.get(step), Some(Outcome::Done(_) | Outcome::Skipped));
+            |step: &usize| matches!(known.get(step), Some(Outcome::Done(_) | Outcome::Skipped));
         self.plan.steps[step].after.iter().all(is_past)
-    }
-
-    /// Returns the step that failed, and its status.
-    fn failure(&self, outcomes: &Mutex<BTreeMap<usize, Outcome>>) -> Option<(usize, u16)> {
-        outcomes.lock().unwrap().iter().find_map(|(step, outcome)| match outcome {
-            Outcome::Refused(status) => Some((*step, *status)),
-            Outcome::Unknown => Some((*step, 0)),
-            Outcome::Done(_) | Outcome::Skipped => None,
-        })
     }
 
     /// Undoes the executed steps in reverse order.
@@ -238,6 +230,15 @@ impl Naive<'_> {
             is_troubled: true,
         }
     }
+}
+
+/// Returns the step that failed, and its status; 0 without one.
+fn failure(known: &BTreeMap<usize, Outcome>) -> Option<(usize, u16)> {
+    known.iter().find_map(|(step, outcome)| match outcome {
+        Outcome::Refused(status) => Some((*step, *status)),
+        Outcome::Unknown => Some((*step, 0)),
+        Outcome::Done(_) | Outcome::Skipped => None,
+    })
 }
 
 fn id(answer: Option<&Answer>) -> u64 {

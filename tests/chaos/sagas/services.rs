@@ -68,6 +68,10 @@ impl Act {
             return Act::Execute(0);
         }
         let mut dice = own.of(&attempt.to_string());
+        // Few steps are undone at all.
+        if matter.is_undo && dice.percent(8) {
+            return Act::Refuse;
+        }
         match dice.within(0..100) {
             0..52 => Act::Execute(dice.within(0..40)),
             52..64 => Act::Execute(dice.within(100..600)),
