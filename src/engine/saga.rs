@@ -75,6 +75,17 @@ pub fn saga_decision(
     next
 }
 
+/// Returns the record of a saga after a duplicate of its request was accepted. Its claim can't be
+/// given up any more: see [`settle`](super::settle::settle). The owner finds another version under
+/// its own fence, as after a decision, and the lease stays. `random` is as for a decision.
+pub fn saga_acceptance(held: &Held, random: u64, policy: &Policy) -> Next {
+    let version = held.record.version.skip(random);
+    let mut next = owned(Record { version, ..held.record.clone() }, policy);
+    let left_ms = held.due_ms.saturating_sub(held.now_ms);
+    next.lifetime.due = Some(Duration::from_millis(left_ms));
+    next
+}
+
 /// Returns the completed record of a saga that ends with this reply, and what the end announces.
 pub fn saga_end(record: &Record, reply: &Arc<Reply>, policy: &Policy) -> Next {
     completed(record, record.fence, reply, record.version.next(), policy).announced(record, None)

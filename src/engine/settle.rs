@@ -238,8 +238,12 @@ pub fn settle(
         }
         (State::Released, Effect::Nothing) if own => Settlement::Done,
         (State::Released | State::Completed { .. } | State::Expired, _) => Settlement::Stale,
-        // A claim that was not confirmed in time. Nobody runs the saga yet.
-        (State::Saga { .. }, Effect::Nothing) if own && gives_up => {
+        // A claim that was not confirmed in time. Nobody runs the saga yet. A later version means
+        // that a duplicate was accepted, or that an operator has decided: a gateway takes the saga
+        // over when the lease ends.
+        (State::Saga { .. }, Effect::Nothing)
+            if own && gives_up && record.version == claim.record.version =>
+        {
             Settlement::Write(marker(claim, version, policy))
         }
         // A bar stays, because the saga has gone back. A saga has an owner of its own.

@@ -80,6 +80,7 @@ pub use protected_route::{OwnedSaga, SagaRequest, SagaRunner};
 use run::IdentifiedRequest;
 pub use saga::SagaWrite;
 pub use saga_decision::SagaDecisionError;
+use saga_report::accept_begun;
 pub use saga_report::{SagaLookup, SagaReport};
 pub use saga_summary::{SagaStepSummary, SagaSummary};
 pub use send_rule::SendRule;
@@ -151,7 +152,7 @@ impl Gate {
         };
         let preference = ClientPreference::of(&request.parts.headers);
         match Box::pin(self.handle_once(guarded, request, service)).await {
-            Err(refusal) => Box::pin(self.saga_refused(runner, preference, refusal)).await,
+            Err(refusal) => Box::pin(self.saga_refused(guarded, runner, preference, refusal)).await,
             answered => answered,
         }
     }
@@ -206,9 +207,10 @@ impl Gate {
             AdmitResult::Run(claimed) => match &guarded.saga {
                 Some(runner) => {
                     let IdentifiedRequest { parts, context, hold, .. } = request;
-                    let wait = ClientPreference::of(&parts.headers).longest_wait();
-                    let place = (context.address_share.as_ref(), hold, wait);
-                    Box::pin(self.begin_saga(guarded, runner, claimed, place)).await
+                    let preference = ClientPreference::of(&parts.headers);
+                    let place = (context.address_share.as_ref(), hold, preference.longest_wait());
+                    let begun = Box::pin(self.begin_saga(guarded, runner, claimed, place)).await;
+                    accept_begun(begun, preference)
                 }
                 None => self.run_claimed(guarded, claimed, request).await?.into_response(),
             },

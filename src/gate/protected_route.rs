@@ -58,6 +58,10 @@ pub trait SagaRunner: Send + Sync + 'static {
     /// Returns the state of the saga with this content; `None` if the content can't be read.
     fn summary(&self, content: &Bytes) -> Option<SagaSummary>;
 
+    /// Returns whether this content shows that the saga has had an owner. A claim that the store
+    /// confirmed too late has none, and is being given up.
+    fn has_progressed(&self, content: &Bytes) -> bool;
+
     /// Returns the operation that an operator has to settle before the saga with this content goes
     /// on; `None` if it waits for something else.
     fn held_operation(&self, content: &Bytes) -> Option<Slot>;

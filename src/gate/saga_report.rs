@@ -19,13 +19,19 @@ use super::prefer::ClientPreference;
 use super::protected_route::SagaRunner;
 use super::saga_summary::{SagaStepSummary, SagaSummary};
 use super::state::{Gate, ProtectedRoute};
+use crate::engine::saga_acceptance;
+use crate::event::Context;
 use crate::key::{Caller, Slot};
 use crate::record::{Record, Reply, ReplyBody, SagaContent, State};
 use crate::refusal::{Refusal, saga_location};
+use crate::store::Swap;
 use crate::telemetry::Answer;
 
 /// The field that names the preferences that the gateway has followed (RFC 7240, section 3).
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// How often the acceptance of a duplicate reads a record that changes all the time.
+const LOOKS_MAX: usize = 4;
 
 /// The report about a saga.
 pub struct SagaReport {
@@ -137,17 +143,22 @@ impl Gate {
     }
 
     /// Completes the answer to a request of a saga's route that was refused: adds the operation
-    /// that a stuck saga waits for, and accepts the request if its client does not wait for the end
+    /// that a stuck saga waits for, and accepts a duplicate if its client does not wait for the end
     /// of a saga that runs.
     pub(in crate::gate) async fn saga_refused<B>(
         &self,
+        guarded: &ProtectedRoute,
         runner: &Arc<dyn SagaRunner>,
         preference: ClientPreference,
         refusal: Refusal,
     ) -> Result<Answered<B>, Refusal> {
         match refusal {
             Refusal::InFlight { slot, retry_after, saga: true } if preference.respond_async => {
-                Ok(accepted(slot, retry_after, preference))
+                if self.keep_from_giving_up(guarded, runner, &slot).await {
+                    Ok(accepted(slot, retry_after, preference))
+                } else {
+                    Err(refusal)
+                }
             }
             Refusal::SagaStuck { slot, held: None } => {
                 // An error changes only what the client learns.
@@ -158,6 +169,33 @@ impl Gate {
             }
             refusal => Err(refusal),
         }
+    }
+
+    /// Keeps a saga from being given up, so that a duplicate can be accepted. Until the saga
+    /// progresses, its record may be a claim that the store confirmed too late, and another task
+    /// gives this claim up. Returns false if that may still happen.
+    async fn keep_from_giving_up(
+        &self,
+        guarded: &ProtectedRoute,
+        runner: &Arc<dyn SagaRunner>,
+        slot: &Slot,
+    ) -> bool {
+        let policy = &guarded.route.policy;
+        for _ in 0..LOOKS_MAX {
+            let Ok(Some(held)) = self.store.records.load(slot).await else { return false };
+            let Some(content) = open_content(&held.record) else { return false };
+            if runner.has_progressed(content) {
+                return true;
+            }
+            let next = saga_acceptance(&held, self.entropy.next(), policy);
+            let expected = Some(held.record.version);
+            match self.write(slot, expected, (&next).into(), policy, Context::default).await {
+                Ok(Swap::Stored) => return true,
+                Ok(Swap::Stale(_) | Swap::Large(_)) => {}
+                Err(_) => return false,
+            }
+        }
+        false
     }
 }
 
@@ -206,6 +244,20 @@ fn reported(reply: &Reply) -> ReportedAnswer<'_> {
         None => ReportedBody::NotStored,
     };
     ReportedAnswer { status: reply.status.as_u16(), body }
+}
+
+/// Accepts the request that began a saga, if its client does not wait for the end. The store has
+/// confirmed the claim, so it is not given up.
+pub(in crate::gate) fn accept_begun<B>(
+    begun: Result<Answered<B>, Refusal>,
+    preference: ClientPreference,
+) -> Result<Answered<B>, Refusal> {
+    match begun {
+        Err(Refusal::InFlight { slot, retry_after, saga: true }) if preference.respond_async => {
+            Ok(accepted(slot, retry_after, preference))
+        }
+        begun => begun,
+    }
 }
 
 /// Returns the answer to a client that does not wait for the end of its saga.

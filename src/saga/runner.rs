@@ -190,6 +190,10 @@ impl SagaRunner for Sagas {
         SagaDocument::decode(content).ok().map(|document| summary(&document, None))
     }
 
+    fn has_progressed(&self, content: &Bytes) -> bool {
+        SagaDocument::decode(content).is_ok_and(|document| document.log.has_progressed())
+    }
+
     fn held_operation(&self, content: &Bytes) -> Option<Slot> {
         let gateway = self.0.gateway()?;
         let document = SagaDocument::decode(content).ok()?;

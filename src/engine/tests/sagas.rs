@@ -87,6 +87,19 @@ fn a_saga_that_was_claimed_too_late_is_given_up_before_anybody_runs_it() {
 }
 
 #[test]
+fn a_saga_with_an_accepted_duplicate_keeps_its_lease_and_is_not_given_up() {
+    let own = Claim { fence: OWN, record: record(saga(SagaPhase::Running), OWN) };
+    let held = Held { record: own.record.clone(), written_ms: 1_000, due_ms: 9_000, now_ms: 3_000 };
+    let accepted = saga_acceptance(&held, u64::MAX, &policy());
+    assert_eq!(accepted.lifetime.due, Some(Duration::from_millis(6_000)));
+    let version = accepted.record.version;
+    assert!(![held.record.version, held.record.version.next()].contains(&version));
+    assert_eq!(accepted.record, Record { version, ..held.record });
+    let given_up = settle(Some(&accepted.record), &own, &Outcome::NeverSent, &policy(), Version(9));
+    assert_eq!(given_up, Settlement::Stale);
+}
+
+#[test]
 fn a_late_outcome_changes_neither_a_saga_nor_a_bar() {
     let own = Claim { fence: OWN, record: record(in_flight(), OWN) };
     let outcomes = [

@@ -24,7 +24,7 @@ use crate::gate::{
 };
 use crate::key::{SLOT_BYTES, Space};
 use crate::layer::{LayerSettings, OncewardLayer};
-use crate::record::{Reply, ReplyBody, SagaPhase};
+use crate::record::{Reply, ReplyBody, SagaPhase, Version};
 use crate::route::Route;
 use crate::store::memory::Memory;
 use crate::telemetry::Meter;
@@ -62,6 +62,10 @@ impl SagaRunner for TestRunner {
 
     fn summary(&self, content: &Bytes) -> Option<SagaSummary> {
         Some(summary_of("running", std::str::from_utf8(content).ok()?))
+    }
+
+    fn has_progressed(&self, content: &Bytes) -> bool {
+        content != "pending"
     }
 
     fn held_operation(&self, _: &Bytes) -> Option<Slot> {
@@ -153,23 +157,52 @@ impl Shop {
     async fn progress(&self, phase: SagaPhase, step: &'static str) {
         let mut owned = self.runner.owned.lock().unwrap().take().unwrap();
         let content = Bytes::from_static(step.as_bytes());
-        let written = self.gate.progress_saga(&mut owned, phase, content).await;
+        let mut written = SagaWrite::Changed;
+        // A duplicate that was accepted has changed the version.
+        while matches!(written, SagaWrite::Changed) {
+            written = self.gate.progress_saga(&mut owned, phase, content.clone()).await;
+        }
         assert!(matches!(written, SagaWrite::Stored), "{written:?}");
         *self.runner.owned.lock().unwrap() = Some(owned);
     }
 
     async fn end(&self, body: &'static str) {
         let mut owned = self.runner.owned.lock().unwrap().take().unwrap();
-        let reply = Reply {
+        let reply = Arc::new(Reply {
             status: StatusCode::CREATED,
             headers: HeaderMap::new(),
             body: ReplyBody::Whole(Bytes::from_static(body.as_bytes())),
             trailers: None,
-        };
+        });
         let summary = summary_of("completed", "done");
-        let written = self.gate.end_saga(&mut owned, Arc::new(reply), &summary).await;
+        let mut written = SagaWrite::Changed;
+        while matches!(written, SagaWrite::Changed) {
+            written = self.gate.end_saga(&mut owned, reply.clone(), &summary).await;
+        }
         assert!(matches!(written, SagaWrite::Stored), "{written:?}");
     }
+
+    /// Returns the version of the saga's record.
+    async fn version(&self, location: &str) -> Version {
+        let slot = Slot::from_reference(location.strip_prefix(SAGAS_PATH).unwrap()).unwrap();
+        self.gate.store().records.load(&slot).await.unwrap().unwrap().record.version
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_accepted_duplicate_keeps_the_claim_of_its_saga_from_being_given_up() {
+    let shop = Shop::new();
+    let location = shop.begin().await;
+    let claimed = shop.version(&location).await;
+    assert_eq!(shop.check_out("k", &[("prefer", "wait=0")]).await.status, StatusCode::CONFLICT);
+    assert_eq!(shop.version(&location).await, claimed, "nothing was promised");
+    shop.begin().await;
+    let accepted = shop.version(&location).await;
+    assert_ne!(accepted, claimed, "a claim in an earlier version is not given up");
+    shop.progress(SagaPhase::Running, "done").await;
+    let progressed = shop.version(&location).await;
+    shop.begin().await;
+    assert_eq!(shop.version(&location).await, progressed, "it has an owner");
 }
 
 #[tokio::test(start_paused = true)]

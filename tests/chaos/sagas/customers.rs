@@ -82,10 +82,6 @@ pub struct Notes {
     pub is_cancelled: bool,
     /// Whether a request was accepted with 202.
     pub is_accepted: bool,
-    /// Whether a request got no answer, or the store was unavailable. Its claim may be stored
-    /// nevertheless. A duplicate is then accepted, and the claim is given up afterwards, before
-    /// anything runs. So the duplicate's 202 is not binding.
-    pub has_lost_claim: bool,
     /// Whether the state of an accepted saga was not there.
     pub has_vanished: bool,
     /// The kinds of all other answers, with their times.
@@ -167,7 +163,6 @@ impl Street<'_> {
         let at = now();
         self.book.note(&script.order, |notes| {
             let Some(answer) = answer else {
-                notes.has_lost_claim = true;
                 notes.others.push((at, format!("nothing from {gateway}")));
                 return;
             };
@@ -181,10 +176,6 @@ impl Street<'_> {
                 Read::Accepted => {
                     notes.is_accepted = true;
                     notes.others.push((at, format!("202 from {gateway}")));
-                }
-                Read::Again(why) if why == "store-unavailable" => {
-                    notes.has_lost_claim = true;
-                    notes.others.push((at, format!("{why} from {gateway}")));
                 }
                 Read::Again(why) => notes.others.push((at, format!("{why} from {gateway}"))),
             }
@@ -210,7 +201,7 @@ impl Street<'_> {
                 if has_ended { Look::Ended } else { Look::Unknown }
             }
             Some(answer) if answer.status == 404 => {
-                notes.has_vanished |= was_accepted && !notes.has_lost_claim;
+                notes.has_vanished |= was_accepted;
                 notes.others.push((at, format!("no saga at {gateway}")));
                 Look::Gone
             }
