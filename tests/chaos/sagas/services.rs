@@ -1,8 +1,8 @@
 //! The services: unreliable, each with a correct ledger. An execution is on disk before any answer.
 //!
-//! `POST /action/STEP/ORDER` executes a step, and `POST /undo/STEP/ORDER/ID` its compensation.
-//! With `X-Dedup: true`, the service deduplicates by the key; otherwise a request that arrives twice
-//! is executed twice, and the ledger shows it. `GET /probe/KEY` answers from the ledger.
+//! `POST /action/STEP/ORDER` executes a step, and `POST /undo/STEP/ORDER/ID` its compensation. With
+//! `X-Dedup: true`, the service deduplicates by the key; otherwise a request that arrives twice is
+//! executed twice, and the ledger shows it. `GET /probe/KEY` answers from the ledger.
 
 use std::collections::HashMap;
 use std::fs::File;
