@@ -30,16 +30,19 @@ fn violations(flaw: Flaw) -> BTreeMap<String, usize> {
             _ => dice.pick(&PLANS),
         };
         let is_paid = dice.percent(75);
-        // Two orders have the same key: the client uses it again after the first one ended.
         let client_key = format!("n-{}", n / 2 * 2);
         let naive = Naive { services: &services, flaw, plan, order, client_key, is_paid, dice };
         (naive.order.clone(), naive.run())
     };
+    // Two orders have the same key: the client uses it again after the first one ended.
+    let group = if flaw == Flaw::KeysOfTheClient { 2 } else { 1 };
     let histories: Vec<_> = std::thread::scope(|scope| {
         let run = &run;
-        let pairs = (0..histories).step_by(2);
-        let started: Vec<_> = pairs.map(|n| scope.spawn(move || [run(n), run(n + 1)])).collect();
-        started.into_iter().flat_map(|pair| pair.join().unwrap()).collect()
+        let groups = (0..histories).step_by(group);
+        let started: Vec<_> = groups
+            .map(|first| scope.spawn(move || (first..first + group).map(run).collect::<Vec<_>>()))
+            .collect();
+        started.into_iter().flat_map(|group| group.join().unwrap()).collect()
     });
     pause(LATEST.as_millis() as u64);
     let mut lines: Vec<Line> = services.iter().flat_map(Service::lines).collect();
