@@ -40,10 +40,9 @@ pub use publish::{
     PUBLISH_RULES_MAX, PublishRule, PublishRules, PublishedMember, PublishedRequest,
 };
 pub use redact::redacted;
-pub use saga::{bar, saga_claim, saga_decision, saga_end, saga_progress, saga_takeover};
+pub use saga::{bar, kept, saga_claim, saga_decision, saga_end, saga_progress, saga_takeover};
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 pub use statuses::{StatusRules, StatusRulesError, Verdict};
-pub use uncertain::kept;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,5 +1,5 @@
-//! The records of a saga's operations: bars over the slots of operations that were not executed, and
-//! longer lives for those that are uncertain.
+//! The records of a saga's operations: bars over the slots of operations that were not executed,
+//! and longer lives for those that are uncertain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,8 @@ impl Gate {
     }
 
     /// Writes the record of an uncertain operation anew, so that it lives its whole retention from
-    /// now on. Returns whether it was written. It is no change of the operation, so it has no event.
+    /// now on. Returns whether it was written. It is no change of the operation, so it has no
+    /// event.
     pub async fn keep_uncertain(&self, operation: &Slot, policy: &Policy) -> bool {
         let records = &self.store.records;
         let Ok(Some(held)) = records.load(operation).await else { return false };

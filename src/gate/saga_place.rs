@@ -1,4 +1,5 @@
-//! The place of a saga on its gateway: one of the sagas that may run, and the memory of its content.
+//! The place of a saga on its gateway: one of the sagas that may run, and the memory of its
+//! content.
 
 use bytes::Bytes;
 

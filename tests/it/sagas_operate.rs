@@ -273,17 +273,20 @@ fn a_cancelled_saga_goes_back_also_from_a_step_that_its_gateway_can_not_send() {
         gateway
     };
     let secret = r#"headers = { Authorization = { env = "SHIP_TOKEN" }, X-Act = "status 503" }"#;
-    let file = SAGA.replace(r#"headers = { X-Act = "{{ request.body.ship }}" }"#, secret);
-    let mut first = launch(&file, Some("Bearer of ship"));
+    let file = SAGA
+        .replace(r#"headers = { X-Act = "{{ request.body.ship }}" }"#, secret)
+        .replace("name = \"ship\"", "name = \"ship\"\nrelease_status = [\"503\"]");
+    let mut scene = Scene { gateway: launch(&file, Some("Bearer of ship")), upstream };
     let begun = order(r#"{"reserve": "status 201"}"#).field("Prefer", "respond-async");
-    assert_eq!(begun.send(first.port).status, 202);
-    until("an attempt to ship", || upstream.seen().len() >= 2);
-    first.kill();
+    assert_eq!(begun.send(scene.gateway.port).status, 202);
+    let id = scene.only_saga("running");
+    let status = |scene: &Scene| scene.show(&id)["steps"][1]["status"].clone();
+    until("a refused shipment", || status(&scene) == "retrying");
+    scene.gateway.kill();
 
-    // The saga is not configured any more, and its secret is gone.
-    let (head, _) = file.split_once("[[sagas]]").unwrap();
-    let scene = Scene { gateway: launch(head, None), upstream };
-    let id = scene.only_saga("stuck");
+    // Another plan is configured by now, and the secret of the first one is gone.
+    scene.gateway = launch(SAGA, None);
+    assert_eq!(scene.only_saga("stuck"), id);
     scene.done(&["cancel", &id, "--reason", "the customer called"]);
     scene.failed(&id);
     assert_eq!(scene.undone().len(), 1);

@@ -61,8 +61,8 @@ impl DueTimeIndex {
 
 impl Redis {
     /// Implements [`crate::store::Records::due`] and [`crate::store::Records::due_sagas`]: returns
-    /// overdue slots, and the latest time of a server, in ms since 1970. Fails only if a server fails
-    /// and the others have no overdue slot.
+    /// overdue slots, and the latest time of a server, in ms since 1970. Fails only if a server
+    /// fails and the others have no overdue slot.
     pub(super) async fn overdue(
         &self,
         index: DueTimeIndex,
@@ -94,8 +94,8 @@ impl Redis {
         }
     }
 
-    /// Returns overdue slots at one server, by its clock, and its time. `turn` chooses the partition to begin
-    /// with.
+    /// Returns overdue slots at one server, by its clock, and its time. `turn` chooses the
+    /// partition to begin with.
     async fn overdue_at(
         &self,
         index: DueTimeIndex,
