@@ -9,7 +9,11 @@ use std::time::Duration;
 
 /// A source of distinct 64-bit numbers.
 #[derive(Debug)]
-pub struct Entropy(AtomicU64);
+pub struct Entropy {
+    counter: AtomicU64,
+    /// A random number of the process.
+    process: u64,
+}
 
 /// The operating system returned no random number.
 #[derive(Debug, thiserror::Error)]
@@ -19,19 +23,25 @@ pub struct EntropyError(getrandom::Error);
 impl Entropy {
     /// Creates a source with a seed from the operating system.
     pub fn from_system() -> Result<Entropy, EntropyError> {
-        getrandom::u64().map(Entropy::from_seed).map_err(EntropyError)
+        let seed = || getrandom::u64().map_err(EntropyError);
+        Ok(Entropy { process: seed()?, ..Entropy::from_seed(seed()?) })
     }
 
     /// Creates a source with a given seed, for repeatable tests.
     pub fn from_seed(seed: u64) -> Entropy {
-        Entropy(AtomicU64::new(seed))
+        Entropy { counter: AtomicU64::new(seed), process: seed }
+    }
+
+    /// Returns 128 bits. Two processes collide with a probability of 2^-128 per pair of values.
+    pub fn next_wide(&self) -> [u64; 2] {
+        [self.process, self.next()]
     }
 
     /// Returns the next number: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
     /// generators, 2014).
     pub fn next(&self) -> u64 {
         const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self.0.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
+        let mut z = self.counter.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

@@ -46,9 +46,19 @@ impl Version {
     /// A later version, for a change that keeps the fence of an owner that may write several
     /// versions meanwhile. `random` makes the version differ from these versions, and from that of
     /// another such change. Otherwise a store would treat two of them as one write.
+    ///
+    /// It is at most [`Version::SKIPPED_MAX`] higher, so that it still shows which change is later.
     pub fn skip(self, random: u64) -> Version {
-        Version(self.after_next().0.wrapping_add(random >> 32))
+        Version(self.0.wrapping_add(Version::SKIPPED_MIN + random % Version::SKIPPED_RANGE))
     }
+
+    /// Highest difference that [`Version::skip`] makes.
+    pub const SKIPPED_MAX: u64 = Version::SKIPPED_MIN + Version::SKIPPED_RANGE;
+
+    /// More than an owner writes while an operator's change is on its way.
+    const SKIPPED_MIN: u64 = 1 << 10;
+
+    const SKIPPED_RANGE: u64 = 1 << 20;
 }
 
 /// Random id of one attempt to run an operation, or of one decision by an operator or a probe. A
@@ -295,6 +305,14 @@ pub struct Held {
 }
 
 impl Record {
+    /// Returns the content of a saga that is not sealed; `None` for every other record.
+    pub fn saga_content(&self) -> Option<&Bytes> {
+        match &self.state {
+            State::Saga { content: SagaContent::Open(content), .. } => Some(content),
+            _ => None,
+        }
+    }
+
     /// Returns the tombstone of a completed record.
     pub fn tombstone(&self) -> Record {
         Record {

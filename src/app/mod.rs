@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -112,7 +113,7 @@ impl Gateway {
         let identity = config.tls.clone().map(Identity::load).transpose()?;
         let relay = relay::start(&config, &gate, &clock, relay::sinks(&config)?);
         let process = ProcessState {
-            sagas: Sagas::new(clock.clone(), config.limits.sagas),
+            sagas: Sagas::new(clock.clone()),
             relay: relay.view(),
             clock,
             draining: Arc::default(),
@@ -273,9 +274,10 @@ impl RunningGateway {
                 _ = tokio::time::timeout(drain_timeout, relay.stop()).await;
             }
         });
+        let until = Instant::now() + drain_timeout;
         // Before the gate is drained: sagas write what their last steps did.
-        _ = tokio::time::timeout(drain_timeout, self.process.sagas.stop()).await;
-        let settled = end(&gate, serving, drained, drain_timeout).await;
+        _ = timeout_at(until, self.process.sagas.stop()).await;
+        let settled = end(&gate, serving, drained, until).await;
         self.active.lock().await.stop(&self.live).await;
         drop(takeovers);
         // An error means that the task panicked. The relay's lease ends.
@@ -302,11 +304,10 @@ async fn end(
     gate: &Gate,
     mut serving: JoinHandle<()>,
     drained: CancellationToken,
-    timeout: Duration,
+    until: Instant,
 ) -> bool {
-    let until = tokio::time::Instant::now() + timeout;
-    let connections_done = tokio::time::timeout_at(until, &mut serving).await.is_ok();
-    let settled = gate.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
+    let connections_done = timeout_at(until, &mut serving).await.is_ok();
+    let settled = gate.drain(until.saturating_duration_since(Instant::now())).await;
     if !connections_done {
         // Time to send the responses to requests that were just marked uncertain. Their clients are
         // still connected.

@@ -41,6 +41,7 @@ pub(super) fn settings(config: &Config, hashing: Hashing) -> Settings {
         response_body: limits.response_body,
         buffered_bytes: limits.buffered_bytes,
         records_per_scope: limits.records_per_scope,
+        sagas: limits.sagas,
         hashing,
         trailers: config.store.format.has_trailers(),
         log_keep: config.log_keep,

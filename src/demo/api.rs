@@ -1,5 +1,5 @@
 //! The toy payment API: it charges for every request, as an API without idempotency keys does, and
-//! keeps a ledger.
+//! keeps a ledger. All other requests are for the services of the checkout.
 //!
 //! For some orders the first request has a problem: the charge is slow, or the connection breaks
 //! between the charge and the response. The list of these orders is fixed, so that all runs are the
@@ -24,6 +24,8 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::task::TaskTracker;
+
+use super::checkout::Services;
 
 /// The path for payments.
 pub const PAYMENTS: &str = "/v1/payments";
@@ -84,6 +86,7 @@ pub struct Api {
 struct PaymentHandler {
     state: Arc<Mutex<ApiState>>,
     charging: TaskTracker,
+    services: Services,
 }
 
 /// The error that closes a connection without a response.
@@ -99,6 +102,11 @@ impl Api {
         let handler = PaymentHandler::default();
         let listening = tokio::spawn(listen(listener, handler.clone())).abort_handle();
         Ok(Api { address, handler, listening })
+    }
+
+    /// Returns the services of the checkout.
+    pub fn services(&self) -> &Services {
+        &self.handler.services
     }
 
     /// Waits until active charges have ended, and returns all charges.
@@ -139,7 +147,10 @@ impl PaymentHandler {
         match (request.method(), request.uri().path()) {
             (&Method::POST, PAYMENTS) => self.pay(request).await,
             (&Method::GET, LEDGER) => Ok(respond(StatusCode::OK, self.ledger())),
-            _ => Ok(respond(StatusCode::NOT_FOUND, message("there is nothing here"))),
+            (method, path) => {
+                let (status, body) = self.services.execute(method, path);
+                Ok(respond(status, body))
+            }
         }
     }
 

@@ -14,9 +14,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::TcpStream;
-
-use super::api::{Order, PAYMENTS};
 
 /// How long a client waits for a response.
 const TIMEOUT: Duration = Duration::from_millis(600);
@@ -77,11 +76,11 @@ pub struct PaymentTries {
     pub gave_up: bool,
 }
 
-/// Pays for an order, with one idempotency key for all tries.
-pub async fn pay(server: SocketAddr, order: &Order) -> PaymentTries {
+/// Sends a document to a path, with one idempotency key for all tries.
+pub async fn send(server: SocketAddr, path: &str, key: &str, document: &Value) -> PaymentTries {
     let mut tries = Vec::new();
     loop {
-        let tried = try_once(server, order).await;
+        let tried = try_once(server, path, key, document).await;
         let next = decide(&tried, tries.len() + 1);
         tries.push(tried);
         match next {
@@ -117,8 +116,8 @@ pub fn decide(tried: &Try, count: usize) -> RetryDecision {
     }
 }
 
-async fn try_once(server: SocketAddr, order: &Order) -> Try {
-    match tokio::time::timeout(TIMEOUT, exchange(server, order)).await {
+async fn try_once(server: SocketAddr, path: &str, key: &str, document: &Value) -> Try {
+    match tokio::time::timeout(TIMEOUT, exchange(server, path, key, document)).await {
         Ok(Some(answer)) => Try::Answered(answer),
         Ok(None) => Try::Dropped,
         Err(_) => Try::TimedOut,
@@ -127,12 +126,17 @@ async fn try_once(server: SocketAddr, order: &Order) -> Try {
 
 /// Sends one request on a new connection. Dropping the future closes the connection. Returns `None`
 /// if the connection breaks.
-async fn exchange(server: SocketAddr, order: &Order) -> Option<ApiResponse> {
-    let request = Request::post(PAYMENTS)
+async fn exchange(
+    server: SocketAddr,
+    path: &str,
+    key: &str,
+    document: &Value,
+) -> Option<ApiResponse> {
+    let request = Request::post(path)
         .header(HOST, server.to_string())
         .header(CONTENT_TYPE, "application/json")
-        .header("idempotency-key", &order.order)
-        .body(Full::<Bytes>::from(serde_json::to_vec(order).ok()?))
+        .header("idempotency-key", key)
+        .body(Full::<Bytes>::from(document.to_string()))
         .ok()?;
     let stream = TcpStream::connect(server).await.ok()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
@@ -149,7 +153,7 @@ async fn read(response: Response<Incoming>) -> Option<ApiResponse> {
 impl ApiResponse {
     fn new(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiResponse {
         let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let document: Value = serde_json::from_slice(body).unwrap_or_default();
         let kind = document["type"].as_str().and_then(|kind| kind.rsplit([':', '/']).next());
         ApiResponse {
             status,

@@ -1,5 +1,5 @@
 //! The demo: the same clients pay for the same orders, first directly at a payment API and then
-//! through Onceward.
+//! through Onceward. Then a checkout of three steps is undone.
 //!
 //! Everything is real (sockets, a gateway as `onceward run` starts it, a store on disk), and
 //! everything is in this process.
@@ -14,17 +14,20 @@ use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{Gateway, Serve};
-use crate::config::{Config, Overrides, Secrets};
+use crate::config::{Config, Overrides, Secret, Secrets};
 use crate::entropy::Entropy;
 
 mod api;
+mod checkout;
 mod client;
 mod ledger;
 
 use api::{Api, Charge, LEDGER, Order, PAYMENTS};
+use checkout::CheckoutResult;
 use ledger::{Ledger, Totals};
 
 /// The number of orders.
@@ -96,6 +99,14 @@ same Idempotency-Key.
     print_line(format_args!("with Onceward: {}", with.totals()));
     explain_held(&with);
     check(with.totals())?;
+
+    print_line(
+        "\n3. A saga: a checkout is three requests at three services, and the third is refused \
+         ...\n",
+    );
+    let checkout = api.services().check_out(listen).await;
+    print_line(&checkout);
+    check_undone(&checkout)?;
     Ok(RunningDemo { api, gateway, listen, ledger: with })
 }
 
@@ -113,6 +124,15 @@ fn check(with: Totals) -> Result<()> {
     Ok(())
 }
 
+/// Fails if the checkout was not undone as a whole.
+fn check_undone(checkout: &CheckoutResult) -> Result<()> {
+    if !checkout.is_undone() {
+        bail!("the checkout was not undone as a whole. This must never happen: please report it");
+    }
+    print_line("with Onceward: the reservation and the charge are undone, each once");
+    Ok(())
+}
+
 async fn start_gateway(api: &Api, scratch: &Scratch) -> Result<Gateway> {
     const FILE: (&str, &str) = ("gateway.toml", include_str!("gateway.toml"));
     let free_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).to_string();
@@ -123,9 +143,17 @@ async fn start_gateway(api: &Api, scratch: &Scratch) -> Result<Gateway> {
         store: Some(format!("file:{}", scratch.0.join("store").display())),
     };
     let config = Config::load(Some(FILE), overrides).context("the demo's configuration")?;
-    Gateway::start(config, Secrets::default(), Serve::ClientsAndOperators)
+    Gateway::start(config, secrets()?, Serve::ClientsAndOperators)
         .await
         .context("the gateway can't start")
+}
+
+/// Returns a key that seals what the store keeps. It ends with the demo, as the store does.
+fn secrets() -> Result<Secrets> {
+    let entropy = Entropy::from_system()?;
+    let bytes: Vec<u8> = (0..4).flat_map(|_| entropy.next().to_be_bytes()).collect();
+    let key = ("demo".to_owned(), Secret::new(BASE64.encode(bytes)));
+    Ok(Secrets { encryption_keys: vec![key], ..Secrets::default() })
 }
 
 /// Pays for all orders at once, and returns the ledger with the API's charges.
@@ -133,7 +161,8 @@ async fn pay_all(api: &Api, server: SocketAddr) -> Ledger {
     let orders = (1..=ORDERS)
         .map(|number| Order { order: format!("order-{number:02}"), amount: amount(number) });
     let history = join_all(orders.map(async |order| {
-        let history = client::pay(server, &order).await;
+        // One idempotency key for all tries.
+        let history = client::send(server, PAYMENTS, &order.order, &json!(order)).await;
         (order, history)
     }));
     Ledger::new(history.await, &api.charges().await)
@@ -219,7 +248,7 @@ impl RunningDemo {
 }
 
 fn pay(listen: SocketAddr, key: &str, order: &Order) -> String {
-    let body = serde_json::json!(order);
+    let body = json!(order);
     format!(
         "curl -i http://{listen}{PAYMENTS} -H 'Content-Type: application/json' -H \
          'Idempotency-Key: {key}' \\\n    -d '{body}'"
@@ -228,8 +257,7 @@ fn pay(listen: SocketAddr, key: &str, order: &Order) -> String {
 
 fn resolve(admin: SocketAddr, operation: &str, charge: &Charge) -> String {
     let body = BASE64.encode(charge.document());
-    let stated =
-        serde_json::json!({ "status": 201, "body_base64": body, "reason": "found in the ledger" });
+    let stated = json!({ "status": 201, "body_base64": body, "reason": "found in the ledger" });
     let operation = format!("http://{admin}/v1/operations/{operation}");
     // If-Match makes the change fail if the operation has changed since it was read.
     let version = format!("If-Match: $(curl -so /dev/null -w '%header{{etag}}' {operation})");

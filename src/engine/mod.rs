@@ -41,7 +41,7 @@ pub use publish::{
 };
 pub use redact::redacted;
 pub use saga::{
-    bar, saga_acceptance, saga_claim, saga_decision, saga_end, saga_progress, saga_takeover,
+    bar, kept, saga_acceptance, saga_claim, saga_decision, saga_end, saga_progress, saga_takeover,
 };
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 pub use statuses::{StatusRules, StatusRulesError, Verdict};

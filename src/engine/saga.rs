@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::admit::{ClaimOver, ClaimRequest};
 use super::policy::Policy;
-use super::settle::{Next, claim, completed};
+use super::settle::{Next, claim, completed, unsettled};
+use super::uncertain::uncertain_since_ms;
 use crate::record::{
     Extras, Fence, Held, Lifetime, Record, Reply, SagaContent, SagaPhase, State, Version,
 };
@@ -124,6 +125,17 @@ pub fn bar(
     };
     let lifetime = Lifetime { keep: policy.unsettled_retention, due: None, tombstone: None };
     Some(Next { record, lifetime, announcement: None })
+}
+
+/// Returns the record of a step's uncertain operation with a whole retention from now on; `None`
+/// for every other record. The operation stays uncertain since the same time.
+///
+/// The version skips one: the attempt in doubt may be writing its outcome at the same time.
+pub fn kept(held: &Held, policy: &Policy) -> Option<Next> {
+    let State::Uncertain { cause, retry, .. } = held.record.state else { return None };
+    let state = State::Uncertain { cause, since_ms: Some(uncertain_since_ms(held)), retry };
+    let version = held.record.version.after_next();
+    Some(unsettled(Record { version, state, ..held.record.clone() }, policy))
 }
 
 /// Returns a record under its owner's lease.

@@ -1,4 +1,5 @@
-//! Bars: a record that admits no claim, over the slot of an operation that was not executed.
+//! The records of a saga's operations: bars over the slots of operations that were not executed,
+//! and longer lives for those that are uncertain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,11 +7,11 @@ use std::time::Duration;
 use super::call::{CallOutcome, InternalOperation};
 use super::claim::records::STORE_RETRY_AFTER;
 use super::state::Gate;
-use crate::engine::{Policy, bar};
+use crate::engine::{Policy, bar, kept};
 use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Fence, Held, ReplyBody, State, Version};
-use crate::store::{StoreError, Swap};
+use crate::store::{Events, StoreError, Swap};
 
 /// How often a bar reads a slot that changes all the time.
 const LOOKS_MAX: usize = 8;
@@ -33,6 +34,19 @@ impl Gate {
             }
         }
         barred.map_or(unavailable, |operation| CallOutcome::Barred { operation })
+    }
+
+    /// Writes the record of an uncertain operation anew, so that it lives its whole retention from
+    /// now on. Returns whether it was written. It is no change of the operation, so it has no
+    /// event.
+    pub async fn keep_uncertain(&self, operation: &Slot, policy: &Policy) -> bool {
+        let records = &self.store.records;
+        let Ok(Some(held)) = records.load(operation).await else { return false };
+        let Some(next) = kept(&held, policy) else { return false };
+        let expected = Some(held.record.version);
+        let written =
+            records.write(operation, expected, &next.record, next.lifetime, Events::NONE).await;
+        matches!(written, Ok(Swap::Stored))
     }
 
     /// Bars one slot. Returns the outcome in it, if that keeps it from being barred.

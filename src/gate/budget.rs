@@ -129,6 +129,18 @@ impl Hold {
         self.budget.overdraw(bytes);
         self.bytes += bytes;
     }
+
+    /// Takes more memory, even if none is left, or gives some back, so that this many bytes are
+    /// held.
+    pub fn resize(&mut self, bytes: usize) {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.overdraw(more),
+            None => {
+                self.budget.give_back(self.bytes - bytes);
+                self.bytes = bytes;
+            }
+        }
+    }
 }
 
 impl Drop for Hold {

@@ -8,9 +8,10 @@ use http::HeaderMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::saga_place::SagaPlace;
 use super::saga_summary::SagaSummary;
 use crate::key::Slot;
-use crate::record::{Record, SagaContent, State, Version};
+use crate::record::{Record, Version};
 use crate::refusal::Refusal;
 use crate::route::Route;
 use crate::telemetry::RouteMeter;
@@ -32,7 +33,7 @@ pub struct ProtectedRoute {
 
 /// The request that begins a saga.
 pub struct SagaRequest<'r> {
-    /// The operation, unless its record is stored under an earlier hashing secret.
+    /// The operation.
     pub slot: &'r Slot,
     /// The path.
     pub path: &'r str,
@@ -49,7 +50,7 @@ pub trait SagaRunner: Send + Sync + 'static {
     /// Returns the content of the record that begins a saga.
     ///
     /// # Errors
-    /// The request is too large, or this gateway runs too many sagas. Nothing has begun.
+    /// The request is too large, or the sagas of this gateway stop. Nothing has begun.
     fn first_content(&self, saga: &str, request: &SagaRequest<'_>) -> Result<Bytes, Refusal>;
 
     /// Runs a saga that begins: its record is stored.
@@ -79,6 +80,7 @@ pub struct OwnedSaga {
     pub(super) record: Record,
     /// When the lease ends, at the earliest.
     pub(super) lease_end: Instant,
+    pub(super) place: SagaPlace,
 }
 
 impl OwnedSaga {
@@ -89,10 +91,7 @@ impl OwnedSaga {
 
     /// Returns the content of the record; `None` if no configured key opens it.
     pub fn content(&self) -> Option<&Bytes> {
-        match &self.record.state {
-            State::Saga { content: SagaContent::Open(content), .. } => Some(content),
-            _ => None,
-        }
+        self.record.saga_content()
     }
 
     /// Returns the version of the record.
@@ -106,7 +105,15 @@ impl OwnedSaga {
     }
 
     pub(super) fn wrote(&mut self, record: Record, at: Instant) {
-        self.record = record;
+        self.has(record);
         self.lease_end = at + self.guarded.route.policy.lease;
+    }
+
+    /// Takes over the stored record.
+    pub(super) fn has(&mut self, record: Record) {
+        if let Some(content) = record.saga_content() {
+            self.place.keeps(content);
+        }
+        self.record = record;
     }
 }

@@ -13,7 +13,9 @@ use tokio::time::{Instant, sleep};
 use super::answer::{Answered, SettledAnswer};
 use super::attempt::Claimed;
 use super::budget::Hold;
-use super::protected_route::{OwnedSaga, ProtectedRoute, SagaRunner};
+use super::claim::IncomingRequest;
+use super::protected_route::{OwnedSaga, ProtectedRoute, SagaRequest, SagaRunner};
+use super::saga_place::{NewSaga, SagaPlace};
 use super::saga_summary::SagaSummary;
 use super::share::AddressShare;
 use super::state::Gate;
@@ -44,6 +46,37 @@ pub enum SagaWrite {
 }
 
 impl Gate {
+    /// Returns a place for a saga, if this gateway may run one more.
+    pub fn saga_place(&self) -> Option<SagaPlace> {
+        let permit = self.sagas.take().filter(|_| !self.budget.is_exhausted())?;
+        Some(SagaPlace::new(permit, self.budget.hold()))
+    }
+
+    /// Returns the saga that a request would begin; `None` if the request is for no saga. Whether
+    /// it is a duplicate is only known after the claim.
+    pub(in crate::gate) fn new_saga<S>(
+        &self,
+        guarded: &ProtectedRoute,
+        slot: &Slot,
+        request: &IncomingRequest<'_, S>,
+    ) -> Option<Result<NewSaga, Refusal>> {
+        let runner = guarded.saga.as_ref()?;
+        let uri = &request.parts.uri;
+        let begins = SagaRequest {
+            slot,
+            path: uri.path(),
+            query: uri.query(),
+            headers: &request.parts.headers,
+            body: request.content,
+        };
+        let Some(mut place) = self.saga_place() else { return Some(Err(Refusal::Overloaded)) };
+        let content = runner.first_content(&guarded.route.policy.route, &begins);
+        Some(content.and_then(|content| match place.admits(&content) {
+            true => Ok(NewSaga { content, place }),
+            false => Err(Refusal::Overloaded),
+        }))
+    }
+
     /// Runs the saga that a claim began, and waits for its end.
     ///
     /// # Errors
@@ -55,19 +88,31 @@ impl Gate {
         claimed: Claimed,
         (address, hold, wait): (Option<&Arc<AddressShare>>, Hold, Option<Duration>),
     ) -> Result<Answered<B>, Refusal> {
-        let Claimed { slot, asked, claim, .. } = claimed;
+        let Claimed { slot, asked, claim, saga, .. } = claimed;
         // `on_in_flight` is for duplicates: the client that began the saga waits.
         let own = &guarded.route.policy;
         let waits = (own.on_in_flight != OnInFlight::Wait)
             .then(|| Policy { on_in_flight: OnInFlight::Wait, ..own.clone() });
         let policy = waits.as_ref().unwrap_or(own);
-        runner.run(OwnedSaga {
+        let in_flight = || Refusal::of_refusal(DuplicateRefusal::saga_in_flight(policy), slot);
+        // Does not occur: the claim of a saga's request begins a saga.
+        let NewSaga { content, place } = saga.ok_or_else(in_flight)?;
+        let mut owned = OwnedSaga {
             slot,
             guarded: guarded.clone(),
-            record: claim.record,
+            record: claim.record.clone(),
             lease_end: Instant::now() + policy.lease,
-        });
-        let in_flight = || Refusal::of_refusal(DuplicateRefusal::saga_in_flight(policy), slot);
+            place,
+        };
+        if !matches!(owned.record.state, State::Saga { .. }) {
+            let begun = self.progress_saga(&mut owned, SagaPhase::Running, content).await;
+            if !matches!(begun, SagaWrite::Stored) {
+                self.give_up(slot, claim, guarded, None);
+                // Not as a saga that runs: that could be accepted.
+                return Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot));
+            }
+        }
+        runner.run(owned);
         let mut waiting =
             self.begin_to_wait(guarded, &slot, address, wait).map_err(|_| in_flight())?;
         // Not the fence of the claim: from now on the request is a duplicate.
@@ -88,17 +133,22 @@ impl Gate {
     }
 
     /// Takes over a saga with an ended lease. `route_of` returns the route with a name. Returns
-    /// `None` if the saga has an owner, has ended, or is sealed with a key that this gateway lacks.
-    /// The store's time at the read is returned too, in ms since 1970.
+    /// `None` if the saga has an owner, has ended, or has content that this gateway can't read:
+    /// another gateway can continue it.
     ///
     /// # Errors
     /// The store failed.
     pub async fn take_saga(
         &self,
         slot: &Slot,
+        place: SagaPlace,
+        is_readable: impl FnOnce(&Bytes) -> bool,
         route_of: impl FnOnce(&str) -> Arc<ProtectedRoute>,
-    ) -> Result<Option<(OwnedSaga, u64)>, StoreError> {
+    ) -> Result<Option<OwnedSaga>, StoreError> {
         let Some(held) = self.store.records.load(slot).await? else { return Ok(None) };
+        if !held.record.saga_content().is_some_and(is_readable) {
+            return Ok(None);
+        }
         let guarded = route_of(&held.record.route);
         let policy = &guarded.route.policy;
         let Some(next) = saga_takeover(&held, Fence(self.entropy.next()), policy) else {
@@ -107,10 +157,10 @@ impl Gate {
         let (began, expected) = (Instant::now(), Some(held.record.version));
         match self.write(slot, expected, (&next).into(), policy, Context::default).await? {
             Swap::Stored => {
-                let lease_end = began + policy.lease;
-                let record = next.record;
-                let saga = OwnedSaga { slot: *slot, guarded, record, lease_end };
-                Ok(Some((saga, held.now_ms)))
+                let (record, lease_end) = (held.record, began + policy.lease);
+                let mut saga = OwnedSaga { slot: *slot, guarded, record, lease_end, place };
+                saga.wrote(next.record, began);
+                Ok(Some(saga))
             }
             Swap::Stale(_) | Swap::Large(_) => Ok(None),
         }
@@ -146,12 +196,16 @@ impl Gate {
 
     /// Writes the next content of an owned saga and ends its lease, so that another gateway can
     /// take the saga over at once.
-    pub async fn hand_saga_over(&self, saga: &mut OwnedSaga, phase: SagaPhase, content: Bytes) {
+    pub async fn hand_saga_over(
+        &self,
+        saga: &mut OwnedSaga,
+        phase: SagaPhase,
+        content: Bytes,
+    ) -> SagaWrite {
         let policy = &saga.guarded.route.policy;
         let mut next = saga_progress(&saga.record, phase, SagaContent::Open(content), policy);
         next.lifetime.due = Some(Duration::ZERO);
-        // If it fails, the lease ends by itself.
-        _ = self.write_saga(saga, next).await;
+        self.write_saga(saga, next).await
     }
 
     /// Renews the lease of an owned saga. Returns whether this gateway still owns the saga.
@@ -218,7 +272,7 @@ fn adopt(saga: &mut OwnedSaga, held: Option<&Held>) -> bool {
     let Some(Held { record, .. }) = held else { return false };
     let is_own = record.fence == saga.record.fence && matches!(record.state, State::Saga { .. });
     if is_own {
-        saga.record = record.clone();
+        saga.has(record.clone());
     }
     is_own
 }

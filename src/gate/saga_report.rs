@@ -22,7 +22,7 @@ use super::state::{Gate, ProtectedRoute};
 use crate::engine::saga_acceptance;
 use crate::event::Context;
 use crate::key::{Caller, Slot};
-use crate::record::{Record, Reply, ReplyBody, SagaContent, State};
+use crate::record::{Record, Reply, ReplyBody, State};
 use crate::refusal::{Refusal, saga_location};
 use crate::store::Swap;
 use crate::telemetry::Answer;
@@ -163,7 +163,7 @@ impl Gate {
             Refusal::SagaStuck { slot, held: None } => {
                 // An error changes only what the client learns.
                 let record = self.saga_record(&slot).await.ok();
-                let held = record.as_ref().and_then(open_content);
+                let held = record.as_ref().and_then(Record::saga_content);
                 let held = held.and_then(|content| runner.held_operation(content));
                 Err(Refusal::SagaStuck { slot, held })
             }
@@ -183,7 +183,7 @@ impl Gate {
         let policy = &guarded.route.policy;
         for _ in 0..LOOKS_MAX {
             let Ok(Some(held)) = self.store.records.load(slot).await else { return false };
-            let Some(content) = open_content(&held.record) else { return false };
+            let Some(content) = held.record.saga_content() else { return false };
             if runner.has_progressed(content) {
                 return true;
             }
@@ -210,7 +210,7 @@ impl SagaReader {
         let unreadable = || Refusal::RecordUnreadable { slot: *slot };
         let (summary, answer) = match &record.state {
             State::Saga { .. } => {
-                (open_content(record).and_then(|content| self.runner.summary(content)), None)
+                (record.saga_content().and_then(|content| self.runner.summary(content)), None)
             }
             State::Completed { reply, .. } => {
                 (serde_json::from_slice(&note.summary).ok(), Some(reported(reply)))
@@ -223,13 +223,6 @@ impl SagaReader {
         let body = ReportBody { id: slot.to_string(), status, started_at, steps, answer };
         let body = serde_json::to_vec(&body).map_err(|_| unreadable())?;
         Ok(SagaReport { body: body.into(), is_final })
-    }
-}
-
-fn open_content(record: &Record) -> Option<&Bytes> {
-    match &record.state {
-        State::Saga { content: SagaContent::Open(content), .. } => Some(content),
-        _ => None,
     }
 }
 

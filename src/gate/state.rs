@@ -46,6 +46,8 @@ pub struct Settings {
     /// Maximum new operations of one scope of a route within the route's retention; 0 means no
     /// limit.
     pub records_per_scope: usize,
+    /// Maximum sagas that run at the same time.
+    pub sagas: usize,
     /// The secrets that identities are hashed with.
     pub hashing: Hashing,
     /// Whether records may have trailers, which version 0.1.0 can't read. If not, the record of an
@@ -66,6 +68,7 @@ impl Default for Settings {
             response_body: MIB,
             buffered_bytes: 256 * MIB,
             records_per_scope: 0,
+            sagas: 1000,
             hashing: Hashing::default(),
             trailers: false,
             log_keep: None,
@@ -98,6 +101,8 @@ pub struct Gate {
     pub(super) giving_up: Permits,
     /// Permits of the gateway's own calls, which use no permits of clients' requests.
     pub(super) internal: Permits,
+    /// Permits of sagas that run.
+    pub(super) sagas: Permits,
     pub(super) heavy_work: HeavyWork,
     pub(super) quota: Arc<Quota>,
     pub(super) full_sinks: FullSinks,
@@ -127,6 +132,7 @@ impl Gate {
             watched: Permits::new(settings.in_flight),
             giving_up: Permits::new(GIVING_UP_MAX),
             internal: Permits::new(settings.in_flight),
+            sagas: Permits::new(settings.sagas),
             heavy_work: HeavyWork::new(),
             quota: Quota::new(settings.records_per_scope),
             full_sinks: FullSinks::default(),
@@ -157,6 +163,7 @@ impl Gate {
             watched: self.watched.limited_to(settings.in_flight),
             giving_up: self.giving_up.clone(),
             internal: self.internal.limited_to(settings.in_flight),
+            sagas: self.sagas.limited_to(settings.sagas),
             heavy_work: self.heavy_work.clone(),
             quota: self.quota.limited_to(settings.records_per_scope),
             full_sinks: self.full_sinks.clone(),

@@ -24,7 +24,9 @@ use crate::key::{Hashing, Slot};
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::route::Route;
 use crate::store::memory::Memory;
-use crate::store::{Events, ListError, Listing, Page, Records, Store, StoreError, Swap, Watch};
+use crate::store::{
+    DueSagas, Events, ListError, Listing, Page, Records, Store, StoreError, Swap, Watch,
+};
 use crate::telemetry::Meter;
 
 mod calling;
@@ -168,7 +170,7 @@ impl Records for Faulty {
         self.inner.due(limit).await
     }
 
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
         self.inner.due_sagas(limit).await
     }
 

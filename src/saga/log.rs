@@ -215,6 +215,9 @@ pub enum RunStanding {
     Unconfigured {
         /// What is missing, by name.
         why: String,
+        /// Whether it is uncertain.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_uncertain: bool,
     },
 }
 
@@ -446,7 +449,11 @@ impl StepRun {
 
     /// Returns whether the outcome is unknown.
     pub fn is_uncertain(&self) -> bool {
-        matches!(self.standing, RunStanding::Asking | RunStanding::Held | RunStanding::Lost)
+        match self.standing {
+            RunStanding::Asking | RunStanding::Held | RunStanding::Lost => true,
+            RunStanding::Unconfigured { is_uncertain, .. } => is_uncertain,
+            RunStanding::UnderWay | RunStanding::NotExecuted => false,
+        }
     }
 }
 

@@ -31,3 +31,4 @@ pub use apply::apply;
 pub use change::{Happening, HappeningDenied, StateChange};
 pub use decide::{SagaFailure, SagaTodo, SagaWork, decide, failure};
 pub use order::StepSet;
+pub use run::is_evidence_due;

@@ -47,8 +47,8 @@ pub enum StepOutcome {
         /// Pause before the next call, in ms; `None` if an operator has to settle it.
         retry_after_ms: Option<u64>,
     },
-    /// It was completed, and its answer is gone.
-    AnswerGone,
+    /// It will never be known: its answer is gone, or its record is that of another request.
+    Lost,
     /// It is barred: by this call, or before.
     Barred,
     /// The gate refuses the request, whatever the upstream does. Nothing was sent now.
@@ -102,7 +102,7 @@ impl AnswerRules {
             CallOutcome::Uncertain { retry_after, .. } => {
                 StepOutcome::Uncertain { retry_after_ms: retry_after.map(millis) }
             }
-            CallOutcome::Expired { .. } => StepOutcome::AnswerGone,
+            CallOutcome::Expired { .. } => StepOutcome::Lost,
             CallOutcome::NothingToContinue { was_released: true, .. } => StepOutcome::Released,
             CallOutcome::NothingToContinue { was_released: false, .. } => StepOutcome::Absent,
             CallOutcome::StoreUnavailable { retry_after } => {
@@ -146,7 +146,7 @@ fn not_sent(refusal: &Refusal, retryable: bool) -> StepOutcome {
         Refusal::UpstreamUnreachable { .. } => StepOutcome::NotExecuted { status: None },
         _ if retryable => StepOutcome::Busy { retry_after_ms: BUSY_PAUSE_MS },
         // The operation began with another form of the request. Its outcome is not this request's.
-        Refusal::KeyReused { .. } => StepOutcome::Uncertain { retry_after_ms: None },
+        Refusal::KeyReused { .. } => StepOutcome::Lost,
         _ => StepOutcome::Invalid { why: refusal.kind().problem_name().to_owned() },
     }
 }

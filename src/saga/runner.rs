@@ -4,7 +4,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,10 +18,10 @@ use super::running::{RunningSaga, begin_first};
 use super::shared::SagasState;
 use super::store_time::StoreTimeEstimate;
 use crate::clock::Clock;
-use crate::gate::{OwnedSaga, SagaRequest, SagaRunner, SagaSummary};
+use crate::gate::{OwnedSaga, SagaPlace, SagaRequest, SagaRunner, SagaSummary};
 use crate::key::Slot;
 use crate::refusal::Refusal;
-use crate::store::StoreError;
+use crate::store::{DueSagas, StoreError};
 
 /// Time between two looks for sagas with an ended lease. It is jittered, and less than 2 s.
 const TAKEOVER_PERIOD: Duration = Duration::from_millis(1_000);
@@ -35,13 +34,12 @@ const TAKEOVER_BATCH: usize = 64;
 pub struct Sagas(Arc<SagasState>);
 
 impl Sagas {
-    /// Creates the runner. `running` is the limit for the sagas that run at the same time.
-    pub fn new(clock: Clock, running: usize) -> Sagas {
+    /// Creates the runner.
+    pub fn new(clock: Clock) -> Sagas {
         Sagas(Arc::new(SagasState {
             gateway: RwLock::new(None),
             time: StoreTimeEstimate::new(clock.clone()),
             clock,
-            permits: Arc::new(Semaphore::new(running)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
@@ -84,17 +82,19 @@ impl SagasState {
     /// Takes over sagas with an ended lease. Returns how many were taken over.
     async fn take_due(self: &Arc<Self>, gateway: &Arc<dyn SagaGateway>) -> usize {
         let records = &gateway.gate().store().records;
-        let due = match records.due_sagas(TAKEOVER_BATCH).await {
+        let DueSagas { slots, now_ms } = match records.due_sagas(TAKEOVER_BATCH).await {
             Ok(due) => due,
             Err(error) => {
                 tracing::debug!(%error, "index of sagas not read");
                 return 0;
             }
         };
+        self.time.note(now_ms);
         let mut taken = 0;
-        for slot in &due {
-            let Some(permit) = self.permit().filter(|_| !self.stop.is_cancelled()) else { break };
-            match self.take(gateway, slot, permit).await {
+        for slot in &slots {
+            let place = gateway.gate().saga_place().filter(|_| !self.stop.is_cancelled());
+            let Some(place) = place else { break };
+            match self.take(gateway, slot, place).await {
                 Ok(is_taken) => taken += usize::from(is_taken),
                 Err(error) => {
                     tracing::warn!(operation = %slot, %error, "the saga could not be taken over");
@@ -108,20 +108,26 @@ impl SagasState {
         self: &Arc<Self>,
         gateway: &Arc<dyn SagaGateway>,
         slot: &Slot,
-        permit: OwnedSemaphorePermit,
+        place: SagaPlace,
     ) -> Result<bool, StoreError> {
-        let taken = gateway.gate().take_saga(slot, |name| gateway.route_of(name)).await?;
-        let Some((owned, now_ms)) = taken else { return Ok(false) };
-        self.time.note(now_ms);
+        let is_readable = |content: &Bytes| match SagaDocument::decode(content) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(operation = %slot, %error, "the saga's record can't be read");
+                false
+            }
+        };
+        let route_of = |name: &str| gateway.route_of(name);
+        let taken = gateway.gate().take_saga(slot, place, is_readable, route_of).await?;
+        let Some(owned) = taken else { return Ok(false) };
         tracing::info!(operation = %slot, "saga taken over");
-        self.spawn(owned, permit);
+        self.spawn(owned);
         Ok(true)
     }
 
-    fn spawn(self: &Arc<Self>, owned: OwnedSaga, permit: OwnedSemaphorePermit) {
+    fn spawn(self: &Arc<Self>, owned: OwnedSaga) {
         let state = self.clone();
         self.tasks.spawn(async move {
-            let _permit = permit;
             let Some(gateway) = state.gateway() else { return };
             let saga = RunningSaga::new(state, owned, &gateway.gate().meter().sagas);
             // A reload replaces the gateway while the saga runs.
@@ -154,8 +160,7 @@ impl SagasState {
         if kept_bytes > KEPT_BYTES_MAX {
             return Err(Refusal::BodyTooLarge { limit: KEPT_BYTES_MAX });
         }
-        let entropy = gateway.gate().entropy();
-        let instance = SagaInstance::from_random([entropy.next(), entropy.next()]);
+        let instance = SagaInstance::from_random(gateway.gate().entropy().next_wide());
         let life_ms = kept_for(&gateway.route_of(name).route.policy).as_millis();
         let log = SagaState::new(
             instance,
@@ -171,8 +176,8 @@ impl SagasState {
 impl SagaRunner for Sagas {
     fn first_content(&self, saga: &str, request: &SagaRequest<'_>) -> Result<Bytes, Refusal> {
         let state = &self.0;
-        let is_full = state.permit().is_none() || state.stop.is_cancelled();
-        let gateway = state.gateway().filter(|_| !is_full).ok_or(Refusal::Overloaded)?;
+        let is_stopping = state.stop.is_cancelled();
+        let gateway = state.gateway().filter(|_| !is_stopping).ok_or(Refusal::Overloaded)?;
         let mut document = state.document(&*gateway, saga, request)?;
         // The first actions begin with the claim: their log entries need no write of their own.
         begin_first(&mut document, &request.slot.to_string(), state.time.now_ms());
@@ -180,10 +185,7 @@ impl SagaRunner for Sagas {
     }
 
     fn run(&self, saga: OwnedSaga) {
-        // Without a place, the lease ends, and a gateway with a place takes the saga over.
-        if let Some(permit) = self.0.permit() {
-            self.0.spawn(saga, permit);
-        }
+        self.0.spawn(saga);
     }
 
     fn summary(&self, content: &Bytes) -> Option<SagaSummary> {

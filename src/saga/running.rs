@@ -15,14 +15,13 @@ use super::count::SagaCount;
 use super::document::SagaDocument;
 use super::ending::{PROBLEM, ending_reply};
 use super::log::{StepDirection, StepFailure};
-use super::machine::{Happening, SagaTodo, StateChange, apply, decide};
-use super::outcome::StepOutcome;
+use super::machine::{Happening, SagaTodo, StateChange, apply, decide, is_evidence_due};
 use super::plan::{Compensation, StepRequest};
 use super::render::{condition, request_of};
 use super::report::summary;
 use super::shared::SagasState;
 use super::status::SagaStatus;
-use super::step_call::{StepCall, carry_out};
+use super::step_call::{CarriedOut, StepCall, carry_out};
 use crate::gate::{OwnedSaga, SagaWrite};
 use crate::key::Slot;
 use crate::record::SagaPhase;
@@ -47,7 +46,7 @@ pub(super) struct RunningSaga {
     unwritten: StateChange,
     /// The operations that are being called or barred.
     active: HashSet<Operation>,
-    calls: FuturesUnordered<BoxFuture<'static, (Operation, StepOutcome)>>,
+    calls: FuturesUnordered<BoxFuture<'static, (Operation, CarriedOut)>>,
     /// Watches the record while the saga is stuck, so that an operator's decision is carried out at
     /// once. At other times the next write or renewal finds the decision: a watch would also read
     /// the record after each write of the owner.
@@ -142,7 +141,9 @@ impl RunningSaga {
         let Some(gateway) = self.sagas.gateway() else { return };
         let (step, direction, generation, kind) = match todo {
             SagaTodo::Call { step, direction, generation, continues } => {
-                (step, direction, generation, StepCall::Send { continues })
+                let log = &self.document.log;
+                let renews = is_evidence_due(log, step, direction, self.now_ms());
+                (step, direction, generation, StepCall::Send { continues, renews })
             }
             SagaTodo::Bar { step, direction, generation } => {
                 (step, direction, generation, StepCall::Bar)
@@ -164,11 +165,11 @@ impl RunningSaga {
         self.watch_if_stuck();
         tokio::select! {
             biased;
-            Some((operation, outcome)) = self.calls.next() => {
-                self.take(operation, outcome);
+            Some((operation, carried_out)) = self.calls.next() => {
+                self.take(operation, carried_out);
                 // Outcomes that came together need one write.
-                while let Some(Some((operation, outcome))) = self.calls.next().now_or_never() {
-                    self.take(operation, outcome);
+                while let Some(Some((operation, carried_out))) = self.calls.next().now_or_never() {
+                    self.take(operation, carried_out);
                 }
             }
             () = sleep_until(renewal) => return self.renew().await,
@@ -199,9 +200,13 @@ impl RunningSaga {
         if self.owned.version() == version { Next::Continue } else { self.reread() }
     }
 
-    fn take(&mut self, operation: Operation, outcome: StepOutcome) {
+    fn take(&mut self, operation: Operation, carried_out: CarriedOut) {
         self.active.remove(&operation);
         let (step, direction, generation) = operation;
+        let CarriedOut { outcome, is_renewed } = carried_out;
+        if is_renewed {
+            self.apply(Happening::Renewed { step, direction });
+        }
         let random = self.sagas.gateway().map_or(0, |gateway| gateway.gate().entropy().next());
         self.apply(Happening::Outcome { step, direction, generation, outcome, random });
     }
@@ -255,11 +260,15 @@ impl RunningSaga {
     }
 
     async fn hand_over(&mut self) -> Next {
-        if let (Some(gateway), Some(content)) = (self.sagas.gateway(), self.content()) {
-            let phase = self.document.phase();
-            gateway.gate().hand_saga_over(&mut self.owned, phase, content).await;
+        let (Some(gateway), Some(content)) = (self.sagas.gateway(), self.content()) else {
+            return Next::End;
+        };
+        let phase = self.document.phase();
+        match gateway.gate().hand_saga_over(&mut self.owned, phase, content).await {
+            SagaWrite::Changed => self.reread(),
+            // If it failed, the lease ends by itself.
+            SagaWrite::Stored | SagaWrite::Lost => Next::End,
         }
-        Next::End
     }
 
     async fn end(&mut self, completed: bool) -> Next {

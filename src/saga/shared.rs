@@ -3,7 +3,6 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +16,6 @@ pub(super) struct SagasState {
     pub gateway: RwLock<Option<Arc<dyn SagaGateway>>>,
     pub time: StoreTimeEstimate,
     pub clock: Clock,
-    pub permits: Arc<Semaphore>,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -29,9 +27,5 @@ impl SagasState {
 
     pub fn jittered(&self, pause: Duration) -> Duration {
         self.gateway().map_or(pause, |gateway| gateway.gate().entropy().jitter(pause))
-    }
-
-    pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.permits.clone().try_acquire_owned().ok()
     }
 }

@@ -134,13 +134,9 @@ impl StepStatus {
         match action {
             ActionState::Waiting => StepStatus::Pending,
             ActionState::Skipped { .. } => StepStatus::Skipped,
-            ActionState::Begun(run) => match run.standing {
-                RunStanding::UnderWay => StepStatus::Running,
-                RunStanding::NotExecuted | RunStanding::Unconfigured { .. } => StepStatus::Retrying,
-                RunStanding::Asking | RunStanding::Held | RunStanding::Lost => {
-                    StepStatus::Uncertain
-                }
-            },
+            ActionState::Begun(run) if run.is_uncertain() => StepStatus::Uncertain,
+            ActionState::Begun(run) if run.standing == RunStanding::UnderWay => StepStatus::Running,
+            ActionState::Begun(_) => StepStatus::Retrying,
             ActionState::Done { .. } => StepStatus::Done,
             ActionState::Failed { .. } => StepStatus::Failed,
             ActionState::Barred { .. } => StepStatus::Barred,
@@ -232,7 +228,7 @@ fn stuck_run(
     match &run.standing {
         RunStanding::Held => Some(StuckReason::Held),
         RunStanding::Lost => Some(StuckReason::Lost),
-        RunStanding::Unconfigured { why } => Some(StuckReason::Unconfigured(why.clone())),
+        RunStanding::Unconfigured { why, .. } => Some(StuckReason::Unconfigured(why.clone())),
         RunStanding::NotExecuted => {
             let is_old = stuck_at_ms(plan, state, direction, run).is_some_and(|at| now_ms >= at);
             is_old.then_some(StuckReason::Retried)

@@ -15,8 +15,8 @@ use super::outcome::{AnswerRules, StepOutcome};
 use super::plan::{Compensation, Step, StepRequest};
 use super::render::{RenderedRequest, request_of};
 use super::step_key::StepKey;
-use super::step_route::{StepRouteError, secret_fields, step_route};
-use crate::gate::{InternalCaller, InternalOperation, ProtectedRoute};
+use super::step_route::{StepResources, StepRouteError, bar_route, secret_fields, step_route};
+use crate::gate::{CallOutcome, InternalCaller, InternalOperation, ProtectedRoute};
 
 /// What is done with a step's operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +25,25 @@ pub(super) enum StepCall {
     Send {
         /// Whether the call never begins the operation.
         continues: bool,
+        /// Whether the record is written anew if the operation is uncertain.
+        renews: bool,
     },
     /// It is barred.
     Bar,
+}
+
+/// What has become of an operation that was called or barred.
+#[derive(Debug)]
+pub(super) struct CarriedOut {
+    pub outcome: StepOutcome,
+    /// Whether its record was written anew.
+    pub is_renewed: bool,
+}
+
+impl From<StepOutcome> for CarriedOut {
+    fn from(outcome: StepOutcome) -> CarriedOut {
+        CarriedOut { outcome, is_renewed: false }
+    }
 }
 
 /// An operation that can be called or barred.
@@ -36,8 +52,11 @@ struct PreparedCall {
     guarded: Arc<ProtectedRoute>,
     saga: String,
     key: StepKey,
-    request: Request<Bytes>,
     rules: AnswerRules,
+    /// The request; `None` for a bar.
+    request: Option<Request<Bytes>>,
+    continues: bool,
+    renews: bool,
 }
 
 /// Calls or bars an operation of a saga.
@@ -47,55 +66,76 @@ pub(super) fn carry_out(
     id: &str,
     (step, direction, generation): (usize, StepDirection, u32),
     call: StepCall,
-) -> impl Future<Output = StepOutcome> + Send + use<> {
-    let prepared = prepare(gateway, document, id, (step, direction, generation));
+) -> impl Future<Output = CarriedOut> + Send + use<> {
+    let prepared = prepare(gateway, document, id, (step, direction, generation), call);
     async move {
-        let PreparedCall { gateway, guarded, saga, key, request, rules } = match prepared {
+        let prepared = match prepared {
             Ok(prepared) => prepared,
-            Err(outcome) => return outcome,
+            Err(outcome) => return outcome.into(),
         };
-        let mut operation = InternalOperation {
+        let PreparedCall { gateway, guarded, saga, key, rules, request, continues, renews } =
+            prepared;
+        let operation = InternalOperation {
             guarded: &guarded,
             caller: InternalCaller::Saga(&saga),
             key: key.as_str(),
             hops: 0,
-            continues: false,
+            continues,
         };
-        let outcome = match call {
-            StepCall::Send { continues } => {
-                operation.continues = continues;
-                gateway.call(operation, request).await
+        let outcome = match request {
+            Some(request) => gateway.call(operation, request).await,
+            None => gateway.gate().bar(operation).await,
+        };
+        let is_renewed = match outcome {
+            CallOutcome::Uncertain { operation, .. } if renews => {
+                gateway.gate().keep_uncertain(&operation, &guarded.route.policy).await
             }
-            StepCall::Bar => gateway.gate().bar(operation).await,
+            _ => false,
         };
-        rules.outcome(&outcome)
+        CarriedOut { outcome: rules.outcome(&outcome), is_renewed }
     }
 }
 
+/// Prepares a call or a bar. A bar needs only the identity of the operation: it succeeds also on a
+/// gateway that is not configured to call the step.
 fn prepare(
     gateway: Arc<dyn SagaGateway>,
     document: &SagaDocument,
     id: &str,
     (step, direction, generation): (usize, StepDirection, u32),
+    call: StepCall,
 ) -> Result<PreparedCall, StepOutcome> {
-    let invalid = |why: String| StepOutcome::Invalid { why };
-    let planned = document.plan.steps.get(step).ok_or_else(|| invalid("no such step".into()))?;
-    let template =
-        request_in(planned, direction).ok_or_else(|| invalid("nothing to undo".into()))?;
-    let keys = document.done_keys();
-    let rendered = request_of(template, &document.scope(id, &keys))
-        .map_err(|error| invalid(error.to_string()))?;
-    let resources = &*gateway;
-    let secrets = secret_fields(&template.headers, resources).map_err(unconfigured)?;
-    let place = (planned, direction);
+    let planned = document.plan.steps.get(step).ok_or_else(|| invalid("no such step"))?;
+    let (plan, place) = (&document.plan, (planned, direction));
+    let rules = AnswerRules::new(planned, direction).map_err(invalid)?;
     // As long as the log assumes, whatever the configuration has become.
     let kept_for = Duration::from_millis(document.log.record_life_ms);
-    let guarded = step_route(gateway.gate(), &document.plan, place, kept_for, resources)
-        .map_err(unconfigured)?;
-    let request = request(rendered, secrets).ok_or_else(|| invalid("malformed".into()))?;
-    let rules = AnswerRules::new(planned, direction).map_err(|error| invalid(error.to_string()))?;
+    let gate = gateway.gate();
+    let (guarded, request, continues, renews) = match call {
+        StepCall::Send { continues, renews } => {
+            let request = request(&*gateway, document, id, place)?;
+            (step_route(gate, plan, place, kept_for, &*gateway), Some(request), continues, renews)
+        }
+        StepCall::Bar => (bar_route(gate, plan, place, kept_for), None, false, false),
+    };
+    let guarded = guarded.map_err(unconfigured)?;
     let key = StepKey::new(document.log.instance, &planned.name, direction, generation);
-    Ok(PreparedCall { guarded, saga: document.plan.saga.clone(), key, request, rules, gateway })
+    let saga = plan.saga.clone();
+    Ok(PreparedCall { guarded, saga, key, rules, request, continues, renews, gateway })
+}
+
+/// Renders the request of an operation.
+fn request(
+    resources: &dyn StepResources,
+    document: &SagaDocument,
+    id: &str,
+    (step, direction): (&Step, StepDirection),
+) -> Result<Request<Bytes>, StepOutcome> {
+    let template = request_in(step, direction).ok_or_else(|| invalid("nothing to undo"))?;
+    let keys = document.done_keys();
+    let rendered = request_of(template, &document.scope(id, &keys)).map_err(invalid)?;
+    let secrets = secret_fields(&template.headers, resources).map_err(unconfigured)?;
+    rendered_request(rendered, secrets).ok_or_else(|| invalid("malformed"))
 }
 
 fn request_in(step: &Step, direction: StepDirection) -> Option<&StepRequest> {
@@ -106,7 +146,7 @@ fn request_in(step: &Step, direction: StepDirection) -> Option<&StepRequest> {
     }
 }
 
-fn request(rendered: RenderedRequest, secrets: HeaderMap) -> Option<Request<Bytes>> {
+fn rendered_request(rendered: RenderedRequest, secrets: HeaderMap) -> Option<Request<Bytes>> {
     let RenderedRequest { method, target, headers, body } = rendered;
     let target: Uri = target.parse().ok()?;
     // A whole address would choose another host.
@@ -122,6 +162,10 @@ fn request(rendered: RenderedRequest, secrets: HeaderMap) -> Option<Request<Byte
     }
     request.headers_mut().extend(secrets);
     Some(request)
+}
+
+fn invalid(why: impl ToString) -> StepOutcome {
+    StepOutcome::Invalid { why: why.to_string() }
 }
 
 fn unconfigured(error: StepRouteError) -> StepOutcome {

@@ -91,15 +91,31 @@ pub fn step_route(
         .ok_or_else(|| StepRouteError::NoUpstream(sending.upstream.clone()))?;
     let mut policy = step_policy(plan, (step, direction), kept_for)?;
     policy.on_uncertain = on_uncertain(&sending.on_uncertain, resources)?;
-    let meter = gate.meter().route(&policy.route);
-    let route = Route { paths: Vec::new(), methods: Vec::new(), upstream, policy };
-    Ok(Arc::new(ProtectedRoute {
-        meter,
-        route: Arc::new(route),
-        response_timeout: Duration::from_millis(sending.timeout_ms),
+    Ok(route(gate, step, policy, upstream))
+}
+
+/// Returns the route of a step's operations in one direction, for bars only: nothing is sent on it.
+///
+/// # Errors
+/// A text of the plan can't be read.
+pub fn bar_route(
+    gate: &Gate,
+    plan: &Plan,
+    (step, direction): (&Step, StepDirection),
+    kept_for: Duration,
+) -> Result<Arc<ProtectedRoute>, StepRouteError> {
+    const NO_UPSTREAM: usize = 0;
+    Ok(route(gate, step, step_policy(plan, (step, direction), kept_for)?, NO_UPSTREAM))
+}
+
+fn route(gate: &Gate, step: &Step, policy: Policy, upstream: usize) -> Arc<ProtectedRoute> {
+    Arc::new(ProtectedRoute {
+        meter: gate.meter().route(&policy.route),
+        route: Arc::new(Route { paths: Vec::new(), methods: Vec::new(), upstream, policy }),
+        response_timeout: Duration::from_millis(step.sending.timeout_ms),
         keyring: None,
         saga: None,
-    }))
+    })
 }
 
 /// Returns the values of the header fields that are not in the plan.

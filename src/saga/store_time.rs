@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::clock::Clock;
 
 /// Estimates the store's time: the time of the last read, continued by the boot clock. All gateways
-/// compute timeouts of sagas with it, whatever their wall clocks show.
+/// compute timeouts of sagas with it, whatever their wall clocks show. Each look for sagas to take
+/// over reads the time.
 pub(super) struct StoreTimeEstimate {
     clock: Clock,
     /// The store's time at the boot time 0, in ms; 0 before the first read.

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::cache::LocalCache;
 use super::error::{ListError, StoreError};
-use super::records::{Events, Listing, Page, Records, Swap};
+use super::records::{DueSagas, Events, Listing, Page, Records, Swap};
 use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, Version};
@@ -89,7 +89,7 @@ impl Records for Cached {
         self.inner.due(limit).await
     }
 
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
         self.inner.due_sagas(limit).await
     }
 

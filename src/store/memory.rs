@@ -17,7 +17,7 @@ use super::error::{ListError, StoreError};
 use super::identities::{IdentityNotes, Note};
 use super::local_relays::LocalRelays;
 use super::log::{Ends, EntryId, EventLog, LogEntry, Position, Trimmed};
-use super::records::{Events, Listing, Page, Records, Swap, is_listed};
+use super::records::{DueSagas, Events, Listing, Page, Records, Swap, is_listed};
 use super::watch::{Hub, Watch};
 use crate::clock::StoreClock;
 use crate::key::Slot;
@@ -185,10 +185,10 @@ impl Records for Memory {
         Ok(contents.overdue(&contents.due, limit, now_ms))
     }
 
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
         let (mut contents, now_ms) = self.lock();
         contents.sweep(now_ms);
-        Ok(contents.overdue(&contents.sagas, limit, now_ms))
+        Ok(DueSagas { slots: contents.overdue(&contents.sagas, limit, now_ms), now_ms })
     }
 
     async fn list(

@@ -58,7 +58,7 @@ pub use outbox::{Outbox, OutboxEvent};
 pub use outbox_contents::OutboxContents;
 #[cfg(feature = "redis")]
 pub(crate) use records::is_listed;
-pub use records::{EventSource, Events, Listing, Page, Records, Swap};
+pub use records::{DueSagas, EventSource, Events, Listing, Page, Records, Swap};
 pub use remark::{Grade, Remark};
 pub use watch::{Hub, Watch};
 

@@ -11,7 +11,7 @@ use super::Store;
 use super::error::{ListError, StoreError};
 use super::identities::{IdentityNotes, Note};
 use super::pending_outbox::{PendingOutbox, not_compared};
-use super::records::{Events, Listing, Page, Records, Swap};
+use super::records::{DueSagas, Events, Listing, Page, Records, Swap};
 use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, Version};
@@ -98,7 +98,7 @@ impl Records for PendingStore {
         self.records()?.due(limit).await
     }
 
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
         self.records()?.due_sagas(limit).await
     }
 

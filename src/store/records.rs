@@ -47,6 +47,15 @@ pub struct Page {
     pub cursor: Option<String>,
 }
 
+/// Sagas with an ended lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DueSagas {
+    /// Their slots.
+    pub slots: Vec<Slot>,
+    /// The store's time at the read, in ms since 1970.
+    pub now_ms: u64,
+}
+
 /// Makes the event of a change, for the [event log](super::EventLog). An empty event is not
 /// appended.
 ///
@@ -142,7 +151,7 @@ pub trait Records: Send + Sync + 'static {
     /// Removes index entries of records that are gone, or that are no sagas.
     ///
     /// Without sagas the call is so cheap that a gateway can make it every second.
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError>;
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError>;
 
     /// Lists up to `limit` records from `cursor` on. The listing is for people: it may miss records
     /// that change meanwhile.

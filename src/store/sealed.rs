@@ -15,7 +15,7 @@ use http::HeaderMap;
 use super::Store;
 use super::error::{ListError, StoreError};
 use super::outbox::{EventKey, OutboxEvent};
-use super::records::{Events, Listing, Page, Records, Swap};
+use super::records::{DueSagas, Events, Listing, Page, Records, Swap};
 use super::sealed_outbox::{EVENT, SealedOutbox};
 use super::watch::Watch;
 use crate::key::Slot;
@@ -225,7 +225,7 @@ impl Records for Sealed {
         self.inner.due(limit).await
     }
 
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
         self.inner.due_sagas(limit).await
     }
 

@@ -32,6 +32,8 @@ fn the_demo_charges_twice_without_the_gateway_and_once_with_it() {
     let [orders, charges, doubled] = totals(&printed, "with Onceward:");
     assert_eq!((charges, doubled), (orders, 0), "{printed}");
     assert!(printed.contains("outcome-uncertain"), "{printed}");
+    assert!(printed.contains("5  DELETE /v1/reservations/res_1"), "{printed}");
+    assert!(printed.contains("request again: 409 replayed saga-failed"), "{printed}");
     let more: Vec<&str> =
         printed.lines().skip_while(|line| !line.contains("without --once")).collect();
     assert!(

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::admin::TOKENS;
 use crate::harness::{Answer, Gateway, ReceivedRequest, Request, Upstream, until};
@@ -255,4 +256,38 @@ fn a_decision_needs_the_role_the_version_and_a_reason() {
     assert!(code == 1 && text.contains("no saga has this id"), "{text}");
     let (code, text) = scene.cli(&["list", "--status", "completed"]);
     assert!(code == 2 && text.contains("possible values"), "{text}");
+}
+
+#[test]
+fn a_cancelled_saga_goes_back_also_from_a_step_that_its_gateway_can_not_send() {
+    let upstream = Upstream::start();
+    let url = format!("http://127.0.0.1:{}", upstream.port);
+    let dir = TempDir::new().unwrap();
+    let store = format!("file:{}", dir.path().join("data").display());
+    let launch = |file: &str, token: Option<&str>| {
+        let gateway = Gateway::launch(&url, &store, &format!("{file}{TOKENS}"), "", |command| {
+            command.env("SAGA_KEY", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
+            token.map(|token| command.env("SHIP_TOKEN", token));
+        });
+        until("the gateway to be ready", || gateway.is_ready());
+        gateway
+    };
+    let secret = r#"headers = { Authorization = { env = "SHIP_TOKEN" }, X-Act = "status 503" }"#;
+    let file = SAGA
+        .replace(r#"headers = { X-Act = "{{ request.body.ship }}" }"#, secret)
+        .replace("name = \"ship\"", "name = \"ship\"\nrelease_status = [\"503\"]");
+    let mut scene = Scene { gateway: launch(&file, Some("Bearer of ship")), upstream };
+    let begun = order(r#"{"reserve": "status 201"}"#).field("Prefer", "respond-async");
+    assert_eq!(begun.send(scene.gateway.port).status, 202);
+    let id = scene.only_saga("running");
+    let status = |scene: &Scene| scene.show(&id)["steps"][1]["status"].clone();
+    until("a refused shipment", || status(&scene) == "retrying");
+    scene.gateway.kill();
+
+    // Another plan is configured by now, and the secret of the first one is gone.
+    scene.gateway = launch(SAGA, None);
+    assert_eq!(scene.only_saga("stuck"), id);
+    scene.done(&["cancel", &id, "--reason", "the customer called"]);
+    scene.failed(&id);
+    assert_eq!(scene.undone().len(), 1);
 }

@@ -197,13 +197,20 @@ fn an_operator_changes_a_saga_under_its_owner_and_never_with_a_version_of_the_ow
         saga_decision(&held, SagaPhase::Running, open("more"), random, &policy())
     };
     let state = State::Saga { phase: SagaPhase::Running, content: open("more") };
-    let next = decided(30_999, 5 << 32);
-    assert_eq!(next.record, Record { version: Version(14), state, ..before.clone() });
+    let next = decided(30_999, 5 << 32 | 5);
+    let version = next.record.version;
+    assert_eq!(next.record, Record { version, state, ..before.clone() });
+    let skipped = version.0 - before.version.0;
+    assert!(
+        (1_000..=Version::SKIPPED_MAX).contains(&skipped),
+        "more than an owner writes: {skipped}"
+    );
     assert_eq!(next.lifetime.due, Some(30 * SECOND));
     // Otherwise no gateway would take the saga over for another lease.
     assert_eq!(decided(31_000, 0).lifetime.due, Some(Duration::ZERO));
     let owners = saga_progress(&before, SagaPhase::Running, open("own"), &policy());
     assert!(!decided(30_999, 0).record.is_same_write(&owners.record));
+    assert!(!decided(30_999, 0).record.is_same_write(&decided(30_999, 1).record));
 }
 
 #[test]
@@ -240,5 +247,25 @@ fn only_an_operation_that_was_not_begun_is_barred() {
         }
         let expected = Record { version: Version(8), fence: OTHER, state: State::Barred, ..seen };
         assert_eq!(next.unwrap().record, expected);
+    }
+}
+
+#[test]
+fn an_uncertain_record_that_is_kept_is_uncertain_since_the_same_time() {
+    let before = held(announcing(uncertain()), 900);
+    let next = kept(&before, &policy()).unwrap();
+    let since = |record: &Record| match record.state {
+        State::Uncertain { since_ms, .. } => since_ms,
+        _ => None,
+    };
+    assert_eq!(since(&next.record), Some(before.written_ms));
+    assert_eq!(next.record.version, before.record.version.after_next());
+    assert_eq!(next.record.publication, before.record.publication);
+    let keep = policy().unsettled_retention;
+    assert_eq!((next.lifetime.keep, next.lifetime.due), (keep, Some(keep)));
+    let again = kept(&Held { record: next.record, written_ms: 900, ..before }, &policy());
+    assert_eq!(since(&again.unwrap().record), Some(before.written_ms));
+    for state in states().into_iter().filter(|state| *state != uncertain()) {
+        assert_eq!(kept(&held(record(state.clone(), OWN), 900), &policy()), None, "{state:?}");
     }
 }

@@ -15,6 +15,7 @@ use super::close_delimited::{CloseDelimited, may_be_cut};
 use super::payload::{AnswerBody, Payload};
 use super::quota::QuotaUse;
 use super::response::ReceivedBody;
+use super::saga_place::NewSaga;
 use super::send_rule::SendRule;
 use super::shared_permit::SharedPermit;
 use super::state::{Gate, ProtectedRoute};
@@ -45,6 +46,8 @@ pub(super) struct Claimed {
     pub quota_use: Option<QuotaUse>,
     /// The context of the event that is written together with the outcome.
     pub event_context: Context,
+    /// The saga that begins with the claim; `None` for a request that is forwarded.
+    pub saga: Option<NewSaga>,
 }
 
 /// The result of forwarding a request.

@@ -19,7 +19,6 @@ use crate::gate::intake::RequestedOperation;
 use crate::gate::intake::upstream_key::key_for_upstream;
 use crate::gate::permits::Permit;
 use crate::gate::prefer::ClientPreference;
-use crate::gate::protected_route::SagaRequest;
 use crate::gate::state::{Gate, ProtectedRoute};
 use crate::gate::upstream_service::UpstreamService;
 use crate::record::{Extras, Fence, Held, SagaNote, SpanId};
@@ -43,8 +42,7 @@ impl Gate {
         S: UpstreamService<B>,
     {
         let policy = &guarded.route.policy;
-        let saga = saga_content(guarded, &operation, request);
-        let mut pending = self.begin_admission(guarded, operation, (permit, saga), request);
+        let mut pending = self.begin_admission(guarded, operation, permit, request);
         let slot = pending.slot;
         let mut admission = Admission::Claim(ClaimOver::Nothing);
         // The uncertain record that a probe asks about.
@@ -63,10 +61,16 @@ impl Gate {
                     let was_released = admission != Admission::Claim(ClaimOver::Nothing);
                     return Ok(AdmitResult::NothingToContinue { slot, was_released });
                 }
-                Admission::Claim(over) => match self.claim(&mut pending, over, look == 0).await? {
-                    ControlFlow::Break(admitted) => return Ok(admitted),
-                    ControlFlow::Continue(held) => held,
-                },
+                Admission::Claim(over) => {
+                    pending.details.saga = self.new_saga(guarded, &slot, request);
+                    match self.claim(&mut pending, over, look == 0).await? {
+                        ControlFlow::Break(admitted) => return Ok(admitted),
+                        ControlFlow::Continue(held) => {
+                            pending.details.saga = None;
+                            held
+                        }
+                    }
+                }
                 Admission::Run => {
                     return Err(Refusal::StoreUnavailable { retry_after: STORE_RETRY_AFTER });
                 }
@@ -103,15 +107,15 @@ impl Gate {
         &self,
         guarded: &'r Arc<ProtectedRoute>,
         mut operation: RequestedOperation,
-        (permit, saga): (Permit, Option<Result<Bytes, Refusal>>),
+        permit: Permit,
         request: &IncomingRequest<'r, S>,
     ) -> PendingAdmission<'r> {
         let mut details = self.claim_details(&guarded.route.policy, &mut operation, request);
-        details.extras.saga = saga.as_ref().map(|_| SagaNote {
+        details.extras.saga = guarded.saga.as_ref().map(|_| SagaNote {
             tenant_mark: self.settings.hashing.tenant_mark(&operation.tenant).into(),
             summary: Bytes::new(),
         });
-        details.saga = saga;
+        details.may_be_elsewhere = !operation.others.is_empty();
         let RequestedOperation { slot, caller, fingerprint, tenant, .. } = operation;
         PendingAdmission {
             guarded,
@@ -160,6 +164,7 @@ impl Gate {
         let headers = &parts.headers;
         ClaimDetails {
             saga: None,
+            may_be_elsewhere: false,
             kept,
             publication,
             extras,
@@ -217,25 +222,6 @@ impl Gate {
         *request.waited.get_or_insert_default() += began.elapsed();
         found
     }
-}
-
-/// Returns the content of the record, if the request begins a saga. A duplicate may not need it,
-/// but whether it is one is only known after the claim.
-fn saga_content<S>(
-    guarded: &ProtectedRoute,
-    operation: &RequestedOperation,
-    request: &IncomingRequest<'_, S>,
-) -> Option<Result<Bytes, Refusal>> {
-    let runner = guarded.saga.as_ref()?;
-    let uri = &request.parts.uri;
-    let begins = SagaRequest {
-        slot: &operation.slot,
-        path: uri.path(),
-        query: uri.query(),
-        headers: &request.parts.headers,
-        body: request.content,
-    };
-    Some(runner.first_content(&guarded.route.policy.route, &begins))
 }
 
 /// Decides what the request may do, given the record that was found.

@@ -24,6 +24,7 @@ use super::context::RequestContext;
 use super::explain::ComparedRequest;
 use super::intake::OperationKey;
 use super::permits::Permit;
+use super::saga_place::NewSaga;
 use super::share::AddressShare;
 use super::state::{Gate, ProtectedRoute};
 use super::trace::trace_of;
@@ -166,9 +167,13 @@ impl PendingAdmission<'_> {
 
 /// The content of a claim's record and event besides the operation's identity.
 struct ClaimDetails<'r> {
-    /// The content of the record, if the request is for a saga. An error refuses a new saga, and
-    /// not a duplicate.
-    saga: Option<Result<Bytes, Refusal>>,
+    /// The saga that the claim would begin, if the request is for a saga. An error refuses a new
+    /// saga, and not a duplicate. `None` while the request does not try to claim: duplicates that
+    /// wait take no places.
+    saga: Option<Result<NewSaga, Refusal>>,
+    /// Whether the record of the operation may be in another slot, so that the claim may have to be
+    /// given up after it is confirmed.
+    may_be_elsewhere: bool,
     /// The key, if the record keeps it for probes in the background.
     kept: Option<Bytes>,
     /// What the operation publishes, if the claim begins it.

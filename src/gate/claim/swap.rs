@@ -81,6 +81,7 @@ impl Gate {
                 };
                 let permit = SharedPermit::new(permit);
                 let asked = pending.asked;
+                let saga = pending.details.saga.take().and_then(Result::ok);
                 Ok(ControlFlow::Break(AdmitResult::Run(Claimed {
                     slot,
                     asked,
@@ -89,6 +90,7 @@ impl Gate {
                     permit,
                     quota_use,
                     event_context,
+                    saga,
                 })))
             }
             ClaimResult::Blocked(held) => Ok(ControlFlow::Continue(held)),
@@ -128,11 +130,13 @@ impl Gate {
         }
         let (fresh, now_unix_ms) = (Version(self.entropy.next()), self.clock.unix_ms());
         let mut next = match &details.saga {
-            Some(Ok(content)) => {
-                let content = SagaContent::Open(content.clone());
+            // A claim that may have to be given up begins as that of an attempt. If its gateway
+            // dies, its lease ends and nothing runs; a saga would be taken over.
+            Some(Ok(saga)) if !details.may_be_elsewhere => {
+                let content = SagaContent::Open(saga.content.clone());
                 saga_claim(asked, over, fresh, now_unix_ms, policy, content)
             }
-            Some(Err(_)) | None => claim(asked, over, fresh, now_unix_ms, policy),
+            Some(_) | None => claim(asked, over, fresh, now_unix_ms, policy),
         };
         next.record.kept = details.kept.clone();
         next.record.extras = details.extras.clone();

@@ -64,7 +64,7 @@ impl Drop for UnconfirmedClaim<'_> {
 impl Gate {
     /// Releases a claim that may still arrive at the store. A background task tries until the store
     /// confirms the release.
-    pub(super) fn give_up(
+    pub(in crate::gate) fn give_up(
         self: &Arc<Self>,
         slot: Slot,
         claim: Claim,

@@ -4,6 +4,9 @@
 use tokio::sync::Notify;
 
 use super::*;
+use crate::engine::tests::policy;
+use crate::gate::{OwnedSaga, SagaRequest, SagaRunner, SagaSummary};
+use crate::store::DueSagas;
 
 const OLD: &[u8] = &[1; 32];
 const NEW: &[u8] = &[2; 32];
@@ -50,6 +53,8 @@ struct Way {
     loads: AtomicUsize,
     /// Number of loads that are answered before one load fails.
     loads_left: AtomicUsize,
+    /// Number of writes that arrive before the connection breaks.
+    writes_left: AtomicUsize,
 }
 
 #[async_trait]
@@ -63,6 +68,10 @@ impl Records for Way {
         events: Events<'_>,
     ) -> Result<Swap, StoreError> {
         self.turns.of(self.who).await;
+        let one_less = |left: usize| left.checked_sub(1);
+        if self.writes_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err() {
+            return Err(StoreError::NotApplied("no connection".into()));
+        }
         self.inner.write(slot, expected, next, lifetime, events).await
     }
 
@@ -94,7 +103,7 @@ impl Records for Way {
         self.inner.due(limit).await
     }
 
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
         self.inner.due_sagas(limit).await
     }
 
@@ -141,7 +150,8 @@ impl Fleet {
     fn member(&self, who: usize, secrets: &[&[u8]]) -> Member {
         let (inner, turns) = (self.inner.clone(), self.turns.clone());
         let loads_left = AtomicUsize::new(usize::MAX);
-        let way = Arc::new(Way { inner, who, turns, loads: AtomicUsize::new(0), loads_left });
+        let (loads, writes_left) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+        let way = Arc::new(Way { inner, who, turns, loads, loads_left, writes_left });
         let settings = Settings {
             hashing: Hashing::under(secrets.iter().copied()).unwrap(),
             ..Settings::default()
@@ -205,7 +215,7 @@ async fn in_every_interleaving_of_two_gateways_with_opposite_secrets_a_request_r
     let mut ran_at_once = 0;
     for schedule in 0..1_u32 << CALLS {
         let order: Vec<usize> = (0..CALLS).map(|call| (schedule >> call & 1) as usize).collect();
-        let fleet = Fleet::new(crate::engine::tests::policy(), &order);
+        let fleet = Fleet::new(policy(), &order);
         let (a, b) = (fleet.member(0, &[OLD, NEW]), fleet.member(1, &[NEW, OLD]));
         let one = async |member: &Member, who: usize| {
             let answer = member.pay().await;
@@ -232,7 +242,7 @@ async fn in_every_interleaving_of_two_gateways_with_opposite_secrets_a_request_r
 
 #[tokio::test(start_paused = true)]
 async fn a_record_under_any_secret_is_found_at_every_step_of_a_rotation() {
-    let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
+    let fleet = Fleet::new(policy(), &[]);
     assert_eq!(fleet.member(0, &[OLD]).pay().await, PAID);
     for secrets in [&[OLD, NEW][..], &[NEW, OLD], &[OLD]] {
         assert_eq!(fleet.member(0, secrets).pay().await, REPLAYED, "{secrets:?}");
@@ -247,7 +257,7 @@ async fn a_record_under_any_secret_is_found_at_every_step_of_a_rotation() {
 #[tokio::test(start_paused = true)]
 async fn a_tombstone_under_another_secret_blocks_the_key() {
     let day = Duration::from_secs(24 * 60 * 60);
-    let fleet = Fleet::new(Policy { tombstone: day, ..crate::engine::tests::policy() }, &[]);
+    let fleet = Fleet::new(Policy { tombstone: day, ..policy() }, &[]);
     assert_eq!(fleet.member(0, &[OLD]).pay().await, PAID);
     let (slot, _) = Hashing::under([OLD]).unwrap().identity(
         &crate::key::OperationParts {
@@ -273,7 +283,7 @@ async fn a_tombstone_under_another_secret_blocks_the_key() {
 #[tokio::test(start_paused = true)]
 async fn one_secret_needs_no_look_up_and_two_secrets_need_two() {
     for (secrets, loads) in [(&[OLD][..], 0), (&[OLD, NEW], 2), (&[], 0)] {
-        let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
+        let fleet = Fleet::new(policy(), &[]);
         let member = fleet.member(0, secrets);
         assert_eq!(member.pay().await, PAID);
         assert_eq!(member.way.loads.load(Ordering::SeqCst), loads);
@@ -283,7 +293,7 @@ async fn one_secret_needs_no_look_up_and_two_secrets_need_two() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_can_not_be_looked_up_is_not_sent() {
     for answered in [0, 1] {
-        let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
+        let fleet = Fleet::new(policy(), &[]);
         let member = fleet.member(0, &[NEW, OLD]);
         member.way.loads_left.store(answered, Ordering::SeqCst);
         assert!(unavailable(&member.pay().await), "{answered}");
@@ -292,4 +302,81 @@ async fn a_request_that_can_not_be_looked_up_is_not_sent() {
         member.way.loads_left.store(usize::MAX, Ordering::SeqCst);
         assert_eq!(member.pay().await, PAID, "the claim was given up");
     }
+}
+
+/// Counts the sagas that a gateway runs.
+struct CountingRunner(Arc<AtomicUsize>);
+
+impl SagaRunner for CountingRunner {
+    fn first_content(&self, _: &str, _: &SagaRequest<'_>) -> Result<Bytes, Refusal> {
+        Ok(Bytes::from_static(b"pending"))
+    }
+
+    fn run(&self, _: OwnedSaga) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn summary(&self, _: &Bytes) -> Option<SagaSummary> {
+        None
+    }
+
+    fn has_progressed(&self, _: &Bytes) -> bool {
+        false
+    }
+
+    fn held_operation(&self, _: &Bytes) -> Option<Slot> {
+        None
+    }
+
+    fn stopping(&self) -> CancellationToken {
+        CancellationToken::new()
+    }
+}
+
+impl Member {
+    /// Sends a request for a saga. Its client does not wait.
+    async fn begin_saga(&self) -> Result<http::StatusCode, Refusal> {
+        let mut request = buffered(&self.gate, &self.guarded, "k");
+        request.parts.headers.insert("prefer", http::HeaderValue::from_static("respond-async"));
+        let upstream = service_fn(|_: Request<Payload<Full<Bytes>>>| async {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+        });
+        let answered = self.gate.handle(&self.guarded, request, upstream).await?;
+        Ok(answered.response.status())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_every_interleaving_of_two_gateways_with_opposite_secrets_a_saga_begins_at_most_once() {
+    const CALLS: u32 = 9;
+    let mut begun = 0;
+    // A gateway may lose its connection after any of its writes: the claim, the start of the saga,
+    // and the release of a claim that is given up.
+    for writes_left in [1, 2, usize::MAX] {
+        for schedule in 0..1_u32 << CALLS {
+            let order: Vec<usize> =
+                (0..CALLS).map(|call| (schedule >> call & 1) as usize).collect();
+            let fleet = Fleet::new(policy(), &order);
+            let (mut a, mut b) = (fleet.member(0, &[OLD, NEW]), fleet.member(1, &[NEW, OLD]));
+            for member in [&mut a, &mut b] {
+                let guarded = Arc::get_mut(&mut member.guarded).unwrap();
+                guarded.saga = Some(Arc::new(CountingRunner(fleet.executed.clone())));
+            }
+            a.way.writes_left.store(writes_left, Ordering::SeqCst);
+            let one = async |member: &Member, who: usize| {
+                let answer = member.begin_saga().await;
+                fleet.turns.is_done(who);
+                answer
+            };
+            let answers = tokio::join!(one(&a, 0), one(&b, 1));
+            let ran = fleet.executed();
+            assert!(ran <= 1, "{order:?}: {answers:?}");
+            begun += ran;
+            b.settle().await;
+            // Other gateways take over what is a saga in the store.
+            let sagas = fleet.inner.list(Listing::Sagas, None, 10).await.unwrap().records.len();
+            assert!(ran <= sagas && sagas <= 1, "{writes_left} {order:?}: {answers:?}");
+        }
+    }
+    assert!(begun > 100, "giving up is the exception: {begun}");
 }

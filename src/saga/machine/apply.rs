@@ -7,8 +7,8 @@ use super::run::{note_evidence, pivot_is_begun};
 use super::settle::apply_outcome;
 use super::turn::{begin_run, fail, turn_back};
 use crate::saga::log::{
-    ActionState, BackCause, EndedRun, RunStanding, SagaDecision, SagaDecisionKind, SagaEnd,
-    SagaState, StepDirection, StepRun,
+    ActionState, BackCause, EndedRun, SagaDecision, SagaDecisionKind, SagaEnd, SagaState,
+    StepDirection, StepRun,
 };
 use crate::saga::plan::Plan;
 use crate::saga::status::stuck_steps;
@@ -49,7 +49,6 @@ pub fn apply(
             apply_outcome(plan, state, place, outcome, random, now_ms)
         }
         Happening::Renewed { step, direction } => renewed(state, step, direction, now_ms),
-        Happening::Changed { step, direction } => changed(state, step, direction, now_ms),
         Happening::TimePassed => StateChange::Nothing,
         Happening::Decided(decision) => decided(plan, state, decision, now_ms)?,
         Happening::Settled => settle(plan, state, now_ms)?,
@@ -122,22 +121,6 @@ fn renewed(
     let run = state.steps.get_mut(step).and_then(|step| step.run_mut(direction));
     let is_new = run.is_some_and(|run| note_evidence(run, life_ms, now_ms));
     if is_new { StateChange::Write } else { StateChange::Nothing }
-}
-
-fn changed(
-    state: &mut SagaState,
-    step: usize,
-    direction: StepDirection,
-    now_ms: u64,
-) -> StateChange {
-    let run = state.steps.get_mut(step).and_then(|step| step.run_mut(direction));
-    match run {
-        Some(run) if run.standing != RunStanding::NotExecuted && run.due_ms > now_ms => {
-            run.due_ms = now_ms;
-            StateChange::Memory
-        }
-        _ => StateChange::Nothing,
-    }
 }
 
 fn decided(

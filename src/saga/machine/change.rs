@@ -41,15 +41,8 @@ pub enum Happening {
         /// A random number for the length of the pause.
         random: u64,
     },
-    /// The record of an unsettled operation was found, and lives its whole life from now on.
+    /// The record of an uncertain operation was written anew: it lives its whole life from now on.
     Renewed {
-        /// The step.
-        step: usize,
-        /// The direction.
-        direction: StepDirection,
-    },
-    /// The record of an unsettled operation has changed, so the next call is due.
-    Changed {
         /// The step.
         step: usize,
         /// The direction.

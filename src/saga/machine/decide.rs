@@ -157,13 +157,15 @@ impl Work<'_> {
         let todo = match run.standing {
             RunStanding::UnderWay => call(is_barred || is_overdue),
             // A bar over an empty slot proves nothing once a record may have ended there.
+            RunStanding::Asking
+            | RunStanding::Held
+            | RunStanding::Unconfigured { is_uncertain: true, .. } => call(true),
             RunStanding::NotExecuted | RunStanding::Unconfigured { .. }
                 if is_barred && !is_overdue =>
             {
                 bar
             }
             RunStanding::NotExecuted | RunStanding::Unconfigured { .. } => call(is_overdue),
-            RunStanding::Asking | RunStanding::Held => call(true),
             RunStanding::Lost => return,
         };
         if run.due_ms <= self.now_ms {

@@ -115,7 +115,9 @@ fn waiting_step(
         _ => return Err(HappeningDenied::NotStuck),
     };
     let waits = match run.standing {
-        RunStanding::Held => return Err(HappeningDenied::OperationHeld),
+        RunStanding::Held | RunStanding::Unconfigured { is_uncertain: true, .. } => {
+            return Err(HappeningDenied::OperationHeld);
+        }
         RunStanding::Lost | RunStanding::Unconfigured { .. } => true,
         RunStanding::NotExecuted => {
             is_endless(plan, state, direction) && !is_barred(state, direction, run)

@@ -1,6 +1,6 @@
 //! Rules of one operation: its pauses, and the life of its record.
 
-use crate::saga::log::{SagaState, StepRun};
+use crate::saga::log::{SagaState, StepDirection, StepRun};
 use crate::saga::plan::{Plan, StepRetry};
 use crate::saga::status::PivotState;
 
@@ -43,10 +43,26 @@ pub(super) fn is_record_overdue(state: &SagaState, run: &StepRun, now_ms: u64) -
     now_ms.saturating_sub(run.known_ms) >= life_ms
 }
 
+/// Returns whether the record of an uncertain operation is to be written anew. Otherwise it would
+/// end before the operation is settled, and the operation would be lost.
+pub fn is_evidence_due(
+    state: &SagaState,
+    step: usize,
+    direction: StepDirection,
+    now_ms: u64,
+) -> bool {
+    let run = state.steps.get(step).and_then(|step| step.run(direction));
+    run.is_some_and(|run| is_evidence_old(run, state.record_life_ms, now_ms))
+}
+
+fn is_evidence_old(run: &StepRun, record_life_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(run.known_ms) >= (record_life_ms / LIFE_EVIDENCE).max(1)
+}
+
 /// Notes that at `now_ms` the operation had a record that was renewed, or did not need one. Returns
 /// whether that has to be written.
 pub(super) fn note_evidence(run: &mut StepRun, record_life_ms: u64, now_ms: u64) -> bool {
-    let is_new = now_ms.saturating_sub(run.known_ms) >= (record_life_ms / LIFE_EVIDENCE).max(1);
+    let is_new = is_evidence_old(run, record_life_ms, now_ms);
     if is_new {
         run.known_ms = now_ms;
     }

@@ -44,7 +44,7 @@ pub(super) fn apply_outcome(
         }
         StepOutcome::Barred => barred(plan, state, place, now_ms),
         // What is left of the record admits no claim, like a bar.
-        StepOutcome::AnswerGone if run.given_up == Some(GivenUp::ByHand) => {
+        StepOutcome::Lost if run.given_up == Some(GivenUp::ByHand) => {
             barred(plan, state, place, now_ms)
         }
         StepOutcome::NotExecuted { status } => {
@@ -138,13 +138,14 @@ impl KnownRun {
                 run.standing = RunStanding::NotExecuted;
                 pause_ms = 0;
             }
-            StepOutcome::Absent | StepOutcome::AnswerGone => {
+            StepOutcome::Absent | StepOutcome::Lost => {
                 run.standing = RunStanding::Lost;
                 pause_ms = 0;
             }
             StepOutcome::Busy { retry_after_ms } => {
-                if let RunStanding::Unconfigured { .. } = run.standing {
-                    run.standing = RunStanding::UnderWay;
+                if let RunStanding::Unconfigured { is_uncertain, .. } = run.standing {
+                    run.standing =
+                        if is_uncertain { RunStanding::Asking } else { RunStanding::UnderWay };
                 }
                 pause_ms = look_pause_ms(run, Some(retry_after_ms), now_ms);
             }
@@ -169,7 +170,8 @@ impl KnownRun {
                 }
             }
             StepOutcome::Unconfigured { why } => {
-                run.standing = RunStanding::Unconfigured { why };
+                let is_uncertain = run.is_uncertain();
+                run.standing = RunStanding::Unconfigured { why, is_uncertain };
                 pause_ms = UNCALLED_PAUSE_MS;
             }
             // `apply_outcome` handles these.

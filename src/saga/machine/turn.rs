@@ -47,7 +47,7 @@ pub(super) fn turn_back(state: &mut SagaState, cause: BackCause, now_ms: u64) {
     state.back = Some(cause);
     for step in &mut state.steps {
         if let Some(run) = step.run_mut(StepDirection::Action)
-            && run.standing == RunStanding::NotExecuted
+            && let RunStanding::NotExecuted | RunStanding::Unconfigured { .. } = run.standing
         {
             run.due_ms = now_ms;
         }

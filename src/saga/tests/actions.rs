@@ -4,8 +4,10 @@ use super::story::{
     ASKING, Action, COMPLETED, FAILED, HELD, REFUSED, RELEASED, Story, bar, begin, call, chain,
     plan, success,
 };
-use crate::saga::log::{ActionState, BackCause, GivenUp, RunStanding, SagaEnd, StepFailure};
-use crate::saga::machine::{Happening, HappeningDenied, StateChange, failure};
+use crate::saga::log::{
+    ActionState, BackCause, GivenUp, RunStanding, SagaDecisionKind, SagaEnd, StepFailure,
+};
+use crate::saga::machine::{Happening, HappeningDenied, StateChange, failure, is_evidence_due};
 use crate::saga::outcome::StepOutcome;
 use crate::saga::status::{SagaStatus, StepStatus};
 
@@ -148,16 +150,6 @@ fn an_uncertain_action_without_its_record_is_lost_however_soon_it_is_gone() {
 }
 
 #[test]
-fn a_change_of_its_record_makes_the_next_look_due() {
-    let mut story = Story::of(chain());
-    story.begin(0, Action);
-    story.outcome(0, Action, HELD);
-    assert_eq!(story.todos(), []);
-    story.happens(Happening::Changed { step: 0, direction: Action });
-    assert_eq!(story.todos(), [call(0, Action, 0, true)]);
-}
-
-#[test]
 fn an_action_without_a_record_that_may_have_ended_is_lost_and_never_new() {
     for known in [None, Some(HELD), Some(RELEASED)] {
         let mut story = Story::of(chain());
@@ -180,7 +172,9 @@ fn evidence_of_an_operation_makes_it_young_again_and_is_written_rarely() {
     let renewed = Happening::Renewed { step: 0, direction: Action };
     assert_eq!(story.happens(renewed.clone()), StateChange::Nothing);
     for _ in 0..20 {
+        assert!(!is_evidence_due(&story.state, 0, Action, story.now_ms));
         story.now_ms += super::story::LIFE_MS / 8;
+        assert!(is_evidence_due(&story.state, 0, Action, story.now_ms));
         assert_eq!(story.todos(), [call(0, Action, 0, false)], "it may begin");
         assert_eq!(story.happens(renewed.clone()), StateChange::Write);
         assert_eq!(story.happens(renewed.clone()), StateChange::Nothing);
@@ -221,6 +215,27 @@ fn a_gateway_without_the_configuration_is_stuck_and_not_wrong() {
     assert_eq!(story.todos(), [call(0, Action, 0, false)]);
     story.outcome(0, Action, success());
     assert_eq!((story.status(), story.todos()), (SagaStatus::Running, vec![begin(1)]));
+}
+
+#[test]
+fn an_uncertain_action_stays_uncertain_on_a_gateway_without_the_configuration() {
+    let mut story = Story::of(chain());
+    story.begin(0, Action);
+    story.outcome(0, Action, ASKING);
+    story.wait();
+    story.outcome(0, Action, StepOutcome::Unconfigured { why: "STOCK_TOKEN".into() });
+    assert_eq!((story.status(), story.statuses()[0]), (SagaStatus::Stuck, StepStatus::Uncertain));
+    story.decided(SagaDecisionKind::Cancel, None).unwrap();
+    story.wait();
+    assert_eq!(
+        story.todos(),
+        [call(0, Action, 0, true)],
+        "a bar over an empty slot proves nothing"
+    );
+    let skipped = story.decided(SagaDecisionKind::Skip, Some(0));
+    assert_eq!(skipped, Err(HappeningDenied::OperationHeld));
+    story.outcome(0, Action, StepOutcome::Absent);
+    assert_eq!(*story.standing(0, Action), RunStanding::Lost);
 }
 
 #[test]

@@ -198,9 +198,9 @@ fn a_lost_operation_is_settled_by_either_decision() {
     story.decided(Retry, Some(step)).unwrap();
     assert_eq!(story.todos(), [bar(step, Action)], "going back, not executed means barred");
     let (mut story, step) = lost(Undo);
-    story.outcome(step, Undo, StepOutcome::AnswerGone);
+    story.outcome(step, Undo, StepOutcome::Lost);
     story.decided(Skip, Some(step)).unwrap();
-    story.outcome(step, Undo, StepOutcome::AnswerGone);
+    story.outcome(step, Undo, StepOutcome::Lost);
     assert_eq!(story.statuses()[step], StepStatus::Undone, "a tombstone is as good as a bar");
 }
 

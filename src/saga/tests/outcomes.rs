@@ -89,7 +89,7 @@ fn every_other_outcome_of_a_call_has_its_meaning() {
             StepOutcome::Uncertain { retry_after_ms: Some(1_000) },
         ),
         (CallOutcome::Uncertain { operation, retry_after: None }, held),
-        (CallOutcome::Expired { operation }, StepOutcome::AnswerGone),
+        (CallOutcome::Expired { operation }, StepOutcome::Lost),
         (CallOutcome::NothingToContinue { operation, was_released: true }, StepOutcome::Released),
         (CallOutcome::NothingToContinue { operation, was_released: false }, StepOutcome::Absent),
         (CallOutcome::StoreUnavailable { retry_after: second }, busy.clone()),

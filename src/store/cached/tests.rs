@@ -58,7 +58,7 @@ impl Records for Counting {
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         self.inner.due(limit).await
     }
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
         self.inner.due_sagas(limit).await
     }
     async fn list(

@@ -16,7 +16,7 @@ use super::tables::{
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::store::error::{ListError, StoreError};
 use crate::store::identities::Note;
-use crate::store::records::{Listing, Page, is_listed};
+use crate::store::records::{DueSagas, Listing, Page, is_listed};
 use crate::store::watch::Hub;
 
 /// Limit for the index entries that one search for overdue records reads. The search skips entries
@@ -109,12 +109,13 @@ impl SharedFile {
     }
 
     pub(super) fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
-        self.overdue(DUE, limit, |_| true)
+        self.overdue(DUE, self.clock.now_ms(), limit, |_| true)
     }
 
-    pub(super) fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    pub(super) fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
+        let now_ms = self.clock.now_ms();
         // An older version that removed a saga left its index entry.
-        self.overdue(SAGAS, limit, Front::is_saga)
+        Ok(DueSagas { slots: self.overdue(SAGAS, now_ms, limit, Front::is_saga)?, now_ms })
     }
 
     /// Returns up to `limit` slots of an index with a due time in the past, and with a record that
@@ -122,10 +123,10 @@ impl SharedFile {
     fn overdue(
         &self,
         index: DueIndex,
+        now_ms: u64,
         limit: usize,
         belongs: impl Fn(&Front) -> bool,
     ) -> Result<Vec<Slot>, StoreError> {
-        let now_ms = self.clock.now_ms();
         self.reading(|txn| {
             let (due, records) = (txn.open_table(index)?, txn.open_table(RECORDS)?);
             let mut overdue = Vec::new();

@@ -21,7 +21,7 @@ use crate::store::error::{ListError, StoreError};
 use crate::store::identities::{IdentityNotes, Note};
 use crate::store::large::{ALONG_MAX, Large};
 use crate::store::local_relays::LocalRelays;
-use crate::store::records::{Events, Listing, Page, Records, Swap};
+use crate::store::records::{DueSagas, Events, Listing, Page, Records, Swap};
 use crate::store::watch::Watch;
 
 /// Limit for the requests in the writer's queue. Further callers wait until it has a free place.
@@ -210,7 +210,7 @@ impl Records for Embedded {
         self.blocking(move |shared| shared.due(limit)).await
     }
 
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
         self.blocking(move |shared| shared.due_sagas(limit)).await
     }
 

@@ -60,16 +60,17 @@ impl DueTimeIndex {
 }
 
 impl Redis {
-    /// Implements [`crate::store::Records::due`] and [`crate::store::Records::due_sagas`]. Fails
-    /// only if a server fails and the others have no overdue slot.
+    /// Implements [`crate::store::Records::due`] and [`crate::store::Records::due_sagas`]: returns
+    /// overdue slots, and the latest time of a server, in ms since 1970. Fails only if a server
+    /// fails and the others have no overdue slot.
     pub(super) async fn overdue(
         &self,
         index: DueTimeIndex,
         limit: usize,
-    ) -> Result<Vec<Slot>, StoreError> {
+    ) -> Result<(Vec<Slot>, u64), StoreError> {
         let turn = self.next_partition.fetch_add(1, Ordering::Relaxed);
         let groups = self.servers.groups();
-        let mut slots = Vec::new();
+        let (mut slots, mut latest_ms) = (Vec::new(), 0);
         let mut failed =
             (groups.is_empty()).then(|| StoreError::NotApplied("no server is known".into()));
         for answer in
@@ -77,7 +78,10 @@ impl Redis {
                 .await
         {
             match answer {
-                Ok(found) => slots.extend(found),
+                Ok((found, now_ms)) => {
+                    slots.extend(found);
+                    latest_ms = latest_ms.max(now_ms);
+                }
                 Err(error) => failed = Some(error),
             }
         }
@@ -85,25 +89,26 @@ impl Redis {
             Some(error) if slots.is_empty() => Err(error),
             _ => {
                 slots.truncate(limit);
-                Ok(slots)
+                Ok((slots, latest_ms))
             }
         }
     }
 
-    /// Returns overdue slots at one server, by its clock. `turn` chooses the partition to begin
-    /// with.
+    /// Returns overdue slots at one server, by its clock, and its time. `turn` chooses the
+    /// partition to begin with.
     async fn overdue_at(
         &self,
         index: DueTimeIndex,
         mut group: ServerPartitions,
         turn: u16,
         limit: usize,
-    ) -> Result<Vec<Slot>, StoreError> {
+    ) -> Result<(Vec<Slot>, u64), StoreError> {
         let mut query = redis::pipe();
         query.cmd("TIME");
         let time =
             self.pipeline_to(&group, &query).await?.into_iter().next().ok_or_else(unexpected)?;
-        let now = time_ms(time)?.to_string();
+        let now_ms = time_ms(time)?;
+        let now = now_ms.to_string();
         let count = group.partitions.len().max(1);
         group.partitions.rotate_left(usize::from(turn) % count);
         let mut counting = redis::pipe();
@@ -120,7 +125,9 @@ impl Redis {
         }
         let slots = self.members(&group, &reading).await?;
         let stays = try_join_all(slots.iter().map(|slot| self.keep_in_index(index, slot))).await?;
-        Ok(slots.into_iter().zip(stays).filter_map(|(slot, stays)| stays.then_some(slot)).collect())
+        let staying =
+            slots.into_iter().zip(stays).filter_map(|(slot, stays)| stays.then_some(slot));
+        Ok((staying.collect(), now_ms))
     }
 
     /// Whether a slot belongs in the index; if not, removes it.

@@ -37,7 +37,8 @@ use self::time::millis;
 pub use self::tracker::track;
 pub use self::written_events::WrittenEvents;
 use super::{
-    Events, IdentityNotes, ListError, Listing, Note, Page, Records, StoreError, Swap, Watch,
+    DueSagas, Events, IdentityNotes, ListError, Listing, Note, Page, Records, StoreError, Swap,
+    Watch,
 };
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
@@ -193,11 +194,12 @@ impl Records for Redis {
     }
 
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
-        self.overdue(DueTimeIndex::Unsettled, limit).await
+        Ok(self.overdue(DueTimeIndex::Unsettled, limit).await?.0)
     }
 
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
-        self.overdue(DueTimeIndex::Sagas, limit).await
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
+        let (slots, now_ms) = self.overdue(DueTimeIndex::Sagas, limit).await?;
+        Ok(DueSagas { slots, now_ms })
     }
 
     async fn list(

@@ -10,9 +10,9 @@ use crate::record::{
 };
 
 /// A later change of an operation has a version that is at most this much higher. Versions of other
-/// operations in the slot are random. A saga has the most changes: some for each of its 32 steps,
-/// in both directions.
-const LATER_MAX: u64 = 512;
+/// operations in the slot are random. A saga has the most changes: some for each of its 32 steps in
+/// both directions, and operators' decisions, which skip versions.
+const LATER_MAX: u64 = 2_048 * Version::SKIPPED_MAX;
 
 /// A confirmed write of this process.
 #[derive(Clone)]
@@ -207,6 +207,9 @@ mod tests {
         }
     }
 
+    /// A version of another history.
+    const ELSEWHERE: u64 = 1 << 60;
+
     const IN_FLIGHT: State = State::InFlight { uncertain_since_ms: None };
 
     fn uncertain() -> State {
@@ -235,7 +238,7 @@ mod tests {
     }
 
     fn elsewhere(state: &State) -> Record {
-        record(900, 0, 2, 20, state.clone())
+        record(ELSEWHERE, 0, 2, 20, state.clone())
     }
 
     fn decided(changes: u64, state: &State) -> Record {
@@ -261,7 +264,10 @@ mod tests {
             );
             assert_eq!(decision(own(2, held), own(1, &unsure)), OverEarlierState(Version(101)));
             // Markers of duplicates that were given up, with versions of any origin.
-            assert_eq!(decision(own(2, held), elsewhere(&marker)), UnderNewVersion(Version(900)));
+            assert_eq!(
+                decision(own(2, held), elsewhere(&marker)),
+                UnderNewVersion(Version(ELSEWHERE))
+            );
             assert_eq!(decision(own(2, held), other(2, &marker)), UnderNewVersion(Version(102)));
             assert_eq!(decision(own(2, held), other(3, &marker)), UnderNewVersion(Version(103)));
             // Records of another history.
@@ -275,7 +281,7 @@ mod tests {
             );
             assert_eq!(decision(own(2, held), own(3, &done)), Obsolete);
         }
-        let again = |state: &State| record(900, 0, 1, 10, state.clone());
+        let again = |state: &State| record(ELSEWHERE, 0, 1, 10, state.clone());
         for held in [&in_flight, &unsure] {
             assert_eq!(
                 decision(own(2, held), decided(4, &marker)),
@@ -295,7 +301,10 @@ mod tests {
         // state as uncertain, released it or claimed it.
         for current in [&in_flight, &unsure, &marker] {
             assert_eq!(decision(own(2, &done), decided(4, current)), UnderNewVersion(Version(104)));
-            assert_eq!(decision(own(2, &done), again(current)), UnderNewVersion(Version(900)));
+            assert_eq!(
+                decision(own(2, &done), again(current)),
+                UnderNewVersion(Version(ELSEWHERE))
+            );
         }
         assert_eq!(decision(own(2, &done), decided(3, &State::Expired)), Obsolete);
     }
@@ -316,6 +325,10 @@ mod tests {
         ] {
             assert_eq!(decision(own(1, &marker), current), Obsolete);
         }
+        // An operator's decision about a saga skips versions.
+        let skipped = Version(100).skip(u64::MAX).0 - 100;
+        let (held, current) = (own(skipped, &in_flight), own(0, &in_flight));
+        assert_eq!(decision(held, current), OverEarlierState(Version(100)));
         let far = LATER_MAX + 1;
         assert_eq!(
             decision(record(100, far, 1, 10, done), record(100, 0, 2, 20, in_flight)),

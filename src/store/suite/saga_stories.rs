@@ -36,7 +36,7 @@ fn barred(version: u64, fence: u64) -> Record {
 
 impl Stage {
     async fn due_sagas(&self, limit: usize) -> Vec<Slot> {
-        self.store.records.due_sagas(limit).await.unwrap()
+        self.store.records.due_sagas(limit).await.unwrap().slots
     }
 
     async fn is_due_saga(&self, slot: &Slot) -> bool {

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use onceward::key::{Scope, Slot, Space};
 use onceward::record::{Fence, Held, Lifetime, Record, State, Version};
 use onceward::store::{
-    Events, ListError, Listing, OutboxEvent, Page, Records, StoreError, Swap, Watch,
+    DueSagas, Events, ListError, Listing, OutboxEvent, Page, Records, StoreError, Swap, Watch,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -392,7 +392,7 @@ impl Records for Link {
         self.send(self.fate(), move |world| at_once(world.store.due(limit))).await
     }
 
-    async fn due_sagas(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    async fn due_sagas(&self, limit: usize) -> Result<DueSagas, StoreError> {
         self.process.runs().await;
         self.send(self.fate(), move |world| at_once(world.store.due_sagas(limit))).await
     }

@@ -121,7 +121,7 @@ async fn the_end_of_a_saga_of_another_process_leaves_an_entry_that_a_look_remove
     let entries = async |n| indexed(&server, names().sagas_key(HERE(n).partition())).await;
     assert_eq!((entries(1).await, entries(2).await), (1, 0));
     until("the entry is removed", async || {
-        assert_eq!(one.due_sagas(10).await.unwrap(), []);
+        assert_eq!(one.due_sagas(10).await.unwrap().slots, []);
         entries(1).await == 0
     })
     .await;
@@ -132,11 +132,11 @@ async fn an_older_gateways_sweep_leaves_a_saga_alone() {
     let server = TestServer::start().await;
     let store = server.store();
     stored(&store, 1, None, &saga(10, 1), BRIEF).await;
-    until("the saga is due", async || store.due_sagas(10).await.unwrap() == [HERE(1)]).await;
+    until("the saga is due", async || store.due_sagas(10).await.unwrap().slots == [HERE(1)]).await;
     // It removes the states that it does not know from the index of unsettled records.
     assert_eq!(indexed(&server, names().due_key(HERE(1).partition())).await, 0);
     assert_eq!(store.due(10).await.unwrap(), []);
-    assert_eq!(store.due_sagas(10).await.unwrap(), [HERE(1)]);
+    assert_eq!(store.due_sagas(10).await.unwrap().slots, [HERE(1)]);
 }
 
 #[cfg(feature = "embedded")]
