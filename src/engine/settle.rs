@@ -240,7 +240,7 @@ pub fn settle(
         (State::Released | State::Completed { .. } | State::Expired, _) => Settlement::Stale,
         // A claim that was not confirmed in time. Nobody runs the saga yet.
         (State::Saga { .. }, Effect::Nothing) if own && gives_up => {
-            Settlement::Write(marker(claim, version, policy))
+            Settlement::Write(marker(claim, version, policy).announced(record, None))
         }
         // A bar stays, because the saga has gone back. A saga has an owner of its own.
         (State::Saga { .. } | State::Barred, _) => Settlement::Stale,

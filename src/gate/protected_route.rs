@@ -9,8 +9,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::saga_summary::SagaSummary;
+use crate::event::SagaChange;
 use crate::key::Slot;
-use crate::record::{Record, SagaContent, State, Version};
+use crate::record::{Publication, Record, SagaContent, SagaPhase, State, Version};
 use crate::refusal::Refusal;
 use crate::route::Route;
 use crate::telemetry::RouteMeter;
@@ -52,6 +53,10 @@ pub trait SagaRunner: Send + Sync + 'static {
     /// The request is too large, or this gateway runs too many sagas. Nothing has begun.
     fn first_content(&self, saga: &str, request: &SagaRequest<'_>) -> Result<Bytes, Refusal>;
 
+    /// Returns what the record with this first content changes; `None` if the content can't be
+    /// read.
+    fn started(&self, content: &Bytes) -> Option<SagaChange>;
+
     /// Runs a saga that begins: its record is stored.
     fn run(&self, saga: OwnedSaga);
 
@@ -64,6 +69,17 @@ pub trait SagaRunner: Send + Sync + 'static {
 
     /// Returns a token that is cancelled when the sagas of this gateway stop.
     fn stopping(&self) -> CancellationToken;
+}
+
+/// The next content of a saga's record.
+#[derive(Debug, Clone)]
+pub struct NextSaga {
+    /// The phase, in the clear.
+    pub phase: SagaPhase,
+    /// The content.
+    pub content: Bytes,
+    /// What it changes, for the event log and for sinks; `None` if they need not know of it.
+    pub change: Option<SagaChange>,
 }
 
 /// A saga that this gateway owns, as its last write left it.
@@ -94,6 +110,11 @@ impl OwnedSaga {
     /// Returns the version of the record.
     pub fn version(&self) -> Version {
         self.record.version
+    }
+
+    /// Returns whether changes of the saga make events for sinks.
+    pub fn is_published(&self) -> bool {
+        matches!(self.record.publication, Some(Publication::Open(_)))
     }
 
     /// Returns when the owner has to renew the lease.

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::answer::{Answered, SettledAnswer};
 use super::attempt::Claimed;
 use super::budget::Hold;
-use super::protected_route::{OwnedSaga, ProtectedRoute, SagaRunner};
+use super::protected_route::{NextSaga, OwnedSaga, ProtectedRoute, SagaRunner};
+use super::record_change::RecordChange;
 use super::saga_summary::SagaSummary;
 use super::share::AddressShare;
 use super::state::Gate;
@@ -21,9 +21,9 @@ use crate::engine::{
     Admission, ClaimRequest, DuplicateRefusal, Next, OnInFlight, Policy, admit, saga_end,
     saga_progress, saga_takeover,
 };
-use crate::event::Context;
+use crate::event::{Context, SagaChange};
 use crate::key::Slot;
-use crate::record::{Fence, Held, Reply, SagaContent, SagaPhase, State};
+use crate::record::{Fence, Held, Reply, SagaContent, State};
 use crate::refusal::Refusal;
 use crate::store::{StoreError, Swap};
 use crate::telemetry::Answer;
@@ -117,23 +117,21 @@ impl Gate {
     }
 
     /// Writes the next content of an owned saga.
-    pub async fn progress_saga(
-        &self,
-        saga: &mut OwnedSaga,
-        phase: SagaPhase,
-        content: Bytes,
-    ) -> SagaWrite {
+    pub async fn progress_saga(&self, saga: &mut OwnedSaga, next: NextSaga) -> SagaWrite {
+        let NextSaga { phase, content, change } = next;
         let policy = &saga.guarded.route.policy;
         let next = saga_progress(&saga.record, phase, SagaContent::Open(content), policy);
-        self.write_saga(saga, next).await
+        self.write_saga(saga, next, change.as_ref()).await
     }
 
     /// Ends an owned saga with its answer. The summary stays beside the answer, for the client.
+    /// `change` is what the end changes.
     pub async fn end_saga(
         &self,
         saga: &mut OwnedSaga,
         reply: Arc<Reply>,
         summary: &SagaSummary,
+        change: Option<&SagaChange>,
     ) -> SagaWrite {
         let mut next = saga_end(&saga.record, &reply, &saga.guarded.route.policy);
         if let (Some(note), Ok(summary)) =
@@ -141,17 +139,18 @@ impl Gate {
         {
             note.summary = summary.into();
         }
-        self.write_saga(saga, next).await
+        self.write_saga(saga, next, change).await
     }
 
     /// Writes the next content of an owned saga and ends its lease, so that another gateway can
     /// take the saga over at once.
-    pub async fn hand_saga_over(&self, saga: &mut OwnedSaga, phase: SagaPhase, content: Bytes) {
+    pub async fn hand_saga_over(&self, saga: &mut OwnedSaga, next: NextSaga) {
+        let NextSaga { phase, content, change } = next;
         let policy = &saga.guarded.route.policy;
         let mut next = saga_progress(&saga.record, phase, SagaContent::Open(content), policy);
         next.lifetime.due = Some(Duration::ZERO);
         // If it fails, the lease ends by itself.
-        _ = self.write_saga(saga, next).await;
+        _ = self.write_saga(saga, next, change.as_ref()).await;
     }
 
     /// Renews the lease of an owned saga. Returns whether this gateway still owns the saga.
@@ -184,13 +183,18 @@ impl Gate {
 
     /// Writes a record of an owned saga. A write without an answer is repeated until the lease
     /// ends: another write under the same version and fence would be taken for this one.
-    async fn write_saga(&self, saga: &mut OwnedSaga, next: Next) -> SagaWrite {
+    async fn write_saga(
+        &self,
+        saga: &mut OwnedSaga,
+        next: Next,
+        change: Option<&SagaChange>,
+    ) -> SagaWrite {
         let policy = saga.guarded.route.policy.clone();
         let expected = Some(saga.record.version);
         loop {
             let began = Instant::now();
-            let written =
-                self.write(&saga.slot, expected, (&next).into(), &policy, Context::default).await;
+            let write = RecordChange { saga: change, ..(&next).into() };
+            let written = self.write(&saga.slot, expected, write, &policy, Context::default).await;
             let current = match written {
                 Ok(Swap::Stored) => {
                     saga.wrote(next.record, began);

@@ -320,6 +320,16 @@ impl TryFrom<String> for SagaInstance {
     }
 }
 
+impl StepDirection {
+    /// Returns the word.
+    pub fn name(self) -> &'static str {
+        match self {
+            StepDirection::Action => "action",
+            StepDirection::Compensation => "compensation",
+        }
+    }
+}
+
 impl SagaState {
     /// Creates the log of a saga that begins now. `request_bytes` is the size of the kept request.
     pub fn new(
@@ -449,6 +459,18 @@ impl EndedRun {
 }
 
 impl StepFailure {
+    /// Returns the reason in one word, without its text.
+    pub fn word(&self) -> &'static str {
+        match self {
+            StepFailure::Status(_) => "status",
+            StepFailure::Attempts { .. } => "attempts",
+            StepFailure::Unrendered(_) => "unrendered",
+            StepFailure::Condition(_) => "condition",
+            StepFailure::Invalid(_) => "invalid",
+            StepFailure::Barred => "barred",
+        }
+    }
+
     /// Returns the upstream's status; `None` if there is none.
     pub fn status(&self) -> Option<u16> {
         match self {

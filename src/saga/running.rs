@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, sleep_until};
 
+use super::changes::SagaMark;
 use super::count::SagaCount;
 use super::document::SagaDocument;
 use super::ending::{PROBLEM, ending_reply};
@@ -23,7 +23,8 @@ use super::report::summary;
 use super::shared::SagasState;
 use super::status::SagaStatus;
 use super::step_call::{StepCall, carry_out};
-use crate::gate::{OwnedSaga, SagaWrite};
+use crate::event::SagaChange;
+use crate::gate::{Gate, NextSaga, OwnedSaga, SagaWrite};
 use crate::key::Slot;
 use crate::record::SagaPhase;
 use crate::store::Watch;
@@ -43,6 +44,8 @@ pub(super) struct RunningSaga {
     id: String,
     document: SagaDocument,
     count: SagaCount,
+    /// The statuses in the record.
+    written: SagaMark,
     /// What has changed since the last write.
     unwritten: StateChange,
     /// The operations that are being called or barred.
@@ -71,6 +74,7 @@ impl RunningSaga {
         let document = document.ok_or(owned.slot)?;
         Ok(RunningSaga {
             count: SagaCount::new(meter, &document),
+            written: SagaMark::of(&document.log),
             sagas,
             id: owned.slot.to_string(),
             owned,
@@ -208,19 +212,16 @@ impl RunningSaga {
 
     /// Writes the log.
     async fn write(&mut self) -> Next {
-        let (Some(gateway), Some(content)) = (self.sagas.gateway(), self.content()) else {
-            return Next::End;
-        };
-        let phase = self.document.phase();
-        let written = gateway.gate().progress_saga(&mut self.owned, phase, content).await;
+        let Some(gateway) = self.sagas.gateway() else { return Next::End };
+        let Some(next) = self.next(gateway.gate()) else { return Next::End };
+        let written = gateway.gate().progress_saga(&mut self.owned, next).await;
         self.written(&written)
     }
 
     fn written(&mut self, written: &SagaWrite) -> Next {
         match written {
             SagaWrite::Stored => {
-                self.count.written(&self.document);
-                self.unwritten = StateChange::Nothing;
+                self.is_in_record();
                 Next::Continue
             }
             SagaWrite::Changed => self.reread(),
@@ -233,13 +234,19 @@ impl RunningSaga {
     fn reread(&mut self) -> Next {
         match self.owned.content().and_then(|content| SagaDocument::decode(content).ok()) {
             Some(document) => {
-                self.count.written(&document);
                 self.document = document;
-                self.unwritten = StateChange::Nothing;
+                self.is_in_record();
                 Next::Continue
             }
             None => Next::End,
         }
+    }
+
+    /// Notes that the record has the document.
+    fn is_in_record(&mut self) {
+        self.count.written(&self.document);
+        self.written = SagaMark::of(&self.document.log);
+        self.unwritten = StateChange::Nothing;
     }
 
     async fn renew(&mut self) -> Next {
@@ -255,9 +262,10 @@ impl RunningSaga {
     }
 
     async fn hand_over(&mut self) -> Next {
-        if let (Some(gateway), Some(content)) = (self.sagas.gateway(), self.content()) {
-            let phase = self.document.phase();
-            gateway.gate().hand_saga_over(&mut self.owned, phase, content).await;
+        if let Some(gateway) = self.sagas.gateway()
+            && let Some(next) = self.next(gateway.gate())
+        {
+            gateway.gate().hand_saga_over(&mut self.owned, next).await;
         }
         Next::End
     }
@@ -271,24 +279,36 @@ impl RunningSaga {
         };
         let status = if completed { SagaStatus::Completed } else { SagaStatus::Failed };
         let summary = summary(&self.document, Some(status));
-        match gateway.gate().end_saga(&mut self.owned, Arc::new(reply), &summary).await {
+        let change = self.change(gateway.gate(), Some(status));
+        let (gate, reply) = (gateway.gate(), Arc::new(reply));
+        match gate.end_saga(&mut self.owned, reply, &summary, change.as_ref()).await {
             SagaWrite::Changed => self.reread(),
             SagaWrite::Stored => {
-                self.count.ended(&self.document, completed);
+                self.count.ended(&self.document, completed, self.sagas.time.now_ms());
                 Next::End
             }
             SagaWrite::Lost => Next::End,
         }
     }
 
-    fn content(&self) -> Option<Bytes> {
-        match self.document.encode() {
-            Ok(bytes) => Some(bytes.into()),
+    /// Returns the next content of the record.
+    fn next(&self, gate: &Gate) -> Option<NextSaga> {
+        let content = match self.document.encode() {
+            Ok(bytes) => bytes.into(),
             Err(error) => {
                 tracing::error!(saga = %self.id, %error, "the saga's record can't be made");
-                None
+                return None;
             }
-        }
+        };
+        let change = self.change(gate, None);
+        Some(NextSaga { phase: self.document.phase(), content, change })
+    }
+
+    /// Returns what the next record changes, if there is a log or a sink that needs it. `end` is
+    /// the status of a saga that ends with it.
+    fn change(&self, gate: &Gate, end: Option<SagaStatus>) -> Option<SagaChange> {
+        let is_needed = gate.event_log_enabled() || self.owned.is_published();
+        is_needed.then(|| self.written.change(gate, &self.document, self.now_ms(), end))?
     }
 }
 

@@ -18,9 +18,10 @@ use super::*;
 use crate::clock::Clock;
 use crate::engine::{OnInFlight, Policy, ScopeRule};
 use crate::entropy::Entropy;
+use crate::event::SagaChange;
 use crate::gate::{
-    Gate, OwnedSaga, Payload, SagaRequest, SagaRunner, SagaStepSummary, SagaSummary, SagaWrite,
-    Settings,
+    Gate, NextSaga, OwnedSaga, Payload, SagaRequest, SagaRunner, SagaStepSummary, SagaSummary,
+    SagaWrite, Settings,
 };
 use crate::key::{SLOT_BYTES, Space};
 use crate::layer::{LayerSettings, OncewardLayer};
@@ -54,6 +55,10 @@ impl SagaRunner for TestRunner {
     fn first_content(&self, _: &str, _: &SagaRequest<'_>) -> Result<Bytes, Refusal> {
         let is_full = self.is_full.load(Ordering::SeqCst);
         if is_full { Err(Refusal::Overloaded) } else { Ok(Bytes::from_static(b"pending")) }
+    }
+
+    fn started(&self, _: &Bytes) -> Option<SagaChange> {
+        None
     }
 
     fn run(&self, saga: OwnedSaga) {
@@ -153,7 +158,8 @@ impl Shop {
     async fn progress(&self, phase: SagaPhase, step: &'static str) {
         let mut owned = self.runner.owned.lock().unwrap().take().unwrap();
         let content = Bytes::from_static(step.as_bytes());
-        let written = self.gate.progress_saga(&mut owned, phase, content).await;
+        let next = NextSaga { phase, content, change: None };
+        let written = self.gate.progress_saga(&mut owned, next).await;
         assert!(matches!(written, SagaWrite::Stored), "{written:?}");
         *self.runner.owned.lock().unwrap() = Some(owned);
     }
@@ -167,7 +173,7 @@ impl Shop {
             trailers: None,
         };
         let summary = summary_of("completed", "done");
-        let written = self.gate.end_saga(&mut owned, Arc::new(reply), &summary).await;
+        let written = self.gate.end_saga(&mut owned, Arc::new(reply), &summary, None).await;
         assert!(matches!(written, SagaWrite::Stored), "{written:?}");
     }
 }
