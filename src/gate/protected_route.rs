@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::saga_summary::SagaSummary;
 use crate::event::SagaChange;
 use crate::key::Slot;
-use crate::record::{Publication, Record, SagaContent, SagaPhase, State, Version};
+use crate::record::{Publication, Record, SagaContent, SagaPhase, SpanId, State, Version};
 use crate::refusal::Refusal;
 use crate::route::Route;
 use crate::telemetry::RouteMeter;
@@ -110,6 +110,11 @@ impl OwnedSaga {
     /// Returns the version of the record.
     pub fn version(&self) -> Version {
         self.record.version
+    }
+
+    /// Returns the exported span of the request that began the saga.
+    pub fn request_span(&self) -> Option<SpanId> {
+        self.record.extras.span
     }
 
     /// Returns whether changes of the saga make events for sinks.

@@ -76,7 +76,18 @@ impl SagaMark {
         })
     }
 
-    fn changed_steps(&self, gate: &Gate, document: &SagaDocument) -> Vec<ChangedStep> {
+    /// Returns what `note` returns for each action and compensation with another status.
+    pub fn settled<T>(
+        &self,
+        document: &SagaDocument,
+        note: impl Fn(usize, StepDirection) -> Option<T>,
+    ) -> Vec<T> {
+        let changed = self.changed(document).into_iter();
+        changed.filter_map(|(step, direction, _)| note(step, direction)).collect()
+    }
+
+    /// Returns the actions and compensations with another status.
+    fn changed(&self, document: &SagaDocument) -> Vec<(usize, StepDirection, StepStatus)> {
         let after = SagaMark::of(&document.log);
         let pairs = self.steps.iter().zip(&after.steps).enumerate();
         let of_step = |(step, (before, after)): (usize, (&(_, _), &(StepStatus, Option<_>)))| {
@@ -86,7 +97,11 @@ impl SagaMark {
             let changed = action.into_iter().chain(undone);
             changed.map(move |(direction, status)| (step, direction, status))
         };
-        let changed = pairs.flat_map(of_step);
+        pairs.flat_map(of_step).collect()
+    }
+
+    fn changed_steps(&self, gate: &Gate, document: &SagaDocument) -> Vec<ChangedStep> {
+        let changed = self.changed(document).into_iter();
         changed.filter_map(|changed| changed_step(gate, document, changed)).collect()
     }
 }

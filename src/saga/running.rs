@@ -23,6 +23,7 @@ use super::report::summary;
 use super::shared::SagasState;
 use super::status::SagaStatus;
 use super::step_call::{StepCall, carry_out};
+use super::trace::SagaTrace;
 use crate::event::SagaChange;
 use crate::gate::{Gate, NextSaga, OwnedSaga, SagaWrite};
 use crate::key::Slot;
@@ -46,6 +47,7 @@ pub(super) struct RunningSaga {
     count: SagaCount,
     /// The statuses in the record.
     written: SagaMark,
+    trace: Option<SagaTrace>,
     /// What has changed since the last write.
     unwritten: StateChange,
     /// The operations that are being called or barred.
@@ -75,6 +77,7 @@ impl RunningSaga {
         Ok(RunningSaga {
             count: SagaCount::new(meter, &document),
             written: SagaMark::of(&document.log),
+            trace: SagaTrace::of(&document, owned.request_span()),
             sagas,
             id: owned.slot.to_string(),
             owned,
@@ -155,7 +158,8 @@ impl RunningSaga {
         };
         let operation = (step, direction, generation);
         self.active.insert(operation);
-        let call = carry_out(gateway, &self.document, &self.id, operation, kind);
+        let (document, trace) = (&self.document, self.trace.as_ref());
+        let call = carry_out(gateway, document, &self.id, operation, kind, trace);
         self.calls.push(call.map(move |outcome| (operation, outcome)).boxed());
     }
 
@@ -244,6 +248,7 @@ impl RunningSaga {
 
     /// Notes that the record has the document.
     fn is_in_record(&mut self) {
+        self.export(None);
         self.count.written(&self.document);
         self.written = SagaMark::of(&self.document.log);
         self.unwritten = StateChange::Nothing;
@@ -284,10 +289,19 @@ impl RunningSaga {
         match gate.end_saga(&mut self.owned, reply, &summary, change.as_ref()).await {
             SagaWrite::Changed => self.reread(),
             SagaWrite::Stored => {
-                self.count.ended(&self.document, completed, self.sagas.time.now_ms());
+                let now_ms = self.now_ms();
+                self.export(Some((&self.id, status, now_ms)));
+                self.count.ended(&self.document, completed, now_ms);
                 Next::End
             }
             SagaWrite::Lost => Next::End,
+        }
+    }
+
+    /// Exports the spans of what the record settles.
+    fn export(&self, end: Option<(&str, SagaStatus, u64)>) {
+        if let (Some(trace), Some(gateway)) = (&self.trace, self.sagas.gateway()) {
+            trace.export(gateway.observers(), &self.document, &self.written, end);
         }
     }
 

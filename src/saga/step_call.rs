@@ -16,6 +16,7 @@ use super::plan::{Compensation, Step, StepRequest};
 use super::render::{RenderedRequest, request_of};
 use super::step_key::StepKey;
 use super::step_route::{StepRouteError, secret_fields, step_route};
+use super::trace::SagaTrace;
 use crate::gate::{InternalCaller, InternalOperation, ProtectedRoute};
 
 /// What is done with a step's operation.
@@ -40,15 +41,21 @@ struct PreparedCall {
     rules: AnswerRules,
 }
 
-/// Calls or bars an operation of a saga.
+/// Calls or bars an operation of a saga. Its request continues `trace`.
 pub(super) fn carry_out(
     gateway: Arc<dyn SagaGateway>,
     document: &SagaDocument,
     id: &str,
     (step, direction, generation): (usize, StepDirection, u32),
     call: StepCall,
+    trace: Option<&SagaTrace>,
 ) -> impl Future<Output = StepOutcome> + Send + use<> {
-    let prepared = prepare(gateway, document, id, (step, direction, generation));
+    let mut prepared = prepare(gateway, document, id, (step, direction, generation));
+    if let (Ok(PreparedCall { gateway, request, .. }), Some(trace)) = (&mut prepared, trace) {
+        let own = gateway.gate().entropy().next();
+        let observers = gateway.observers();
+        trace.enter(request, document, (step, direction, generation), (observers, own));
+    }
     async move {
         let PreparedCall { gateway, guarded, saga, key, request, rules } = match prepared {
             Ok(prepared) => prepared,
