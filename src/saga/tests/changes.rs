@@ -42,7 +42,7 @@ impl Writes {
     }
 
     /// Writes the record. Returns the names of its events, its steps and the reasons of its stop.
-    fn told(&mut self, story: &Story, end: Option<SagaStatus>) -> String {
+    fn words(&mut self, story: &Story, end: Option<SagaStatus>) -> String {
         self.write(story, end).map_or("nothing".to_owned(), |change| words(&change))
     }
 }
@@ -71,40 +71,40 @@ fn words(change: &SagaChange) -> String {
 }
 
 #[test]
-fn a_saga_that_completes_tells_of_its_start_each_step_and_its_end() {
+fn a_saga_that_completes_names_its_start_each_step_and_its_end() {
     let mut story = Story::of(chain());
     story.begin(0, Action);
     let mut writes = Writes::of(&story);
     let start = words(&started(&writes.gate, &document(&story)));
     assert_eq!(start, "saga.started; running; action a running x1");
-    assert_eq!(writes.told(&story, None), "nothing", "the claim has told of it");
+    assert_eq!(writes.words(&story, None), "nothing", "the claim has named it");
     story.outcome(0, Action, success());
     story.begin(1, Action);
     let expected = "saga.step; running; action a done x1 201; action b running x1";
-    assert_eq!(writes.told(&story, None), expected);
+    assert_eq!(writes.words(&story, None), expected);
     story.happens(Happening::TimePassed);
-    assert_eq!(writes.told(&story, None), "nothing", "no status changed");
+    assert_eq!(writes.words(&story, None), "nothing", "no status changed");
     story.outcome(1, Action, success());
     story.happens(Happening::Skipped { step: 2 });
     let expected = "saga.step saga.completed; completed; action b done x1 201; \
                     action c skipped x0 unsent";
-    assert_eq!(writes.told(&story, Some(SagaStatus::Completed)), expected);
+    assert_eq!(writes.words(&story, Some(SagaStatus::Completed)), expected);
 }
 
 #[test]
-fn a_saga_that_fails_tells_what_failed_and_what_was_undone() {
+fn a_saga_that_fails_names_what_failed_and_what_was_undone() {
     let mut story = Story::with_done(chain(), 2);
     let mut writes = Writes::of(&story);
     story.does(2, Action, REFUSED);
     story.begin(1, Undo);
     let expected = "saga.step; compensating; compensation b undoing x1; \
                     action c failed x1 status 422";
-    assert_eq!(writes.told(&story, None), expected);
+    assert_eq!(writes.words(&story, None), expected);
     story.outcome(1, Undo, success());
     story.does(0, Undo, StepOutcome::Success(answer(404)));
     let expected = "saga.step saga.failed; failed; compensation a undone x1; \
                     compensation b undone x1; step Some(\"c\")";
-    assert_eq!(writes.told(&story, Some(SagaStatus::Failed)), expected);
+    assert_eq!(writes.words(&story, Some(SagaStatus::Failed)), expected);
 }
 
 #[test]
@@ -117,15 +117,15 @@ fn a_saga_is_stuck_once_and_resumed_once_however_often_it_is_written() {
     story.happens(Happening::TimePassed);
     let expected = "saga.step saga.stuck; stuck; action b uncertain x1; action c running x1; \
                     action b held";
-    assert_eq!(writes.told(&story, None), expected);
+    assert_eq!(writes.words(&story, None), expected);
     story.outcome(2, Action, HELD);
-    assert_eq!(writes.told(&story, None), "saga.step; stuck; action c uncertain x1");
-    assert_eq!(writes.told(&story, None), "nothing");
+    assert_eq!(writes.words(&story, None), "saga.step; stuck; action c uncertain x1");
+    assert_eq!(writes.words(&story, None), "nothing");
     story.outcome(1, Action, success());
-    assert_eq!(writes.told(&story, None), "saga.step; stuck; action b done x1 201");
+    assert_eq!(writes.words(&story, None), "saga.step; stuck; action b done x1 201");
     story.outcome(2, Action, success());
     let expected = "saga.resumed saga.step; running; action c done x1 201";
-    assert_eq!(writes.told(&story, None), expected);
+    assert_eq!(writes.words(&story, None), expected);
 }
 
 #[test]
