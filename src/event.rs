@@ -25,7 +25,7 @@ pub use observation::{Difference, Observation, ObservationKind};
 pub use outgoing::{
     AnnouncedChange, EVENT_MEDIA_TYPE, OutgoingEvent, RESERVED_MEMBERS, SAGA_MEMBER, events_of,
 };
-pub use saga::{ChangedStep, SagaChange, SagaFailureNote, StoppedStep};
+pub use saga::{ChangedSaga, ChangedStep, SagaFailureNote, StoppedStep};
 
 /// Longest reason of an operator, in bytes. Longer reasons are cut, because otherwise the event
 /// could be too long to be read.
@@ -145,7 +145,7 @@ pub struct Context {
     pub reason: Option<String>,
     /// What the change changed in a saga. The record has it too, but sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub saga: Option<Box<SagaChange>>,
+    pub saga: Option<Box<ChangedSaga>>,
 }
 
 /// The bytes are not a known event.

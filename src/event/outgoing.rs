@@ -11,7 +11,7 @@ use ring::digest::{Context, SHA256};
 
 use super::content::{ContentHead, EventDraft};
 use super::json::Object;
-use super::saga::SagaChange;
+use super::saga::ChangedSaga;
 use crate::clock::rfc3339;
 use crate::hex;
 use crate::key::Slot;
@@ -75,7 +75,7 @@ pub struct AnnouncedChange<'c> {
     /// The stored result; `None` if the change is no result.
     pub reply: Option<&'c Reply>,
     /// What changed in the saga; `None` for other operations.
-    pub saga: Option<&'c SagaChange>,
+    pub saga: Option<&'c ChangedSaga>,
 }
 
 /// Returns the events of a change: for each of its states, one for each rule that matches.
@@ -203,8 +203,8 @@ impl AnnouncedChange<'_> {
 }
 
 /// Writes what changed in a saga: steps, and the reasons of a stop and of a failure.
-fn write_saga(out: &mut Vec<u8>, saga: &SagaChange) {
-    let SagaChange { events: _, status: _, steps, stuck, failure } = saga;
+fn write_saga(out: &mut Vec<u8>, saga: &ChangedSaga) {
+    let ChangedSaga { events: _, status: _, steps, stuck, failure } = saga;
     let mut data = Object::begin(out);
     // Writing these types to memory can't fail.
     serde_json::to_writer(data.name("steps"), steps).unwrap_or_default();

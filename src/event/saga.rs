@@ -11,7 +11,7 @@ use crate::record::AnnouncedState;
 ///
 /// All names are texts, because a reader must pass over names that later versions add.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SagaChange {
+pub struct ChangedSaga {
     /// The names of the change's events, such as `saga.step`, in their order. One change may be
     /// several events: the step that fails may stop the saga.
     #[serde(default)]
@@ -80,15 +80,15 @@ pub struct SagaFailureNote {
     pub upstream_status: Option<u16>,
 }
 
-impl SagaChange {
+impl ChangedSaga {
     /// Returns the change that gives a saga up before it ran. Nothing of it was executed.
-    pub fn withdrawn() -> SagaChange {
+    pub fn withdrawn() -> ChangedSaga {
         let failure = SagaFailureNote { cause: "withdrawn".to_owned(), ..Default::default() };
-        SagaChange {
+        ChangedSaga {
             events: vec![AnnouncedState::SagaFailed.name().to_owned()],
             status: "failed".to_owned(),
             failure: Some(failure),
-            ..SagaChange::default()
+            ..ChangedSaga::default()
         }
     }
 

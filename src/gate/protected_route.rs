@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::saga_summary::SagaSummary;
-use crate::event::SagaChange;
+use crate::event::ChangedSaga;
 use crate::key::Slot;
 use crate::record::{Publication, Record, SagaContent, SagaPhase, SpanId, State, Version};
 use crate::refusal::Refusal;
@@ -55,7 +55,7 @@ pub trait SagaRunner: Send + Sync + 'static {
 
     /// Returns what the record with this first content changes; `None` if the content can't be
     /// read.
-    fn started(&self, content: &Bytes) -> Option<SagaChange>;
+    fn started(&self, content: &Bytes) -> Option<ChangedSaga>;
 
     /// Runs a saga that begins: its record is stored.
     fn run(&self, saga: OwnedSaga);
@@ -79,7 +79,7 @@ pub struct NextSaga {
     /// The content.
     pub content: Bytes,
     /// What it changes, for the event log and for sinks; `None` if they need not know of it.
-    pub change: Option<SagaChange>,
+    pub change: Option<ChangedSaga>,
 }
 
 /// A saga that this gateway owns, as its last write left it.

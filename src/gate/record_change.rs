@@ -5,7 +5,7 @@ use super::state::Gate;
 use crate::engine::{
     Announcement, Next, Policy, SettledBy, Side, announcements_of_saga, any_chosen, chosen,
 };
-use crate::event::{AnnouncedChange, Context, Event, SagaChange, events_of};
+use crate::event::{AnnouncedChange, ChangedSaga, Context, Event, events_of};
 use crate::key::{Document, Slot, Space};
 use crate::record::{
     AnnouncedState, CodecError, Lifetime, Publication, Record, ReplyBody, State, Version,
@@ -20,7 +20,7 @@ pub(crate) struct RecordChange<'c> {
     pub lifetime: Lifetime,
     pub announcement: Option<&'c Announcement>,
     /// What changes in a saga.
-    pub saga: Option<&'c SagaChange>,
+    pub saga: Option<&'c ChangedSaga>,
 }
 
 impl<'c> From<&'c Next> for RecordChange<'c> {
@@ -59,8 +59,10 @@ impl Gate {
         };
         let has_event = self.event_log_enabled() && slot.space == Space::Enforced;
         let log: EventSource<'_> = if has_event { &event } else { Events::NONE.log };
-        let has_outbox = slot.space == Space::Enforced;
-        let outbox = has_outbox.then(|| change.outbox_events(slot)).unwrap_or_default();
+        let outbox = match slot.space {
+            Space::Enforced => change.outbox_events(slot),
+            Space::Shadow => Vec::new(),
+        };
         let events = Events { log, outbox: &outbox };
         self.store.records.write(slot, expected, next, lifetime, events).await
     }
@@ -75,8 +77,9 @@ impl RecordChange<'_> {
             announcements.or_else(|| self.saga.and_then(|_| announcements_of_saga(next)));
         let Some(announcements) = announcements else { return Vec::new() };
         let of_record = announcement.map(|announcement| announcement.state);
-        let withdrawn = (of_record == Some(AnnouncedState::SagaFailed)).then(SagaChange::withdrawn);
-        let of_saga = self.saga.into_iter().flat_map(SagaChange::announced);
+        let withdrawn =
+            (of_record == Some(AnnouncedState::SagaFailed)).then(ChangedSaga::withdrawn);
+        let of_saga = self.saga.into_iter().flat_map(ChangedSaga::announced);
         let states: Vec<AnnouncedState> = of_saga.chain(of_record).collect();
         let reply = match &next.state {
             State::Completed { reply, .. } => Some(&**reply),

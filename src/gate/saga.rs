@@ -21,7 +21,7 @@ use crate::engine::{
     Admission, ClaimRequest, DuplicateRefusal, Next, OnInFlight, Policy, admit, saga_end,
     saga_progress, saga_takeover,
 };
-use crate::event::{Context, SagaChange};
+use crate::event::{ChangedSaga, Context};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Reply, SagaContent, State};
 use crate::refusal::Refusal;
@@ -131,7 +131,7 @@ impl Gate {
         saga: &mut OwnedSaga,
         reply: Arc<Reply>,
         summary: &SagaSummary,
-        change: Option<&SagaChange>,
+        change: Option<&ChangedSaga>,
     ) -> SagaWrite {
         let mut next = saga_end(&saga.record, &reply, &saga.guarded.route.policy);
         if let (Some(note), Ok(summary)) =
@@ -187,7 +187,7 @@ impl Gate {
         &self,
         saga: &mut OwnedSaga,
         next: Next,
-        change: Option<&SagaChange>,
+        change: Option<&ChangedSaga>,
     ) -> SagaWrite {
         let policy = saga.guarded.route.policy.clone();
         let expected = Some(saga.record.version);

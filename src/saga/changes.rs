@@ -11,7 +11,7 @@ use super::log::{
 use super::machine::failure;
 use super::references::{StepOperation, step_operation};
 use super::status::{SagaStatus, StepStatus, StuckReason, stuck_steps};
-use crate::event::{ChangedStep, SagaChange, SagaFailureNote, StoppedStep};
+use crate::event::{ChangedSaga, ChangedStep, SagaFailureNote, StoppedStep};
 use crate::gate::Gate;
 use crate::record::AnnouncedState;
 
@@ -48,7 +48,7 @@ impl SagaMark {
         document: &SagaDocument,
         now_ms: u64,
         end: Option<SagaStatus>,
-    ) -> Option<SagaChange> {
+    ) -> Option<ChangedSaga> {
         let status = end.unwrap_or_else(|| SagaStatus::of(&document.log));
         let is_stuck = status == SagaStatus::Stuck;
         let steps = self.changed_steps(gate, document);
@@ -67,7 +67,7 @@ impl SagaMark {
             Vec::new()
         };
         let failed = status == SagaStatus::Failed;
-        (!events.is_empty()).then(|| SagaChange {
+        (!events.is_empty()).then(|| ChangedSaga {
             events: names(&events),
             status: status.name().to_owned(),
             steps,
@@ -107,13 +107,13 @@ impl SagaMark {
 }
 
 /// Returns what the first record of a saga changes.
-pub(super) fn started(gate: &Gate, document: &SagaDocument) -> SagaChange {
+pub(super) fn started(gate: &Gate, document: &SagaDocument) -> ChangedSaga {
     let before = SagaMark::before_the_start(document.log.steps.len());
-    SagaChange {
+    ChangedSaga {
         events: names(&[AnnouncedState::SagaStarted]),
         status: SagaStatus::of(&document.log).name().to_owned(),
         steps: before.changed_steps(gate, document),
-        ..SagaChange::default()
+        ..ChangedSaga::default()
     }
 }
 

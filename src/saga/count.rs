@@ -44,8 +44,8 @@ impl SagaCount {
         self.counted = now;
     }
 
-    /// Counts the end, and the changes before it that were not written by themselves. `now_ms` is the
-    /// store's time, as that of the start.
+    /// Counts the end, and the changes before it that were not written by themselves. `now_ms` is
+    /// the store's time, as that of the start.
     pub fn ended(&mut self, document: &SagaDocument, completed: bool, now_ms: u64) {
         self.written(document);
         let status = if completed { "completed" } else { "failed" };

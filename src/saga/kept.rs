@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
-use super::trace::traceparent;
+use crate::http_message::TRACEPARENT;
 use crate::key::path::as_matched;
 
 /// The kept parts of a saga's request.
@@ -67,7 +67,10 @@ impl KeptRequest {
             headers: keep.iter().filter_map(|name| kept_field(name, headers)).collect(),
             path: path_parameters(pattern, path),
             query: query_parameters(query.unwrap_or_default()),
-            traceparent: traceparent(headers),
+            traceparent: headers
+                .get(TRACEPARENT)
+                .and_then(|it| it.to_str().ok())
+                .map(str::to_owned),
         }
     }
 

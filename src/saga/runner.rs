@@ -20,7 +20,7 @@ use super::running::{RunningSaga, begin_first};
 use super::shared::SagasState;
 use super::store_time::StoreTimeEstimate;
 use crate::clock::Clock;
-use crate::event::SagaChange;
+use crate::event::ChangedSaga;
 use crate::gate::{OwnedSaga, SagaRequest, SagaRunner, SagaSummary};
 use crate::key::Slot;
 use crate::refusal::Refusal;
@@ -181,7 +181,7 @@ impl SagaRunner for Sagas {
         document.encode().map(Bytes::from).map_err(|_| Refusal::BodyUnreadable)
     }
 
-    fn started(&self, content: &Bytes) -> Option<SagaChange> {
+    fn started(&self, content: &Bytes) -> Option<ChangedSaga> {
         let gateway = self.0.gateway()?;
         let document = SagaDocument::decode(content).ok()?;
         Some(started(gateway.gate(), &document))

@@ -24,7 +24,7 @@ use super::shared::SagasState;
 use super::status::SagaStatus;
 use super::step_call::{StepCall, carry_out};
 use super::trace::SagaTrace;
-use crate::event::SagaChange;
+use crate::event::ChangedSaga;
 use crate::gate::{Gate, NextSaga, OwnedSaga, SagaWrite};
 use crate::key::Slot;
 use crate::record::SagaPhase;
@@ -320,7 +320,7 @@ impl RunningSaga {
 
     /// Returns what the next record changes, if there is a log or a sink that needs it. `end` is
     /// the status of a saga that ends with it.
-    fn change(&self, gate: &Gate, end: Option<SagaStatus>) -> Option<SagaChange> {
+    fn change(&self, gate: &Gate, end: Option<SagaStatus>) -> Option<ChangedSaga> {
         let is_needed = gate.event_log_enabled() || self.owned.is_published();
         is_needed.then(|| self.written.change(gate, &self.document, self.now_ms(), end))?
     }

@@ -4,8 +4,8 @@
 //! tree, also if another gateway continues it: each gateway exports the steps that it settles, and
 //! the last one exports the saga. All times are the store's.
 
+use http::Request;
 use http::header::HeaderValue;
-use http::{HeaderMap, Request};
 
 use super::changes::SagaMark;
 use super::document::SagaDocument;
@@ -121,11 +121,6 @@ impl SagaTrace {
         let digits = self.traceparent.get(36..52)?;
         Some(u64::from_str_radix(digits, 16).ok()?.to_be_bytes())
     }
-}
-
-/// Returns the `traceparent` of a request.
-pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
-    headers.get(TRACEPARENT)?.to_str().ok().map(str::to_owned)
 }
 
 /// Returns the span of an operation of a step: the same on every gateway.

@@ -76,11 +76,18 @@ impl Scene {
 
     /// Returns the events of sagas in the log: the names, the status, and the steps with theirs.
     fn log(&self) -> Vec<String> {
-        let logged = self.gateway.ask("GET", "/v1/log?since=2020-01-01T00:00:00Z").json();
-        let text = logged.to_string();
-        assert!(!text.contains("canary"), "{text}");
-        let events = logged["events"].as_array().unwrap().iter();
-        events.map(|event| &event["saga"]).filter(|saga| !saga.is_null()).map(words).collect()
+        let (mut from, mut sagas) = ("since=2020-01-01T00:00:00Z".to_owned(), Vec::new());
+        loop {
+            let page = self.gateway.ask("GET", &format!("/v1/log?{from}")).json();
+            assert!(!page.to_string().contains("canary"), "{page}");
+            let events = page["events"].as_array().unwrap();
+            if events.is_empty() {
+                return sagas;
+            }
+            let of_sagas = events.iter().map(|event| &event["saga"]).filter(|saga| !saga.is_null());
+            sagas.extend(of_sagas.map(words));
+            from = format!("after={}", page["cursor"].as_str().unwrap());
+        }
     }
 
     /// Waits for so many events of the sink. Returns their types and steps, in the order of their

@@ -6,7 +6,7 @@ use http::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
 use crate::event::{
-    AnnouncedChange, ChangedStep, MalformedEvent, OutgoingEvent, SagaChange, StoppedStep,
+    AnnouncedChange, ChangedSaga, ChangedStep, MalformedEvent, OutgoingEvent, StoppedStep,
     events_of, finished,
 };
 use crate::key::{Slot, Space};
@@ -144,7 +144,7 @@ fn an_event_that_does_not_complete_the_operation_has_no_end_and_no_source() {
 }
 
 /// Returns the change of a saga in which a step fails for good where nothing can be undone.
-fn stopped() -> SagaChange {
+fn stopped() -> ChangedSaga {
     let step = ChangedStep {
         name: "ship".into(),
         direction: "action".into(),
@@ -160,7 +160,7 @@ fn stopped() -> SagaChange {
         cause: "refused".into(),
         operation: Some("op_1".into()),
     };
-    SagaChange {
+    ChangedSaga {
         events: vec!["saga.step".into(), "saga.stuck".into(), "saga.later".into()],
         status: "stuck".into(),
         steps: vec![step],
@@ -170,7 +170,7 @@ fn stopped() -> SagaChange {
 }
 
 /// Returns the events of a saga's change: all events of one sink, under one type.
-fn of_saga(saga: &SagaChange, on: &[AnnouncedState], reply: Option<&Reply>) -> Vec<Value> {
+fn of_saga(saga: &ChangedSaga, on: &[AnnouncedState], reply: Option<&Reply>) -> Vec<Value> {
     let (slot, record) = (operation(), claim(8, 1));
     let mut rule = rule(Some("com.example.saga"), &["ledger"], &[("order", "/order")]);
     rule.on = on.to_vec();
@@ -215,14 +215,17 @@ fn a_change_of_a_saga_is_an_event_for_each_of_its_names_that_a_rule_asks_for() {
         assert_eq!(open, [&Value::Null; 3], "the saga has not ended");
         assert_eq!(data["missing"], json!({ "order": "absent" }), "nor has it an answer");
     }
-    assert_eq!(of_saga(&stopped(), &[AnnouncedState::SagaStuck], None), [stuck.clone()]);
+    assert_eq!(
+        of_saga(&stopped(), &[AnnouncedState::SagaStuck], None),
+        std::slice::from_ref(stuck)
+    );
     assert_eq!(of_saga(&stopped(), &[AnnouncedState::SagaFailed], None), Vec::<Value>::new());
 }
 
 #[test]
 fn the_end_of_a_saga_has_its_answer_and_its_last_step_has_not() {
     let events = vec!["saga.step".to_owned(), "saga.completed".to_owned()];
-    let ended = SagaChange { events, status: "completed".into(), ..SagaChange::default() };
+    let ended = ChangedSaga { events, status: "completed".into(), ..ChangedSaga::default() };
     let answer = reply(r#"{"order":"r-1"}"#);
     let found = of_saga(&ended, &AnnouncedState::OF_SAGAS, Some(&answer));
     let [step, end, operation] = &found[..] else { panic!("{found:?}") };

@@ -24,10 +24,10 @@ fn kinds() -> impl Strategy<Value = EventKind> {
     ])
 }
 
-fn changed_saga(name: String) -> Box<SagaChange> {
+fn changed_saga(name: String) -> Box<ChangedSaga> {
     let step = ChangedStep { name, status: "done".into(), attempts: 2, ..ChangedStep::default() };
     let events = vec!["saga.step".to_owned()];
-    Box::new(SagaChange { events, steps: vec![step], ..SagaChange::default() })
+    Box::new(ChangedSaga { events, steps: vec![step], ..ChangedSaga::default() })
 }
 
 fn contexts() -> impl Strategy<Value = Context> {

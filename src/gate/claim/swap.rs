@@ -13,7 +13,7 @@ use super::{AdmitResult, PendingAdmission};
 use crate::engine::{
     Admission, Claim, ClaimOver, DuplicateRefusal, admit, claim, publication_of_claim, saga_claim,
 };
-use crate::event::{Context, SagaChange};
+use crate::event::{ChangedSaga, Context};
 use crate::gate::attempt::Claimed;
 use crate::gate::send_rule::SendRule;
 use crate::gate::shared_permit::SharedPermit;
@@ -46,7 +46,7 @@ struct UnansweredClaim<'g> {
     over: ClaimOver,
     lifetime: Lifetime,
     rule: Arc<SendRule>,
-    started: Option<SagaChange>,
+    started: Option<ChangedSaga>,
 }
 
 impl Gate {
@@ -247,7 +247,7 @@ impl Gate {
         &self,
         pending: &PendingAdmission<'_>,
         is_published: bool,
-    ) -> Option<SagaChange> {
+    ) -> Option<ChangedSaga> {
         if !is_published && !self.event_log_enabled() {
             return None;
         }

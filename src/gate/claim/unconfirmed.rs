@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::{Claim, Outcome};
-use crate::event::{Context, SagaChange};
+use crate::event::{ChangedSaga, Context};
 use crate::gate::attempt::settle::UnsettledOutcome;
 use crate::gate::record_change::RecordChange;
 use crate::gate::state::{Gate, ProtectedRoute};
@@ -44,7 +44,7 @@ impl<'g> UnconfirmedClaim<'g> {
     pub fn change<'c>(
         &'c self,
         lifetime: Lifetime,
-        saga: Option<&'c SagaChange>,
+        saga: Option<&'c ChangedSaga>,
     ) -> RecordChange<'c> {
         RecordChange { next: &self.claim.record, lifetime, announcement: None, saga }
     }

@@ -18,7 +18,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::engine::{OnInFlight, Policy, ScopeRule};
 use crate::entropy::Entropy;
-use crate::event::SagaChange;
+use crate::event::ChangedSaga;
 use crate::gate::{
     Gate, NextSaga, OwnedSaga, Payload, SagaRequest, SagaRunner, SagaStepSummary, SagaSummary,
     SagaWrite, Settings,
@@ -57,7 +57,7 @@ impl SagaRunner for TestRunner {
         if is_full { Err(Refusal::Overloaded) } else { Ok(Bytes::from_static(b"pending")) }
     }
 
-    fn started(&self, _: &Bytes) -> Option<SagaChange> {
+    fn started(&self, _: &Bytes) -> Option<ChangedSaga> {
         None
     }
 

@@ -7,7 +7,7 @@ use super::story::{
 };
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::event::SagaChange;
+use crate::event::ChangedSaga;
 use crate::gate::{Gate, Settings};
 use crate::saga::changes::{SagaMark, started};
 use crate::saga::document::SagaDocument;
@@ -35,7 +35,7 @@ impl Writes {
     }
 
     /// Writes the record. Returns what that changes.
-    fn write(&mut self, story: &Story, end: Option<SagaStatus>) -> Option<SagaChange> {
+    fn write(&mut self, story: &Story, end: Option<SagaStatus>) -> Option<ChangedSaga> {
         let change = self.written.change(&self.gate, &document(story), story.now_ms, end);
         self.written = SagaMark::of(&story.state);
         change
@@ -52,7 +52,7 @@ fn document(story: &Story) -> SagaDocument {
     SagaDocument { plan: story.plan.clone(), request, log: story.state.clone() }
 }
 
-fn words(change: &SagaChange) -> String {
+fn words(change: &ChangedSaga) -> String {
     let steps = change.steps.iter().map(|step| {
         let attempts = step.attempts;
         let cause = step.cause.as_ref().map(|cause| format!(" {cause}")).unwrap_or_default();
