@@ -144,13 +144,13 @@ impl Gate {
 
     /// Writes the next content of an owned saga and ends its lease, so that another gateway can
     /// take the saga over at once.
-    pub async fn hand_saga_over(&self, saga: &mut OwnedSaga, next: NextSaga) {
+    pub async fn hand_saga_over(&self, saga: &mut OwnedSaga, next: NextSaga) -> SagaWrite {
         let NextSaga { phase, content, change } = next;
         let policy = &saga.guarded.route.policy;
         let mut next = saga_progress(&saga.record, phase, SagaContent::Open(content), policy);
         next.lifetime.due = Some(Duration::ZERO);
         // If it fails, the lease ends by itself.
-        _ = self.write_saga(saga, next, change.as_ref()).await;
+        self.write_saga(saga, next, change.as_ref()).await
     }
 
     /// Renews the lease of an owned saga. Returns whether this gateway still owns the saga.

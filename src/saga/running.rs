@@ -270,7 +270,9 @@ impl RunningSaga {
         if let Some(gateway) = self.sagas.gateway()
             && let Some(next) = self.next(gateway.gate())
         {
-            gateway.gate().hand_saga_over(&mut self.owned, next).await;
+            let written = gateway.gate().hand_saga_over(&mut self.owned, next).await;
+            // The next owner finds in the record what this write settles, and does not count it.
+            _ = self.written(&written);
         }
         Next::End
     }

@@ -36,10 +36,7 @@ compensate = { method = "DELETE", path = "/v1/reservations/{{ steps.reserve.body
 name = "ship"
 request = { path = "/v1/shipments", body = '{"card": {{ request.body.card }}}' }
 compensate = "none"
-on_uncertain = "forward"
-lease = "3s"
-uncertain_after = "1s"
-timeout = "60s"
+retry = { first = "1s", max = "2s", attempts = 100 }
 "#;
 
 const BODY: &str = r#"{"sku": "A/1", "card": "canary-card"}"#;
@@ -246,20 +243,59 @@ fn only<'s>(all: &'s [Value], name: &str) -> &'s Value {
     span
 }
 
+/// Returns the statuses of the attempts below a step, sorted.
+fn attempts<'s>(all: &'s [Value], step: &Value) -> Vec<&'s str> {
+    let is_below = |span: &&Value| span["parentSpanId"] == step["spanId"];
+    let forwards = all.iter().filter(is_below).filter(|span| span["name"] == "forward");
+    let mut statuses: Vec<&str> =
+        forwards.map(|span| attribute(span, "http.response.status_code")).collect();
+    statuses.sort_unstable();
+    statuses
+}
+
 #[test]
-fn the_spans_of_a_saga_are_one_tree_in_the_trace_of_its_client_also_over_a_takeover() {
+fn the_spans_of_a_saga_are_one_tree_below_its_request() {
+    let collector = Upstream::start();
+    let mut scene = Scene::on("memory:", &tracing(collector.port, ""));
+    let traceparent = format!("00-{TRACE}-{CLIENT_SPAN}-01");
+    let answer = order().field("traceparent", &traceparent).send(scene.gateway.port);
+    assert_eq!(answer.status, 201);
+    scene.gateway.signal("TERM");
+    assert!(scene.gateway.wait().success());
+    let all = spans(&collector);
+    let (request, saga) = (only(&all, "POST order"), only(&all, "saga order"));
+    let ids = (&request["traceId"], &request["parentSpanId"], &saga["parentSpanId"]);
+    assert_eq!(ids, (&json!(TRACE), &json!(CLIENT_SPAN), &request["spanId"]));
+    for (number, name) in ["step reserve", "step ship"].into_iter().enumerate() {
+        let step = only(&all, name);
+        assert_eq!((&step["traceId"], &step["parentSpanId"]), (&json!(TRACE), &saga["spanId"]));
+        assert_eq!(attempts(&all, step), ["201"]);
+        let sent = scene.services.seen()[number].get("traceparent").unwrap().to_owned();
+        let forward = all
+            .iter()
+            .find(|span| span["name"] == "forward" && span["parentSpanId"] == step["spanId"]);
+        let forward = forward.unwrap()["spanId"].as_str().unwrap();
+        assert_eq!(sent, format!("00-{TRACE}-{forward}-01"), "the upstream's parent");
+    }
+    let text = serde_json::to_string(&all).unwrap();
+    assert!(!text.contains("canary"), "{text}");
+}
+
+#[test]
+fn a_gateway_that_takes_a_saga_over_continues_its_tree_of_spans() {
     let (collector, dir) = (Upstream::start(), TempDir::new().unwrap());
     let store = format!("file:{}", dir.path().join("data").display());
     let mut scene = Scene::on(&store, &tracing(collector.port, ""));
-    scene.services.answer_line("POST /v1/shipments", "hold");
+    scene.services.answer_line("POST /v1/shipments", "status 429");
     let mut client = Connection::open(scene.gateway.port);
     let traceparent = format!("00-{TRACE}-{CLIENT_SPAN}-01");
     client.write(&order().field("traceparent", &traceparent).bytes());
-    scene.services.reached(2);
-    until("the first step", || spans(&collector).iter().any(|span| span["name"] == "step reserve"));
+    let is_declined = |span: &Value| {
+        span["name"] == "forward" && attribute(span, "http.response.status_code") == "429"
+    };
+    until("an attempt that is declined", || spans(&collector).iter().any(is_declined));
     scene.gateway.kill();
     scene.services.answer_line("POST /v1/shipments", "status 422");
-    scene.services.release();
     scene.gateway.start_again();
     until("the end", || scene.order().problem() == "saga-failed");
     until("the saga", || spans(&collector).iter().any(|span| span["name"] == "saga order"));
@@ -267,33 +303,17 @@ fn the_spans_of_a_saga_are_one_tree_in_the_trace_of_its_client_also_over_a_takeo
         spans(&collector).into_iter().filter(|span| span["traceId"] == TRACE).collect();
     let saga = only(&all, "saga order");
     assert_eq!(attribute(saga, "onceward.outcome"), "failed");
-    for (name, outcome) in
-        [("step reserve", "done"), ("step ship", "failed"), ("undo reserve", "undone")]
-    {
+    let outcomes = [("step reserve", "done"), ("step ship", "failed"), ("undo reserve", "undone")];
+    for (name, outcome) in outcomes {
         let step = only(&all, name);
         assert_eq!(step["parentSpanId"], saga["spanId"], "{step}");
         assert_eq!(attribute(step, "onceward.outcome"), outcome);
-        let forwards: Vec<&Value> = all
-            .iter()
-            .filter(|span| span["name"] == "forward" && span["parentSpanId"] == step["spanId"])
-            .collect();
-        assert_eq!(forwards.len(), 1, "the killed gateway exported none of its own: {name}");
     }
+    let shipping = attempts(&all, only(&all, "step ship"));
+    assert!(shipping.starts_with(&["422"]) && shipping.ends_with(&["429"]), "{shipping:?}");
     let undo = only(&all, "undo reserve");
     assert_eq!(attribute(undo, "onceward.route"), "order/reserve/undo");
-    let is_below = |parent: &Value, traceparent: Option<&str>| {
-        let sent = traceparent.unwrap().to_owned();
-        all.iter().any(|span| {
-            span["parentSpanId"] == parent["spanId"]
-                && sent == format!("00-{TRACE}-{}-01", span["spanId"].as_str().unwrap())
-        })
-    };
-    let seen = scene.services.seen();
-    let undone = seen.iter().find(|seen| seen.line.starts_with("DELETE")).unwrap();
-    assert!(is_below(undo, undone.get("traceparent")), "{all:?}");
-    assert!(is_below(only(&all, "step reserve"), seen[0].get("traceparent")), "{all:?}");
-    let text = serde_json::to_string(&all).unwrap();
-    assert!(!text.contains("canary"), "{text}");
+    assert_eq!(attempts(&all, undo), ["204"]);
 }
 
 #[test]
