@@ -18,10 +18,14 @@ mod content;
 mod json;
 mod observation;
 mod outgoing;
+mod saga;
 
 pub use content::{ContentHead, EventDraft, HOPS_MAX, MalformedEvent, finished};
 pub use observation::{Difference, Observation, ObservationKind};
-pub use outgoing::{AnnouncedChange, EVENT_MEDIA_TYPE, OutgoingEvent, RESERVED_MEMBERS, events_of};
+pub use outgoing::{
+    AnnouncedChange, EVENT_MEDIA_TYPE, OutgoingEvent, RESERVED_MEMBERS, SAGA_MEMBER, events_of,
+};
+pub use saga::{ChangedSaga, ChangedStep, SagaFailureNote, StoppedStep};
 
 /// Longest reason of an operator, in bytes. Longer reasons are cut, because otherwise the event
 /// could be too long to be read.
@@ -139,6 +143,9 @@ pub struct Context {
     /// The operator's reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What the change changed in a saga. The record has it too, but sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saga: Option<Box<ChangedSaga>>,
 }
 
 /// The bytes are not a known event.
@@ -206,7 +213,7 @@ impl Event {
     pub fn encode(&self) -> Vec<u8> {
         let Event { kind, version, fence, route, opened_ms, keep_ms, tombstone_ms, .. } = self;
         let Event { lease_ms, status, response_bytes, cause, phase, context, .. } = self;
-        let Context { scope, trace, request_bytes, upstream_ms, fields, operator, reason } =
+        let Context { scope, trace, request_bytes, upstream_ms, fields, operator, reason, saga } =
             context;
         let mut encoded = Vec::with_capacity(USUAL_BYTES);
         let mut event = Object::begin(&mut encoded);
@@ -231,6 +238,10 @@ impl Event {
         }
         event.text_if("operator", operator.as_deref());
         event.text_if("reason", reason.as_deref());
+        if let Some(saga) = saga {
+            // Writing these types to memory can't fail.
+            serde_json::to_writer(event.name("saga"), saga).unwrap_or_default();
+        }
         event.end();
         encoded
     }

@@ -41,14 +41,15 @@ pub use reload::{ReloadRequest, Reloads};
 pub use session::{NoRandomness, Sessions};
 pub use state::Admin;
 pub use view::{
-    BreakView, DeadLetterAttemptsView, DeadLetterCounts, DeadLetterListView, DeadLetterView,
-    DecisionRequest, DifferenceView, DiscardedView, EventView, HourView, LatencyView, LogLevelView,
-    LoggedView, LookupRequest, MinuteView, MomentView, OperationListView, OperationView,
-    OverviewView, ProjectionView, ReasonRequest, ReportRowView, ReportView, RequeueOneRequest,
-    RequeueRequest, RequeuedView, ResealRequest, ResealedView, ResolveRequest,
-    SagaCompensationView, SagaDecisionRequest, SagaDecisionView, SagaListView, SagaStepView,
-    SagaView, ScopeRequest, ScopeView, SinkListView, SinkTestView, SinkView, StatisticsView,
-    StuckStepView, TallyView, TimelineView, VerifiedView,
+    BreakView, ChangedStepView, DeadLetterAttemptsView, DeadLetterCounts, DeadLetterListView,
+    DeadLetterView, DecisionRequest, DifferenceView, DiscardedView, EventView, HourView,
+    LatencyView, LogLevelView, LoggedView, LookupRequest, MinuteView, MomentView,
+    OperationListView, OperationView, OverviewView, ProjectionView, ReasonRequest, ReportRowView,
+    ReportView, RequeueOneRequest, RequeueRequest, RequeuedView, ResealRequest, ResealedView,
+    ResolveRequest, SagaChangeView, SagaCompensationView, SagaDecisionRequest, SagaDecisionView,
+    SagaFailureView, SagaListView, SagaStepView, SagaView, ScopeRequest, ScopeView, SinkListView,
+    SinkTestView, SinkView, StatisticsView, StoppedStepView, StuckStepView, TallyView,
+    TimelineView, VerifiedView,
 };
 
 /// The longest duration of a request, including its body. It is longer than the limit of a reload.

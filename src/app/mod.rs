@@ -127,8 +127,8 @@ impl Gateway {
         };
         let prepared = PreparedConfig::new((config, secrets), gate.clone(), &process, None).await?;
         relay.set_caller(prepared.caller());
-        process.sagas.set_gateway(prepared.saga_ways());
         let live = prepared.live_parts();
+        process.sagas.set_gateway(prepared.saga_ways(live.observers.clone()));
 
         let server = listener.map(|listener| {
             Server::new(listener, live.terms.clone(), gate.meter().connections.clone())

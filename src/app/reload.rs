@@ -196,7 +196,7 @@ impl PreparedConfig {
     }
 
     /// Returns the gateway as its sagas use it.
-    pub fn saga_ways(&self) -> Arc<dyn SagaGateway> {
+    pub fn saga_ways(&self, observers: Observers) -> Arc<dyn SagaGateway> {
         let configured = |saga: &SagaConfig| {
             let configured = ConfiguredSaga {
                 plan: saga.plan.clone(),
@@ -212,6 +212,7 @@ impl PreparedConfig {
             gate: self.gate.clone(),
             layer: self.layer.clone(),
             forward: self.forward.clone(),
+            observers,
             sagas: self.config.sagas.iter().map(configured).collect(),
             upstreams: upstreams.map(|upstream| upstream.name.clone()).collect(),
             has_sagas: self.config.store.format.has_sagas(),
@@ -300,7 +301,7 @@ impl ActiveConfig {
             server_limits(&prepared.config, &prepared.gate),
             refusal_renderer(&prepared.config),
         );
-        process.sagas.set_gateway(prepared.saga_ways());
+        process.sagas.set_gateway(prepared.saga_ways(live.observers.clone()));
         if let Some(relay) = relay {
             relay.set_caller(prepared.caller());
             relay.replace(sinks);

@@ -18,6 +18,7 @@ use crate::saga::gateway::{ConfiguredSaga, SagaGateway, kept_for};
 use crate::saga::log::StepDirection;
 use crate::saga::plan::FieldSource;
 use crate::saga::step_route::{StepResources, step_policy};
+use crate::telemetry::Observers;
 
 /// Returns the policies of the operations of steps, by the names of their routes. The sweeper and
 /// operators treat an operation by its own rules, also when the saga's owner is gone.
@@ -42,6 +43,7 @@ pub(super) struct SagaWays {
     pub gate: Arc<Gate>,
     pub layer: OncewardLayer,
     pub forward: Forward<RequestBody>,
+    pub observers: Observers,
     /// The sagas of the configuration, by name.
     pub sagas: HashMap<String, ConfiguredSaga>,
     /// The names of the upstreams, by index. The first one is the default upstream.
@@ -80,6 +82,10 @@ impl StepResources for SagaWays {
 impl SagaGateway for SagaWays {
     fn gate(&self) -> &Arc<Gate> {
         &self.gate
+    }
+
+    fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     fn has_sagas(&self) -> bool {

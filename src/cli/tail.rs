@@ -12,8 +12,8 @@ use http::StatusCode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::time::sleep;
 
-use crate::admin::EventView;
 use crate::admin::client::{Client, ClientError};
+use crate::admin::{EventView, SagaChangeView};
 use crate::entropy::{Entropy, EntropyError};
 use crate::telemetry::{escape, escape_json, print_error};
 
@@ -128,10 +128,16 @@ fn print(event: &EventView, json: bool) -> std::io::Result<()> {
 /// Formats an event as a line: time, operation, kind, route, and all other members of the event.
 fn in_words(event: &EventView) -> String {
     let moment = &event.moment;
-    let mut line =
-        format!("{}  {}  {:9}  {}", moment.at, event.operation, moment.kind, event.route);
+    let events = moment.saga.as_ref().map(|saga| saga.events.join("+"));
+    let kind = events.filter(|events| !events.is_empty()).unwrap_or_else(|| moment.kind.clone());
+    let mut line = format!("{}  {}  {kind:9}  {}", moment.at, event.operation, event.route);
     if let Some(status) = moment.status {
         line.push_str(&format!("  status {status}"));
+    }
+    if let Some(saga) =
+        moment.saga.as_ref().map(SagaChangeView::in_words).filter(|it| !it.is_empty())
+    {
+        line.push_str(&format!("  {saga}"));
     }
     if let Some(cause) = &moment.cause {
         line.push_str(&format!("  {cause}"));

@@ -14,6 +14,7 @@ use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, Policy};
 use crate::key::Pointer;
 use crate::key::path::PathCase;
 use crate::outbox::settings::OutboxSettings;
+use crate::record::AnnouncedState;
 
 mod cors;
 mod fields;
@@ -175,7 +176,7 @@ fn implicit(root: &Table<'_>, context: &RouteContext<'_>) -> Option<RouteConfig>
         &table,
         IMPLICIT_ROUTE,
         context.response_timeout,
-        context,
+        (&AnnouncedState::OF_ROUTES, context),
         &mut RouteExtras::default(),
     )?;
     Some(RouteConfig {
@@ -206,7 +207,7 @@ fn read(
         &table,
         name.as_deref().unwrap_or_default(),
         response_timeout,
-        context,
+        (&AnnouncedState::OF_ROUTES, context),
         &mut extras,
     );
     if let (Some(policy), Some(methods), Some(value)) = (&policy, &methods, table.get("cors"))
@@ -327,7 +328,7 @@ fn read_policy(
     table: &Table<'_>,
     name: &str,
     response_timeout: Option<Duration>,
-    context: &RouteContext<'_>,
+    (announced, context): (&[AnnouncedState], &RouteContext<'_>),
     extras: &mut RouteExtras,
 ) -> Option<Policy> {
     let mode = table.get("mode").and_then(|value| value.choice(&MODES, &[]));
@@ -355,7 +356,7 @@ fn read_policy(
     let redact = read_redact(table);
     let hidden = redact.as_deref().unwrap_or_default();
     let fields = fields::read(table, hidden, context);
-    let publish = publish::read(table, hidden, mode, context);
+    let publish = publish::read(table, hidden, mode, announced, context);
     let on_failure = read_on_failure(table, context);
     let stripe_should_retry = table.get("stripe_should_retry").and_then(|value| value.boolean());
     let errors = table.get("errors").and_then(|value| value.choice(&ERRORS, &[]));

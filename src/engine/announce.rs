@@ -66,13 +66,25 @@ pub fn publication_of_claim(
     }
 }
 
+/// Returns the rules for the events of a change that keeps a saga unsettled.
+pub fn announcements_of_saga(record: &Record) -> Option<&Arc<Announcements>> {
+    match (&record.state, &record.publication) {
+        (State::Saga { .. }, Some(Publication::Open(announcements))) => Some(announcements),
+        _ => None,
+    }
+}
+
 /// Returns what a change announces, and gives `record` its publication. `record` is written over
 /// `before`. `answered` is the status that the upstream answered to the attempt.
 ///
 /// - Completed: always.
 /// - Uncertain: once per operation.
 /// - Released: after an answer that shows that nothing was done, and from an uncertain record. A
-///   claim that was given up makes no event, because no event announced its operation.
+///   claim that was given up makes no event, because no event announced its operation. A saga that
+///   was given up has failed, because its start is an event.
+///
+/// What happens to a saga before its end is announced by its content: see
+/// [`announcements_of_saga`].
 ///
 /// A sealed publication stays in the record: whoever writes the record must refuse to.
 pub(super) fn announce(
@@ -114,6 +126,10 @@ pub(super) fn announce(
         }
         State::Uncertain { .. } if announcements.uncertain_announced => None,
         State::Uncertain { .. } => Some(announcement(AnnouncedState::Uncertain, None, None)),
+        // It was given up before it ran, and an event has announced its start.
+        State::Released if matches!(before.state, State::Saga { .. }) => {
+            Some(announcement(AnnouncedState::SagaFailed, None, None))
+        }
         State::Released if was_uncertain || answered.is_some() => {
             Some(announcement(AnnouncedState::Released, answered, None))
         }

@@ -24,7 +24,7 @@ mod statuses;
 mod uncertain;
 
 pub use admit::{Admission, ClaimOver, ClaimRequest, DuplicateRefusal, admit};
-pub use announce::{Announcement, SettledBy, publication_of_claim};
+pub use announce::{Announcement, SettledBy, announcements_of_saga, publication_of_claim};
 pub use belief::{Belief, believe, believe_in_background};
 pub use chosen::{CHOSEN_BYTES_MAX, CHOSEN_MAX, ChosenField, Side, any_chosen, chosen};
 pub use grpc::{grpc_uncertainty, is_grpc};

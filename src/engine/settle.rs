@@ -244,7 +244,7 @@ pub fn settle(
         (State::Saga { .. }, Effect::Nothing)
             if own && gives_up && record.version == claim.record.version =>
         {
-            Settlement::Write(marker(claim, version, policy))
+            Settlement::Write(marker(claim, version, policy).announced(record, None))
         }
         // A bar stays, because the saga has gone back. A saga has an owner of its own.
         (State::Saga { .. } | State::Barred, _) => Settlement::Stale,

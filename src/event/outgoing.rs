@@ -11,6 +11,7 @@ use ring::digest::{Context, SHA256};
 
 use super::content::{ContentHead, EventDraft};
 use super::json::Object;
+use super::saga::ChangedSaga;
 use crate::clock::rfc3339;
 use crate::hex;
 use crate::key::Slot;
@@ -34,6 +35,10 @@ pub const RESERVED_MEMBERS: [&str; 9] = [
     "missing",
     "truncated",
 ];
+
+/// The member of an event's data that has what changed in a saga. Rules of sagas can't choose it as
+/// a name.
+pub const SAGA_MEMBER: &str = "saga";
 
 /// Bytes of the digest in an event's id.
 const ID_BYTES: usize = 16;
@@ -61,28 +66,34 @@ pub struct AnnouncedChange<'c> {
     pub record: &'c Record,
     /// The rules of the operation.
     pub announcements: &'c Announcements,
-    /// The new state.
-    pub state: AnnouncedState,
+    /// What the change is, in the order of its events. Only a change of a saga is several things.
+    pub states: &'c [AnnouncedState],
     /// The status of the answer.
     pub status: Option<u16>,
     /// The source of the result.
     pub settled_by: Option<&'static str>,
     /// The stored result; `None` if the change is no result.
     pub reply: Option<&'c Reply>,
+    /// What changed in the saga; `None` for other operations.
+    pub saga: Option<&'c ChangedSaga>,
 }
 
-/// Returns the events of a change: one for each rule that matches.
+/// Returns the events of a change: for each of its states, one for each rule that matches.
 ///
 /// If the events together have more bytes than the operation's limit, they have no chosen members.
 pub fn events_of(change: AnnouncedChange<'_>) -> Vec<OutgoingEvent> {
     let rules = &change.announcements.rules;
-    let matching = || rules.iter().filter(|rule| rule.matches(change.state, change.status));
-    let events: Vec<_> = matching().map(|rule| change.event(rule, Chosen::All)).collect();
-    let bytes: u64 = events.iter().map(|event| event.content.len() as u64).sum();
-    if bytes <= change.announcements.event_bytes {
-        return events;
-    }
-    matching().map(|rule| change.event(rule, Chosen::LeftOut)).collect()
+    let events = |members: Chosen| -> Vec<OutgoingEvent> {
+        let of_state = |state: &AnnouncedState| {
+            let state = *state;
+            let matching = rules.iter().filter(move |rule| rule.matches(state, change.status));
+            matching.map(move |rule| change.event(rule, state, members))
+        };
+        change.states.iter().flat_map(of_state).collect()
+    };
+    let all = events(Chosen::All);
+    let bytes: u64 = all.iter().map(|event| event.content.len() as u64).sum();
+    if bytes <= change.announcements.event_bytes { all } else { events(Chosen::LeftOut) }
 }
 
 /// Whether an event has its chosen members.
@@ -93,12 +104,12 @@ enum Chosen {
 }
 
 impl AnnouncedChange<'_> {
-    fn event(&self, rule: &AnnouncedRule, members: Chosen) -> OutgoingEvent {
-        let kind = rule.kind_of(self.state);
-        let id = self.id(&kind);
+    fn event(&self, rule: &AnnouncedRule, state: AnnouncedState, members: Chosen) -> OutgoingEvent {
+        let kind = rule.kind_of(state);
+        let id = self.id(&kind, state);
         let operation = self.slot.to_string();
         let mut content = EventDraft::begin(ContentHead {
-            closes: self.state == AnnouncedState::Completed,
+            closes: state.has_answer(),
             hops: self.announcements.hops,
         });
         let mut event = Object::begin(&mut content);
@@ -116,7 +127,7 @@ impl AnnouncedChange<'_> {
             event.text("traceparent", &format!("00-{trace}-{span}-01"));
         }
         // Neither object ends here: `EventDraft` does that.
-        self.write_data(event.name("data"), &operation, &rule.members, members);
+        self.write_data(event.name("data"), &operation, state, (&rule.members, members));
         OutgoingEvent { id, to: rule.to.clone(), content: content.into() }
     }
 
@@ -124,22 +135,27 @@ impl AnnouncedChange<'_> {
         &self,
         out: &mut Vec<u8>,
         operation: &str,
-        members: &[AnnouncedMember],
-        chosen: Chosen,
+        state: AnnouncedState,
+        (members, chosen): (&[AnnouncedMember], Chosen),
     ) {
+        let saga = self.saga.filter(|_| state.is_of_saga());
         let mut data = Object::begin(out);
         data.text("operation", operation);
         data.text("route", &self.record.route);
-        data.text("state", self.state.name());
-        match self.status {
+        data.text("state", saga.map_or(state.name(), |saga| &saga.status));
+        // A step of a saga has no answer for the client, although it may come with the saga's end.
+        match self.status.filter(|_| state.has_answer() || !state.is_of_saga()) {
             Some(status) => data.number("status", status.into()),
             None => data.null("status"),
         }
-        match self.settled_by {
+        match self.settled_by.filter(|_| !state.is_of_saga()) {
             Some(settled_by) => data.text("settled_by", settled_by),
             None => data.null("settled_by"),
         }
         data.text("opened_at", &rfc3339(self.record.opened_unix_ms));
+        if let Some(saga) = saga {
+            write_saga(data.name(SAGA_MEMBER), saga);
+        }
         if chosen == Chosen::LeftOut {
             if !members.is_empty() {
                 data.name("truncated").extend_from_slice(b"true");
@@ -148,7 +164,7 @@ impl AnnouncedChange<'_> {
         }
         let mut missing = BTreeMap::new();
         for AnnouncedMember { name, value } in members {
-            match self.value(value) {
+            match self.value(value, state) {
                 Ok(value) => data.any_name(name).extend_from_slice(&value),
                 Err(reason) => {
                     missing.insert(name.clone(), reason.name().to_owned());
@@ -160,24 +176,45 @@ impl AnnouncedChange<'_> {
         }
     }
 
-    fn value(&self, source: &MemberSource) -> Result<Bytes, MissingReason> {
+    fn value(&self, source: &MemberSource, of: AnnouncedState) -> Result<Bytes, MissingReason> {
         match source {
             MemberSource::Value(value) => Ok(Bytes::copy_from_slice(value.get().as_bytes())),
             MemberSource::Missing(reason) => Err(*reason),
-            MemberSource::Response(pointer) => member_of(self.reply, pointer),
+            MemberSource::Response(pointer) => {
+                member_of(self.reply.filter(|_| of.has_answer()), pointer)
+            }
         }
     }
 
     /// Returns the id: equal for every sink and every delivery of the event, and for the same
     /// change written again.
-    fn id(&self, kind: &str) -> String {
+    fn id(&self, kind: &str, state: AnnouncedState) -> String {
         let mut digest = Context::new(&SHA256);
         digest.update(self.slot.hash());
         digest.update(&self.record.version.0.to_be_bytes());
         digest.update(kind.as_bytes());
+        // A change of a saga may make several events of the type that a rule gives them.
+        if state.is_of_saga() {
+            digest.update(state.name().as_bytes());
+        }
         let digest = digest.finish();
         format!("ev_{}", hex::encode(digest.as_ref().get(..ID_BYTES).unwrap_or_default()))
     }
+}
+
+/// Writes what changed in a saga: steps, and the reasons of a stop and of a failure.
+fn write_saga(out: &mut Vec<u8>, saga: &ChangedSaga) {
+    let ChangedSaga { events: _, status: _, steps, stuck, failure } = saga;
+    let mut data = Object::begin(out);
+    // Writing these types to memory can't fail.
+    serde_json::to_writer(data.name("steps"), steps).unwrap_or_default();
+    if !stuck.is_empty() {
+        serde_json::to_writer(data.name("stuck"), stuck).unwrap_or_default();
+    }
+    if let Some(failure) = failure {
+        serde_json::to_writer(data.name("failure"), failure).unwrap_or_default();
+    }
+    data.end();
 }
 
 /// Returns the member of a stored result.

@@ -217,6 +217,7 @@ async fn the_wire_form_is_what_readers_were_promised() {
         fields: [("order".to_owned(), "o-17".to_owned())].into(),
         operator: Some("on-call".into()),
         reason: Some("seen".into()),
+        saga: None,
     };
     let lifetime = Lifetime { due: Some(Duration::from_secs(30)), ..LIFE };
     let event = Event::of(&record, lifetime, context);

@@ -77,7 +77,7 @@ pub use operator::OperatorError;
 pub use outflow::Outflow;
 pub use payload::{AnswerBody, Payload};
 pub use prefer::ClientPreference;
-pub use protected_route::{OwnedSaga, SagaRequest, SagaRunner};
+pub use protected_route::{NextSaga, OwnedSaga, SagaRequest, SagaRunner};
 use run::IdentifiedRequest;
 pub use saga::SagaWrite;
 pub use saga_decision::SagaDecisionError;

@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::saga_place::SagaPlace;
 use super::saga_summary::SagaSummary;
+use crate::event::ChangedSaga;
 use crate::key::Slot;
-use crate::record::{Record, Version};
+use crate::record::{Publication, Record, SagaPhase, SpanId, Version};
 use crate::refusal::Refusal;
 use crate::route::Route;
 use crate::telemetry::RouteMeter;
@@ -53,6 +54,10 @@ pub trait SagaRunner: Send + Sync + 'static {
     /// The request is too large, or the sagas of this gateway stop. Nothing has begun.
     fn first_content(&self, saga: &str, request: &SagaRequest<'_>) -> Result<Bytes, Refusal>;
 
+    /// Returns what the record with this first content changes; `None` if the content can't be
+    /// read.
+    fn started(&self, content: &Bytes) -> Option<ChangedSaga>;
+
     /// Runs a saga that begins: its record is stored.
     fn run(&self, saga: OwnedSaga);
 
@@ -69,6 +74,17 @@ pub trait SagaRunner: Send + Sync + 'static {
 
     /// Returns a token that is cancelled when the sagas of this gateway stop.
     fn stopping(&self) -> CancellationToken;
+}
+
+/// The next content of a saga's record.
+#[derive(Debug, Clone)]
+pub struct NextSaga {
+    /// The phase, in the clear.
+    pub phase: SagaPhase,
+    /// The content.
+    pub content: Bytes,
+    /// What it changes, for the event log and for sinks; `None` if they need not know of it.
+    pub change: Option<ChangedSaga>,
 }
 
 /// A saga that this gateway owns, as its last write left it.
@@ -97,6 +113,16 @@ impl OwnedSaga {
     /// Returns the version of the record.
     pub fn version(&self) -> Version {
         self.record.version
+    }
+
+    /// Returns the exported span of the request that began the saga.
+    pub fn request_span(&self) -> Option<SpanId> {
+        self.record.extras.span
+    }
+
+    /// Returns whether changes of the saga make events for sinks.
+    pub fn is_published(&self) -> bool {
+        matches!(self.record.publication, Some(Publication::Open(_)))
     }
 
     /// Returns when the owner has to renew the lease.

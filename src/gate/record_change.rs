@@ -2,10 +2,14 @@
 //! and for the operation's sinks.
 
 use super::state::Gate;
-use crate::engine::{Announcement, Next, Policy, SettledBy, Side, any_chosen, chosen};
-use crate::event::{AnnouncedChange, Context, Event, events_of};
+use crate::engine::{
+    Announcement, Next, Policy, SettledBy, Side, announcements_of_saga, any_chosen, chosen,
+};
+use crate::event::{AnnouncedChange, ChangedSaga, Context, Event, events_of};
 use crate::key::{Document, Slot, Space};
-use crate::record::{CodecError, Lifetime, Publication, Record, ReplyBody, State, Version};
+use crate::record::{
+    AnnouncedState, CodecError, Lifetime, Publication, Record, ReplyBody, State, Version,
+};
 use crate::store::outbox::{EventContent, EventOrder};
 use crate::store::{EventSource, Events, OutboxEvent, StoreError, Swap};
 
@@ -15,12 +19,15 @@ pub(crate) struct RecordChange<'c> {
     pub next: &'c Record,
     pub lifetime: Lifetime,
     pub announcement: Option<&'c Announcement>,
+    /// What changes in a saga.
+    pub saga: Option<&'c ChangedSaga>,
 }
 
 impl<'c> From<&'c Next> for RecordChange<'c> {
     fn from(next: &'c Next) -> RecordChange<'c> {
         let Next { record, lifetime, announcement } = next;
-        RecordChange { next: record, lifetime: *lifetime, announcement: announcement.as_ref() }
+        let announcement = announcement.as_ref();
+        RecordChange { next: record, lifetime: *lifetime, announcement, saga: None }
     }
 }
 
@@ -40,53 +47,68 @@ impl Gate {
         policy: &Policy,
         event_context: impl Fn() -> Context + Send + Sync,
     ) -> Result<Swap, StoreError> {
-        let RecordChange { next, lifetime, announcement } = change;
+        let RecordChange { next, lifetime, .. } = change;
         if matches!(next.publication, Some(Publication::Sealed(_))) {
             return Err(CodecError::Sealed.into());
         }
         let event = || {
             let mut context = event_context();
             add_response_fields(&mut context, next, policy);
+            context.saga = change.saga.cloned().map(Box::new);
             Event::of(next, lifetime, context).encode()
         };
         let has_event = self.event_log_enabled() && slot.space == Space::Enforced;
         let log: EventSource<'_> = if has_event { &event } else { Events::NONE.log };
-        let outbox = announcement
-            .filter(|_| slot.space == Space::Enforced)
-            .map(|announcement| outbox_events(slot, next, announcement))
-            .unwrap_or_default();
+        let outbox = match slot.space {
+            Space::Enforced => change.outbox_events(slot),
+            Space::Shadow => Vec::new(),
+        };
         let events = Events { log, outbox: &outbox };
         self.store.records.write(slot, expected, next, lifetime, events).await
     }
 }
 
-/// Returns the events of a change, one for each sink of each event.
-fn outbox_events(slot: &Slot, next: &Record, announcement: &Announcement) -> Vec<OutboxEvent> {
-    let Announcement { announcements, state, status, settled_by } = announcement;
-    let reply = match &next.state {
-        State::Completed { reply, .. } => Some(&**reply),
-        _ => None,
-    };
-    let change = AnnouncedChange {
-        slot,
-        record: next,
-        announcements,
-        state: *state,
-        status: status.map(|status| status.as_u16()),
-        settled_by: settled_by.map(SettledBy::name),
-        reply,
-    };
-    let (opened_unix_ms, version) = (next.opened_unix_ms, next.version.0);
-    let events = (0..).zip(events_of(change)).flat_map(|(number, event)| {
-        let order = EventOrder { opened_unix_ms, version, number };
-        let content = event.content;
-        event.to.into_iter().map(move |sink| OutboxEvent {
-            sink,
-            order,
-            content: EventContent::Plain(content.clone()),
-        })
-    });
-    events.collect()
+impl RecordChange<'_> {
+    /// Returns the events of the change, one for each sink of each event.
+    fn outbox_events(&self, slot: &Slot) -> Vec<OutboxEvent> {
+        let RecordChange { next, announcement, .. } = *self;
+        let announcements = announcement.map(|announcement| &announcement.announcements);
+        let announcements =
+            announcements.or_else(|| self.saga.and_then(|_| announcements_of_saga(next)));
+        let Some(announcements) = announcements else { return Vec::new() };
+        let of_record = announcement.map(|announcement| announcement.state);
+        let withdrawn =
+            (of_record == Some(AnnouncedState::SagaFailed)).then(ChangedSaga::withdrawn);
+        let of_saga = self.saga.into_iter().flat_map(ChangedSaga::announced);
+        let states: Vec<AnnouncedState> = of_saga.chain(of_record).collect();
+        let reply = match &next.state {
+            State::Completed { reply, .. } => Some(&**reply),
+            _ => None,
+        };
+        let change = AnnouncedChange {
+            slot,
+            record: next,
+            announcements,
+            states: &states,
+            status: announcement.and_then(|announced| announced.status).map(|code| code.as_u16()),
+            settled_by: announcement
+                .and_then(|announced| announced.settled_by)
+                .map(SettledBy::name),
+            reply,
+            saga: self.saga.or(withdrawn.as_ref()),
+        };
+        let (opened_unix_ms, version) = (next.opened_unix_ms, next.version.0);
+        let events = (0..).zip(events_of(change)).flat_map(|(number, event)| {
+            let order = EventOrder { opened_unix_ms, version, number };
+            let content = event.content;
+            event.to.into_iter().map(move |sink| OutboxEvent {
+                sink,
+                order,
+                content: EventContent::Plain(content.clone()),
+            })
+        });
+        events.collect()
+    }
 }
 
 /// Adds the route's chosen fields of a result, from the upstream, a probe or an operator. They are

@@ -14,7 +14,8 @@ use super::answer::{Answered, SettledAnswer};
 use super::attempt::Claimed;
 use super::budget::Hold;
 use super::claim::IncomingRequest;
-use super::protected_route::{OwnedSaga, ProtectedRoute, SagaRequest, SagaRunner};
+use super::protected_route::{NextSaga, OwnedSaga, ProtectedRoute, SagaRequest, SagaRunner};
+use super::record_change::RecordChange;
 use super::saga_place::{NewSaga, SagaPlace};
 use super::saga_summary::SagaSummary;
 use super::share::AddressShare;
@@ -23,7 +24,7 @@ use crate::engine::{
     Admission, ClaimRequest, DuplicateRefusal, Next, OnInFlight, Policy, admit, saga_end,
     saga_progress, saga_takeover,
 };
-use crate::event::Context;
+use crate::event::{ChangedSaga, Context};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Reply, SagaContent, SagaPhase, State};
 use crate::refusal::Refusal;
@@ -105,7 +106,9 @@ impl Gate {
             place,
         };
         if !matches!(owned.record.state, State::Saga { .. }) {
-            let begun = self.progress_saga(&mut owned, SagaPhase::Running, content).await;
+            let change = runner.started(&content);
+            let next = NextSaga { phase: SagaPhase::Running, content, change };
+            let begun = self.progress_saga(&mut owned, next).await;
             if !matches!(begun, SagaWrite::Stored) {
                 self.give_up(slot, claim, guarded, None);
                 // Not as a saga that runs: that could be accepted.
@@ -167,23 +170,21 @@ impl Gate {
     }
 
     /// Writes the next content of an owned saga.
-    pub async fn progress_saga(
-        &self,
-        saga: &mut OwnedSaga,
-        phase: SagaPhase,
-        content: Bytes,
-    ) -> SagaWrite {
+    pub async fn progress_saga(&self, saga: &mut OwnedSaga, next: NextSaga) -> SagaWrite {
+        let NextSaga { phase, content, change } = next;
         let policy = &saga.guarded.route.policy;
         let next = saga_progress(&saga.record, phase, SagaContent::Open(content), policy);
-        self.write_saga(saga, next).await
+        self.write_saga(saga, next, change.as_ref()).await
     }
 
     /// Ends an owned saga with its answer. The summary stays beside the answer, for the client.
+    /// `change` is what the end changes.
     pub async fn end_saga(
         &self,
         saga: &mut OwnedSaga,
         reply: Arc<Reply>,
         summary: &SagaSummary,
+        change: Option<&ChangedSaga>,
     ) -> SagaWrite {
         let mut next = saga_end(&saga.record, &reply, &saga.guarded.route.policy);
         if let (Some(note), Ok(summary)) =
@@ -191,21 +192,17 @@ impl Gate {
         {
             note.summary = summary.into();
         }
-        self.write_saga(saga, next).await
+        self.write_saga(saga, next, change).await
     }
 
     /// Writes the next content of an owned saga and ends its lease, so that another gateway can
     /// take the saga over at once.
-    pub async fn hand_saga_over(
-        &self,
-        saga: &mut OwnedSaga,
-        phase: SagaPhase,
-        content: Bytes,
-    ) -> SagaWrite {
+    pub async fn hand_saga_over(&self, saga: &mut OwnedSaga, next: NextSaga) -> SagaWrite {
+        let NextSaga { phase, content, change } = next;
         let policy = &saga.guarded.route.policy;
         let mut next = saga_progress(&saga.record, phase, SagaContent::Open(content), policy);
         next.lifetime.due = Some(Duration::ZERO);
-        self.write_saga(saga, next).await
+        self.write_saga(saga, next, change.as_ref()).await
     }
 
     /// Renews the lease of an owned saga. Returns whether this gateway still owns the saga.
@@ -238,13 +235,18 @@ impl Gate {
 
     /// Writes a record of an owned saga. A write without an answer is repeated until the lease
     /// ends: another write under the same version and fence would be taken for this one.
-    async fn write_saga(&self, saga: &mut OwnedSaga, next: Next) -> SagaWrite {
+    async fn write_saga(
+        &self,
+        saga: &mut OwnedSaga,
+        next: Next,
+        change: Option<&ChangedSaga>,
+    ) -> SagaWrite {
         let policy = saga.guarded.route.policy.clone();
         let expected = Some(saga.record.version);
         loop {
             let began = Instant::now();
-            let written =
-                self.write(&saga.slot, expected, (&next).into(), &policy, Context::default).await;
+            let write = RecordChange { saga: change, ..(&next).into() };
+            let written = self.write(&saga.slot, expected, write, &policy, Context::default).await;
             let current = match written {
                 Ok(Swap::Stored) => {
                     saga.wrote(next.record, began);

@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 
+use super::protected_route::NextSaga;
+use super::record_change::RecordChange;
 use super::state::Gate;
 use crate::engine::{Policy, saga_decision};
 use crate::event::Context;
 use crate::key::Slot;
-use crate::record::{Held, SagaContent, SagaPhase, State, Version};
+use crate::record::{Held, SagaContent, State, Version};
 use crate::store::{StoreError, Swap};
 
 /// Why an operator's decision about a saga has no effect. `E` is why the rules of sagas deny it.
@@ -48,7 +50,7 @@ impl Gate {
         expected: Version,
         policy: &Policy,
         event_context: Context,
-        change: impl FnOnce(&Bytes, u64) -> Result<Option<(SagaPhase, Bytes)>, E>,
+        change: impl FnOnce(&Bytes, u64) -> Result<Option<NextSaga>, E>,
     ) -> Result<Held, SagaDecisionError<E>> {
         let Some(held) = self.store.records.load(slot).await? else {
             return Err(SagaDecisionError::Unknown);
@@ -61,11 +63,12 @@ impl Gate {
         }
         let SagaContent::Open(content) = content else { return Err(SagaDecisionError::Sealed) };
         let changed = change(content, held.now_ms).map_err(SagaDecisionError::Denied)?;
-        let Some((phase, content)) = changed else { return Ok(held) };
+        let Some(NextSaga { phase, content, change }) = changed else { return Ok(held) };
         let random = self.entropy.next();
         let next = saga_decision(&held, phase, SagaContent::Open(content), random, policy);
         let context = || event_context.clone();
-        match self.write(slot, Some(expected), (&next).into(), policy, context).await? {
+        let write = RecordChange { saga: change.as_ref(), ..(&next).into() };
+        match self.write(slot, Some(expected), write, policy, context).await? {
             Swap::Stored => Ok(Held { record: next.record, written_ms: held.now_ms, ..held }),
             Swap::Stale(_) | Swap::Large(_) => Err(SagaDecisionError::Moved),
         }

@@ -229,10 +229,11 @@ fn content(slot: &Slot, record: &Record) -> Bytes {
         slot,
         record,
         announcements: &announcements,
-        state: AnnouncedState::Completed,
+        states: &[AnnouncedState::Completed],
         status: Some(reply.status.as_u16()),
         settled_by: Some("upstream"),
         reply: Some(reply),
+        saga: None,
     };
     events_of(change).remove(0).content
 }

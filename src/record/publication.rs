@@ -45,16 +45,34 @@ pub struct Announcements {
     pub event_bytes: u64,
 }
 
-/// A state that is announced.
+/// What is announced: a state of an operation, or an event of a saga.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnnouncedState {
-    /// The operation has a stored answer.
+    /// The operation has a stored answer. A saga has one when it ends, in either way.
     Completed,
     /// It is unknown whether the operation was executed.
     Uncertain,
     /// The operation was not executed, and its key is free.
     Released,
+    /// A saga began.
+    #[serde(rename = "saga.started")]
+    SagaStarted,
+    /// Steps of a saga have a new status.
+    #[serde(rename = "saga.step")]
+    SagaStep,
+    /// A saga waits for a person.
+    #[serde(rename = "saga.stuck")]
+    SagaStuck,
+    /// A saga that waited for a person goes on.
+    #[serde(rename = "saga.resumed")]
+    SagaResumed,
+    /// A saga ended: every step was executed or skipped.
+    #[serde(rename = "saga.completed")]
+    SagaCompleted,
+    /// A saga ended: everything that was executed is undone.
+    #[serde(rename = "saga.failed")]
+    SagaFailed,
 }
 
 /// One rule: an event of one type, for some sinks.
@@ -68,7 +86,8 @@ pub struct AnnouncedRule {
     pub statuses: Vec<StatusClass>,
     /// The names of the sinks.
     pub to: Vec<String>,
-    /// The `type` of the event; `None` for `onceward.operation.<state>`.
+    /// The `type` of the event; `None` for `onceward.operation.<state>`, and for
+    /// `onceward.saga.<event>`.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// The chosen members of the event's data.
@@ -143,12 +162,50 @@ impl Announcements {
 }
 
 impl AnnouncedState {
-    /// Returns the state's name in configurations and events.
+    /// What routes to upstreams announce.
+    pub const OF_ROUTES: [AnnouncedState; 3] =
+        [AnnouncedState::Completed, AnnouncedState::Uncertain, AnnouncedState::Released];
+
+    /// What sagas announce. A saga is never uncertain or released: its steps are.
+    pub const OF_SAGAS: [AnnouncedState; 7] = [
+        AnnouncedState::Completed,
+        AnnouncedState::SagaStarted,
+        AnnouncedState::SagaStep,
+        AnnouncedState::SagaStuck,
+        AnnouncedState::SagaResumed,
+        AnnouncedState::SagaCompleted,
+        AnnouncedState::SagaFailed,
+    ];
+
+    /// Returns the event of a saga with this name.
+    pub fn of_name(name: &str) -> Option<AnnouncedState> {
+        let mut events = AnnouncedState::OF_SAGAS.into_iter().filter(|state| state.is_of_saga());
+        events.find(|state| state.name() == name)
+    }
+
+    /// Returns whether it is an event of a saga.
+    pub fn is_of_saga(self) -> bool {
+        !AnnouncedState::OF_ROUTES.contains(&self)
+    }
+
+    /// Returns whether the operation has an answer for the client after the change.
+    pub fn has_answer(self) -> bool {
+        use AnnouncedState::{Completed, SagaCompleted, SagaFailed};
+        matches!(self, Completed | SagaCompleted | SagaFailed)
+    }
+
+    /// Returns the name in configurations and events.
     pub fn name(self) -> &'static str {
         match self {
             AnnouncedState::Completed => "completed",
             AnnouncedState::Uncertain => "uncertain",
             AnnouncedState::Released => "released",
+            AnnouncedState::SagaStarted => "saga.started",
+            AnnouncedState::SagaStep => "saga.step",
+            AnnouncedState::SagaStuck => "saga.stuck",
+            AnnouncedState::SagaResumed => "saga.resumed",
+            AnnouncedState::SagaCompleted => "saga.completed",
+            AnnouncedState::SagaFailed => "saga.failed",
         }
     }
 }
@@ -166,7 +223,8 @@ impl AnnouncedRule {
 
     /// Returns the `type` of the rule's event about this state.
     pub fn kind_of(&self, state: AnnouncedState) -> String {
-        self.kind.clone().unwrap_or_else(|| format!("onceward.operation.{}", state.name()))
+        let of = if state.is_of_saga() { "" } else { "operation." };
+        self.kind.clone().unwrap_or_else(|| format!("onceward.{of}{}", state.name()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Counts what happens to a saga that this gateway runs.
 
+use std::time::Duration;
+
 use super::document::SagaDocument;
 use super::log::{ActionState, CompensationState, StepState};
 use super::status::StepStatus;
@@ -42,11 +44,13 @@ impl SagaCount {
         self.counted = now;
     }
 
-    /// Counts the end, and the changes before it that were not written by themselves.
-    pub fn ended(&mut self, document: &SagaDocument, completed: bool) {
+    /// Counts the end, and the changes before it that were not written by themselves. `now_ms` is
+    /// the store's time, as that of the start.
+    pub fn ended(&mut self, document: &SagaDocument, completed: bool, now_ms: u64) {
         self.written(document);
         let status = if completed { "completed" } else { "failed" };
-        self.meter.ended(&document.plan.saga, status);
+        let took = Duration::from_millis(now_ms.saturating_sub(document.log.started_ms));
+        self.meter.ended(&document.plan.saga, status, took);
     }
 }
 

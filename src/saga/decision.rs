@@ -1,15 +1,14 @@
 //! Operators' decisions about sagas that run.
 
-use bytes::Bytes;
-
+use super::changes::SagaMark;
 use super::document::SagaDocument;
 use super::log::{SagaDecision, SagaDecisionKind};
 use super::machine::{Happening, HappeningDenied, StateChange, apply};
 use crate::engine::Policy;
 use crate::event::Context;
-use crate::gate::{Gate, SagaDecisionError};
+use crate::gate::{Gate, NextSaga, SagaDecisionError};
 use crate::key::Slot;
-use crate::record::{Held, SagaPhase, Version};
+use crate::record::{Held, Version};
 
 /// A decision, as an operator sends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,18 +55,20 @@ pub async fn decide_saga(
         ..Context::default()
     };
     gate.decide_saga(slot, expected, policy, event_context, |content, now_ms| {
-        decided(content, decision, now_ms)
+        decided(gate, content, decision, now_ms)
     })
     .await
 }
 
 /// Returns the changed content; `None` if the decision changes nothing.
 fn decided(
+    gate: &Gate,
     content: &[u8],
     decision: &OperatorDecision,
     now_ms: u64,
-) -> Result<Option<(SagaPhase, Bytes)>, DeniedDecision> {
+) -> Result<Option<NextSaga>, DeniedDecision> {
     let mut document = SagaDocument::decode(content).map_err(|_| DeniedDecision::Unreadable)?;
+    let before = SagaMark::of(&document.log);
     let OperatorDecision { kind, step, by, reason } = decision;
     let position = |name: &String| {
         let found = document.plan.steps.iter().position(|step| step.name == *name);
@@ -86,5 +87,6 @@ fn decided(
         return Ok(None);
     }
     let content = document.encode().map_err(|_| DeniedDecision::Unreadable)?;
-    Ok(Some((document.phase(), content.into())))
+    let change = before.change(gate, &document, now_ms, None);
+    Ok(Some(NextSaga { phase: document.phase(), content: content.into(), change }))
 }

@@ -11,6 +11,7 @@ use super::plan::Plan;
 use super::step_route::StepResources;
 use crate::engine::Policy;
 use crate::gate::{CallOutcome, Gate, InternalOperation, ProtectedRoute};
+use crate::telemetry::Observers;
 
 /// How long the records of steps' operations are kept, unless the saga's route keeps unsettled
 /// records for longer.
@@ -31,6 +32,9 @@ pub struct ConfiguredSaga {
 pub trait SagaGateway: StepResources + Send + Sync + 'static {
     /// Returns the gate.
     fn gate(&self) -> &Arc<Gate>;
+
+    /// Returns the exporters of spans.
+    fn observers(&self) -> &Observers;
 
     /// Returns whether the store may have sagas, which its format decides.
     fn has_sagas(&self) -> bool;

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
+use crate::http_message::TRACEPARENT;
 use crate::key::path::as_matched;
 
 /// The kept parts of a saga's request.
@@ -28,6 +29,9 @@ pub struct KeptRequest {
     /// The decoded parameters of the query: the first value of each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, String>,
+    /// The field `traceparent`, which the requests of the steps continue. Templates can't use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// The kept parts of a step's answer.
@@ -63,6 +67,10 @@ impl KeptRequest {
             headers: keep.iter().filter_map(|name| kept_field(name, headers)).collect(),
             path: path_parameters(pattern, path),
             query: query_parameters(query.unwrap_or_default()),
+            traceparent: headers
+                .get(TRACEPARENT)
+                .and_then(|it| it.to_str().ok())
+                .map(str::to_owned),
         }
     }
 

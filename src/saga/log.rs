@@ -323,6 +323,16 @@ impl TryFrom<String> for SagaInstance {
     }
 }
 
+impl StepDirection {
+    /// Returns the word.
+    pub fn name(self) -> &'static str {
+        match self {
+            StepDirection::Action => "action",
+            StepDirection::Compensation => "compensation",
+        }
+    }
+}
+
 impl SagaState {
     /// Returns whether an owner has written what became of a step. A saga that has just begun has
     /// begun and skipped steps only, or a step that can't be sent.
@@ -465,6 +475,18 @@ impl EndedRun {
 }
 
 impl StepFailure {
+    /// Returns the reason in one word, without its text.
+    pub fn word(&self) -> &'static str {
+        match self {
+            StepFailure::Status(_) => "status",
+            StepFailure::Attempts { .. } => "attempts",
+            StepFailure::Unrendered(_) => "unrendered",
+            StepFailure::Condition(_) => "condition",
+            StepFailure::Invalid(_) => "invalid",
+            StepFailure::Barred => "barred",
+        }
+    }
+
     /// Returns the upstream's status; `None` if there is none.
     pub fn status(&self) -> Option<u16> {
         match self {

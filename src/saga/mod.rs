@@ -16,12 +16,15 @@
 //! - [`status`]: the words in which clients and operators read a saga
 //! - [`step_key`]: the key of a step's operation
 //! - [`render`]: the requests, conditions and answers of a plan, made from the kept documents
+//! - `changes`: what a write of the record changes, for the event log and for sinks
+//! - `trace`: the spans of a saga and its steps
 //! - `report`: the state of a saga, as its client reads it
 //! - [`trial`]: renders a whole plan against a sample
 //! - [`runner`]: runs the sagas of a gateway, and takes over those of gateways that are gone
 //!
 //! Sources: Garcia-Molina and Salem, Sagas (SIGMOD 1987): backward and forward recovery, pivot.
 
+mod changes;
 mod count;
 pub mod decision;
 pub mod document;
@@ -43,6 +46,7 @@ mod step_call;
 pub mod step_key;
 pub mod step_route;
 mod store_time;
+mod trace;
 pub mod trial;
 
 #[cfg(test)]

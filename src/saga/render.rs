@@ -165,7 +165,7 @@ impl RenderScope<'_> {
     fn values(&self, read: ReadDocument) -> Value {
         let document =
             |body: &[u8]| std::str::from_utf8(body).ok().and_then(|text| read(text).ok());
-        let KeptRequest { body, headers, path, query } = self.request;
+        let KeptRequest { body, headers, path, query, traceparent: _ } = self.request;
         let texts = |map: &std::collections::BTreeMap<String, String>| {
             Value::from_pairs(map.iter().map(|(name, value)| (name.clone(), value.clone())))
         };

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::changes::started;
 use super::document::SagaDocument;
 use super::gateway::{SagaGateway, kept_for};
 use super::kept::KeptRequest;
@@ -18,6 +19,7 @@ use super::running::{RunningSaga, begin_first};
 use super::shared::SagasState;
 use super::store_time::StoreTimeEstimate;
 use crate::clock::Clock;
+use crate::event::ChangedSaga;
 use crate::gate::{OwnedSaga, SagaPlace, SagaRequest, SagaRunner, SagaSummary};
 use crate::key::Slot;
 use crate::refusal::Refusal;
@@ -182,6 +184,12 @@ impl SagaRunner for Sagas {
         // The first actions begin with the claim: their log entries need no write of their own.
         begin_first(&mut document, &request.slot.to_string(), state.time.now_ms());
         document.encode().map(Bytes::from).map_err(|_| Refusal::BodyUnreadable)
+    }
+
+    fn started(&self, content: &Bytes) -> Option<ChangedSaga> {
+        let gateway = self.0.gateway()?;
+        let document = SagaDocument::decode(content).ok()?;
+        Some(started(gateway.gate(), &document))
     }
 
     fn run(&self, saga: OwnedSaga) {

@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, sleep_until};
 
+use super::changes::SagaMark;
 use super::count::SagaCount;
 use super::document::SagaDocument;
 use super::ending::{PROBLEM, ending_reply};
@@ -22,7 +22,9 @@ use super::report::summary;
 use super::shared::SagasState;
 use super::status::SagaStatus;
 use super::step_call::{CarriedOut, StepCall, carry_out};
-use crate::gate::{OwnedSaga, SagaWrite};
+use super::trace::SagaTrace;
+use crate::event::ChangedSaga;
+use crate::gate::{Gate, NextSaga, OwnedSaga, SagaWrite};
 use crate::key::Slot;
 use crate::record::SagaPhase;
 use crate::store::Watch;
@@ -42,6 +44,9 @@ pub(super) struct RunningSaga {
     id: String,
     document: SagaDocument,
     count: SagaCount,
+    /// The statuses in the record.
+    written: SagaMark,
+    trace: Option<SagaTrace>,
     /// What has changed since the last write.
     unwritten: StateChange,
     /// The operations that are being called or barred.
@@ -70,6 +75,8 @@ impl RunningSaga {
         let document = document.ok_or(owned.slot)?;
         Ok(RunningSaga {
             count: SagaCount::new(meter, &document),
+            written: SagaMark::of(&document.log),
+            trace: SagaTrace::of(&document, owned.request_span()),
             sagas,
             id: owned.slot.to_string(),
             owned,
@@ -152,7 +159,8 @@ impl RunningSaga {
         };
         let operation = (step, direction, generation);
         self.active.insert(operation);
-        let call = carry_out(gateway, &self.document, &self.id, operation, kind);
+        let (document, trace) = (&self.document, self.trace.as_ref());
+        let call = carry_out(gateway, document, &self.id, operation, kind, trace);
         self.calls.push(call.map(move |outcome| (operation, outcome)).boxed());
     }
 
@@ -213,19 +221,16 @@ impl RunningSaga {
 
     /// Writes the log.
     async fn write(&mut self) -> Next {
-        let (Some(gateway), Some(content)) = (self.sagas.gateway(), self.content()) else {
-            return Next::End;
-        };
-        let phase = self.document.phase();
-        let written = gateway.gate().progress_saga(&mut self.owned, phase, content).await;
+        let Some(gateway) = self.sagas.gateway() else { return Next::End };
+        let Some(next) = self.next(gateway.gate()) else { return Next::End };
+        let written = gateway.gate().progress_saga(&mut self.owned, next).await;
         self.written(&written)
     }
 
     fn written(&mut self, written: &SagaWrite) -> Next {
         match written {
             SagaWrite::Stored => {
-                self.count.written(&self.document);
-                self.unwritten = StateChange::Nothing;
+                self.is_in_record();
                 Next::Continue
             }
             SagaWrite::Changed => self.reread(),
@@ -238,13 +243,20 @@ impl RunningSaga {
     fn reread(&mut self) -> Next {
         match self.owned.content().and_then(|content| SagaDocument::decode(content).ok()) {
             Some(document) => {
-                self.count.written(&document);
                 self.document = document;
-                self.unwritten = StateChange::Nothing;
+                self.is_in_record();
                 Next::Continue
             }
             None => Next::End,
         }
+    }
+
+    /// Notes that the record has the document.
+    fn is_in_record(&mut self) {
+        self.export(None);
+        self.count.written(&self.document);
+        self.written = SagaMark::of(&self.document.log);
+        self.unwritten = StateChange::Nothing;
     }
 
     async fn renew(&mut self) -> Next {
@@ -260,12 +272,13 @@ impl RunningSaga {
     }
 
     async fn hand_over(&mut self) -> Next {
-        let (Some(gateway), Some(content)) = (self.sagas.gateway(), self.content()) else {
-            return Next::End;
-        };
-        let phase = self.document.phase();
-        match gateway.gate().hand_saga_over(&mut self.owned, phase, content).await {
-            SagaWrite::Changed => self.reread(),
+        let Some(gateway) = self.sagas.gateway() else { return Next::End };
+        let Some(next) = self.next(gateway.gate()) else { return Next::End };
+        let written = gateway.gate().hand_saga_over(&mut self.owned, next).await;
+        // The next owner finds in the record what this write settles, and does not count it.
+        let next = self.written(&written);
+        match written {
+            SagaWrite::Changed => next,
             // If it failed, the lease ends by itself.
             SagaWrite::Stored | SagaWrite::Lost => Next::End,
         }
@@ -280,24 +293,45 @@ impl RunningSaga {
         };
         let status = if completed { SagaStatus::Completed } else { SagaStatus::Failed };
         let summary = summary(&self.document, Some(status));
-        match gateway.gate().end_saga(&mut self.owned, Arc::new(reply), &summary).await {
+        let change = self.change(gateway.gate(), Some(status));
+        let (gate, reply) = (gateway.gate(), Arc::new(reply));
+        match gate.end_saga(&mut self.owned, reply, &summary, change.as_ref()).await {
             SagaWrite::Changed => self.reread(),
             SagaWrite::Stored => {
-                self.count.ended(&self.document, completed);
+                let now_ms = self.now_ms();
+                self.export(Some((&self.id, status, now_ms)));
+                self.count.ended(&self.document, completed, now_ms);
                 Next::End
             }
             SagaWrite::Lost => Next::End,
         }
     }
 
-    fn content(&self) -> Option<Bytes> {
-        match self.document.encode() {
-            Ok(bytes) => Some(bytes.into()),
+    /// Exports the spans of what the record settles.
+    fn export(&self, end: Option<(&str, SagaStatus, u64)>) {
+        if let (Some(trace), Some(gateway)) = (&self.trace, self.sagas.gateway()) {
+            trace.export(gateway.observers(), &self.document, &self.written, end);
+        }
+    }
+
+    /// Returns the next content of the record.
+    fn next(&self, gate: &Gate) -> Option<NextSaga> {
+        let content = match self.document.encode() {
+            Ok(bytes) => bytes.into(),
             Err(error) => {
                 tracing::error!(saga = %self.id, %error, "the saga's record can't be made");
-                None
+                return None;
             }
-        }
+        };
+        let change = self.change(gate, None);
+        Some(NextSaga { phase: self.document.phase(), content, change })
+    }
+
+    /// Returns what the next record changes, if there is a log or a sink that needs it. `end` is
+    /// the status of a saga that ends with it.
+    fn change(&self, gate: &Gate, end: Option<SagaStatus>) -> Option<ChangedSaga> {
+        let is_needed = gate.event_log_enabled() || self.owned.is_published();
+        is_needed.then(|| self.written.change(gate, &self.document, self.now_ms(), end))?
     }
 }
 

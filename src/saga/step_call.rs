@@ -16,6 +16,7 @@ use super::plan::{Compensation, Step, StepRequest};
 use super::render::{RenderedRequest, request_of};
 use super::step_key::StepKey;
 use super::step_route::{StepResources, StepRouteError, bar_route, secret_fields, step_route};
+use super::trace::SagaTrace;
 use crate::gate::{CallOutcome, InternalCaller, InternalOperation, ProtectedRoute};
 
 /// What is done with a step's operation.
@@ -59,15 +60,23 @@ struct PreparedCall {
     renews: bool,
 }
 
-/// Calls or bars an operation of a saga.
+/// Calls or bars an operation of a saga. Its request continues `trace`.
 pub(super) fn carry_out(
     gateway: Arc<dyn SagaGateway>,
     document: &SagaDocument,
     id: &str,
     (step, direction, generation): (usize, StepDirection, u32),
     call: StepCall,
+    trace: Option<&SagaTrace>,
 ) -> impl Future<Output = CarriedOut> + Send + use<> {
-    let prepared = prepare(gateway, document, id, (step, direction, generation), call);
+    let mut prepared = prepare(gateway, document, id, (step, direction, generation), call);
+    if let (Ok(PreparedCall { gateway, request: Some(request), .. }), Some(trace)) =
+        (&mut prepared, trace)
+    {
+        let own = gateway.gate().entropy().next();
+        let observers = gateway.observers();
+        trace.enter(request, document, (step, direction, generation), (observers, own));
+    }
     async move {
         let prepared = match prepared {
             Ok(prepared) => prepared,

@@ -4,6 +4,7 @@
 
 mod actions;
 mod back;
+mod changes;
 mod log;
 mod operators;
 mod outcomes;

@@ -135,6 +135,7 @@ impl SagaSample {
             headers: fields.collect(),
             path: self.path.clone(),
             query: self.query.clone(),
+            traceparent: None,
         }
     }
 }

@@ -5,6 +5,7 @@ mod access;
 mod answer;
 mod breakers;
 mod escape;
+mod internal_span;
 mod line_queue;
 #[cfg(feature = "gateway")]
 mod logs;
@@ -20,6 +21,7 @@ pub use access::{AccessFormat, AccessLog, AccessLogEnd};
 pub use answer::Answer;
 pub use breakers::{BreakerMeter, BreakerState};
 pub use escape::{escape, escape_block, escape_json};
+pub use internal_span::InternalSpan;
 pub use line_queue::ExportMetrics;
 #[cfg(feature = "gateway")]
 pub use logs::{

@@ -1,18 +1,22 @@
 //! Metrics of sagas.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
 
 /// Metrics of the sagas that this gateway runs. The label `saga` has the names of configured sagas,
 /// and of sagas that began under an earlier configuration.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SagaMeter {
     running: Gauge,
     stuck: Gauge,
     ended: Family<EndLabels, Counter>,
+    seconds: Family<SagaLabel, Histogram, fn() -> Histogram>,
     steps: Family<SettledLabels, Counter>,
     compensations: Family<SettledLabels, Counter>,
 }
@@ -22,6 +26,11 @@ pub struct SagaMeter {
 pub struct CountedSaga {
     meter: SagaMeter,
     is_stuck: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SagaLabel {
+    saga: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -41,6 +50,29 @@ const STATUSES: [&str; 2] = ["completed", "failed"];
 const STEP_RESULTS: [&str; 4] = ["done", "failed", "skipped", "barred"];
 const COMPENSATION_RESULTS: [&str; 2] = ["undone", "refused"];
 
+/// Upper bounds of the durations of sagas, in seconds. A stuck saga may wait for a person over a
+/// night.
+const SECONDS: [f64; 15] = [
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0,
+];
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+impl Default for SagaMeter {
+    fn default() -> SagaMeter {
+        SagaMeter {
+            running: Gauge::default(),
+            stuck: Gauge::default(),
+            ended: Family::default(),
+            seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            steps: Family::default(),
+            compensations: Family::default(),
+        }
+    }
+}
+
 impl SagaMeter {
     /// Creates the counters of a configured saga. A counter that begins with its first event has no
     /// first increase.
@@ -49,6 +81,7 @@ impl SagaMeter {
             drop(self.ended.get_or_create(&EndLabels { saga: saga.to_owned(), status }));
         }
         let labels = |result| SettledLabels { saga: saga.to_owned(), result };
+        drop(self.seconds.get_or_create(&SagaLabel { saga: saga.to_owned() }));
         for result in STEP_RESULTS {
             drop(self.steps.get_or_create(&labels(result)));
         }
@@ -63,9 +96,11 @@ impl SagaMeter {
         CountedSaga { meter: self.clone(), is_stuck: false }
     }
 
-    /// Counts a saga that ended.
-    pub fn ended(&self, saga: &str, status: &'static str) {
+    /// Counts a saga that ended, so long after its start.
+    pub fn ended(&self, saga: &str, status: &'static str, took: Duration) {
         self.ended.get_or_create(&EndLabels { saga: saga.to_owned(), status }).inc();
+        let label = SagaLabel { saga: saga.to_owned() };
+        self.seconds.get_or_create(&label).observe(took.as_secs_f64());
     }
 
     /// Counts an action that was settled.
@@ -86,6 +121,12 @@ impl SagaMeter {
             self.stuck.clone(),
         );
         registry.register("sagas_ended", "Sagas that ended, by status", self.ended.clone());
+        registry.register_with_unit(
+            "saga",
+            "Time from the start of a saga to its end",
+            Unit::Seconds,
+            self.seconds.clone(),
+        );
         registry.register("saga_steps", "Actions of steps, by result", self.steps.clone());
         registry.register(
             "saga_compensations",

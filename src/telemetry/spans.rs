@@ -68,7 +68,7 @@ pub struct Span {
     trace: [u8; 16],
     id: [u8; 8],
     parent: Option<[u8; 8]>,
-    name: String,
+    pub(super) name: String,
     kind: SpanKind,
     from_unix_ns: u64,
     to_unix_ns: u64,

@@ -1,5 +1,5 @@
 //! The trail of a request: facts collected for the access log and for traces, if one of them is
-//! enabled.
+//! enabled. A call of the gateway itself has a trail for traces only.
 //!
 //! Danger: this data leaves the process. So a trail contains no keys, bodies or header fields, and
 //! only the path of the target. Nothing waits for its export.
@@ -11,6 +11,7 @@ use http::{Extensions, Method, Uri, Version};
 use tokio::time::Instant;
 
 use super::access::{AccessLog, Line};
+use super::internal_span::InternalSpan;
 use super::spans::{Ids, Span, SpanKind, Tracer};
 use crate::hex;
 
@@ -45,7 +46,8 @@ struct TrailInner {
     observers: Arc<EnabledObservers>,
     began: Instant,
     began_unix_ns: u64,
-    arrival: Arrival,
+    /// `None` for a call of the gateway itself: its own span is exported elsewhere.
+    arrival: Option<Arrival>,
     notes: Mutex<TrailNotes>,
 }
 
@@ -210,10 +212,45 @@ impl Observers {
             observers,
             began: Instant::now(),
             began_unix_ns,
-            arrival: arrival(),
+            arrival: Some(arrival()),
             notes: Mutex::new(TrailNotes::default()),
         };
         Some(Trail(Arc::new(inner)))
+    }
+}
+
+impl Observers {
+    /// Begins the trail of a call below a span that is exported elsewhere. `own` is a random
+    /// number. Returns the trail, and the span that the upstream must use as its parent; `None` if
+    /// no spans are exported.
+    pub fn begin_below(
+        &self,
+        trace: [u8; 16],
+        span: [u8; 8],
+        own: u64,
+    ) -> Option<(Trail, [u8; 8])> {
+        let observers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        observers.tracer.as_ref()?;
+        let ids = Ids::new(trace, Some(span), own);
+        let notes = TrailNotes { ids: Some(ids), ..TrailNotes::default() };
+        let inner = TrailInner {
+            began: Instant::now(),
+            began_unix_ns: (observers.now_unix_ns)(),
+            observers,
+            arrival: None,
+            notes: Mutex::new(notes),
+        };
+        Some((Trail(Arc::new(inner)), ids.forward()))
+    }
+
+    /// Exports spans of the gateway's own work.
+    pub fn export(&self, spans: Vec<InternalSpan>) {
+        let observers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(tracer) = observers.as_ref().and_then(|observers| observers.tracer.as_ref())
+            && !spans.is_empty()
+        {
+            tracer.export(spans.into_iter().map(InternalSpan::into_span).collect());
+        }
     }
 }
 
@@ -253,7 +290,8 @@ impl Trail {
 
     /// Returns the trace and span for the record of this request's attempt, if they are exported.
     pub fn span(&self) -> Option<([u8; 16], [u8; 8])> {
-        self.0.notes().ids.map(|ids| (ids.trace, ids.own()))
+        let ids = self.0.notes().ids?;
+        Some((ids.trace, self.0.parent_of_steps(&ids)?))
     }
 
     /// Records the operation: its public reference and the scope's mark, never the key.
@@ -284,8 +322,10 @@ impl Trail {
         if notes.ended.replace((status, total)).is_some() {
             return;
         }
-        let Some(access) = &inner.observers.access else { return };
-        let Arrival { client, method, path, version } = inner.arrival.clone();
+        let (Some(access), Some(arrival)) = (&inner.observers.access, &inner.arrival) else {
+            return;
+        };
+        let Arrival { client, method, path, version } = arrival.clone();
         access.write(Line {
             unix_ns: inner.began_unix_ns,
             client,
@@ -315,18 +355,23 @@ impl TrailInner {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn span(&self, ids: &Ids, notes: &TrailNotes) -> Span {
+    /// Returns the span above those of the steps.
+    fn parent_of_steps(&self, ids: &Ids) -> Option<[u8; 8]> {
+        if self.arrival.is_some() { Some(ids.own()) } else { ids.parent }
+    }
+
+    fn span(&self, arrival: &Arrival, ids: &Ids, notes: &TrailNotes) -> Span {
         let (status, after) = notes.ended.unwrap_or((None, self.began.elapsed()));
         let route = notes.route.as_deref().unwrap_or("-");
         let mut span = Span::new(
             ids.trace,
             ids.own(),
             ids.parent,
-            format!("{} {route}", self.arrival.method),
+            format!("{} {route}", arrival.method),
             SpanKind::Server,
         );
         span.lasted(self.began_unix_ns, Duration::ZERO, after);
-        span.text("http.request.method", &self.arrival.method);
+        span.text("http.request.method", &arrival.method);
         span.text("onceward.route", route);
         span.text("onceward.outcome", notes.outcome.unwrap_or("client_left"));
         if let Some(operation) = &notes.operation {
@@ -347,7 +392,9 @@ impl Drop for TrailInner {
     fn drop(&mut self) {
         let notes = std::mem::take(self.notes.get_mut().unwrap_or_else(PoisonError::into_inner));
         let (Some(tracer), Some(ids)) = (&self.observers.tracer, notes.ids) else { return };
-        let mut spans = vec![self.span(&ids, &notes)];
+        let own = self.arrival.as_ref().map(|arrival| self.span(arrival, &ids, &notes));
+        let mut spans: Vec<Span> = own.into_iter().collect();
+        let parent = self.parent_of_steps(&ids);
         let mut forwards = 0;
         for (number, done) in notes.steps.iter().enumerate() {
             let id = match done.work {
@@ -355,13 +402,8 @@ impl Drop for TrailInner {
                 _ => ids.nth(number as u64),
             };
             forwards += usize::from(done.work == Work::Forward);
-            let mut span = Span::new(
-                ids.trace,
-                id,
-                Some(ids.own()),
-                done.work.name().to_owned(),
-                done.work.kind(),
-            );
+            let mut span =
+                Span::new(ids.trace, id, parent, done.work.name().to_owned(), done.work.kind());
             span.lasted(self.began_unix_ns, done.began, done.ended);
             span.text("onceward.result", done.result);
             if let Some(status) = done.status {
@@ -370,6 +412,8 @@ impl Drop for TrailInner {
             span.failed = matches!(done.result, "failed" | "in_doubt" | "unreachable");
             spans.push(span);
         }
-        tracer.export(spans);
+        if !spans.is_empty() {
+            tracer.export(spans);
+        }
     }
 }

@@ -62,6 +62,7 @@ mod relays;
 mod reload;
 mod report;
 mod rights;
+mod saga_events;
 mod saga_example;
 mod sagas;
 mod sagas_operate;

@@ -124,10 +124,11 @@ fn content(slot: &Slot, record: &Record) -> Bytes {
         slot,
         record,
         announcements: &announcements,
-        state: AnnouncedState::Completed,
+        states: &[AnnouncedState::Completed],
         status: Some(201),
         settled_by: Some("upstream"),
         reply: None,
+        saga: None,
     };
     events_of(change).remove(0).content
 }

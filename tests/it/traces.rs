@@ -8,12 +8,12 @@ use crate::harness::{Gateway, ROUTES, RedisServer, Request, Upstream, free_port,
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CLIENT_SPAN: &str = "b7ad6b7169203331";
 
-fn settings(collector: u16, more: &str) -> String {
+pub fn settings(collector: u16, more: &str) -> String {
     format!("[tracing]\notlp_endpoint = \"http://127.0.0.1:{collector}/otlp\"\n{more}\n")
 }
 
 /// Returns all spans that a collector received.
-fn spans(collector: &Upstream) -> Vec<Value> {
+pub fn spans(collector: &Upstream) -> Vec<Value> {
     let mut spans = Vec::new();
     for message in collector.seen() {
         assert_eq!(message.line, "POST /otlp/v1/traces HTTP/1.1");
@@ -26,7 +26,7 @@ fn spans(collector: &Upstream) -> Vec<Value> {
     spans
 }
 
-fn attribute<'s>(span: &'s Value, name: &str) -> &'s str {
+pub fn attribute<'s>(span: &'s Value, name: &str) -> &'s str {
     let found =
         span["attributes"].as_array().unwrap().iter().find(|attribute| attribute["key"] == name);
     let value = &found.unwrap_or_else(|| panic!("no {name} in {span}"))["value"];

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::layout::{behind, moment_of, number, span};
 use crate::admin::problem::AdminRefusal;
-use crate::admin::view::{MomentView, TimelineView};
+use crate::admin::view::{MomentView, SagaChangeView, TimelineView};
 
 /// Renders the timeline, or the reason why it is missing.
 pub(super) fn section(
@@ -107,6 +107,9 @@ fn requests(moment: &MomentView) -> u64 {
 fn described(moment: &MomentView) -> (&'static str, String) {
     let status = moment.status.map(|status| format!(" {status}")).unwrap_or_default();
     let by = moment.operator.as_deref().unwrap_or("an operator");
+    if let Some(saga) = &moment.saga {
+        return of_saga(saga, &status);
+    }
     match moment.kind.as_str() {
         "claimed" => ("busy", "An attempt began".to_owned()),
         "completed" => ("good", format!("The upstream answered{status}: that is the result")),
@@ -119,7 +122,7 @@ fn described(moment: &MomentView) -> (&'static str, String) {
         "found" => ("good", format!("Found at the upstream: duplicates get{status}")),
         "retried" => ("busy", format!("{by} lets the next duplicate run")),
         "expired" => ("", format!("The result was expired by {by}")),
-        "saga" => ("busy", "The saga went on".to_owned()),
+        "saga" => ("busy", "A gateway took the saga over, or gave it back".to_owned()),
         "barred" => ("", "Barred: the saga of this step has gone back".to_owned()),
         "replayed" => ("seen", format!("A duplicate got the stored response{status}")),
         "waited" => ("seen", format!("A duplicate waited, and got the stored response{status}")),
@@ -128,8 +131,25 @@ fn described(moment: &MomentView) -> (&'static str, String) {
     }
 }
 
+/// Returns the CSS class and the text of a change of a saga.
+fn of_saga(saga: &SagaChangeView, status: &str) -> (&'static str, String) {
+    // The last event of a change decides how the saga stands after it.
+    match saga.events.last().map(String::as_str) {
+        Some("saga.started") => ("busy", "The saga began".to_owned()),
+        Some("saga.stuck") => ("warn", "The saga is stuck".to_owned()),
+        Some("saga.resumed") => ("busy", "The saga is not stuck any more".to_owned()),
+        Some("saga.completed") => ("good", format!("The saga is completed: the result is{status}")),
+        Some("saga.failed") => {
+            ("warn", format!("The saga failed, and all is undone: the result is{status}"))
+        }
+        _ if saga.status == "compensating" => ("busy", "The saga goes back".to_owned()),
+        _ => ("busy", "The saga went on".to_owned()),
+    }
+}
+
 fn details(moment: &MomentView) -> Markup {
     let mut words: Vec<String> = Vec::new();
+    words.extend(moment.saga.as_ref().map(SagaChangeView::in_words).filter(|it| !it.is_empty()));
     words.extend(moment.cause.clone());
     words.extend(moment.problem.clone());
     words.extend(moment.upstream_ms.map(|ms| format!("took {}", span(ms))));

@@ -10,6 +10,7 @@ mod outbox;
 mod read_model;
 mod report;
 mod saga;
+mod saga_change;
 mod sink;
 
 pub(super) use dead_letter::EventTitle;
@@ -31,4 +32,5 @@ pub use saga::{
     SagaCompensationView, SagaDecisionRequest, SagaDecisionView, SagaListView, SagaStepView,
     SagaView, StuckStepView,
 };
+pub use saga_change::{ChangedStepView, SagaChangeView, SagaFailureView, StoppedStepView};
 pub use sink::{DeadLetterCounts, SinkListView, SinkTestView, SinkView};

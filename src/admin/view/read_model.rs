@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::operation::OperationView;
+use super::saga_change::SagaChangeView;
 use crate::clock::rfc3339;
 use crate::event::EventKind;
 use crate::read_model::{
@@ -81,6 +82,9 @@ pub struct MomentView {
     /// fields of the response.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub fields: BTreeMap<String, String>,
+    /// What the change changed in a saga; absent: it is no saga, or no status changed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub saga: Option<SagaChangeView>,
     /// The places in which the duplicate differed from the first request.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub differing: Vec<DifferenceView>,

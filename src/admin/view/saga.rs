@@ -295,10 +295,7 @@ fn stuck_view(gate: &Gate, document: &SagaDocument, stuck: &StuckStep) -> StuckS
     let operation = || step_operation(gate, document, *step, *direction).slot;
     StuckStepView {
         step: step_name(document, *step),
-        direction: match direction {
-            StepDirection::Action => "action".to_owned(),
-            StepDirection::Compensation => "compensation".to_owned(),
-        },
+        direction: direction.name().to_owned(),
         reason: match reason {
             StuckReason::Held => {
                 "uncertain whether it was executed: settle its operation, the saga then continues"

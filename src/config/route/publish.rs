@@ -6,7 +6,7 @@ use super::RouteContext;
 use super::fields::{NAME_BYTES_MAX, PLACE_EXPECTED, is_name, place};
 use crate::config::read::{Table, Value, closest};
 use crate::engine::{Mode, PUBLISH_RULES_MAX, PublishRule, PublishRules, PublishedMember, Side};
-use crate::event::RESERVED_MEMBERS;
+use crate::event::{RESERVED_MEMBERS, SAGA_MEMBER};
 use crate::key::Pointer;
 use crate::record::{AnnouncedRule, AnnouncedState, InvalidStatusClass, StatusClass};
 
@@ -19,23 +19,18 @@ const TYPE_EXPECTED: &str =
 const DATA_EXPECTED: &str =
     "a table such as { order = \"request:/order/id\", payment = \"response:/id\" }";
 
-const STATES: [(&str, AnnouncedState); 3] = [
-    ("completed", AnnouncedState::Completed),
-    ("uncertain", AnnouncedState::Uncertain),
-    ("released", AnnouncedState::Released),
-];
-
 /// Longest type, in bytes. It is stored with every operation.
 const TYPE_BYTES_MAX: usize = 256;
 /// Most chosen members of one rule. Each is stored with every operation.
 const MEMBERS_MAX: usize = 32;
 
 /// Reads the rules. The inner value is `None` if the route makes no events. `mode` is `None` if the
-/// setting `mode` is faulty.
+/// setting `mode` is faulty, and `announced` is what the route can announce.
 pub(super) fn read(
     route: &Table<'_>,
     redact: &[Pointer],
     mode: Option<Mode>,
+    announced: &[AnnouncedState],
     context: &RouteContext<'_>,
 ) -> Option<Option<Arc<PublishRules>>> {
     let Some(value) = route.get("publish") else { return Some(None) };
@@ -56,7 +51,7 @@ pub(super) fn read(
     }
     // This parses all rules before it returns the first failure, so that all faults are reported.
     let rules: Vec<Option<PublishRule>> =
-        items.iter().map(|item| read_rule(item, redact, context)).collect();
+        items.iter().map(|item| read_rule(item, redact, announced, context)).collect();
     let rules: Vec<PublishRule> = rules.into_iter().collect::<Option<_>>()?;
     check_overlaps(&items, &rules);
     let mode = match mode? {
@@ -77,34 +72,42 @@ pub(super) fn read(
 fn read_rule(
     item: &Value<'_>,
     redact: &[Pointer],
+    announced: &[AnnouncedState],
     context: &RouteContext<'_>,
 ) -> Option<PublishRule> {
     let table = item.table(EXPECTED)?;
-    let on = read_on(&table);
+    let on = read_on(&table, announced);
     let statuses = read_statuses(&table, on.as_deref());
     let to = read_to(&table, context);
     let kind = table
         .get("type")
         .map_or(Some(None), |value| value.parsed(TYPE_EXPECTED, event_type).map(Some));
-    let members = read_members(&table, redact, context);
+    let members = read_members(&table, redact, reserved(announced), context);
     if let (Some(on), Some(members)) = (&on, &members)
-        && !on.contains(&AnnouncedState::Completed)
+        && !on.iter().any(|state| state.has_answer())
         && members.iter().any(|member| member.side == Side::Response)
     {
         table.report.warn(
             &table.path_of("data"),
-            "members of the response are always absent: only completed operations have a response",
+            "members of the response are always absent: only what is completed has a response",
         );
     }
     table.finish();
     Some(PublishRule { on: on?, statuses: statuses?, to: to?, kind: kind?, members: members? })
 }
 
-fn read_on(table: &Table<'_>) -> Option<Vec<AnnouncedState>> {
+/// Returns the names that no member of a rule's data can have.
+fn reserved(announced: &[AnnouncedState]) -> impl Iterator<Item = &'static str> + Clone + use<> {
+    let is_of_saga = announced.iter().any(|state| state.is_of_saga());
+    RESERVED_MEMBERS.into_iter().chain(is_of_saga.then_some(SAGA_MEMBER))
+}
+
+fn read_on(table: &Table<'_>, announced: &[AnnouncedState]) -> Option<Vec<AnnouncedState>> {
     let Some(value) = table.get("on") else { return Some(vec![AnnouncedState::Completed]) };
     let items = value.list(ON_EXPECTED)?;
+    let named: Vec<_> = announced.iter().map(|state| (state.name(), *state)).collect();
     let states: Vec<Option<AnnouncedState>> =
-        items.iter().map(|item| item.choice(&STATES, &[])).collect();
+        items.iter().map(|item| item.choice(&named, &[])).collect();
     let states: Vec<AnnouncedState> = states.into_iter().collect::<Option<_>>()?;
     is_plain_list(&value, &items, &states).then_some(states)
 }
@@ -180,6 +183,7 @@ fn event_type(text: &str) -> Option<String> {
 fn read_members(
     table: &Table<'_>,
     redact: &[Pointer],
+    reserved: impl Iterator<Item = &'static str> + Clone,
     context: &RouteContext<'_>,
 ) -> Option<Vec<PublishedMember>> {
     let Some(value) = table.get("data") else { return Some(Vec::new()) };
@@ -190,8 +194,16 @@ fn read_members(
         ));
         return None;
     }
-    let members: Vec<Option<PublishedMember>> =
-        values.iter().map(|(name, value)| read_member(name, value, redact, context)).collect();
+    let members: Vec<Option<PublishedMember>> = values
+        .iter()
+        .map(|(name, value)| {
+            if reserved.clone().any(|taken| taken == *name) {
+                value.fault("every event has a member of this name: choose another");
+                return None;
+            }
+            read_member(name, value, redact, context)
+        })
+        .collect();
     members.into_iter().collect()
 }
 
@@ -205,10 +217,6 @@ fn read_member(
         value.fault(format!(
             "the name of a member has 1 to {NAME_BYTES_MAX} letters, digits, _ and -"
         ));
-        return None;
-    }
-    if RESERVED_MEMBERS.contains(&name) {
-        value.fault("every event has a member of this name: choose another");
         return None;
     }
     let (side, pointer, tokens) = value.parsed(PLACE_EXPECTED, |text| {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::config::read::Table;
 use crate::engine::{OnFailure, OnInFlight, OnUncertain, StatusRules};
+use crate::record::AnnouncedState;
 
 /// How long a duplicate and the first request wait, if the saga sets no `wait_timeout`.
 const WAIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -48,7 +49,8 @@ pub(in crate::config) fn read_saga_route<'a>(
     let methods = table.get("methods").and_then(|value| read_methods(&value));
     let mut extras = RouteExtras::default();
     let route = name.as_deref().unwrap_or_default();
-    let policy = read_policy(&table, route, context.response_timeout, context, &mut extras);
+    let terms = (&AnnouncedState::OF_SAGAS[..], context);
+    let policy = read_policy(&table, route, context.response_timeout, terms, &mut extras);
     let route = || {
         let mut policy = policy?;
         policy.key.required = true;

@@ -4,6 +4,7 @@ use http::HeaderValue;
 
 use super::*;
 use crate::engine::{Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Verdict};
+use crate::record::AnnouncedState;
 use crate::saga::plan::{
     AnswerTemplate, Compensation, FieldSource, Plan, Step, StepRetry, StepUncertain,
 };
@@ -695,6 +696,31 @@ fn a_saga_publishes_as_a_route_does() {
     assert_eq!(loaded(&text).route.policy.publish.unwrap().rules.len(), 1);
     let text = text.replace("to = [\"ledger\"]", "to = [\"mail\"]");
     are_refused([(text, "sagas[0].publish[0].to[0]", "no sink named \"mail\"")]);
+}
+
+#[test]
+fn a_saga_publishes_what_happens_to_it_and_a_route_does_not() {
+    let sink = "[[sinks]]\nname = \"ledger\"\n\
+                webhook = { url = \"https://l/h\", secrets = [{ env = \"S\" }] }\n";
+    let rule = |on: &str, more: &str| {
+        let rule = format!("[[sagas.publish]]\nto = [\"ledger\"]\non = [{on}]\n{more}\n");
+        format!("{sink}{}{rule}", saga(""))
+    };
+    let all = AnnouncedState::OF_SAGAS.map(|state| format!("\"{}\"", state.name())).join(", ");
+    let publish = loaded(&rule(&all, "")).route.policy.publish.unwrap();
+    assert_eq!(publish.rules[0].on, AnnouncedState::OF_SAGAS);
+    let (on, data) = ("sagas[0].publish[0].on[0]", "sagas[0].publish[0].data.saga");
+    are_refused([
+        (rule("\"uncertain\"", ""), on, "expected \"completed\" or \"saga.started\" or"),
+        (rule("\"saga.ended\"", ""), on, "or \"saga.failed\", found \"saga.ended\""),
+        (rule("\"saga.step\"", "data = { saga = \"response:/id\" }"), data, "choose another"),
+    ]);
+    let route = format!(
+        "{sink}[store]\nformat = 2\n[[routes]]\npath = \"/v1/payments\"\n[[routes.publish]]\n\
+         to = [\"ledger\"]\non = [\"saga.completed\"]\n"
+    );
+    let fault = "expected \"completed\" or \"uncertain\" or \"released\"";
+    are_refused([(route, "routes[0].publish[0].on[0]", fault)]);
 }
 
 #[test]

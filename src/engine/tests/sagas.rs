@@ -84,6 +84,20 @@ fn a_saga_that_was_claimed_too_late_is_given_up_before_anybody_runs_it() {
     let given_up = settle(Some(&own.record), &own, &Outcome::NeverSent, &policy(), Version(9));
     let Settlement::Write(next) = given_up else { panic!("{given_up:?}") };
     assert_eq!((next.record.state, next.record.fence), (State::Released, OWN));
+    assert_eq!(next.announcement, None, "a route without rules publishes nothing");
+}
+
+#[test]
+fn a_saga_that_is_given_up_has_failed_for_those_that_know_of_its_start() {
+    let own = Claim { fence: OWN, record: announcing(saga(SagaPhase::Running)) };
+    assert!(announcements_of_saga(&own.record).is_some(), "its start is an event");
+    let given_up = settle(Some(&own.record), &own, &Outcome::NeverSent, &policy(), Version(9));
+    let Settlement::Write(next) = given_up else { panic!("{given_up:?}") };
+    let announced = next.announcement.unwrap();
+    assert_eq!((announced.state, announced.status), (AnnouncedState::SagaFailed, None));
+    for state in states().into_iter().filter(|state| !matches!(state, State::Saga { .. })) {
+        assert_eq!(announcements_of_saga(&announcing(state.clone())), None, "{state:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,10 @@ use http::StatusCode;
 use http::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
-use crate::event::{AnnouncedChange, MalformedEvent, events_of, finished};
+use crate::event::{
+    AnnouncedChange, ChangedSaga, ChangedStep, MalformedEvent, OutgoingEvent, StoppedStep,
+    events_of, finished,
+};
 use crate::key::{Slot, Space};
 use crate::record::{
     AnnouncedMember, AnnouncedRule, AnnouncedState, Announcements, MemberSource, Record, Reply,
@@ -60,10 +63,11 @@ fn completed(
         slot: &slot,
         record,
         announcements,
-        state: AnnouncedState::Completed,
+        states: &[AnnouncedState::Completed],
         status: Some(reply.status.as_u16()),
         settled_by: Some("upstream"),
         reply: Some(reply),
+        saga: None,
     };
     let whole =
         |content: &[u8]| serde_json::from_slice(&finished(content, CHANGED_MS).unwrap()).unwrap();
@@ -122,10 +126,11 @@ fn an_event_that_does_not_complete_the_operation_has_no_end_and_no_source() {
         slot: &slot,
         record: &record,
         announcements: &announcements,
-        state: AnnouncedState::Uncertain,
+        states: &[AnnouncedState::Uncertain],
         status: None,
         settled_by: None,
         reply: None,
+        saga: None,
     };
     let events = events_of(change);
     let event: Value =
@@ -136,6 +141,103 @@ fn an_event_that_does_not_complete_the_operation_has_no_end_and_no_source() {
         [&Value::Null, &Value::Null, &Value::Null]
     );
     assert_eq!(data["missing"], json!({ "id": "absent" }), "there is no response");
+}
+
+/// Returns the change of a saga in which a step fails for good where nothing can be undone.
+fn stopped() -> ChangedSaga {
+    let step = ChangedStep {
+        name: "ship".into(),
+        direction: "action".into(),
+        status: "failed".into(),
+        attempts: 2,
+        operation: Some("op_1".into()),
+        upstream_status: Some(422),
+        cause: Some("status".into()),
+    };
+    let stuck = StoppedStep {
+        step: "ship".into(),
+        direction: "action".into(),
+        cause: "refused".into(),
+        operation: Some("op_1".into()),
+    };
+    ChangedSaga {
+        events: vec!["saga.step".into(), "saga.stuck".into(), "saga.later".into()],
+        status: "stuck".into(),
+        steps: vec![step],
+        stuck: vec![stuck],
+        failure: None,
+    }
+}
+
+/// Returns the events of a saga's change: all events of one sink, under one type.
+fn of_saga(saga: &ChangedSaga, on: &[AnnouncedState], reply: Option<&Reply>) -> Vec<Value> {
+    let (slot, record) = (operation(), claim(8, 1));
+    let mut rule = rule(Some("com.example.saga"), &["ledger"], &[("order", "/order")]);
+    rule.on = on.to_vec();
+    let announcements = announcements(vec![rule], EVENT_BYTES);
+    let mut states: Vec<AnnouncedState> = saga.announced().collect();
+    states.extend(reply.map(|_| AnnouncedState::Completed));
+    let change = AnnouncedChange {
+        slot: &slot,
+        record: &record,
+        announcements: &announcements,
+        states: &states,
+        status: reply.map(|reply| reply.status.as_u16()),
+        settled_by: reply.map(|_| "upstream"),
+        reply,
+        saga: Some(saga),
+    };
+    let whole = |event: OutgoingEvent| {
+        serde_json::from_slice(&finished(&event.content, CHANGED_MS).unwrap()).unwrap()
+    };
+    events_of(change).into_iter().map(whole).collect()
+}
+
+#[test]
+fn a_change_of_a_saga_is_an_event_for_each_of_its_names_that_a_rule_asks_for() {
+    let found = of_saga(&stopped(), &AnnouncedState::OF_SAGAS, None);
+    let [step, stuck] = &found[..] else { panic!("{found:?}") };
+    assert_ne!(step["id"], stuck["id"], "they have one type");
+    assert_eq!(step["sequence"], stuck["sequence"], "they are one change");
+    let saga = json!({
+        "steps": [{
+            "name": "ship", "direction": "action", "status": "failed", "attempts": 2,
+            "operation": "op_1", "upstream_status": 422, "cause": "status",
+        }],
+        "stuck": [{
+            "step": "ship", "direction": "action", "cause": "refused", "operation": "op_1",
+        }],
+    });
+    for event in [step, stuck] {
+        let data = &event["data"];
+        assert_eq!((&data["state"], &data["saga"]), (&json!("stuck"), &saga));
+        let open = [&data["status"], &data["settled_by"], &data["closed_at"]];
+        assert_eq!(open, [&Value::Null; 3], "the saga has not ended");
+        assert_eq!(data["missing"], json!({ "order": "absent" }), "nor has it an answer");
+    }
+    assert_eq!(
+        of_saga(&stopped(), &[AnnouncedState::SagaStuck], None),
+        std::slice::from_ref(stuck)
+    );
+    assert_eq!(of_saga(&stopped(), &[AnnouncedState::SagaFailed], None), Vec::<Value>::new());
+}
+
+#[test]
+fn the_end_of_a_saga_has_its_answer_and_its_last_step_has_not() {
+    let events = vec!["saga.step".to_owned(), "saga.completed".to_owned()];
+    let ended = ChangedSaga { events, status: "completed".into(), ..ChangedSaga::default() };
+    let answer = reply(r#"{"order":"r-1"}"#);
+    let found = of_saga(&ended, &AnnouncedState::OF_SAGAS, Some(&answer));
+    let [step, end, operation] = &found[..] else { panic!("{found:?}") };
+    for (event, order) in [(end, "r-1"), (operation, "r-1")] {
+        let data = &event["data"];
+        assert_eq!((&data["status"], &data["order"]), (&json!(201), &json!(order)));
+        assert_eq!(data["closed_at"], "2027-01-15T08:00:00.123Z");
+    }
+    assert_eq!(step["data"]["status"], Value::Null);
+    assert_eq!(step["data"]["missing"], json!({ "order": "absent" }));
+    assert_eq!(step["data"]["closed_at"], Value::Null);
+    assert!(operation["data"].get("saga").is_none(), "as every completed operation");
 }
 
 #[test]

@@ -24,6 +24,12 @@ fn kinds() -> impl Strategy<Value = EventKind> {
     ])
 }
 
+fn changed_saga(name: String) -> Box<ChangedSaga> {
+    let step = ChangedStep { name, status: "done".into(), attempts: 2, ..ChangedStep::default() };
+    let events = vec!["saga.step".to_owned()];
+    Box::new(ChangedSaga { events, steps: vec![step], ..ChangedSaga::default() })
+}
+
 fn contexts() -> impl Strategy<Value = Context> {
     let fields = prop::collection::btree_map(texts(), texts(), 0..3);
     let parts = (
@@ -34,15 +40,19 @@ fn contexts() -> impl Strategy<Value = Context> {
         fields,
         maybe(texts()),
         maybe(texts()),
+        maybe(texts()),
     );
-    parts.prop_map(|(scope, trace, request_bytes, upstream_ms, fields, operator, reason)| Context {
-        scope,
-        trace,
-        request_bytes,
-        upstream_ms,
-        fields,
-        operator,
-        reason,
+    parts.prop_map(|(scope, trace, request_bytes, upstream_ms, fields, operator, reason, step)| {
+        Context {
+            scope,
+            trace,
+            request_bytes,
+            upstream_ms,
+            fields,
+            operator,
+            reason,
+            saga: step.map(changed_saga),
+        }
     })
 }
 

@@ -13,7 +13,7 @@ use super::{AdmitResult, PendingAdmission};
 use crate::engine::{
     Admission, Claim, ClaimOver, DuplicateRefusal, admit, claim, publication_of_claim, saga_claim,
 };
-use crate::event::Context;
+use crate::event::{ChangedSaga, Context};
 use crate::gate::attempt::Claimed;
 use crate::gate::send_rule::SendRule;
 use crate::gate::shared_permit::SharedPermit;
@@ -46,6 +46,7 @@ struct UnansweredClaim<'g> {
     over: ClaimOver,
     lifetime: Lifetime,
     rule: Arc<SendRule>,
+    started: Option<ChangedSaga>,
 }
 
 impl Gate {
@@ -142,6 +143,7 @@ impl Gate {
         next.record.extras = details.extras.clone();
         let current = pending.current_publication.as_ref();
         next.record.publication = publication_of_claim(over, current, details.publication.as_ref());
+        let started = self.started_saga(pending, next.record.publication.is_some());
         // The send rule counts from before the command is sent, so the store's lease can only begin
         // later.
         let from_ms = self.clock.boot_ms();
@@ -150,8 +152,8 @@ impl Gate {
         let context = || self.claim_context(pending);
         let timer = Timer::start();
         let mut step = Trail::step(details.trail.as_ref(), Work::Claim);
-        let swapped =
-            self.write(slot, over.version(), own.change(next.lifetime), policy, context).await;
+        let change = own.change(next.lifetime, started.as_ref());
+        let swapped = self.write(slot, over.version(), change, policy, context).await;
         timer.stop(self.meter.store(StoreCall::Claim));
         step.result(match &swapped {
             Ok(Swap::Stored) => "stored",
@@ -177,7 +179,8 @@ impl Gate {
             }
             Err(StoreError::MaybeApplied(_)) => {
                 let rule = rule();
-                let unanswered = UnansweredClaim { own, over, lifetime: next.lifetime, rule };
+                let lifetime = next.lifetime;
+                let unanswered = UnansweredClaim { own, over, lifetime, rule, started };
                 Box::pin(self.read_back(pending, unanswered)).await
             }
             Err(StoreError::NotApplied(why)) => {
@@ -204,7 +207,7 @@ impl Gate {
     ) -> Result<ClaimResult, Refusal> {
         self.meter.store_errors.inc();
         let (policy, slot) = (&pending.guarded.route.policy, &pending.slot);
-        let UnansweredClaim { own, over, lifetime, rule } = unanswered;
+        let UnansweredClaim { own, over, lifetime, rule, started } = unanswered;
         let held = match self.store.records.load(slot).await {
             Ok(held) => held,
             Err(error @ (StoreError::Corrupt(_) | StoreError::Unread(_))) => {
@@ -217,7 +220,7 @@ impl Gate {
             // data may restore only the writes that it has confirmed.
             Admission::Run => {
                 let context = || self.claim_context(pending);
-                let change = own.change(lifetime);
+                let change = own.change(lifetime, started.as_ref());
                 match self.write(slot, over.version(), change, policy, context).await {
                     Ok(Swap::Stored) if rule.allows() => {
                         Ok(ClaimResult::Confirmed(own.close(), rule))
@@ -240,6 +243,23 @@ impl Gate {
                 drop(own);
                 Ok(ClaimResult::GivenUp(held))
             }
+        }
+    }
+
+    /// Returns what a claim changes that begins a saga; `None` if nobody needs to know.
+    fn started_saga(
+        &self,
+        pending: &PendingAdmission<'_>,
+        is_published: bool,
+    ) -> Option<ChangedSaga> {
+        if !is_published && !self.event_log_enabled() {
+            return None;
+        }
+        match (&pending.guarded.saga, &pending.details.saga) {
+            (Some(runner), Some(Ok(saga))) if !pending.details.may_be_elsewhere => {
+                runner.started(&saga.content)
+            }
+            _ => None,
         }
     }
 

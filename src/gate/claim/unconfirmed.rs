@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::{Claim, Outcome};
-use crate::event::Context;
+use crate::event::{ChangedSaga, Context};
 use crate::gate::attempt::settle::UnsettledOutcome;
 use crate::gate::record_change::RecordChange;
 use crate::gate::state::{Gate, ProtectedRoute};
@@ -40,9 +40,13 @@ impl<'g> UnconfirmedClaim<'g> {
         UnconfirmedClaim { gate, guarded, slot, claim, turn, is_open: true }
     }
 
-    /// Returns the write of the claim. A claim announces nothing.
-    pub fn change(&self, lifetime: Lifetime) -> RecordChange<'_> {
-        RecordChange { next: &self.claim.record, lifetime, announcement: None }
+    /// Returns the write of the claim. A claim announces nothing, apart from the start of a saga.
+    pub fn change<'c>(
+        &'c self,
+        lifetime: Lifetime,
+        saga: Option<&'c ChangedSaga>,
+    ) -> RecordChange<'c> {
+        RecordChange { next: &self.claim.record, lifetime, announcement: None, saga }
     }
 
     /// Returns the claim, and does not give it up. Either the result of the claim is known, or the

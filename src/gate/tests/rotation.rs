@@ -5,6 +5,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::engine::tests::policy;
+use crate::event::ChangedSaga;
 use crate::gate::{OwnedSaga, SagaRequest, SagaRunner, SagaSummary};
 use crate::store::DueSagas;
 
@@ -310,6 +311,10 @@ struct CountingRunner(Arc<AtomicUsize>);
 impl SagaRunner for CountingRunner {
     fn first_content(&self, _: &str, _: &SagaRequest<'_>) -> Result<Bytes, Refusal> {
         Ok(Bytes::from_static(b"pending"))
+    }
+
+    fn started(&self, _: &Bytes) -> Option<ChangedSaga> {
+        None
     }
 
     fn run(&self, _: OwnedSaga) {

@@ -17,9 +17,10 @@ use super::*;
 use crate::clock::Clock;
 use crate::engine::{OnInFlight, Policy, ScopeRule};
 use crate::entropy::Entropy;
+use crate::event::ChangedSaga;
 use crate::gate::{
-    Gate, OwnedSaga, Payload, SagaRequest, SagaRunner, SagaStepSummary, SagaSummary, SagaWrite,
-    Settings,
+    Gate, NextSaga, OwnedSaga, Payload, SagaRequest, SagaRunner, SagaStepSummary, SagaSummary,
+    SagaWrite, Settings,
 };
 use crate::key::{SLOT_BYTES, Space};
 use crate::layer::{LayerSettings, OncewardLayer};
@@ -51,6 +52,10 @@ fn summary_of(status: &str, step: &str) -> SagaSummary {
 impl SagaRunner for TestRunner {
     fn first_content(&self, _: &str, _: &SagaRequest<'_>) -> Result<Bytes, Refusal> {
         Ok(Bytes::from_static(b"pending"))
+    }
+
+    fn started(&self, _: &Bytes) -> Option<ChangedSaga> {
+        None
     }
 
     fn run(&self, saga: OwnedSaga) {
@@ -154,10 +159,11 @@ impl Shop {
     async fn progress(&self, phase: SagaPhase, step: &'static str) {
         let mut owned = self.runner.owned.lock().unwrap().take().unwrap();
         let content = Bytes::from_static(step.as_bytes());
+        let next = NextSaga { phase, content, change: None };
         let mut written = SagaWrite::Changed;
         // A duplicate that was accepted has changed the version.
         while matches!(written, SagaWrite::Changed) {
-            written = self.gate.progress_saga(&mut owned, phase, content.clone()).await;
+            written = self.gate.progress_saga(&mut owned, next.clone()).await;
         }
         assert!(matches!(written, SagaWrite::Stored), "{written:?}");
         *self.runner.owned.lock().unwrap() = Some(owned);
@@ -174,7 +180,7 @@ impl Shop {
         let summary = summary_of("completed", "done");
         let mut written = SagaWrite::Changed;
         while matches!(written, SagaWrite::Changed) {
-            written = self.gate.end_saga(&mut owned, reply.clone(), &summary).await;
+            written = self.gate.end_saga(&mut owned, reply.clone(), &summary, None).await;
         }
         assert!(matches!(written, SagaWrite::Stored), "{written:?}");
     }

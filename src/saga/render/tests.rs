@@ -17,6 +17,7 @@ fn kept_request(body: &str) -> KeptRequest {
         headers: map(&[("x-region", "eu"), ("region", "us")]),
         path: map(&[("shop", "a b")]),
         query: map(&[("dry", "x y")]),
+        traceparent: None,
     }
 }
 

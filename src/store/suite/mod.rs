@@ -91,6 +91,7 @@ macro_rules! store_stories {
             a_saga_that_has_ended_is_not_due
             no_more_sagas_are_due_than_requested
             a_tombstone_bars_a_saga_that_asks_for_it
+            each_write_of_a_saga_has_its_events_for_a_sink_and_a_refused_one_has_none
             a_large_saga_is_read_renewed_and_written_like_any_other
             a_bar_refuses_every_claim_and_is_never_due
             a_bar_loses_to_a_claim_that_was_faster

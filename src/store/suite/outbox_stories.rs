@@ -36,7 +36,7 @@ pub(super) fn key(slot: Slot, event: &OutboxEvent) -> EventKey {
     EventKey { sink: event.sink.clone(), slot, order: event.order }
 }
 
-async fn written(
+pub(super) async fn written(
     stage: &Stage,
     slot: &Slot,
     expected: Option<u64>,
@@ -64,7 +64,7 @@ pub(super) async fn due(stage: &Stage, slot: &Slot, sink: &str) -> DueEvents {
 }
 
 /// Returns the events of these operations that are due. A store may keep others of the partition.
-async fn due_keys(stage: &Stage, slot: &Slot, sink: &str) -> Vec<EventKey> {
+pub(super) async fn due_keys(stage: &Stage, slot: &Slot, sink: &str) -> Vec<EventKey> {
     due(stage, slot, sink).await.events.into_iter().map(|event| event.key).collect()
 }
 

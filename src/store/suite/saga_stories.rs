@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::outbox_stories::{LEDGER, RELAY, due_keys, event, key, owned, written};
 use super::records::{
     HERE, LONG, SHORT, claim, completed, keep, lease, marker, record, with_tombstone,
 };
@@ -13,6 +14,7 @@ use crate::key::Slot;
 use crate::record::{
     Announcements, Fence, Lifetime, Publication, Record, SagaContent, SagaPhase, State, Version,
 };
+use crate::store::outbox::OutboxEvent;
 use crate::store::records::{Listing, Swap};
 
 /// More than a store reads along with other answers, and as much as a saga may have.
@@ -183,6 +185,29 @@ pub async fn a_tombstone_bars_a_saga_that_asks_for_it(stage: Stage) {
     let held = stage.stale(&HERE(1), Some(30), &running(31, 4), asking).await.unwrap();
     assert_eq!(held.record.state, State::Expired);
     stage.stored(&HERE(2), None, &running(20, 2), lease(LONG)).await;
+}
+
+pub async fn each_write_of_a_saga_has_its_events_for_a_sink_and_a_refused_one_has_none(
+    stage: Stage,
+) {
+    let (here, asking) = (HERE(1), with_tombstone(lease(LONG), LONG));
+    owned(&stage, &here, RELAY).await;
+    let write = async |expected, next: &Record, lifetime, events: &[OutboxEvent]| {
+        written(&stage, &here, expected, next, lifetime, events).await
+    };
+    let [start, refused, step, end] = [10, 20, 11, 12].map(|version| [event(LEDGER, version)]);
+    assert_eq!(write(None, &running(10, 1), asking, &start).await, Swap::Stored);
+    assert_eq!(write(None, &running(10, 1), asking, &start).await, Swap::Stored, "repeated");
+    let other = write(None, &running(20, 2), asking, &refused).await;
+    assert!(matches!(other, Swap::Stale(_)), "{other:?}");
+    assert_eq!(write(Some(10), &running(11, 1), lease(LONG), &step).await, Swap::Stored);
+    assert_eq!(write(Some(11), &completed(12), keep(LONG), &end).await, Swap::Stored);
+    for [event] in [&start, &step, &end] {
+        let waiting = key(here, event);
+        assert_eq!(due_keys(&stage, &here, LEDGER).await, std::slice::from_ref(&waiting));
+        assert!(stage.store.outbox.remove(RELAY, &waiting, 0).await.unwrap());
+    }
+    assert_eq!(due_keys(&stage, &here, LEDGER).await, []);
 }
 
 pub async fn a_large_saga_is_read_renewed_and_written_like_any_other(stage: Stage) {

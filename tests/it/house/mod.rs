@@ -78,6 +78,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "gate",
             "route",
             "template",
+            "http_message",
         ],
     ),
     ("config", &["key", "record", "event", "engine", "outbox", "saga", "tls", "template"]),

@@ -338,10 +338,11 @@ fn event(slot: &Slot, record: &Record) -> (String, Bytes) {
         slot,
         record,
         announcements: &announcements,
-        state,
+        states: &[state],
         status: reply.map(|reply| reply.status.as_u16()),
         settled_by: reply.map(|_| "upstream"),
         reply,
+        saga: None,
     };
     let event = events_of(change).remove(0);
     (event.id, event.content)
