@@ -27,6 +27,7 @@ mod problem;
 mod problem_kind;
 mod queries;
 mod reload;
+mod saga_search;
 mod sagas;
 mod session;
 mod sinks;
@@ -46,9 +47,9 @@ pub use view::{
     LoggedView, LookupRequest, MinuteView, MomentView, OperationListView, OperationView,
     OverviewView, ProjectionView, ReasonRequest, ReportRowView, ReportView, RequeueOneRequest,
     RequeueRequest, RequeuedView, ResealRequest, ResealedView, ResolveRequest,
-    SagaCompensationView, SagaDecisionRequest, SagaDecisionView, SagaListView, SagaStepView,
-    SagaView, ScopeRequest, ScopeView, SinkListView, SinkTestView, SinkView, StatisticsView,
-    StuckStepView, TallyView, TimelineView, VerifiedView,
+    SagaCompensationView, SagaDecisionRequest, SagaDecisionView, SagaListView, SagaStepSummaryView,
+    SagaStepView, SagaView, ScopeRequest, ScopeView, SinkListView, SinkTestView, SinkView,
+    StatisticsView, StuckStepView, TallyView, TimelineView, VerifiedView,
 };
 
 /// The longest duration of a request, including its body. It is longer than the limit of a reload.
