@@ -2,6 +2,8 @@
 //! decisions that the rules of sagas permit now.
 
 use maud::{Markup, html};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::words::action_status;
 use crate::admin::page::layout::proof;
@@ -9,6 +11,7 @@ use crate::admin::page::visitor::Visitor;
 use crate::admin::sagas::DecidableSaga;
 use crate::admin::view::{SagaStepView, SagaView};
 use crate::event::REASON_BYTES_MAX;
+use crate::hex;
 use crate::saga::log::SagaDecisionKind;
 
 /// The values of a refused form, so that the operator need not enter them again.
@@ -51,6 +54,20 @@ pub(super) fn done(kind: SagaDecisionKind) -> &'static str {
         SagaDecisionKind::Skip => "Decided: the step counts as done by hand, and is not sent.",
         SagaDecisionKind::Cancel => "Cancelled: no further step begins, and the saga goes back.",
     }
+}
+
+/// Returns a mark of the state that the page shows. A decision is made on this state. The version
+/// of the record is not it: the owner of a saga also writes when it looks at a held step in vain.
+pub(super) fn mark(saga: &SagaView) -> String {
+    let steps = saga.steps.iter().map(|step| {
+        let undo = step.compensation.as_ref().map(|undo| (&undo.status, &undo.operation));
+        (&step.name, &step.status, &step.operation, undo)
+    });
+    let steps: Vec<_> = steps.collect();
+    let stuck = saga.stuck.iter().map(|stuck| (&stuck.step, &stuck.direction, &stuck.reason));
+    let stuck: Vec<_> = stuck.collect();
+    let state = json!([saga.status, saga.back, steps, stuck, saga.decisions.len()]);
+    hex::encode(&Sha256::digest(state.to_string())[..16])
 }
 
 /// Renders the forms of all permitted decisions. `tried` is a form that was refused.
@@ -239,7 +256,7 @@ fn markup(
             }
             form method="post" action=(format!("/sagas/{}/{}", saga.id, segment(form.kind))) {
                 (proof(visitor))
-                input type="hidden" name="version" value=(saga.version);
+                input type="hidden" name="version" value=(mark(saga));
                 input type="hidden" name="step" value=(form.step);
                 div.field {
                     label for=(reason) { "Reason" }

@@ -10,14 +10,15 @@ use crate::admin::view::{SagaCompensationView, SagaStepView, SagaView};
 
 /// Height of an action: three lines.
 const ACTION_HEIGHT: u32 = 68;
-/// Height of a compensation, below its action: two lines.
-const UNDO_HEIGHT: u32 = 44;
+/// Height of a compensation, below its action: one line, and another one if it has begun.
+const UNDO_HEIGHT: u32 = 28;
+const BEGUN_UNDO_HEIGHT: u32 = 44;
 /// Space between the border of a step and its text.
 const PADDING: u32 = 10;
 /// Where the text begins, after the shape of the state.
-const TEXT: u32 = 32;
+const TEXT: u32 = 31;
 /// Most characters of a name that fit. The whole name is in the table, and read by screen readers.
-const NAME_MAX: usize = 17;
+const NAME_MAX: usize = 15;
 
 /// Returns the id of a step's row in the table below the graph.
 pub(super) fn row_id(step: usize) -> String {
@@ -35,10 +36,8 @@ pub(super) fn graph(saga: &SagaView) -> Markup {
     let position = |name: &String| steps.iter().position(|step| step.name == *name);
     let after: Vec<Vec<usize>> =
         steps.iter().map(|step| step.after.iter().filter_map(position).collect()).collect();
-    let height = |step: &SagaStepView| match step.compensation {
-        Some(_) => ACTION_HEIGHT + UNDO_HEIGHT,
-        None => ACTION_HEIGHT,
-    };
+    let height =
+        |step: &SagaStepView| ACTION_HEIGHT + step.compensation.as_ref().map_or(0, undo_height);
     let heights: Vec<u32> = steps.iter().map(height).collect();
     let layout = layout(&after, &heights);
     html! {
@@ -73,6 +72,10 @@ fn edge_path(steps: &[SagaStepView], edge: &PlacedEdge) -> Markup {
     }
 }
 
+fn undo_height(compensation: &SagaCompensationView) -> u32 {
+    if compensation.began_at.is_some() { BEGUN_UNDO_HEIGHT } else { UNDO_HEIGHT }
+}
+
 fn step_group(saga: &SagaView, at: usize, layout: &GraphLayout) -> Markup {
     let (Some(step), Some(corner)) = (saga.steps.get(at), layout.steps.get(at)) else {
         return html! {};
@@ -105,7 +108,10 @@ fn action(step: &SagaStepView, at: usize, corner: Point, is_stuck: bool) -> Mark
             rect.face.(class(status)).stuck[is_stuck] x=(corner.x) y=(y) width=(STEP_WIDTH)
                 height=(ACTION_HEIGHT) rx="7" {}
             (shape(status, corner))
-            text.name x=(corner.x + TEXT) y=(y + 24) { (shortened(&step.name)) }
+            // Wide letters are cut off at the end of this box.
+            svg x=(corner.x + TEXT) y=(y + 8) width=(STEP_WIDTH - TEXT - 4) height="22" {
+                text.name y="16" { (shortened(&step.name)) }
+            }
             text.(class(status)) x=(corner.x + TEXT) y=(y + 41) {
                 (status) @if let Some(time) = time { tspan.dim { " " (time_of_day(time)) } }
             }
@@ -126,17 +132,18 @@ fn undo(
     let SagaCompensationView { status, operation, began_at, ended_at, .. } = compensation;
     let time = ended_at.as_ref().or(began_at.as_ref());
     let words = compensation_words(step, compensation);
-    let y = corner.y;
+    let (y, height) = (corner.y, undo_height(compensation));
     let drawing = html! {
         rect.face.undo.(class(status)).stuck[is_stuck] x=(corner.x) y=(y) width=(STEP_WIDTH)
-            height=(UNDO_HEIGHT) rx="7" {}
-        path.back.(class(status)) d=(format!("M{} {}h10a4 4 0 0 1 0 8h-4", corner.x + 12, y + 15)) {}
-        path.back.(class(status)) d=(format!("M{} {}l-4 4l4 4", corner.x + 16, y + 11)) {}
-        text.(class(status)) x=(corner.x + TEXT) y=(y + 19) {
-            (words) @if let Some(time) = time { tspan.dim { " " (time_of_day(time)) } }
-        }
-        text.dim x=(corner.x + TEXT) y=(y + 35) {
-            (effort(compensation.attempts, began_at.as_ref(), ended_at.as_ref()))
+            height=(height) rx="7" {}
+        path.back.(class(status)) d=(format!("M{} {}h10a4 4 0 0 1 0 8h-4", corner.x + 12, y + 14)) {}
+        path.back.(class(status)) d=(format!("M{} {}l-4 4l4 4", corner.x + 16, y + 10)) {}
+        text.(class(status)) x=(corner.x + TEXT) y=(y + 18) { (words) }
+        @if let Some(time) = time {
+            text.dim x=(corner.x + TEXT) y=(y + 34) {
+                (time_of_day(time))
+                @if compensation.attempts > 0 { ", " (attempts(compensation.attempts)) }
+            }
         }
     };
     let label = undo_label(step, compensation, is_stuck);
@@ -235,5 +242,91 @@ fn shortened(name: &str) -> String {
     match name.char_indices().nth(NAME_MAX) {
         None => name.to_owned(),
         Some(_) => name.chars().take(NAME_MAX - 1).chain(['…']).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::view::StuckStepView;
+
+    fn step(name: &str, status: &str, after: &[&str]) -> SagaStepView {
+        SagaStepView {
+            name: name.into(),
+            status: status.into(),
+            after: after.iter().map(|name| (*name).to_owned()).collect(),
+            ..SagaStepView::default()
+        }
+    }
+
+    fn begun(step: SagaStepView, attempts: u32, operation: &str) -> SagaStepView {
+        SagaStepView {
+            attempts,
+            operation: Some(operation.into()),
+            began_at: Some("2026-11-25T03:07:00.000Z".into()),
+            ended_at: Some("2026-11-25T03:07:01.500Z".into()),
+            ..step
+        }
+    }
+
+    /// A saga that goes back, and can't undo its first step.
+    fn stuck() -> SagaView {
+        let undo = SagaCompensationView {
+            status: "refused".into(),
+            attempts: 2,
+            operation: Some("op_2".into()),
+            ..SagaCompensationView::default()
+        };
+        let reserve = begun(step("reserve", "refused", &[]), 1, "op_1");
+        let reserve = SagaStepView { compensation: Some(undo), ..reserve };
+        let charge = SagaStepView { pivot: true, ..step("charge", "failed", &["reserve"]) };
+        SagaView {
+            steps: vec![reserve, begun(charge, 3, "op_3"), step("ship", "pending", &["charge"])],
+            stuck: vec![StuckStepView {
+                step: "reserve".into(),
+                direction: "compensation".into(),
+                ..StuckStepView::default()
+            }],
+            ..SagaView::default()
+        }
+    }
+
+    #[test]
+    fn each_operation_is_a_link_with_a_name_that_has_all_that_the_drawing_shows() {
+        let drawn = graph(&stuck()).into_string();
+        for (href, label) in [
+            ("/operations/op_1", "reserve, done, 1 attempt, begins at once"),
+            ("/operations/op_2", "compensation of reserve, undo refused, stuck, 2 attempts"),
+            ("/operations/op_3", "charge, pivot, failed, 3 attempts, after reserve"),
+            ("#step-2", "ship, pending, after charge"),
+        ] {
+            let link = format!("href=\"{href}\" aria-label=\"{label}\"");
+            assert!(drawn.contains(&link), "{link}: {drawn}");
+        }
+        assert!(drawn.contains("1 attempt, 1.5 s") && drawn.contains(" 03:07:01"), "{drawn}");
+        assert_eq!(drawn.matches("class=\"mark stuck\"").count(), 1, "{drawn}");
+        assert_eq!(drawn.matches("class=\"mark pivot\"").count(), 1, "{drawn}");
+    }
+
+    #[test]
+    fn an_edge_is_solid_only_behind_a_step_that_is_done() {
+        let drawn = graph(&stuck()).into_string();
+        assert_eq!(drawn.matches("class=\"edge passed\"").count(), 1, "{drawn}");
+        assert_eq!(drawn.matches("class=\"edge\"").count(), 1, "{drawn}");
+    }
+
+    #[test]
+    fn a_name_is_text_and_a_long_one_is_shortened() {
+        let name = "<script>\"&'x y z a b c";
+        let saga = SagaView {
+            steps: vec![step(name, "<i>", &[]), step("b", "done", &[name])],
+            ..SagaView::default()
+        };
+        let drawn = graph(&saga).into_string();
+        assert!(!drawn.contains("<script") && !drawn.contains("<i>"), "{drawn}");
+        assert!(!drawn.contains("x=\"NaN"), "{drawn}");
+        assert!(drawn.contains("b, done, after &lt;script&gt;&quot;&amp;"), "{drawn}");
+        assert_eq!(shortened("fifteen_letters"), "fifteen_letters");
+        assert_eq!(shortened("äfifteen_letters"), "äfifteen_lette…");
     }
 }

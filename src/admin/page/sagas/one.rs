@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::decisions::{self, EnteredDecision, parse, segment};
+use super::decisions::{self, EnteredDecision, mark, parse, segment};
 use super::graph::graph;
 use super::steps::{summary, table};
 use super::timeline::{stuck_words, timeline};
@@ -34,6 +34,8 @@ pub(in crate::admin::page) struct SagaPageQuery {
 /// The fields of a form. A missing field is empty.
 #[derive(Deserialize)]
 pub(in crate::admin::page) struct SagaForm {
+    /// The mark of the state that the page showed.
+    #[serde(default)]
     version: String,
     reason: String,
     #[serde(default)]
@@ -84,13 +86,26 @@ async fn carry_out(
     kind: SagaDecisionKind,
     sent: &SagaForm,
 ) -> Result<SagaView, AdminRefusal> {
+    /// Writes of the saga's owner between a look and the decision on it. More than one is rare.
+    const LOOKS_MAX: usize = 4;
     let operator = visitor.operator_of_change()?;
-    let version = sent.version.parse().map(Version).map_err(|_| AdminRefusal::VersionInvalid)?;
     let request = SagaDecisionRequest {
         reason: Some(sent.reason.clone()),
         step: Some(sent.step.clone()).filter(|step| !step.is_empty()),
     };
-    decide_at(admin, operator, id, kind, version, request).await
+    for _ in 0..LOOKS_MAX {
+        let saga = decidable_saga(admin, id).await?.view;
+        if mark(&saga) != sent.version {
+            break;
+        }
+        let version = saga.version.parse().map(Version);
+        let version = version.map_err(|_| AdminRefusal::VersionInvalid)?;
+        match decide_at(admin, operator, id, kind, version, request.clone()).await {
+            Err(AdminRefusal::SagaMoved) => {}
+            decided => return decided,
+        }
+    }
+    Err(AdminRefusal::SagaMoved)
 }
 
 /// Renders the current state of the saga, the refusal, and the form with the entered values.
@@ -175,7 +190,6 @@ fn facts(saga: &SagaView, projected: Option<&OperationView>, now_ms: u64) -> Mar
             @if let Some(duplicates) = projected.and_then(|projected| projected.duplicates) {
                 div { dt { "Duplicates" } dd { (duplicates) } }
             }
-            div { dt { "Version" } dd { span.ref { (saga.version) } } }
         }
     }
 }
