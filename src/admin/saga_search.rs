@@ -120,7 +120,8 @@ fn listed(slot: Slot, held: &Held) -> Option<ListedSaga> {
 /// Returns whether the store has sagas that have not ended.
 pub(super) async fn has_stored_sagas(admin: &Admin) -> Result<bool, ListError> {
     let page = admin.gate.store().records.list(Listing::Sagas, None, 1).await?;
-    Ok(!page.records.is_empty())
+    // Further records are behind the cursor.
+    Ok(!page.records.is_empty() || page.cursor.is_some())
 }
 
 /// Reads these sagas whole, in their order. Those that have ended since are left out. A listing

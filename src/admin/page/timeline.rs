@@ -71,8 +71,13 @@ fn moments(timeline: &TimelineView, now_unix_ms: u64) -> Markup {
     }
 }
 
-/// Returns whether two consecutive duplicates were answered the same way.
+/// Returns whether two consecutive duplicates were answered the same way, or whether a saga went on
+/// twice. The log of a saga has details only in its record.
 fn is_same(one: &MomentView, next: &MomentView) -> bool {
+    let is_progress = |moment: &MomentView| moment.kind == "saga" && moment.operator.is_none();
+    if is_progress(one) && is_progress(next) {
+        return true;
+    }
     let answer = |moment: &MomentView| {
         (moment.kind.clone(), moment.status, moment.problem.clone(), moment.differing.clone())
     };
@@ -119,6 +124,7 @@ fn described(moment: &MomentView) -> (&'static str, String) {
         "found" => ("good", format!("Found at the upstream: duplicates get{status}")),
         "retried" => ("busy", format!("{by} lets the next duplicate run")),
         "expired" => ("", format!("The result was expired by {by}")),
+        "saga" if moment.operator.is_some() => ("busy", format!("{by} decided about the saga")),
         "saga" => ("busy", "The saga went on".to_owned()),
         "barred" => ("", "Barred: the saga of this step has gone back".to_owned()),
         "replayed" => ("seen", format!("A duplicate got the stored response{status}")),
@@ -196,6 +202,21 @@ mod tests {
             2,
             "once above, once in its place: {text}"
         );
+    }
+
+    #[test]
+    fn the_progress_of_a_saga_is_one_line_and_a_decision_about_it_is_not() {
+        let progress =
+            |version: &str| MomentView { version: Some(version.into()), ..seen("saga", None) };
+        let decided = MomentView {
+            operator: Some("ann".into()),
+            reason: Some("ticket".into()),
+            ..progress("3")
+        };
+        let text = shown(vec![progress("1"), progress("2"), decided, progress("4")]);
+        assert!(text.contains("The saga went on, 2 times"), "{text}");
+        assert_eq!(text.matches("The saga went on").count(), 2, "{text}");
+        assert!(text.contains("ann decided about the saga") && text.contains("ticket"), "{text}");
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn step_group(saga: &SagaView, at: usize, layout: &GraphLayout) -> Markup {
         (action(step, at, *corner, stuck("action")))
         @if let Some(compensation) = &step.compensation {
             @let below = Point { x: corner.x, y: corner.y + ACTION_HEIGHT };
-            (undo(step, compensation, at, below, stuck("compensation")))
+            (undo(saga, (step, compensation), at, below, stuck("compensation")))
         }
         @if step.pivot { (mark("pivot", corner.x + STEP_WIDTH - 58, corner.y)) }
         @if stuck("action") || stuck("compensation") { (mark("stuck", corner.x + 8, corner.y)) }
@@ -123,15 +123,15 @@ fn action(step: &SagaStepView, at: usize, corner: Point, is_stuck: bool) -> Mark
 }
 
 fn undo(
-    step: &SagaStepView,
-    compensation: &SagaCompensationView,
+    saga: &SagaView,
+    (step, compensation): (&SagaStepView, &SagaCompensationView),
     at: usize,
     corner: Point,
     is_stuck: bool,
 ) -> Markup {
     let SagaCompensationView { status, operation, began_at, ended_at, .. } = compensation;
     let time = ended_at.as_ref().or(began_at.as_ref());
-    let words = compensation_words(step, compensation);
+    let words = compensation_words(saga, step, compensation);
     let (y, height) = (corner.y, undo_height(compensation));
     let drawing = html! {
         rect.face.undo.(class(status)).stuck[is_stuck] x=(corner.x) y=(y) width=(STEP_WIDTH)
@@ -146,7 +146,7 @@ fn undo(
             }
         }
     };
-    let label = undo_label(step, compensation, is_stuck);
+    let label = undo_label(step, compensation, words, is_stuck);
     html! {
         @match operation {
             Some(operation) => {
@@ -211,11 +211,13 @@ fn action_label(step: &SagaStepView, is_stuck: bool) -> String {
 }
 
 /// Returns the name of a compensation for screen readers.
-fn undo_label(step: &SagaStepView, compensation: &SagaCompensationView, is_stuck: bool) -> String {
-    let mut words = vec![
-        format!("compensation of {}", step.name),
-        compensation_words(step, compensation).to_owned(),
-    ];
+fn undo_label(
+    step: &SagaStepView,
+    compensation: &SagaCompensationView,
+    words_of_state: &str,
+    is_stuck: bool,
+) -> String {
+    let mut words = vec![format!("compensation of {}", step.name), words_of_state.to_owned()];
     words.extend(is_stuck.then(|| "stuck".to_owned()));
     words.extend((compensation.attempts > 0).then(|| attempts(compensation.attempts)));
     words.join(", ")
@@ -306,6 +308,25 @@ mod tests {
         assert!(drawn.contains("1 attempt, 1.5 s") && drawn.contains(" 03:07:01"), "{drawn}");
         assert_eq!(drawn.matches("class=\"mark stuck\"").count(), 1, "{drawn}");
         assert_eq!(drawn.matches("class=\"mark pivot\"").count(), 1, "{drawn}");
+    }
+
+    #[test]
+    fn what_the_pivot_has_made_final_is_not_shown_as_if_it_could_be_undone() {
+        let undo =
+            SagaCompensationView { status: "pending".into(), ..SagaCompensationView::default() };
+        let saga = |pivot: &str| SagaView {
+            steps: vec![
+                SagaStepView { compensation: Some(undo.clone()), ..step("a", "done", &[]) },
+                SagaStepView { pivot: true, ..step("b", pivot, &["a"]) },
+            ],
+            ..SagaView::default()
+        };
+        for (pivot, words) in
+            [("running", "can be undone"), ("failed", "can be undone"), ("done", "stays done")]
+        {
+            let drawn = graph(&saga(pivot)).into_string();
+            assert!(drawn.contains(&format!("compensation of a, {words}")), "{pivot}: {drawn}");
+        }
     }
 
     #[test]

@@ -211,7 +211,7 @@ fn at_step(saga: &SagaView) -> String {
             "running" | "retrying" => action_status(step),
             "uncertain" | "undoing" | "refused" => match &step.compensation {
                 Some(compensation) if compensation.status != "pending" => {
-                    compensation_words(step, compensation)
+                    compensation_words(saga, step, compensation)
                 }
                 _ => action_status(step),
             },

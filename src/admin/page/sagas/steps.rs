@@ -15,13 +15,13 @@ pub(super) fn table(saga: &SagaView, now_ms: u64) -> Markup {
             caption { "In the order of the configuration, with the operation of each request." }
             (head(&["Step", "After", "Action", "Compensation"]))
             tbody role="rowgroup" {
-                @for (at, step) in saga.steps.iter().enumerate() { (row(step, at, now_ms)) }
+                @for (at, step) in saga.steps.iter().enumerate() { (row(saga, step, at, now_ms)) }
             }
         }
     }
 }
 
-fn row(step: &SagaStepView, at: usize, now_ms: u64) -> Markup {
+fn row(saga: &SagaView, step: &SagaStepView, at: usize, now_ms: u64) -> Markup {
     html! {
         tr role="row" id=(row_id(at)) {
             th scope="row" role="rowheader" {
@@ -36,7 +36,7 @@ fn row(step: &SagaStepView, at: usize, now_ms: u64) -> Markup {
             td role="cell" data-label="Action" { (action(step, at, now_ms)) }
             td role="cell" data-label="Undo" {
                 @match &step.compensation {
-                    Some(compensation) => { (undo(step, compensation, at, now_ms)) }
+                    Some(compensation) => { (undo(compensation, compensation_words(saga, step, compensation), at, now_ms)) }
                     None => { span.dim { "none" } }
                 }
             }
@@ -56,18 +56,13 @@ fn action(step: &SagaStepView, at: usize, now_ms: u64) -> Markup {
     }
 }
 
-fn undo(
-    step: &SagaStepView,
-    compensation: &SagaCompensationView,
-    at: usize,
-    now_ms: u64,
-) -> Markup {
+fn undo(compensation: &SagaCompensationView, words: &str, at: usize, now_ms: u64) -> Markup {
     let SagaCompensationView { status, operation, began_at, ended_at, why, .. } = compensation;
     html! {
         div {
             span.standing {
                 span class=(format!("state {}", class(status))) {
-                    (compensation_words(step, compensation))
+                    (words)
                 }
             }
             (facts(compensation.attempts, ended_at.as_ref().or(began_at.as_ref()), now_ms))

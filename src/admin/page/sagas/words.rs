@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::admin::view::{SagaCompensationView, SagaStepView};
+use crate::admin::view::{SagaCompensationView, SagaStepView, SagaView};
 
 /// Returns the CSS class of a state: how urgent it looks. A word is always beside it.
 pub(super) fn class(status: &str) -> &'static str {
@@ -31,6 +31,7 @@ pub(super) fn action_status(step: &SagaStepView) -> &str {
 
 /// Returns the state of a compensation as a text.
 pub(super) fn compensation_words(
+    saga: &SagaView,
     step: &SagaStepView,
     compensation: &SagaCompensationView,
 ) -> &'static str {
@@ -40,8 +41,15 @@ pub(super) fn compensation_words(
         "undone" => "undone",
         "refused" => "undo refused",
         _ if matches!(action_status(step), "failed" | "skipped" | "barred") => "nothing to undo",
+        _ if is_past_pivot(saga) => "stays done",
         _ => "can be undone",
     }
+}
+
+/// Returns whether the saga can only be completed.
+fn is_past_pivot(saga: &SagaView) -> bool {
+    let mut pivots = saga.steps.iter().filter(|step| step.pivot);
+    pivots.any(|pivot| matches!(action_status(pivot), "done" | "skipped"))
 }
 
 /// Returns the number of attempts as a text.
