@@ -269,6 +269,7 @@ fn a_held_step_is_linked_to_its_saga_and_settling_it_lets_the_saga_go_on() {
     browser.click("#held-0");
     browser.shows("h1", "Operation uncertain");
     browser.shows("#saga", "a saga order");
+    browser.shows("main", "the saga sends it again under the same key");
     browser.click("details.action summary");
     browser.fill("#resolve-status", "201");
     browser.fill("#resolve-reason", "the carrier has it");

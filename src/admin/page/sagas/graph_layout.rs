@@ -315,7 +315,9 @@ mod tests {
 
     #[test]
     fn each_step_is_in_a_row_below_all_that_it_waits_for() {
-        let table: [(&str, &[&[usize]], &[u32]); 8] = [
+        /// The name, the steps before each step, and the expected rows.
+        type Case<'c> = (&'c str, &'c [&'c [usize]], &'c [u32]);
+        let table: [Case; 8] = [
             ("nothing", &[], &[]),
             ("one step", &[&[]], &[0]),
             ("a chain", &[&[], &[0], &[1]], &[0, 1, 2]),
