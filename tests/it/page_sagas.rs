@@ -160,6 +160,11 @@ fn a_stuck_saga_is_found_understood_and_retried_with_nothing_but_a_keyboard() {
     browser.press(&[ENTER]);
     browser.shows("h1", "Saga order stuck");
 
+    browser.tab_to("#why-0");
+    browser.press(&[ENTER]);
+    browser.tab_to("#graph-0");
+    assert_eq!(browser.path(), format!("/sagas/{id}#graph-0"), "the reason leads to the step");
+
     // A step is a link to its operation, and the operation is linked to the saga.
     browser.tab_to("#graph-undo-0");
     let label = browser.attribute("#graph-undo-0", "aria-label");

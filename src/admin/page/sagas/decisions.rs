@@ -56,9 +56,10 @@ pub(super) fn done(kind: SagaDecisionKind) -> &'static str {
     }
 }
 
-/// Returns a mark of the state that the page shows. A decision is made on this state. The version
-/// of the record is not it: the owner of a saga also writes when it looks at a held step in vain.
-pub(super) fn mark(saga: &SagaView) -> String {
+/// Returns a digest of the state that the page shows. A decision is made on this state and not on a
+/// version of the record: the owner of a saga also writes after it has looked at a held step in
+/// vain.
+pub(super) fn state_digest(saga: &SagaView) -> String {
     let steps = saga.steps.iter().map(|step| {
         let undo = step.compensation.as_ref().map(|undo| (&undo.status, &undo.operation));
         (&step.name, &step.status, &step.operation, undo)
@@ -256,7 +257,7 @@ fn markup(
             }
             form method="post" action=(format!("/sagas/{}/{}", saga.id, segment(form.kind))) {
                 (proof(visitor))
-                input type="hidden" name="version" value=(mark(saga));
+                input type="hidden" name="version" value=(state_digest(saga));
                 input type="hidden" name="step" value=(form.step);
                 div.field {
                     label for=(reason) { "Reason" }

@@ -30,6 +30,11 @@ pub(super) fn operation_path(operation: &str) -> String {
     format!("/operations/{operation}")
 }
 
+/// Returns the id of a step in the graph.
+pub(super) fn graph_id(step: usize) -> String {
+    format!("graph-{step}")
+}
+
 /// Renders the graph.
 pub(super) fn graph(saga: &SagaView) -> Markup {
     let steps = &saga.steps;
@@ -90,8 +95,8 @@ fn step_group(saga: &SagaView, at: usize, layout: &GraphLayout) -> Markup {
             @let below = Point { x: corner.x, y: corner.y + ACTION_HEIGHT };
             (undo(saga, (step, compensation), at, below, stuck("compensation")))
         }
-        @if step.pivot { (mark("pivot", corner.x + STEP_WIDTH - 58, corner.y)) }
-        @if stuck("action") || stuck("compensation") { (mark("stuck", corner.x + 8, corner.y)) }
+        @if step.pivot { (badge("pivot", corner.x + STEP_WIDTH - 58, corner.y)) }
+        @if stuck("action") || stuck("compensation") { (badge("stuck", corner.x + 8, corner.y)) }
     }
 }
 
@@ -104,7 +109,7 @@ fn action(step: &SagaStepView, at: usize, corner: Point, is_stuck: bool) -> Mark
     let time = step.ended_at.as_ref().or(step.began_at.as_ref());
     let y = corner.y;
     html! {
-        a id=(format!("graph-{at}")) href=(href) aria-label=(action_label(step, is_stuck)) {
+        a id=(graph_id(at)) href=(href) aria-label=(action_label(step, is_stuck)) {
             rect.face.(class(status)).stuck[is_stuck] x=(corner.x) y=(y) width=(STEP_WIDTH)
                 height=(ACTION_HEIGHT) rx="7" {}
             (shape(status, corner))
@@ -158,10 +163,10 @@ fn undo(
     }
 }
 
-/// Renders a mark on the upper border of a step.
-fn mark(word: &str, x: u32, y: u32) -> Markup {
+/// Renders a word on the upper border of a step.
+fn badge(word: &str, x: u32, y: u32) -> Markup {
     html! {
-        g.mark.(word) aria-hidden="true" {
+        g.badge.(word) aria-hidden="true" {
             rect x=(x) y=(y.saturating_sub(9)) width="50" height="18" rx="9" {}
             text x=(x + 25) y=(y + 4) text-anchor="middle" { (word) }
         }
@@ -306,8 +311,8 @@ mod tests {
             assert!(drawn.contains(&link), "{link}: {drawn}");
         }
         assert!(drawn.contains("1 attempt, 1.5 s") && drawn.contains(" 03:07:01"), "{drawn}");
-        assert_eq!(drawn.matches("class=\"mark stuck\"").count(), 1, "{drawn}");
-        assert_eq!(drawn.matches("class=\"mark pivot\"").count(), 1, "{drawn}");
+        assert_eq!(drawn.matches("class=\"badge stuck\"").count(), 1, "{drawn}");
+        assert_eq!(drawn.matches("class=\"badge pivot\"").count(), 1, "{drawn}");
     }
 
     #[test]
@@ -326,6 +331,31 @@ mod tests {
         {
             let drawn = graph(&saga(pivot)).into_string();
             assert!(drawn.contains(&format!("compensation of a, {words}")), "{pivot}: {drawn}");
+        }
+    }
+
+    #[test]
+    fn a_saga_that_goes_back_shows_what_is_still_to_be_undone() {
+        let with_undo = |name: &str, status: &str| SagaStepView {
+            compensation: Some(SagaCompensationView {
+                status: "pending".into(),
+                ..SagaCompensationView::default()
+            }),
+            ..step(name, status, &[])
+        };
+        let saga = SagaView {
+            back: Some("step c".into()),
+            steps: vec![
+                with_undo("a", "done"),
+                with_undo("b", "pending"),
+                with_undo("c", "failed"),
+            ],
+            ..SagaView::default()
+        };
+        let drawn = graph(&saga).into_string();
+        for label in ["of a, waits to be undone", "of b, nothing to undo", "of c, nothing to undo"]
+        {
+            assert!(drawn.contains(&format!("\"compensation {label}\"")), "{label}: {drawn}");
         }
     }
 

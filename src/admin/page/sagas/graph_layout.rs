@@ -10,7 +10,7 @@ const GAP: u32 = 16;
 const ROW_GAP: u32 = 40;
 /// Space around the drawing, for the outline of a focused step.
 const MARGIN: u32 = 4;
-/// Space above the first row, for the marks on the upper border of a step.
+/// Space above the first row, for the words on the upper border of a step.
 const TOP: u32 = 14;
 
 /// Sweeps that order the steps of a row by their neighbours. More do not change small graphs.

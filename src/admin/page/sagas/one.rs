@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::decisions::{self, EnteredDecision, mark, parse, segment};
-use super::graph::graph;
+use super::decisions::{self, EnteredDecision, parse, segment, state_digest};
+use super::graph::{graph, graph_id};
 use super::steps::{summary, table};
 use super::timeline::{stuck_words, timeline};
 use super::words::state;
@@ -21,7 +21,7 @@ use crate::admin::problem::AdminRefusal;
 use crate::admin::queries::views_of;
 use crate::admin::sagas::{DecidableSaga, decidable_saga, decide_at};
 use crate::admin::state::Admin;
-use crate::admin::view::{OperationView, SagaDecisionRequest, SagaView};
+use crate::admin::view::{OperationView, SagaDecisionRequest, SagaView, StuckStepView};
 use crate::record::Version;
 use crate::saga::log::SagaDecisionKind;
 
@@ -34,7 +34,7 @@ pub(in crate::admin::page) struct SagaPageQuery {
 /// The fields of a form. A missing field is empty.
 #[derive(Deserialize)]
 pub(in crate::admin::page) struct SagaForm {
-    /// The mark of the state that the page showed.
+    /// The digest of the state that the page showed.
     #[serde(default)]
     version: String,
     reason: String,
@@ -95,7 +95,7 @@ async fn carry_out(
     };
     for _ in 0..LOOKS_MAX {
         let saga = decidable_saga(admin, id).await?.view;
-        if mark(&saga) != sent.version {
+        if state_digest(&saga) != sent.version {
             break;
         }
         let version = saga.version.parse().map(Version);
@@ -203,7 +203,24 @@ fn stuck(saga: &SagaView) -> Markup {
         @if !saga.stuck.is_empty() {
             div.notice {
                 strong { "The saga can neither go on nor go back by itself." }
-                ul.reasons { @for stuck in &saga.stuck { li { (stuck_words(stuck)) "." } } }
+                ul.reasons {
+                    @for (at, stuck) in saga.stuck.iter().enumerate() { (reason(saga, at, stuck)) }
+                }
+            }
+        }
+    }
+}
+
+/// Renders why a step stops its saga, with a link to the step in the graph, which may be wide.
+fn reason(saga: &SagaView, at: usize, stuck: &StuckStepView) -> Markup {
+    let step = saga.steps.iter().position(|step| step.name == stuck.step);
+    html! {
+        li {
+            (stuck_words(stuck)) ". "
+            @if let Some(step) = step {
+                a id=(format!("why-{at}")) href=(format!("#{}", graph_id(step))) {
+                    "Show " (stuck.step) " in the graph"
+                }
             }
         }
     }

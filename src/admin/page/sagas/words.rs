@@ -41,6 +41,8 @@ pub(super) fn compensation_words(
         "undone" => "undone",
         "refused" => "undo refused",
         _ if matches!(action_status(step), "failed" | "skipped" | "barred") => "nothing to undo",
+        _ if saga.back.is_some() && action_status(step) == "pending" => "nothing to undo",
+        _ if saga.back.is_some() => "waits to be undone",
         _ if is_past_pivot(saga) => "stays done",
         _ => "can be undone",
     }
