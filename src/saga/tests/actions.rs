@@ -226,7 +226,6 @@ fn an_uncertain_action_stays_uncertain_on_a_gateway_without_the_configuration() 
     story.outcome(0, Action, StepOutcome::Unconfigured { why: "STOCK_TOKEN".into() });
     assert_eq!((story.status(), story.statuses()[0]), (SagaStatus::Stuck, StepStatus::Uncertain));
     story.decided(SagaDecisionKind::Cancel, None).unwrap();
-    story.wait();
     assert_eq!(
         story.todos(),
         [call(0, Action, 0, true)],
