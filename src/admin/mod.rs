@@ -27,6 +27,7 @@ mod problem;
 mod problem_kind;
 mod queries;
 mod reload;
+mod saga_search;
 mod sagas;
 mod session;
 mod sinks;
@@ -47,9 +48,9 @@ pub use view::{
     OperationListView, OperationView, OverviewView, ProjectionView, ReasonRequest, ReportRowView,
     ReportView, RequeueOneRequest, RequeueRequest, RequeuedView, ResealRequest, ResealedView,
     ResolveRequest, SagaChangeView, SagaCompensationView, SagaDecisionRequest, SagaDecisionView,
-    SagaFailureView, SagaListView, SagaStepView, SagaView, ScopeRequest, ScopeView, SinkListView,
-    SinkTestView, SinkView, StatisticsView, StoppedStepView, StuckStepView, TallyView,
-    TimelineView, VerifiedView,
+    SagaFailureView, SagaListView, SagaStepSummaryView, SagaStepView, SagaView, ScopeRequest,
+    ScopeView, SinkListView, SinkTestView, SinkView, StatisticsView, StoppedStepView,
+    StuckStepView, TallyView, TimelineView, VerifiedView,
 };
 
 /// The longest duration of a request, including its body. It is longer than the limit of a reload.

@@ -9,7 +9,7 @@ use super::reload::Reloads;
 use super::session::Sessions;
 use crate::clock::Clock;
 use crate::engine::Policy;
-use crate::gate::Gate;
+use crate::gate::{Gate, InternalCaller};
 use crate::outbox::relay::RelayView;
 use crate::read_model::ReadModel;
 use crate::record::Record;
@@ -51,7 +51,10 @@ impl Admin {
     /// Returns the configured sink that called the operation of a record.
     pub(super) fn calling_sink(&self, record: &Record) -> Option<String> {
         let sinks = self.relay.sinks();
-        sinks.keys().find(|name| self.gate.is_called_by_sink(record, name)).cloned()
+        sinks
+            .keys()
+            .find(|name| self.gate.is_called_by(record, InternalCaller::Sink(name)))
+            .cloned()
     }
 
     /// Returns the policy of a route, or the fallback if the route is no longer configured.

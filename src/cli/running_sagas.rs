@@ -196,6 +196,7 @@ fn in_words(saga: &SagaView) -> String {
         ("lease until", &saga.lease_ends_at),
         ("back for", &saga.back),
         ("stuck since", &saga.stuck_since),
+        ("outcome", &saga.outcome),
         ("answered", &answer),
         ("unreadable", &saga.unreadable),
     ];
@@ -203,6 +204,9 @@ fn in_words(saga: &SagaView) -> String {
     for stuck in &saga.stuck {
         let operation = stuck.operation.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
         lines.push(("stuck at", format!("{}: {}{operation}", stuck.step, stuck.reason)));
+    }
+    for step in &saga.step_summary {
+        lines.push(("step", format!("{}: {}", step.name, step.status)));
     }
     for decision in &saga.decisions {
         let step = decision.step.as_ref().map(|step| format!(" {step}")).unwrap_or_default();

@@ -161,10 +161,10 @@ impl Gate {
         self.settings.hashing.identity(&named(route, &scope, key), caller.caller()).0
     }
 
-    /// Returns whether a sink with this name called the operation of a record. A released record
+    /// Returns whether a component of gateways called the operation of a record. A released record
     /// has no caller, so nothing is known about it.
-    pub fn is_called_by_sink(&self, record: &Record, sink: &str) -> bool {
-        let callers = self.settings.hashing.stored_callers(InternalCaller::Sink(sink).caller());
+    pub fn is_called_by(&self, record: &Record, caller: InternalCaller<'_>) -> bool {
+        let callers = self.settings.hashing.stored_callers(caller.caller());
         record.caller.is_some_and(|caller| callers.contains(&caller))
     }
 

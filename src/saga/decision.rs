@@ -37,6 +37,30 @@ pub enum DeniedDecision {
     NotNow(#[from] HappeningDenied),
 }
 
+/// The decisions that the state of a saga permits now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PermittedDecisions {
+    /// Whether a cancel changes something.
+    pub cancel: bool,
+    /// The steps that can be retried or skipped, by their positions in the plan.
+    pub steps: Vec<usize>,
+}
+
+/// Returns the decisions that [`decide_saga`] would carry out at `now_ms`.
+pub fn permitted_decisions(document: &SagaDocument, now_ms: u64) -> PermittedDecisions {
+    let SagaDocument { plan, log, .. } = document;
+    let is_permitted = |kind, step| {
+        let decision = SagaDecision { at_ms: now_ms, kind, step, by: None, reason: String::new() };
+        let change = apply(plan, &mut log.clone(), Happening::Decided(decision), now_ms);
+        change.is_ok_and(|change| change != StateChange::Nothing)
+    };
+    let steps = 0..plan.steps.len();
+    PermittedDecisions {
+        cancel: is_permitted(SagaDecisionKind::Cancel, None),
+        steps: steps.filter(|step| is_permitted(SagaDecisionKind::Skip, Some(*step))).collect(),
+    }
+}
+
 /// Applies an operator's decision to a saga that runs, if its record still has this version. A
 /// cancel of a saga that goes back changes nothing.
 ///

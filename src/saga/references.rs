@@ -17,7 +17,7 @@ pub struct StepOperation {
     pub attempts: u32,
     /// When it began, in ms since 1970; `None` if it has not begun.
     pub began_ms: Option<u64>,
-    /// When it was settled.
+    /// When it was settled, or the action was skipped.
     pub ended_ms: Option<u64>,
 }
 
@@ -53,6 +53,9 @@ pub fn step_operation(
             began_ms: Some(run.begun_ms),
             ended_ms: None,
         };
+    }
+    if let (StepDirection::Action, ActionState::Skipped { at_ms }) = (direction, &state.action) {
+        return StepOperation { ended_ms: Some(*at_ms), ..NOT_BEGUN };
     }
     let ended = match (direction, &state.action, &state.compensation) {
         (

@@ -42,6 +42,7 @@ fn every_page_is_shown_without_a_complaint_and_one_that_broke_the_policy_would_b
         ("/", "Overview"),
         ("/operations", "Operations"),
         ("/uncertain", "Uncertain outcomes"),
+        ("/sagas", "Sagas"),
         ("/delivery", "Delivery"),
     ] {
         browser.open(path);

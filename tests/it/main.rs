@@ -51,6 +51,7 @@ mod outbox;
 mod outbox_keys;
 mod page;
 mod page_delivery;
+mod page_sagas;
 mod paths;
 mod projection;
 mod published;

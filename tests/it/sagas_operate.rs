@@ -120,7 +120,9 @@ impl Scene {
     /// Waits for the end of a saga, which is undone.
     fn failed(&self, id: &str) {
         until("the end of the saga", || self.show(id)["status"] == "ended");
-        assert_eq!(self.show(id)["answer_status"], 409);
+        let ended = self.show(id);
+        assert_eq!((&ended["answer_status"], &ended["outcome"]), (&409.into(), &"failed".into()));
+        assert_eq!(ended["step_summary"][0]["status"], "undone", "{ended}");
     }
 
     fn undone(&self) -> Vec<ReceivedRequest> {
@@ -141,6 +143,8 @@ fn a_stuck_saga_is_shown_with_its_steps_and_goes_on_when_an_operator_retries_it(
     assert_eq!((&reserve["name"], &reserve["status"]), (&"reserve".into(), &"refused".into()));
     assert_eq!((&ship["status"], &ship["attempts"]), (&"failed".into(), &1.into()));
     assert_eq!(ship["compensation"], Value::Null, "{shown}");
+    assert_eq!((&ship["after"], &ship["pivot"]), (&serde_json::json!(["reserve"]), &false.into()));
+    assert_eq!(shown["back_at"], ship["ended_at"], "{shown}");
     assert_eq!((&shown["status"], &shown["back"]), (&"stuck".into(), &"step ship".into()));
     assert_eq!(shown["stuck"][0]["direction"], "compensation");
     // The references are those of the operations in the store.
@@ -189,6 +193,8 @@ fn a_step_that_an_operator_did_by_hand_is_never_sent_again() {
     assert!(code == 1 && text.contains("the saga has no step pack"), "{text}");
     scene.done(&["skip", &id, "--step", "reserve", "--reason", "undone by phone"]);
     scene.failed(&id);
+    let text = scene.done(&["show", &id]);
+    assert!(text.contains("outcome      failed") && text.contains("ship: failed"), "{text}");
     assert_eq!(scene.undone().len(), before);
 }
 

@@ -53,7 +53,8 @@ pub(super) async fn list(
     sagas(&admin, SagaQuery { status, name, limit, cursor }).await.map(Json)
 }
 
-/// Returns a saga with its steps. After the end of the saga, its steps are erased.
+/// Returns a saga with its steps. After the end of the saga, only the
+/// final status of each step is left.
 #[utoipa::path(
     get, path = "/v1/sagas/{id}", operation_id = "show_saga", tag = "sagas",
     params(("id" = String, Path, description = "The id, `op_` and 40 hexadecimal digits")),

@@ -190,7 +190,9 @@ fn nothing(held: &Held) -> &'static str {
         State::Released => {
             "Nothing: the attempt was not executed, and the next request under this key runs."
         }
-        State::Saga { .. } => "Nothing here: decide about a saga with `onceward sagas`.",
+        State::Saga { .. } => {
+            "Nothing here: decide on the page of the saga, which is linked above."
+        }
         State::Barred => "Nothing: the saga of this step has gone back, and the step may not run.",
         _ => "Nothing: the result is gone, and duplicates are refused.",
     }

@@ -6,6 +6,7 @@
 //! made for this browser ([`Signed`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Form;
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
@@ -20,6 +21,7 @@ use super::error::PageError;
 use super::visitor::Visitor;
 use crate::admin::auth::{Access, Operator, names_this_machine};
 use crate::admin::problem::AdminRefusal;
+use crate::admin::saga_search::has_stored_sagas;
 use crate::admin::session::SessionName;
 use crate::admin::state::Admin;
 
@@ -49,6 +51,9 @@ pub(super) async fn guard(
         Ok(found) => found,
         Err(error) => return error.into_response(),
     };
+    let is_refresh = request.headers().contains_key("hx-request");
+    let has_sagas = has_sagas(&admin, &visitor, is_refresh).await;
+    let visitor = Visitor { has_sagas, ..visitor };
     request.extensions_mut().insert(visitor.clone());
     let mut response = next.run(request).await;
     if let Some(error) = response.extensions_mut().remove::<Arc<PageError>>()
@@ -62,6 +67,21 @@ pub(super) async fn guard(
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     response
+}
+
+/// Returns whether the menu has the sagas. A gateway without sagas in its configuration asks the
+/// store, because it finishes those of others. A refresh does not ask: it leaves the menu as it is.
+async fn has_sagas(admin: &Admin, visitor: &Visitor, is_refresh: bool) -> bool {
+    /// A page does not wait longer for its menu.
+    const WAIT_MAX: Duration = Duration::from_millis(500);
+    if !admin.sagas.is_empty() {
+        return true;
+    }
+    if visitor.operator.is_none() || is_refresh {
+        return false;
+    }
+    let asked = tokio::time::timeout(WAIT_MAX, has_stored_sagas(admin)).await;
+    matches!(asked, Ok(Ok(true)))
 }
 
 /// Returns the visitor. Also returns the cookie to set, if the request has none.
@@ -86,6 +106,7 @@ fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String
             proof,
             name,
             dead_letters,
+            has_sagas: false,
         },
         Access::Tokens(tokens) => {
             // The sessions of a token end when the token is removed from the configuration.
@@ -99,6 +120,7 @@ fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String
                 proof,
                 name,
                 dead_letters,
+                has_sagas: false,
             }
         }
     };

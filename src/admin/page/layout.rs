@@ -20,6 +20,7 @@ pub(super) enum MenuEntry {
     Overview,
     Operations,
     Uncertain,
+    Sagas,
     Delivery,
     Elsewhere,
 }
@@ -73,8 +74,12 @@ fn menu(visitor: &Visitor, here: MenuEntry) -> Markup {
         (MenuEntry::Overview, "/", "Overview"),
         (MenuEntry::Operations, "/operations", "Operations"),
         (MenuEntry::Uncertain, "/uncertain", "Uncertain"),
+        (MenuEntry::Sagas, "/sagas", "Sagas"),
         (MenuEntry::Delivery, "/delivery", "Delivery"),
     ];
+    let is_shown =
+        |entry| entry != MenuEntry::Sagas || visitor.has_sagas || here == MenuEntry::Sagas;
+    let entries = entries.into_iter().filter(|(entry, ..)| is_shown(*entry));
     html! {
         nav aria-label="Pages" {
             ul {

@@ -27,6 +27,7 @@ mod guard;
 mod layout;
 mod operation;
 mod overview;
+mod sagas;
 mod search;
 mod sign_in;
 mod table;
@@ -66,6 +67,9 @@ pub(super) fn router(admin: &Arc<Admin>) -> Router<Arc<Admin>> {
         .route("/delivery/sinks/{sink}/{action}", post(delivery::change_sink))
         .route("/delivery/dead-letters/{id}", get(delivery::show_dead_letter))
         .route("/delivery/dead-letters/{id}/{action}", post(delivery::change_dead_letter))
+        .route("/sagas", get(sagas::show))
+        .route("/sagas/{id}", get(sagas::show_one))
+        .route("/sagas/{id}/{decision}", post(sagas::decide))
         .route("/sign-out", post(sign_in::sign_out))
         .route_layer(middleware::from_fn(guard::require_sign_in))
         .route("/sign-in", get(sign_in::ask).post(sign_in::sign_in))

@@ -17,10 +17,12 @@ use super::layout::{
     MenuEntry, document, moment, moment_of, number, shown, span, state, state_word,
 };
 use super::visitor::Visitor;
-use super::{table, timeline, undelivered};
+use super::{sagas, table, timeline, undelivered};
 use crate::admin::decision::{OperatorChange, Reason, entered_reply, find};
 use crate::admin::problem::AdminRefusal;
 use crate::admin::queries::timeline_of;
+use crate::admin::saga_search::{StepOfSaga, step_of_saga};
+use crate::admin::sagas::is_saga;
 use crate::admin::state::Admin;
 use crate::admin::view::{OperationView, ResolveRequest, TimelineView};
 use crate::engine::Decision;
@@ -172,6 +174,7 @@ async fn page(
     let timeline = timeline_of(admin, slot).await;
     let projected =
         timeline.as_ref().ok().and_then(Option::as_ref).map(|timeline| &timeline.operation);
+    let step = step_of_saga(admin, slot, &held.record).await.ok().flatten();
     html! {
         (notice)
         div.head {
@@ -181,6 +184,7 @@ async fn page(
         section.panel aria-label="Facts" {
             p.named { span.ref { (reference) } }
             @if let Some(projected) = projected { (table::fields(projected)) }
+            (saga_link(admin, slot, held, step.as_ref()))
             (facts(held, admin.calling_sink(&held.record), projected))
         }
         (actions::forms(visitor, &reference, held, policy, tried))
@@ -224,6 +228,28 @@ async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Respo
         (undelivered::section(admin, &slot).await)
     };
     Ok(shown(visitor, MenuEntry::Operations, "Operation", content))
+}
+
+/// Renders the link from the operation of a saga, or of one of its steps, to the saga.
+fn saga_link(admin: &Admin, slot: &Slot, held: &Held, step: Option<&StepOfSaga>) -> Markup {
+    html! {
+        @if let Some(StepOfSaga { saga, step, id }) = step {
+            p {
+                "The step " strong { (step) } " of "
+                @match id {
+                    Some(id) => { a #saga href=(sagas::path(id)) { "a saga " (saga) } "." }
+                    None => { "a saga " strong { (saga) } ", which is not in the list any more." }
+                }
+            }
+            @if matches!(held.record.state, RecordState::Uncertain { .. }) {
+                p.dim {
+                    "Resolve it if it was executed: the saga goes on, and later steps can use the                      response that you enter. Release it if it was not executed: the saga sends it                      again under the same key, or goes back without it."
+                }
+            }
+        } @else if is_saga(admin, &held.record) {
+            p { a #saga href=(sagas::path(slot)) { "The steps of this saga" } "." }
+        }
+    }
 }
 
 fn facts(held: &Held, sink: Option<String>, projected: Option<&OperationView>) -> Markup {

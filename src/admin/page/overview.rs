@@ -14,6 +14,7 @@ use super::uncertain::{UncertainQueue, summary};
 use super::visitor::Visitor;
 use crate::admin::problem::{AdminRefusal, describe_read_error};
 use crate::admin::queries::{ask, search};
+use crate::admin::saga_search::SagaScan;
 use crate::admin::state::Admin;
 use crate::admin::view::{OperationView, OverviewView};
 use crate::read_model::{Filter, ReadModel};
@@ -36,7 +37,8 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, visitor: Visitor) -> R
     } else {
         summary(waiting.unwrap_or_default())
     };
-    let figures = figures(&admin, &store, projected.as_ref().ok(), waiting);
+    let stuck = stuck_sagas(&admin).await;
+    let figures = figures(&admin, &store, projected.as_ref().ok(), waiting, stuck);
     let content = live(
         "/",
         &announcement,
@@ -116,6 +118,7 @@ fn figures(
     store: &StoreHealth,
     projected: Option<&Projected>,
     waiting: Option<u64>,
+    stuck: Option<u64>,
 ) -> Markup {
     html! {
         dl.figures {
@@ -130,6 +133,7 @@ fn figures(
                 (figure("In flight", &number(in_flight(admin)), "attempts on this gateway", ""))
             }
             (uncertain(waiting))
+            @if let Some(count) = stuck { (stuck_figure(count)) }
             (store.figure())
         }
     }
@@ -161,6 +165,29 @@ fn uncertain(waiting: Option<u64>) -> Markup {
             dd.note {
                 @if count > 0 {
                     a #waiting href="/uncertain" { "waiting for a decision" }
+                } @else { "nothing to decide" }
+            }
+        }
+    }
+}
+
+/// Returns the number of stuck sagas; `None` for a gateway without sagas, or without a store.
+async fn stuck_sagas(admin: &Admin) -> Option<u64> {
+    if admin.sagas.is_empty() {
+        return None;
+    }
+    let scan = SagaScan::read(admin).await.ok()?;
+    u64::try_from(scan.stuck().count()).ok()
+}
+
+fn stuck_figure(count: u64) -> Markup {
+    html! {
+        div class=[(count > 0).then_some("warn")] {
+            dt { "Stuck sagas" }
+            dd { (number(count)) }
+            dd.note {
+                @if count > 0 {
+                    a #stuck href="/uncertain#stuck" { "waiting for a decision" }
                 } @else { "nothing to decide" }
             }
         }

@@ -71,8 +71,15 @@ fn moments(timeline: &TimelineView, now_unix_ms: u64) -> Markup {
     }
 }
 
-/// Returns whether two consecutive duplicates were answered the same way.
+/// Returns whether two consecutive duplicates were answered the same way, or whether a saga changed
+/// its owner twice.
 fn is_same(one: &MomentView, next: &MomentView) -> bool {
+    let is_handover = |moment: &MomentView| {
+        moment.kind == "saga" && moment.saga.is_none() && moment.operator.is_none()
+    };
+    if is_handover(one) && is_handover(next) {
+        return true;
+    }
     let answer = |moment: &MomentView| {
         (moment.kind.clone(), moment.status, moment.problem.clone(), moment.differing.clone())
     };
@@ -122,6 +129,7 @@ fn described(moment: &MomentView) -> (&'static str, String) {
         "found" => ("good", format!("Found at the upstream: duplicates get{status}")),
         "retried" => ("busy", format!("{by} lets the next duplicate run")),
         "expired" => ("", format!("The result was expired by {by}")),
+        "saga" if moment.operator.is_some() => ("busy", format!("{by} decided about the saga")),
         "saga" => ("busy", "A gateway took the saga over, or gave it back".to_owned()),
         "barred" => ("", "Barred: the saga of this step has gone back".to_owned()),
         "replayed" => ("seen", format!("A duplicate got the stored response{status}")),
@@ -150,6 +158,8 @@ fn of_saga(saga: &SagaChangeView, status: &str) -> (&'static str, String) {
 fn details(moment: &MomentView) -> Markup {
     let mut words: Vec<String> = Vec::new();
     words.extend(moment.saga.as_ref().map(SagaChangeView::in_words).filter(|it| !it.is_empty()));
+    let decided_by = moment.operator.as_ref().filter(|_| moment.saga.is_some());
+    words.extend(decided_by.map(|by| format!("decided by {by}")));
     words.extend(moment.cause.clone());
     words.extend(moment.problem.clone());
     words.extend(moment.upstream_ms.map(|ms| format!("took {}", span(ms))));
@@ -216,6 +226,21 @@ mod tests {
             2,
             "once above, once in its place: {text}"
         );
+    }
+
+    #[test]
+    fn the_handovers_of_a_saga_are_one_line_and_a_decision_about_it_is_not() {
+        let handover =
+            |version: &str| MomentView { version: Some(version.into()), ..seen("saga", None) };
+        let decided = MomentView {
+            operator: Some("ann".into()),
+            reason: Some("ticket".into()),
+            ..handover("3")
+        };
+        let text = shown(vec![handover("1"), handover("2"), decided, handover("4")]);
+        assert!(text.contains("or gave it back, 2 times"), "{text}");
+        assert_eq!(text.matches("A gateway took the saga over").count(), 2, "{text}");
+        assert!(text.contains("ann decided about the saga") && text.contains("ticket"), "{text}");
     }
 
     #[test]

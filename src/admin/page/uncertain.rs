@@ -1,4 +1,5 @@
-//! The queue of uncertain operations, oldest first, with the possible decisions about each.
+//! What waits for a decision: the queue of uncertain operations, oldest first, with the possible
+//! decisions about each, and the stuck sagas.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,11 +11,12 @@ use maud::{Markup, html};
 use super::actions::in_words;
 use super::error::PageError;
 use super::layout::{MenuEntry, live, moment, number, shown};
+use super::sagas::{StuckSagas, path as sagas_path, stuck_summary};
 use super::table::{first, head};
 use super::visitor::Visitor;
 use crate::admin::queries::views_of;
 use crate::admin::state::Admin;
-use crate::admin::view::OperationView;
+use crate::admin::view::{OperationView, SagaView};
 use crate::key::Slot;
 use crate::record::{Held, State as RecordState};
 use crate::store::{ListError, Listing};
@@ -73,9 +75,11 @@ pub(super) async fn show(
     let references =
         queue.operations.iter().take(ROWS_MAX).map(|(slot, _)| slot.to_string()).collect();
     let projected = views_of(&admin, references).await;
+    let stuck = StuckSagas::read(&admin).await?;
+    let held_by = stuck.by_held_operation();
     let content = live(
         "/uncertain",
-        &summary(queue.operations.len() as u64),
+        &announcement(queue.operations.len() as u64, &stuck),
         html! {
                 div.head {
                     h1 { "Uncertain outcomes" }
@@ -86,7 +90,15 @@ pub(super) async fn show(
                      nothing for them, and refuses their duplicates, "
                     "until you decide. Look up each one at the upstream, then settle it."
                 }
-                section.panel.flush aria-label="Queue" { (table(&admin, &queue, &projected)) }
+                section.panel.flush aria-label="Queue" {
+                    (table(&admin, &queue, &projected, &held_by))
+                }
+                @if !admin.sagas.is_empty() || stuck.count() > 0 {
+                    section.panel.flush aria-labelledby="stuck" {
+                        h2 #stuck { "Stuck sagas" }
+                        (stuck.table(admin.clock.unix_ms()))
+                    }
+                }
         },
     );
     Ok(shown(&visitor, MenuEntry::Uncertain, "Uncertain", content))
@@ -101,10 +113,19 @@ pub(super) fn summary(count: u64) -> String {
     }
 }
 
+/// Returns all that waits as text, for screen readers.
+fn announcement(uncertain: u64, stuck: &StuckSagas) -> String {
+    match stuck.count() {
+        0 => summary(uncertain),
+        count => format!("{}, {}", summary(uncertain), stuck_summary(count)),
+    }
+}
+
 fn table(
     admin: &Admin,
     queue: &UncertainQueue,
     projected: &BTreeMap<String, OperationView>,
+    held_by: &BTreeMap<&str, &SagaView>,
 ) -> Markup {
     let (count, rows) = (queue.operations.len(), queue.operations.iter().take(ROWS_MAX));
     if count == 0 {
@@ -124,7 +145,7 @@ fn table(
             }
             (head(&["Operation", "Since", "Route", "What can be done"]))
             tbody role="rowgroup" {
-                @for (slot, held) in rows { (row(admin, slot, held, projected)) }
+                @for (slot, held) in rows { (row(admin, slot, held, projected, held_by)) }
             }
         }
     }
@@ -135,6 +156,7 @@ fn row(
     slot: &Slot,
     held: &Held,
     projected: &BTreeMap<String, OperationView>,
+    held_by: &BTreeMap<&str, &SagaView>,
 ) -> Markup {
     let mut view = OperationView::new(slot, held);
     view.fields = projected
@@ -145,7 +167,18 @@ fn row(
         tr role="row" {
             (first(&view))
             td role="cell" data-label="Since" { span { (moment(held.written_ms, held.now_ms)) } }
-            td role="cell" data-label="Route" { (held.record.route) }
+            td role="cell" data-label="Route" {
+                div {
+                    (held.record.route)
+                    @if let Some(saga) = held_by.get(view.operation.as_str()) {
+                        span.detail {
+                            "a step of a "
+                            a id=(format!("saga-of-{}", view.operation))
+                                href=(sagas_path(&saga.id)) { "stuck saga" }
+                        }
+                    }
+                }
+            }
             td role="cell" data-label="Can be done" {
                 span { (in_words(held, admin.policy(&held.record.route))) }
             }

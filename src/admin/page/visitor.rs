@@ -19,6 +19,8 @@ pub(super) struct Visitor {
     pub name: SessionName,
     /// The number of dead letters at the relay's last look, for the menu.
     pub dead_letters: u64,
+    /// Whether the menu has the sagas: some are configured, or in the store.
+    pub has_sagas: bool,
 }
 
 impl Visitor {

@@ -28,9 +28,10 @@ pub use read_model::{
     StatisticsView, TallyView, TimelineView,
 };
 pub use report::{ReportRowView, ReportView};
+pub(super) use saga::document_of;
 pub use saga::{
-    SagaCompensationView, SagaDecisionRequest, SagaDecisionView, SagaListView, SagaStepView,
-    SagaView, StuckStepView,
+    SagaCompensationView, SagaDecisionRequest, SagaDecisionView, SagaListView, SagaStepSummaryView,
+    SagaStepView, SagaView, StuckStepView,
 };
 pub use saga_change::{ChangedStepView, SagaChangeView, SagaFailureView, StoppedStepView};
 pub use sink::{DeadLetterCounts, SinkListView, SinkTestView, SinkView};

@@ -4,13 +4,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::clock::rfc3339;
-use crate::gate::Gate;
+use crate::gate::{Gate, SagaStepSummary, SagaSummary};
 use crate::key::Slot;
 use crate::record::{Held, SagaContent, State};
 use crate::saga::document::SagaDocument;
 use crate::saga::log::{
-    ActionState, BackCause, CompensationState, SagaDecision, SagaDecisionKind, StepDirection,
-    StepFailure,
+    ActionState, BackCause, CompensationState, SagaDecision, SagaDecisionKind, SagaState,
+    StepDirection, StepFailure,
 };
 use crate::saga::plan::Compensation;
 use crate::saga::references::{StepOperation, step_operation};
@@ -37,6 +37,9 @@ pub struct SagaView {
     /// Why it goes back: `timeout`, `cancel`, or the name of the step that failed, after `step `.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub back: Option<String>,
+    /// When it began to go back (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub back_at: Option<String>,
     /// Since when it is stuck (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stuck_since: Option<String>,
@@ -46,8 +49,14 @@ pub struct SagaView {
     /// Ended: the status of its answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub answer_status: Option<u16>,
+    /// Ended: `completed` or `failed`, if the record has a summary.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub outcome: Option<String>,
+    /// Ended: the final status of each step, if the record has a summary.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub step_summary: Vec<SagaStepSummaryView>,
     /// The steps, in the order of the configuration. A list does not have this member and the next
-    /// one, and an ended saga keeps neither.
+    /// one, and an ended saga has `step_summary` instead.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub steps: Vec<SagaStepView>,
     /// The decisions of operators, the oldest first.
@@ -58,6 +67,15 @@ pub struct SagaView {
     pub unreadable: Option<String>,
 }
 
+/// A step of a saga that has ended.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct SagaStepSummaryView {
+    /// The name.
+    pub name: String,
+    /// The final status, one of those of a step.
+    pub status: String,
+}
+
 /// A step of a saga.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct SagaStepView {
@@ -66,6 +84,12 @@ pub struct SagaStepView {
     /// `pending`, `running`, `retrying`, `done`, `failed`, `skipped`, `uncertain`, `undoing`,
     /// `undone`, `refused` or `barred`.
     pub status: String,
+    /// The names of the steps that must be done or skipped before this one begins.
+    #[serde(default)]
+    pub after: Vec<String>,
+    /// Whether the saga can only be completed once this step is done.
+    #[serde(default)]
+    pub pivot: bool,
     /// The number of attempts of the action.
     pub attempts: u32,
     /// The reference of the action's operation; absent if it was never sent.
@@ -74,7 +98,7 @@ pub struct SagaStepView {
     /// When the action began (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub began_at: Option<String>,
-    /// When the action was settled.
+    /// When the action was settled or skipped.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended_at: Option<String>,
     /// Why the action failed.
@@ -207,6 +231,15 @@ impl SagaView {
             State::Completed { reply, .. } => view.answer_status = Some(reply.status.as_u16()),
             _ => {}
         }
+        let summary = record.extras.saga.as_ref().map(|note| &note.summary);
+        if let Some(summary) = summary.and_then(|summary| serde_json::from_slice(summary).ok()) {
+            let SagaSummary { status, started_at, steps } = summary;
+            (view.outcome, view.started_at) = (Some(status), started_at);
+            let steps = steps.into_iter();
+            view.step_summary = steps
+                .map(|SagaStepSummary { name, status }| SagaStepSummaryView { name, status })
+                .collect();
+        }
         view
     }
 
@@ -217,6 +250,7 @@ impl SagaView {
             status: SagaStatus::of(log).name().to_owned(),
             started_at: rfc3339(log.started_ms),
             back: log.back.map(|cause| cause_name(document, cause)),
+            back_at: log.back.and_then(|cause| back_ms(log, cause)).map(rfc3339),
             stuck_since: log.stuck_since_ms.map(rfc3339),
             stuck: stuck.iter().map(|stuck| stuck_view(gate, document, stuck)).collect(),
             ..self
@@ -225,7 +259,10 @@ impl SagaView {
 }
 
 /// Returns the document of a saga that runs; `None` for any other record.
-fn document_of(held: &Held) -> Result<Option<SagaDocument>, &'static str> {
+///
+/// # Errors
+/// Why this gateway can't read the record.
+pub(in crate::admin) fn document_of(held: &Held) -> Result<Option<SagaDocument>, &'static str> {
     match &held.record.state {
         State::Saga { content: SagaContent::Open(content), .. } => {
             let document = SagaDocument::decode(content);
@@ -250,6 +287,17 @@ fn cause_name(document: &SagaDocument, cause: BackCause) -> String {
     }
 }
 
+/// Returns when a saga began to go back.
+fn back_ms(log: &SagaState, cause: BackCause) -> Option<u64> {
+    match cause {
+        BackCause::Timeout { at_ms } | BackCause::Cancel { at_ms } => Some(at_ms),
+        BackCause::Step { step } => match log.steps.get(step)?.action {
+            ActionState::Failed { run, .. } => Some(run.ended_ms),
+            _ => None,
+        },
+    }
+}
+
 fn step_view(gate: &Gate, document: &SagaDocument, step: usize) -> SagaStepView {
     let (planned, state) = (&document.plan.steps[step], &document.log.steps[step]);
     let StepOperation { slot, attempts, began_ms, ended_ms } =
@@ -257,6 +305,8 @@ fn step_view(gate: &Gate, document: &SagaDocument, step: usize) -> SagaStepView 
     SagaStepView {
         name: planned.name.clone(),
         status: StepStatus::of(state).name().to_owned(),
+        after: planned.after.iter().map(|step| step_name(document, *step)).collect(),
+        pivot: planned.pivot,
         attempts,
         operation: slot.map(|slot| slot.to_string()),
         began_at: began_ms.map(rfc3339),

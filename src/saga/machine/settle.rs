@@ -185,11 +185,13 @@ impl KnownRun {
             run.standing,
             RunStanding::Held | RunStanding::Lost | RunStanding::Unconfigured { .. }
         );
+        let is_new = std::mem::discriminant(&run.standing) != earlier;
         // Operators read from the record that they have to decide.
-        if needs_person && std::mem::discriminant(&run.standing) != earlier {
+        if needs_person && is_new {
             change = StateChange::Write;
         }
-        change
+        // A look that found nothing new is not written: a stuck saga would be written all the time.
+        if change == StateChange::Memory && !is_new { StateChange::Nothing } else { change }
     }
 }
 

@@ -4,6 +4,9 @@ use super::story::{
     ASKING, Action, COMPLETED, FAILED, HELD, LIFE_MS, REFUSED, RELEASED, Story, Undo, bar, begin,
     call, chain, chain_with_pivot, compensate, plan, success,
 };
+use crate::saga::decision::{PermittedDecisions, permitted_decisions};
+use crate::saga::document::SagaDocument;
+use crate::saga::kept::KeptRequest;
 use crate::saga::log::{
     ActionState, BackCause, CompensationState, DECISIONS_MAX, SagaDecisionKind, StepFailure,
 };
@@ -213,7 +216,7 @@ fn a_step_that_waits_for_a_decision_is_written_even_if_another_one_does_already(
     assert_eq!(story.outcome(0, Action, HELD), StateChange::Write);
     assert_eq!(story.outcome(1, Action, ASKING), StateChange::Memory);
     assert_eq!(story.outcome(1, Action, HELD), StateChange::Write);
-    assert_eq!(story.outcome(1, Action, HELD), StateChange::Memory);
+    assert_eq!(story.outcome(1, Action, HELD), StateChange::Nothing, "nothing new");
     story.later(LIFE_MS);
     assert_eq!(story.outcome(1, Action, StepOutcome::Absent), StateChange::Write);
 
@@ -262,4 +265,28 @@ fn a_log_keeps_the_last_decisions() {
     assert_eq!(story.state.decisions.len(), DECISIONS_MAX);
     assert_eq!(story.state.decisions.last().unwrap().kind, Skip);
     assert!(!story.todos().contains(&SagaTodo::Refresh));
+}
+
+#[test]
+fn the_permitted_decisions_are_those_that_would_be_carried_out() {
+    let permitted = |story: &Story| {
+        let document = SagaDocument {
+            plan: story.plan.clone(),
+            request: KeptRequest::default(),
+            log: story.state.clone(),
+        };
+        let PermittedDecisions { cancel, steps } = permitted_decisions(&document, story.now_ms);
+        (cancel, steps)
+    };
+    let mut held = Story::with_done(chain(), 1);
+    held.does(1, Action, HELD);
+    for (name, story, expected) in [
+        ("nothing is done", Story::of(chain()), (true, vec![])),
+        ("a step is held", held, (true, vec![])),
+        ("a definite no after the pivot", refused_after_the_pivot(), (false, vec![2])),
+        ("a compensation that was refused", refused_compensation(), (false, vec![1])),
+        ("it goes back", Story::going_back(), (false, vec![])),
+    ] {
+        assert_eq!(permitted(&story), expected, "{name}");
+    }
 }
