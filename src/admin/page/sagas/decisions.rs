@@ -32,19 +32,10 @@ struct DecisionForm<'s> {
     effect: String,
 }
 
-/// Returns the segment of a decision in the path, and of its result in the address.
-pub(super) fn segment(kind: SagaDecisionKind) -> &'static str {
-    match kind {
-        SagaDecisionKind::Retry => "retry",
-        SagaDecisionKind::Skip => "skip",
-        SagaDecisionKind::Cancel => "cancel",
-    }
-}
-
 /// Parses the segment of a decision.
 pub(super) fn parse(text: &str) -> Option<SagaDecisionKind> {
     let kinds = [SagaDecisionKind::Retry, SagaDecisionKind::Skip, SagaDecisionKind::Cancel];
-    kinds.into_iter().find(|kind| segment(*kind) == text)
+    kinds.into_iter().find(|kind| kind.name() == text)
 }
 
 /// Returns the text that is shown after a decision was applied.
@@ -255,7 +246,7 @@ fn markup(
                 strong { (form.title) }
                 span.dim { (form.effect) }
             }
-            form method="post" action=(format!("/sagas/{}/{}", saga.id, segment(form.kind))) {
+            form method="post" action=(format!("/sagas/{}/{}", saga.id, form.kind.name())) {
                 (proof(visitor))
                 input type="hidden" name="version" value=(state_digest(saga));
                 input type="hidden" name="step" value=(form.step);
