@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::answer::{Answered, SettledAnswer};
 use super::attempt::Claimed;
 use super::budget::Hold;
-use super::claim::IncomingRequest;
+use super::claim::{IncomingRequest, UnconfirmedClaim};
 use super::protected_route::{NextSaga, OwnedSaga, ProtectedRoute, SagaRequest, SagaRunner};
 use super::record_change::RecordChange;
 use super::saga_place::{NewSaga, SagaPlace};
@@ -89,7 +89,7 @@ impl Gate {
         claimed: Claimed,
         (address, hold, wait): (Option<&Arc<AddressShare>>, Hold, Option<Duration>),
     ) -> Result<Answered<B>, Refusal> {
-        let Claimed { slot, asked, claim, saga, .. } = claimed;
+        let Claimed { slot, asked, claim, saga, rule, .. } = claimed;
         // `on_in_flight` is for duplicates: the client that began the saga waits.
         let own = &guarded.route.policy;
         let waits = (own.on_in_flight != OnInFlight::Wait)
@@ -102,18 +102,21 @@ impl Gate {
             slot,
             guarded: guarded.clone(),
             record: claim.record.clone(),
-            lease_end: Instant::now() + policy.lease,
+            lease_end: Instant::now() + rule.lease_left(),
             place,
         };
         if !matches!(owned.record.state, State::Saga { .. }) {
+            // Dropping `own` gives the claim up, for example if the client leaves now. That has no
+            // effect if the claim has become a saga.
+            let own = UnconfirmedClaim::new(self, guarded, &slot, claim, None);
             let change = runner.started(&content);
             let next = NextSaga { phase: SagaPhase::Running, content, change };
             let begun = self.progress_saga(&mut owned, next).await;
             if !matches!(begun, SagaWrite::Stored) {
-                self.give_up(slot, claim, guarded, None);
                 // Not as a saga that runs: that could be accepted.
                 return Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot));
             }
+            own.close();
         }
         runner.run(owned);
         let mut waiting =

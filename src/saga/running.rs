@@ -20,7 +20,7 @@ use super::plan::{Compensation, StepRequest};
 use super::render::{condition, request_of};
 use super::report::summary;
 use super::shared::SagasState;
-use super::status::SagaStatus;
+use super::status::{SagaStatus, is_barred};
 use super::step_call::{CarriedOut, StepCall, carry_out};
 use super::trace::SagaTrace;
 use crate::event::ChangedSaga;
@@ -150,7 +150,10 @@ impl RunningSaga {
             SagaTodo::Call { step, direction, generation, continues } => {
                 let log = &self.document.log;
                 let renews = is_evidence_due(log, step, direction, self.now_ms());
-                (step, direction, generation, StepCall::Send { continues, renews })
+                let run = log.steps.get(step).and_then(|step| step.run(direction));
+                let only_asks = run.is_some_and(|run| is_barred(log, direction, run));
+                let call = StepCall::Send { continues, only_asks, renews };
+                (step, direction, generation, call)
             }
             SagaTodo::Bar { step, direction, generation } => {
                 (step, direction, generation, StepCall::Bar)

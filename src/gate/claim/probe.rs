@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::IncomingRequest;
 use crate::engine::{
     Admission, Belief, CallerRule, ClaimRequest, DuplicateRefusal, Finding, Next, OnUncertain,
-    Policy, Probe, ScopeRule, believe, is_grpc,
+    Policy, Probe, ScopeRule, believe, believe_in_background, is_grpc,
 };
 use crate::event::Context;
 use crate::gate::budget::Hold;
@@ -72,7 +72,12 @@ impl Gate {
         let sending = self.send_probe(policy, probe, request, duplicate.service, duplicate.hold);
         let finding = timeout(guarded.response_timeout, sending).await.unwrap_or(Finding::Unclear);
         self.count_finding(&finding);
-        match believe(held, finding, asked.fence, policy) {
+        let mut belief = believe(held, finding, asked.fence, policy);
+        if duplicate.sender.only_asks() && matches!(belief, Belief::Admit(Admission::Claim(_))) {
+            let released = believe_in_background(held, Finding::Absent, asked.fence, policy);
+            belief = released.map_or(belief, Belief::Write);
+        }
+        match belief {
             Belief::Write(next) => {
                 self.store_result(policy, slot, held, next, &duplicate.parts.headers).await
             }
@@ -95,7 +100,7 @@ impl Gate {
             .write(slot, expected, (&next).into(), policy, context)
             .await
             .map_err(|error| self.store_failed(slot, &error))?;
-        match (swapped, next.record.state) {
+        match (swapped, &next.record.state) {
             (Swap::Stored, State::Completed { reply, .. }) => {
                 tracing::info!(
                     route = %policy.route,
@@ -103,11 +108,12 @@ impl Gate {
                     status = reply.status.as_u16(),
                     "probe found the operation: the upstream's answer is the result"
                 );
-                Ok(ProbeResult::Found(reply))
+                Ok(ProbeResult::Found(reply.clone()))
             }
-            // Only results are written here. After any other state the admission of the duplicate
-            // starts again.
-            (Swap::Stored, _) => Ok(ProbeResult::Changed(Some(held.clone()))),
+            // After any other state the admission starts again.
+            (Swap::Stored, _) => {
+                Ok(ProbeResult::Changed(Some(Held { record: next.record, ..held.clone() })))
+            }
             (Swap::Stale(held), _) => Ok(ProbeResult::Changed(held)),
             (Swap::Large(_), _) => {
                 let loaded = self.store.records.load(slot).await;

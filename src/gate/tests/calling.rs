@@ -30,6 +30,7 @@ impl Scene {
             key,
             hops: 0,
             continues: false,
+            only_asks: false,
         }
     }
 

@@ -122,14 +122,16 @@ fn waiting_step(
         _ => return Err(HappeningDenied::NotStuck),
     };
     let waits = match run.standing {
-        RunStanding::Held | RunStanding::Unconfigured { is_uncertain: true, .. } => {
+        RunStanding::Asking
+        | RunStanding::Held
+        | RunStanding::Unconfigured { is_uncertain: true, .. } => {
             return Err(HappeningDenied::OperationHeld);
         }
         RunStanding::Lost | RunStanding::Unconfigured { .. } => true,
         RunStanding::NotExecuted => {
             is_endless(plan, state, direction) && !is_barred(state, direction, run)
         }
-        RunStanding::UnderWay | RunStanding::Asking => false,
+        RunStanding::UnderWay => false,
     };
     waits.then_some(WaitingStep::Begun(direction)).ok_or(HappeningDenied::NotStuck)
 }
