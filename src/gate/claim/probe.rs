@@ -23,7 +23,7 @@ use crate::gate::state::{Gate, ProtectedRoute};
 use crate::gate::trace::trace_of;
 use crate::gate::upstream_service::UpstreamService;
 use crate::key::Slot;
-use crate::record::{Held, Reply, ReplyBody, State};
+use crate::record::{Fence, Held, Reply, ReplyBody, State};
 use crate::refusal::Refusal;
 use crate::store::Swap;
 
@@ -74,7 +74,9 @@ impl Gate {
         self.count_finding(&finding);
         let mut belief = believe(held, finding, asked.fence, policy);
         if duplicate.sender.only_asks() && matches!(belief, Belief::Admit(Admission::Claim(_))) {
-            let released = believe_in_background(held, Finding::Absent, asked.fence, policy);
+            // Not the fence of the request: it would take the marker for its own.
+            let fence = Fence(self.entropy.next());
+            let released = believe_in_background(held, Finding::Absent, fence, policy);
             belief = released.map_or(belief, Belief::Write);
         }
         match belief {
