@@ -1,10 +1,12 @@
 //! A protected route, and the sagas that its requests begin.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +14,7 @@ use super::saga_place::SagaPlace;
 use super::saga_summary::SagaSummary;
 use crate::event::ChangedSaga;
 use crate::key::Slot;
-use crate::record::{Publication, Record, SagaPhase, SpanId, Version};
+use crate::record::{Publication, Record, SagaPhase, SpanId, State, Version};
 use crate::refusal::Refusal;
 use crate::route::Route;
 use crate::telemetry::RouteMeter;
@@ -97,6 +99,8 @@ pub struct OwnedSaga {
     /// When the lease ends, at the earliest.
     pub(super) lease_end: Instant,
     pub(super) place: SagaPlace,
+    /// The client that began the saga waits for this to be dropped.
+    pub(super) waiting_client: Option<oneshot::Sender<Infallible>>,
 }
 
 impl OwnedSaga {
@@ -139,6 +143,10 @@ impl OwnedSaga {
     pub(super) fn has(&mut self, record: Record) {
         if let Some(content) = record.saga_content() {
             self.place.keeps(content);
+        }
+        let goes_on = |phase: &SagaPhase| *phase != SagaPhase::Stuck;
+        if !matches!(&record.state, State::Saga { phase, .. } if goes_on(phase)) {
+            self.waiting_client = None;
         }
         self.record = record;
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::answer::{Answered, SettledAnswer};
@@ -123,6 +124,7 @@ impl Gate {
             record: claim.record.clone(),
             lease_end: Instant::now() + rule.lease_left(),
             place,
+            waiting_client: None,
         };
         if !matches!(owned.record.state, State::Saga { .. }) {
             // Dropping `own` gives the claim up, for example if the client leaves now. That has no
@@ -137,9 +139,12 @@ impl Gate {
             }
             own.close();
         }
+        let (client, news) = oneshot::channel();
+        owned.waiting_client = Some(client);
         runner.run(owned);
         let mut waiting =
             self.begin_to_wait(guarded, &slot, address, wait).map_err(|_| in_flight())?;
+        waiting.news_of_owner(news).await;
         // Not the fence of the claim: from now on the request is a duplicate.
         let asked = ClaimRequest { fence: Fence(self.entropy.next()), ..asked };
         let held = self
@@ -184,7 +189,14 @@ impl Gate {
         match self.write(slot, expected, (&next).into(), policy, Context::default).await? {
             Swap::Stored => {
                 let (record, lease_end) = (held.record, began + policy.lease);
-                let mut saga = OwnedSaga { slot: *slot, guarded, record, lease_end, place };
+                let mut saga = OwnedSaga {
+                    slot: *slot,
+                    guarded,
+                    record,
+                    lease_end,
+                    place,
+                    waiting_client: None,
+                };
                 saga.wrote(next.record, began);
                 Ok(SagaTake::Taken(saga))
             }

@@ -1,10 +1,12 @@
 //! Waiting: duplicates wait for the first request, if the route allows that.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +50,25 @@ impl WaitingDuplicate {
             changed = timeout_at(*until, watch.changed()) => changed.is_ok(),
             () = stopped => false,
             () = sleep_until(poll) => true,
+        }
+    }
+}
+
+impl WaitingDuplicate {
+    /// Waits for the owner of a saga in this process, which drops the other end of `news` when the
+    /// record is worth reading. Otherwise each progress of the saga would be read from the store.
+    /// Returns when the wait timeout is over, too, or when the sagas of this gateway stop.
+    pub(in crate::gate) async fn news_of_owner(&mut self, news: oneshot::Receiver<Infallible>) {
+        let stopped = async {
+            match &self.stop {
+                Some(stop) => stop.cancelled().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = timeout_at(self.until, news) => {}
+            () = stopped => {}
         }
     }
 }
