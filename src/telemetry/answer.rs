@@ -28,12 +28,13 @@ pub enum Answer {
     BodyUnreadable,
     BadRequest,
     Passed,
+    NotModified,
     Published,
     Unprotected,
 }
 
 impl Answer {
-    pub(super) const ALL: [Answer; 26] = [
+    pub(super) const ALL: [Answer; 27] = [
         Answer::Executed,
         Answer::Replayed,
         Answer::Released,
@@ -58,6 +59,7 @@ impl Answer {
         Answer::BodyUnreadable,
         Answer::BadRequest,
         Answer::Passed,
+        Answer::NotModified,
         Answer::Published,
         Answer::Unprotected,
     ];
@@ -89,6 +91,7 @@ impl Answer {
             Answer::BodyUnreadable => "body_unreadable",
             Answer::BadRequest => "bad_request",
             Answer::Passed => "passed",
+            Answer::NotModified => "not_modified",
             Answer::Published => "published",
             Answer::Unprotected => "unprotected",
         }
