@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::kept::KeptRequest;
-use super::log::{ActionState, SagaState};
+use super::log::{ActionState, CompensationState, SagaState};
 use super::plan::Plan;
 use super::render::{DoneStep, RenderScope};
 use super::status::SagaStatus;
@@ -38,6 +38,15 @@ impl SagaDocument {
     /// Does not occur: all keys of the document's maps are texts.
     pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
+    }
+
+    /// Returns whether an owner has written what became of a step. A saga that has just begun has
+    /// begun and skipped steps only, or a step that can't be sent.
+    pub fn has_progressed(&self) -> bool {
+        self.log.steps.iter().any(|step| {
+            matches!(step.action, ActionState::Done { .. } | ActionState::Barred { .. })
+                || step.compensation != CompensationState::Waiting
+        })
     }
 
     /// Returns the phase in the clear, for a saga that has not ended.

@@ -334,15 +334,6 @@ impl StepDirection {
 }
 
 impl SagaState {
-    /// Returns whether an owner has written what became of a step. A saga that has just begun has
-    /// begun and skipped steps only, or a step that can't be sent.
-    pub fn has_progressed(&self) -> bool {
-        self.steps.iter().any(|step| {
-            matches!(step.action, ActionState::Done { .. } | ActionState::Barred { .. })
-                || step.compensation != CompensationState::Waiting
-        })
-    }
-
     /// Creates the log of a saga that begins now. `request_bytes` is the size of the kept request.
     pub fn new(
         instance: SagaInstance,

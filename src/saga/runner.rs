@@ -201,7 +201,7 @@ impl SagaRunner for Sagas {
     }
 
     fn has_progressed(&self, content: &Bytes) -> bool {
-        SagaDocument::decode(content).is_ok_and(|document| document.log.has_progressed())
+        SagaDocument::decode(content).is_ok_and(|document| document.has_progressed())
     }
 
     fn held_operation(&self, content: &Bytes) -> Option<Slot> {
