@@ -44,6 +44,7 @@ pub struct MalformedTagList;
 /// The conditions of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadConditions {
+    if_match: Option<TagList>,
     if_none_match: Option<TagList>,
 }
 
@@ -54,6 +55,8 @@ pub enum ReadVerdict {
     Whole,
     /// With 304: the client has this version.
     NotModified,
+    /// With 412: the client wants another version.
+    Failed,
 }
 
 impl EntityTag {
@@ -184,20 +187,25 @@ impl ReadConditions {
     /// Takes the conditions of a read from its fields. Also removes the other
     /// [`CONDITIONAL_FIELDS`], which compare dates or ask for a part.
     pub fn take(headers: &mut HeaderMap) -> ReadConditions {
-        // A list that is not well formed matches nothing, so the client gets the representation.
-        let if_none_match =
-            TagList::of(headers, &IF_NONE_MATCH).unwrap_or(Some(TagList::Listed(Vec::new())));
+        // A list that is not well formed matches nothing: the client gets no 304 for it.
+        let list = |name| TagList::of(headers, name).unwrap_or(Some(TagList::Listed(Vec::new())));
+        let (if_match, if_none_match) = (list(&IF_MATCH), list(&IF_NONE_MATCH));
         for name in &CONDITIONAL_FIELDS {
             headers.remove(name);
         }
-        ReadConditions { if_none_match }
+        ReadConditions { if_match, if_none_match }
     }
 
-    /// Decides how the read of a representation with this tag is answered.
+    /// Decides how the read of a representation with this tag is answered, in the order of RFC
+    /// 9110, section 13.2.2.
     pub fn verdict(&self, current: &EntityTag) -> ReadVerdict {
-        match &self.if_none_match {
-            Some(known) if known.has_weakly(current) => ReadVerdict::NotModified,
+        match (&self.if_match, &self.if_none_match) {
+            (Some(wanted), _) if !wanted.has_strongly(current) => ReadVerdict::Failed,
+            (_, Some(known)) if known.has_weakly(current) => ReadVerdict::NotModified,
             _ => ReadVerdict::Whole,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

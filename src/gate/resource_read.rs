@@ -20,6 +20,7 @@ use super::answer::Answered;
 use super::budget::Hold;
 use super::context::RequestContext;
 use super::intake::Content;
+use super::intake::scope::scope_field;
 use super::payload::AnswerBody;
 use super::response::{is_event_stream, join};
 use super::state::{Gate, ProtectedRoute};
@@ -63,8 +64,17 @@ enum Reached {
 impl ResourceRead {
     /// Changes the head of a read into the one that the upstream gets: a GET without conditions for
     /// the whole representation, without a content coding.
-    pub fn prepare<B>(rule: &ResourceRule, request: &mut Request<B>) -> ResourceRead {
+    ///
+    /// # Errors
+    /// A field that names the tenant of the resource is missing, or comes more than once.
+    pub fn prepare<B>(
+        rule: &ResourceRule,
+        request: &mut Request<B>,
+    ) -> Result<ResourceRead, Refusal> {
         let headers = request.headers_mut();
+        for name in &rule.per {
+            scope_field(name, headers)?;
+        }
         let conditions = ReadConditions::take(headers);
         headers.insert(ACCEPT, rule.accept.clone());
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -74,7 +84,7 @@ impl ResourceRead {
             request.headers_mut().remove(UPGRADE);
             *request.method_mut() = Method::GET;
         }
-        ResourceRead { conditions, is_head }
+        Ok(ResourceRead { conditions, is_head })
     }
 }
 
@@ -82,7 +92,8 @@ impl Gate {
     /// Makes the answer to a read from the upstream's answer.
     ///
     /// # Errors
-    /// The upstream's answer broke off before a byte of it was relayed.
+    /// The upstream's answer broke off before a byte of it was relayed, or the client wants another
+    /// version.
     pub async fn answer_read<RB>(
         &self,
         guarded: &ProtectedRoute,
@@ -104,8 +115,12 @@ impl Gate {
             match found.tag {
                 Ok(tag) => {
                     parts.headers.extend(tag.to_field().map(|tag| (ETAG, tag)));
-                    if read.conditions.verdict(&tag) == ReadVerdict::NotModified {
-                        return Ok(not_modified(&parts.headers));
+                    match read.conditions.verdict(&tag) {
+                        ReadVerdict::Whole => {}
+                        ReadVerdict::NotModified => return Ok(not_modified(&parts.headers)),
+                        ReadVerdict::Failed => {
+                            return Err(Refusal::PreconditionFailed { current: Some(tag) });
+                        }
                     }
                 }
                 Err(reason) => guarded.meter.count_untagged(reason),

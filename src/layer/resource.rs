@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, StatusCode};
 use http_body::Body;
 
-use super::LayerState;
 use super::respond::AnswerContext;
 use super::service::ResponseFuture;
+use super::{LayerState, cors};
 use crate::engine::ResourceRule;
 use crate::gate::{ProtectedRoute, RequestContext, ResourceRead, UpstreamService};
 
@@ -29,8 +29,11 @@ impl LayerState {
         if !rule.makes_tags() {
             return self.pass_covered(guarded, request, context, inner, answer);
         }
+        let read = match ResourceRead::prepare(&rule, &mut request) {
+            Ok(read) => read,
+            Err(refusal) => return self.refuse(request, refusal, Some(&guarded), answer),
+        };
         Box::pin(async move {
-            let read = ResourceRead::prepare(&rule, &mut request);
             let timeout = guarded.response_timeout;
             let result = match self.pass(request, &context, inner, None, timeout).await {
                 Ok(answered) => {
@@ -38,7 +41,16 @@ impl LayerState {
                 }
                 refused => refused,
             };
-            Ok(self.respond(result, Some(&guarded), answer))
+            let mut response = self.respond(result, Some(&guarded), answer);
+            // The upstream's own fields of a 200 don't expose the tag, which the upstream does not
+            // know.
+            if response.status() == StatusCode::OK {
+                cors::expose_tag(response.headers_mut());
+            }
+            Ok(response)
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,7 +132,7 @@ impl LayerState {
     }
 
     /// Refuses a request before its body is read.
-    fn refuse<B, RB>(
+    pub(super) fn refuse<B, RB>(
         &self,
         request: Request<B>,
         refusal: Refusal,

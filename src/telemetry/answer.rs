@@ -23,6 +23,7 @@ pub enum Answer {
     StoreUnavailable,
     Overloaded,
     OutboxFull,
+    PreconditionFailed,
     BodyTooLarge,
     BodyIncomplete,
     BodyUnreadable,
@@ -34,7 +35,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    pub(super) const ALL: [Answer; 27] = [
+    pub(super) const ALL: [Answer; 28] = [
         Answer::Executed,
         Answer::Replayed,
         Answer::Released,
@@ -54,6 +55,7 @@ impl Answer {
         Answer::StoreUnavailable,
         Answer::Overloaded,
         Answer::OutboxFull,
+        Answer::PreconditionFailed,
         Answer::BodyTooLarge,
         Answer::BodyIncomplete,
         Answer::BodyUnreadable,
@@ -86,6 +88,7 @@ impl Answer {
             Answer::StoreUnavailable => "store_unavailable",
             Answer::Overloaded => "overloaded",
             Answer::OutboxFull => "outbox_full",
+            Answer::PreconditionFailed => "precondition_failed",
             Answer::BodyTooLarge => "body_too_large",
             Answer::BodyIncomplete => "body_incomplete",
             Answer::BodyUnreadable => "body_unreadable",

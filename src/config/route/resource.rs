@@ -120,9 +120,10 @@ fn read_per(value: &Value<'_>) -> Option<Vec<HeaderName>> {
 /// Refuses what a route with `resource` can't be.
 pub(super) fn check(route: &Table<'_>, policy: &Policy, methods: &[Method]) {
     let (Some(_), Some(value)) = (&policy.resource, route.get("resource")) else { return };
-    if policy.mode != Mode::Enforce {
+    if policy.mode == Mode::Shadow {
         value.fault(
-            "needs mode = \"enforce\": a route that only watches makes no tags and compares none",
+            "can't be used with mode = \"shadow\": a route that only watches makes no tags and \
+             compares none",
         );
     }
     if policy.on_failure == OnFailure::FailOpen {
