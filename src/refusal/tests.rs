@@ -15,7 +15,7 @@ const AFTER: Duration = Duration::from_millis(2_500);
 type Row = (Refusal, u16, &'static str, Option<&'static str>, Option<&'static str>, bool);
 
 fn rows() -> Vec<Row> {
-    let (slot, what) = (SLOT, "the key".to_owned());
+    let (slot, what, current) = (SLOT, "the key".to_owned(), None);
     let unsettled =
         |slot, retry_after| Refusal::OutcomeUncertain { slot, status: None, retry_after };
     let (one, three, yes, no) = (Some("1"), Some("3"), Some("true"), Some("false"));
@@ -73,14 +73,7 @@ fn rows() -> Vec<Row> {
         (Refusal::Overloaded, 503, "overloaded", one, yes, false),
         (Refusal::QuotaReached { retry_after: AFTER }, 503, "overloaded", three, yes, false),
         (Refusal::OutboxFull { retry_after: AFTER }, 503, "outbox-full", three, yes, false),
-        (
-            Refusal::PreconditionFailed { current: None },
-            412,
-            "precondition-failed",
-            None,
-            None,
-            false,
-        ),
+        (Refusal::PreconditionFailed { current }, 412, "precondition-failed", None, None, false),
         (Refusal::BodyTooLarge { limit: 1 }, 413, "body-too-large", None, None, false),
         (Refusal::UnsupportedEncoding, 415, "unsupported-encoding", None, None, true),
         (Refusal::BodyUnreadable, 400, "body-unreadable", None, None, true),

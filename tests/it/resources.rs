@@ -115,9 +115,7 @@ fn head_is_answered_as_get_without_its_body() {
         let head = Request::new("HEAD", PATH).act(script).send(gateway.port);
         let mut get = get(&gateway, script);
         get.body.clear();
-        for answer in [&mut get] {
-            answer.fields.sort();
-        }
+        get.fields.sort();
         let mut fields = head.fields.clone();
         fields.sort();
         assert_eq!((head.status, fields), (get.status, get.fields), "{script}");
@@ -288,4 +286,48 @@ fn an_upstream_with_tags_of_its_own_compares_them_itself() {
         (Some("\"6\""), Some("gzip"))
     );
     assert!(seen[1].line.starts_with("HEAD ") && seen[1].get("if-none-match") == Some("\"7\""));
+}
+
+#[test]
+fn a_page_of_a_listed_origin_can_read_the_tag() {
+    let upstream = Upstream::start();
+    let gateway =
+        gateway(&upstream, "versions = \"hash\" }\ncors = { origins = [\"https://shop.example\"]");
+    let read = |fields: &[(&str, &str)], script: &str| {
+        let mut request = Request::new("GET", PATH).field("Origin", "https://shop.example");
+        for (name, value) in fields {
+            request = request.field(name, value);
+        }
+        request.act(script).send(gateway.port)
+    };
+    let exposed = |answer: &Answer| {
+        let lines =
+            answer.fields.iter().filter(|(name, _)| name == "access-control-expose-headers");
+        lines.flat_map(|(_, value)| value.split(", ")).filter(|name| *name == "ETag").count()
+    };
+    let allowing = "status 200, field Access-Control-Allow-Origin=https://shop.example, body {}";
+    let first = read(&[], allowing);
+    assert_eq!((first.status, exposed(&first)), (200, 1));
+    assert_eq!(exposed(&read(&[], "status 200, body {}")), 0, "the upstream allows no page");
+    for (condition, tag, status) in [("If-None-Match", "*", 304), ("If-Match", "\"other\"", 412)] {
+        let own = read(&[(condition, tag)], "status 200, body {}");
+        assert_eq!((own.status, exposed(&own)), (status, 1));
+        assert_eq!(own.get("access-control-allow-origin"), Some("https://shop.example"));
+    }
+}
+
+#[test]
+fn reads_of_a_resource_are_not_published_as_protected() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\nname = \"plans\"\npath = \"/v1/plans\"\nmethods = [\"GET\", \"POST\"]\n\
+         resource = {}\n[[routes]]\nname = \"items\"\npath = \"/v1/items\"\nmethods = [\"GET\"]\n\
+         resource = {}",
+    );
+    let published = Request::new("GET", "/.well-known/idempotency").send(gateway.port).json();
+    let routes = published["routes"].as_array().unwrap();
+    assert_eq!(routes.len(), 1, "{published}");
+    assert_eq!(routes[0]["methods"], serde_json::json!(["POST"]));
 }
