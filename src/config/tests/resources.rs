@@ -28,6 +28,11 @@ fn a_resource_has_defaults_for_all_its_settings() {
         keep: Duration::from_secs(3600),
     };
     assert_eq!(rule("resource = {}"), default);
+    let documented = DEFAULTS.lines().filter_map(|line| line.strip_prefix("# "));
+    let documented: Vec<&str> = documented
+        .filter(|line| line.starts_with("resource = ") || line.starts_with("on_stale = "))
+        .collect();
+    assert_eq!((documented.len(), rule(&documented.join("\n"))), (2, default));
     assert_eq!(
         rule(
             "resource = { versions = { body = \"/meta/version\" }, if_match = \"optional\", \
