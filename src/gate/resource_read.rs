@@ -4,6 +4,7 @@
 //! Danger: a representation with the wrong tag makes a client keep an old version. So a tag is made
 //! only from a whole body, and every other answer is relayed without one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,6 +24,7 @@ use super::intake::Content;
 use super::intake::scope::scope_field;
 use super::payload::AnswerBody;
 use super::response::{is_event_stream, join};
+use super::share::AddressShare;
 use super::state::{Gate, ProtectedRoute};
 use crate::engine::{EntityTag, ReadConditions, ReadVerdict, ResourceRule, VersionSource};
 use crate::refusal::Refusal;
@@ -92,8 +94,8 @@ impl Gate {
     /// Makes the answer to a read from the upstream's answer.
     ///
     /// # Errors
-    /// The upstream's answer broke off before a byte of it was relayed, or the client wants another
-    /// version.
+    /// The upstream's answer broke off before a byte of it was relayed, the client wants another
+    /// version, or no turn to make the tag of a large body came in time.
     pub async fn answer_read<RB>(
         &self,
         guarded: &ProtectedRoute,
@@ -108,9 +110,9 @@ impl Gate {
         let Answered { response, answer } = answered;
         let (mut parts, mut body) = response.into_parts();
         if parts.status == StatusCode::OK {
-            let hold = self.passing_room(context.address_share.as_ref());
+            let address = context.address_share.as_ref();
             let within = guarded.response_timeout;
-            let found = represent(rule, &parts.headers, body, hold, within).await?;
+            let found = self.represent(rule, &parts.headers, body, address, within).await?;
             parts.headers.remove(ETAG);
             match found.tag {
                 Ok(tag) => {
@@ -137,6 +139,46 @@ impl Gate {
         }
         Ok(Answered { response: Response::from_parts(parts, body), answer })
     }
+
+    /// Reads a representation within the rule's limit, and makes its tag.
+    async fn represent<RB>(
+        &self,
+        rule: &ResourceRule,
+        headers: &HeaderMap,
+        mut body: AnswerBody<RB>,
+        address: Option<&Arc<AddressShare>>,
+        within: Duration,
+    ) -> Result<Representation<RB>, Refusal>
+    where
+        RB: Body<Data = Bytes> + Unpin,
+    {
+        if is_event_stream(headers) {
+            return Ok(Representation { tag: Err(UntaggedReason::Streamed), body });
+        }
+        if body.size_hint().lower() > rule.bytes as u64 {
+            return Ok(Representation { tag: Err(UntaggedReason::TooLarge), body });
+        }
+        let mut hold = self.passing_room(address);
+        let mut arrived = Arrived::default();
+        // A body that takes longer is a stream, and its beginning waits for the client.
+        let reached = timeout(within, arrived.read(&mut body, rule.bytes, &mut hold))
+            .await
+            .unwrap_or(Reached::Limit);
+        let Arrived { first, rest, trailers } = arrived;
+        let bytes = join(first, rest);
+        let reason = match reached {
+            Reached::End => {
+                let _turn = self.heavy_work.turn_to_read(address, headers, &bytes).await?;
+                let tag = tag(rule, headers, &bytes, &hold).await;
+                let body = AnswerBody::whole(bytes).with_trailers(trailers).holding(hold);
+                return Ok(Representation { tag, body });
+            }
+            Reached::Broken => return Err(Refusal::UpstreamFailed { timed_out: false }),
+            Reached::Limit => UntaggedReason::Streamed,
+            Reached::NoMemory => UntaggedReason::NoMemory,
+        };
+        Ok(Representation { tag: Err(reason), body: body.after(bytes).holding(hold) })
+    }
 }
 
 /// Returns the 304 for a representation with these fields.
@@ -149,43 +191,6 @@ fn not_modified<RB>(headers: &HeaderMap) -> Answered<RB> {
         }
     }
     Answered { response, answer: Answer::NotModified }
-}
-
-/// Reads a representation within the rule's limit, and makes its tag.
-async fn represent<RB>(
-    rule: &ResourceRule,
-    headers: &HeaderMap,
-    mut body: AnswerBody<RB>,
-    mut hold: Hold,
-    within: Duration,
-) -> Result<Representation<RB>, Refusal>
-where
-    RB: Body<Data = Bytes> + Unpin,
-{
-    if is_event_stream(headers) {
-        return Ok(Representation { tag: Err(UntaggedReason::Streamed), body });
-    }
-    if body.size_hint().lower() > rule.bytes as u64 {
-        return Ok(Representation { tag: Err(UntaggedReason::TooLarge), body });
-    }
-    let mut arrived = Arrived::default();
-    // A body that takes longer is a stream, and its beginning waits for the client.
-    let reached = timeout(within, arrived.read(&mut body, rule.bytes, &mut hold))
-        .await
-        .unwrap_or(Reached::Limit);
-    let Arrived { first, rest, trailers } = arrived;
-    let bytes = join(first, rest);
-    let reason = match reached {
-        Reached::End => {
-            let tag = tag(rule, headers, &bytes, &hold).await;
-            let body = AnswerBody::whole(bytes).with_trailers(trailers).holding(hold);
-            return Ok(Representation { tag, body });
-        }
-        Reached::Broken => return Err(Refusal::UpstreamFailed { timed_out: false }),
-        Reached::Limit => UntaggedReason::Streamed,
-        Reached::NoMemory => UntaggedReason::NoMemory,
-    };
-    Ok(Representation { tag: Err(reason), body: body.after(bytes).holding(hold) })
 }
 
 /// Makes the tag of a whole body. A member is read from the decoded body, because some upstreams
