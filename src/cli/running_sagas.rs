@@ -126,9 +126,15 @@ fn decide(args: DecisionArgs, change: SagaChange, step: Option<String>) -> ExitC
     let decided = super::block_on(async {
         // If the saga changes after this read, the decision is refused.
         let version = client.saga(&id).await?.version;
-        client.decide_saga(&id, change, &version, &request).await
+        let saga = client.decide_saga(&id, change, &version, &request).await?;
+        Ok((saga.version != version, saga))
     });
-    finish(decided, |saga| print_one(saga, json))
+    finish(decided, |(is_changed, saga)| {
+        if !is_changed {
+            eprintln!("onceward: nothing to do: the saga goes back already");
+        }
+        print_one(saga, json)
+    })
 }
 
 async fn list(
@@ -203,7 +209,8 @@ fn in_words(saga: &SagaView) -> String {
     lines.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
     for stuck in &saga.stuck {
         let operation = stuck.operation.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
-        lines.push(("stuck at", format!("{}: {}{operation}", stuck.step, stuck.reason)));
+        let undo = if stuck.direction == "compensation" { "undo of " } else { "" };
+        lines.push(("stuck at", format!("{undo}{}: {}{operation}", stuck.step, stuck.reason)));
     }
     for step in &saga.step_summary {
         lines.push(("step", format!("{}: {}", step.name, step.status)));

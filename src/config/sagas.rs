@@ -11,7 +11,9 @@ use super::Config;
 use super::read::{Table, Value};
 use super::route::{RouteConfig, RouteContext, read_header, read_saga_route};
 use crate::engine::{CallerRule, KeySource};
+use crate::saga::log::StepDirection;
 use crate::saga::plan::{AnswerTemplate, Plan, STEPS_MAX, Step};
+use crate::saga::step_route::step_route_name;
 
 mod order;
 mod step;
@@ -100,7 +102,26 @@ pub(super) fn read_all(
     // This reads all sagas before it returns the first failure, so that all faults are reported.
     let sagas: Vec<Option<SagaConfig>> =
         items.iter().map(|item| read(item, context, names, &mut taken)).collect();
+    for (item, saga) in items.iter().zip(&sagas) {
+        saga.iter().for_each(|saga| check_step_names(item, &saga.plan, names));
+    }
     sagas.into_iter().collect()
+}
+
+/// Refuses steps with operations under the name of a route or of a saga. The gateway finds the rules
+/// of an operation by this name.
+fn check_step_names(item: &Value<'_>, plan: &Plan, names: &[String]) {
+    let directions = [StepDirection::Action, StepDirection::Compensation];
+    for step in &plan.steps {
+        let of_step = directions.map(|it| step_route_name(&plan.saga, &step.name, it));
+        if let Some(name) = of_step.iter().find(|name| names.contains(name)) {
+            item.fault(format!(
+                "the operations of the step {:?} have the name {name:?}, as a route has: set another \
+                 name for the route",
+                step.name
+            ));
+        }
+    }
 }
 
 fn read(

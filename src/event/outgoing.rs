@@ -202,9 +202,10 @@ impl AnnouncedChange<'_> {
     }
 }
 
-/// Writes what changed in a saga: steps, and the reasons of a stop and of a failure.
+/// Writes what changed in a saga: steps, the reasons of a stop and of a failure, and the decision of
+/// an operator.
 fn write_saga(out: &mut Vec<u8>, saga: &ChangedSaga) {
-    let ChangedSaga { events: _, status: _, steps, stuck, failure } = saga;
+    let ChangedSaga { events: _, status: _, steps, stuck, failure, decision } = saga;
     let mut data = Object::begin(out);
     // Writing these types to memory can't fail.
     serde_json::to_writer(data.name("steps"), steps).unwrap_or_default();
@@ -214,6 +215,7 @@ fn write_saga(out: &mut Vec<u8>, saga: &ChangedSaga) {
     if let Some(failure) = failure {
         serde_json::to_writer(data.name("failure"), failure).unwrap_or_default();
     }
+    data.text_if("decision", decision.as_deref());
     data.end();
 }
 

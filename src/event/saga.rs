@@ -28,6 +28,9 @@ pub struct ChangedSaga {
     /// Why the saga failed. Only of `saga.failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<SagaFailureNote>,
+    /// The decision of an operator: `cancel`, `retry` or `skip`, and the step, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
 }
 
 /// An action or a compensation with a new status.

@@ -36,6 +36,27 @@ impl Gate {
         barred.map_or(unavailable, |operation| CallOutcome::Barred { operation })
     }
 
+    /// Returns what the record of an operation of the gateway itself shows. Sends nothing.
+    pub async fn look(&self, operation: InternalOperation<'_>) -> CallOutcome {
+        let slots = operation.slots(&self.settings.hashing);
+        let (first, mut was_released) = (slots.first().copied(), false);
+        for slot in slots {
+            match self.store.records.remains(&slot).await {
+                Ok(None) => {}
+                Ok(Some(held)) => match held.record.state {
+                    State::Released => was_released = true,
+                    State::Barred => return CallOutcome::Barred { operation: slot },
+                    _ => return outcome_in(slot, Some(&held)),
+                },
+                Err(_) => return CallOutcome::StoreUnavailable { retry_after: STORE_RETRY_AFTER },
+            }
+        }
+        match first {
+            Some(operation) => CallOutcome::NothingToContinue { operation, was_released },
+            None => CallOutcome::StoreUnavailable { retry_after: STORE_RETRY_AFTER },
+        }
+    }
+
     /// Writes the record of an uncertain operation anew, so that it lives its whole retention from
     /// now on. Returns whether it was written. It is no change of the operation, so it has no
     /// event.

@@ -70,6 +70,10 @@ pub struct InternalOperation<'o> {
     /// Whether the operation began earlier. Such a call never begins the operation anew, even if
     /// its record and its tombstone are gone.
     pub continues: bool,
+    /// Whether the call only finds out what became of the operation. An answer to a probe that
+    /// shows that nothing was done releases the operation, instead of sending it again. A route
+    /// that sends uncertain operations again still does: it has no other way to find out.
+    pub only_asks: bool,
 }
 
 /// The outcome of a call.
@@ -252,8 +256,8 @@ impl Gate {
         let content = Content::from(body.clone());
         let requested = operation.requested(identity, &self.settings.hashing, &parts, &body);
         let upstream_key = UpstreamKeyPlacement::new(policy, &parts, &body, &key)?;
-        let InternalOperation { hops, continues, .. } = operation;
-        let sender = Sender::Gateway(CallTerms { hops, continues });
+        let InternalOperation { hops, continues, only_asks, .. } = operation;
+        let sender = Sender::Gateway(CallTerms { hops, continues, only_asks });
         let permit = self.permit_for(sender, None)?;
         let mut request = IdentifiedRequest {
             sender,

@@ -81,7 +81,7 @@ pub use prefer::ClientPreference;
 pub use protected_route::{NextSaga, OwnedSaga, SagaRequest, SagaRunner};
 pub use resource_read::ResourceRead;
 use run::IdentifiedRequest;
-pub use saga::SagaWrite;
+pub use saga::{SagaTake, SagaWrite};
 pub use saga_decision::SagaDecisionError;
 pub use saga_place::SagaPlace;
 use saga_report::accept_begun;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::answer::{Answered, SettledAnswer};
 use super::attempt::Claimed;
 use super::budget::Hold;
-use super::claim::IncomingRequest;
+use super::claim::{IncomingRequest, UnconfirmedClaim};
 use super::protected_route::{NextSaga, OwnedSaga, ProtectedRoute, SagaRequest, SagaRunner};
 use super::record_change::RecordChange;
 use super::saga_place::{NewSaga, SagaPlace};
@@ -34,6 +34,16 @@ use crate::telemetry::Answer;
 /// Pause before a write without an answer is repeated.
 const REPEAT_PAUSE: Duration = Duration::from_millis(200);
 
+/// The result of a takeover.
+pub enum SagaTake {
+    /// This gateway owns the saga.
+    Taken(OwnedSaga),
+    /// The saga has an owner, or has ended.
+    Gone,
+    /// This gateway can't read the content: another gateway may continue the saga.
+    Unreadable,
+}
+
 /// The result of a write of an owned saga.
 #[derive(Debug)]
 pub enum SagaWrite {
@@ -51,6 +61,15 @@ impl Gate {
     pub fn saga_place(&self) -> Option<SagaPlace> {
         let permit = self.sagas.take().filter(|_| !self.budget.is_exhausted())?;
         Some(SagaPlace::new(permit, self.budget.hold()))
+    }
+
+    /// Gives the place of a stuck saga to others, or takes one for a saga that goes on. Otherwise
+    /// stuck sagas would keep this gateway from running any other one.
+    pub fn place_saga(&self, saga: &mut OwnedSaga, is_stuck: bool) {
+        match is_stuck {
+            true => saga.place.rest(),
+            false => saga.place.resume(|| self.sagas.take()),
+        }
     }
 
     /// Returns the saga that a request would begin; `None` if the request is for no saga. Whether
@@ -89,7 +108,7 @@ impl Gate {
         claimed: Claimed,
         (address, hold, wait): (Option<&Arc<AddressShare>>, Hold, Option<Duration>),
     ) -> Result<Answered<B>, Refusal> {
-        let Claimed { slot, asked, claim, saga, .. } = claimed;
+        let Claimed { slot, asked, claim, saga, rule, .. } = claimed;
         // `on_in_flight` is for duplicates: the client that began the saga waits.
         let own = &guarded.route.policy;
         let waits = (own.on_in_flight != OnInFlight::Wait)
@@ -102,18 +121,21 @@ impl Gate {
             slot,
             guarded: guarded.clone(),
             record: claim.record.clone(),
-            lease_end: Instant::now() + policy.lease,
+            lease_end: Instant::now() + rule.lease_left(),
             place,
         };
         if !matches!(owned.record.state, State::Saga { .. }) {
+            // Dropping `own` gives the claim up, for example if the client leaves now. That has no
+            // effect if the claim has become a saga.
+            let own = UnconfirmedClaim::new(self, guarded, &slot, claim, None);
             let change = runner.started(&content);
             let next = NextSaga { phase: SagaPhase::Running, content, change };
             let begun = self.progress_saga(&mut owned, next).await;
             if !matches!(begun, SagaWrite::Stored) {
-                self.give_up(slot, claim, guarded, None);
                 // Not as a saga that runs: that could be accepted.
                 return Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot));
             }
+            own.close();
         }
         runner.run(owned);
         let mut waiting =
@@ -135,9 +157,7 @@ impl Gate {
         }
     }
 
-    /// Takes over a saga with an ended lease. `route_of` returns the route with a name. Returns
-    /// `None` if the saga has an owner, has ended, or has content that this gateway can't read:
-    /// another gateway can continue it.
+    /// Takes over a saga with an ended lease. `route_of` returns the route with a name.
     ///
     /// # Errors
     /// The store failed.
@@ -147,15 +167,18 @@ impl Gate {
         place: SagaPlace,
         is_readable: impl FnOnce(&Bytes) -> bool,
         route_of: impl FnOnce(&str) -> Arc<ProtectedRoute>,
-    ) -> Result<Option<OwnedSaga>, StoreError> {
-        let Some(held) = self.store.records.load(slot).await? else { return Ok(None) };
+    ) -> Result<SagaTake, StoreError> {
+        let Some(held) = self.store.records.load(slot).await? else { return Ok(SagaTake::Gone) };
+        if !matches!(held.record.state, State::Saga { .. }) {
+            return Ok(SagaTake::Gone);
+        }
         if !held.record.saga_content().is_some_and(is_readable) {
-            return Ok(None);
+            return Ok(SagaTake::Unreadable);
         }
         let guarded = route_of(&held.record.route);
         let policy = &guarded.route.policy;
         let Some(next) = saga_takeover(&held, Fence(self.entropy.next()), policy) else {
-            return Ok(None);
+            return Ok(SagaTake::Gone);
         };
         let (began, expected) = (Instant::now(), Some(held.record.version));
         match self.write(slot, expected, (&next).into(), policy, Context::default).await? {
@@ -163,9 +186,9 @@ impl Gate {
                 let (record, lease_end) = (held.record, began + policy.lease);
                 let mut saga = OwnedSaga { slot: *slot, guarded, record, lease_end, place };
                 saga.wrote(next.record, began);
-                Ok(Some(saga))
+                Ok(SagaTake::Taken(saga))
             }
-            Swap::Stale(_) | Swap::Large(_) => Ok(None),
+            Swap::Stale(_) | Swap::Large(_) => Ok(SagaTake::Gone),
         }
     }
 

@@ -12,7 +12,8 @@ const COPIES: usize = 2;
 /// The place of a saga that runs. Dropping it gives the place and the memory back.
 #[derive(Debug)]
 pub struct SagaPlace {
-    _permit: Permit,
+    /// `None` while the saga is stuck.
+    permit: Option<Permit>,
     memory: Hold,
 }
 
@@ -25,7 +26,19 @@ pub(super) struct NewSaga {
 
 impl SagaPlace {
     pub(super) fn new(permit: Permit, memory: Hold) -> SagaPlace {
-        SagaPlace { _permit: permit, memory }
+        SagaPlace { permit: Some(permit), memory }
+    }
+
+    /// Gives the place up, but not the memory: the saga waits for a person or an upstream.
+    pub(super) fn rest(&mut self) {
+        self.permit = None;
+    }
+
+    /// Takes a place again, if one is free. The saga goes on without one, too.
+    pub(super) fn resume(&mut self, take: impl FnOnce() -> Option<Permit>) {
+        if self.permit.is_none() {
+            self.permit = take();
+        }
     }
 
     /// Takes the memory of a content that begins a saga. Returns `false` if too little is left.

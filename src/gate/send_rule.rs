@@ -41,6 +41,13 @@ impl SendRule {
             && self.clock.boot_ms() < self.until_ms.load(Ordering::Acquire)
     }
 
+    /// Returns how much of the lease is left, at least.
+    pub fn lease_left(&self) -> Duration {
+        let last_third_ms = self.span_ms / 2;
+        let until_ms = self.until_ms.load(Ordering::Acquire).saturating_add(last_third_ms);
+        Duration::from_millis(until_ms.saturating_sub(self.clock.boot_ms()))
+    }
+
     /// Records that the forwarding service still has the whole request, because it waits for a
     /// connection. If the service calls neither this method nor [`SendRule::hand_over`], the
     /// request counts as sent.

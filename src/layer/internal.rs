@@ -130,6 +130,7 @@ impl<'c> RoutedCall<'c> {
             key: self.key,
             hops: self.hops,
             continues: self.continues,
+            only_asks: false,
         }
     }
 }

@@ -73,6 +73,7 @@ impl SagaMark {
             steps,
             stuck,
             failure: failed.then(|| failure_note(document)).flatten(),
+            decision: None,
         })
     }
 

@@ -52,6 +52,11 @@ impl SagaCount {
         let took = Duration::from_millis(now_ms.saturating_sub(document.log.started_ms));
         self.meter.ended(&document.plan.saga, status, took);
     }
+
+    /// Counts an answer with the default body, because its template can't be rendered.
+    pub fn unrendered(&self, document: &SagaDocument) {
+        self.meter.unrendered(&document.plan.saga);
+    }
 }
 
 fn settled(step: &StepState) -> SettledStep {

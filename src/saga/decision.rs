@@ -4,6 +4,7 @@ use super::changes::SagaMark;
 use super::document::SagaDocument;
 use super::log::{SagaDecision, SagaDecisionKind};
 use super::machine::{Happening, HappeningDenied, StateChange, apply};
+use super::status::SagaStatus;
 use crate::engine::Policy;
 use crate::event::Context;
 use crate::gate::{Gate, NextSaga, SagaDecisionError};
@@ -21,6 +22,17 @@ pub struct OperatorDecision {
     pub by: String,
     /// The operator's reason.
     pub reason: String,
+}
+
+impl SagaDecisionKind {
+    /// Returns the name.
+    pub fn name(self) -> &'static str {
+        match self {
+            SagaDecisionKind::Cancel => "cancel",
+            SagaDecisionKind::Retry => "retry",
+            SagaDecisionKind::Skip => "skip",
+        }
+    }
 }
 
 /// Why the rules of sagas deny a decision.
@@ -111,6 +123,12 @@ fn decided(
         return Ok(None);
     }
     let content = document.encode().map_err(|_| DeniedDecision::Unreadable)?;
-    let change = before.change(gate, &document, now_ms, None);
-    Ok(Some(NextSaga { phase: document.phase(), content: content.into(), change }))
+    let mut change = before.change(gate, &document, now_ms, None).unwrap_or_default();
+    change.status = SagaStatus::of(&document.log).name().to_owned();
+    change.decision = Some(match step {
+        Some(step) => format!("{} {step}", kind.name()),
+        None => kind.name().to_owned(),
+    });
+    let (phase, content) = (document.phase(), content.into());
+    Ok(Some(NextSaga { phase, content, change: Some(change) }))
 }

@@ -23,6 +23,13 @@ pub(super) const PROBLEM: &str = "saga-failed";
 const DETAIL: &str = "What was executed has been undone. The same request gets this answer again. To \
                       try again, send the request with another key";
 
+/// The answer of a saga that ends.
+pub(super) struct EndingReply {
+    pub reply: Reply,
+    /// Whether its template can't be rendered, so that it has the default body.
+    pub is_unrendered: bool,
+}
+
 /// Returns the answer of a saga that ends at `now_unix_ms`. `id` is its public id, and
 /// `problem_type` the type of [`PROBLEM`].
 pub(super) fn ending_reply(
@@ -30,37 +37,45 @@ pub(super) fn ending_reply(
     id: &str,
     completed: bool,
     (now_unix_ms, problem_type): (u64, &str),
-) -> Reply {
+) -> EndingReply {
+    const JSON: &str = "application/json";
     let plan = &document.plan;
-    if completed {
-        let status = plan.answer.status;
-        let body = rendered(document, id, &plan.answer)
-            .unwrap_or_else(|| json!({ "id": id, "status": "completed" }).to_string());
-        return reply(status, "application/json", body, now_unix_ms);
-    }
-    let status = plan.failed.as_ref().map_or(FAILED, |failed| failed.status);
-    match plan.failed.as_ref().and_then(|failed| rendered(document, id, failed)) {
-        Some(body) => reply(status, "application/json", body, now_unix_ms),
+    let template = if completed { Some(&plan.answer) } else { plan.failed.as_ref() };
+    let status = template.map_or(FAILED, |template| template.status);
+    let (body, is_unrendered) = match template.map(|template| rendered(document, id, template)) {
+        Some(Ok(body)) => (body, false),
+        Some(Err(Unrendered)) => (None, true),
+        None => (None, false),
+    };
+    let (media, body) = match body {
+        Some(body) => (JSON, body),
+        None if completed => (JSON, json!({ "id": id, "status": "completed" }).to_string()),
         None => {
-            let problem = problem(document, id, status, problem_type).to_string();
-            reply(status, "application/problem+json", problem, now_unix_ms)
+            let problem = problem(document, id, status, problem_type);
+            ("application/problem+json", problem.to_string())
         }
-    }
+    };
+    EndingReply { reply: reply(status, media, body, now_unix_ms), is_unrendered }
 }
 
-/// Returns the rendered body; `None` if the plan has none, or if it can't be rendered.
-fn rendered(document: &SagaDocument, id: &str, template: &AnswerTemplate) -> Option<String> {
+/// A template can't be rendered.
+struct Unrendered;
+
+/// Returns the rendered body; `None` if the template has none.
+fn rendered(
+    document: &SagaDocument,
+    id: &str,
+    template: &AnswerTemplate,
+) -> Result<Option<String>, Unrendered> {
     let keys = document.done_keys();
-    match answer(template, &document.scope(id, &keys)) {
-        Ok(rendered) => rendered.body,
-        Err(error) => {
-            tracing::warn!(
-                saga = %document.plan.saga, operation = %id, %error,
-                "the answer of the saga can't be rendered: it has the default body"
-            );
-            None
-        }
-    }
+    let rendered = answer(template, &document.scope(id, &keys));
+    rendered.map(|rendered| rendered.body).map_err(|error| {
+        tracing::warn!(
+            saga = %document.plan.saga, operation = %id, %error,
+            "the answer of the saga can't be rendered: it has the default body"
+        );
+        Unrendered
+    })
 }
 
 /// Returns the problem document `saga-failed` (RFC 9457).

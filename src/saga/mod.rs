@@ -48,6 +48,7 @@ pub mod step_route;
 mod store_time;
 mod trace;
 pub mod trial;
+mod unreadable;
 
 #[cfg(test)]
 mod tests;

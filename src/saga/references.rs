@@ -8,11 +8,13 @@ use crate::gate::{Gate, InternalCaller};
 use crate::key::Slot;
 
 /// An operation of a step, as operators see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepOperation {
     /// The operation, in the generation of its key that is current; `None` if no attempt was made.
     /// Its record is under another reference if an earlier hashing secret made it.
     pub slot: Option<Slot>,
+    /// Its idempotency key, with which the called system knows it; `None` if no attempt was made.
+    pub key: Option<StepKey>,
     /// The number of attempts, with the active one.
     pub attempts: u32,
     /// When it began, in ms since 1970; `None` if it has not begun.
@@ -42,13 +44,16 @@ pub fn step_operation(
     direction: StepDirection,
 ) -> StepOperation {
     const NOT_BEGUN: StepOperation =
-        StepOperation { slot: None, attempts: 0, began_ms: None, ended_ms: None };
+        StepOperation { slot: None, key: None, attempts: 0, began_ms: None, ended_ms: None };
     let steps = (document.plan.steps.get(step), document.log.steps.get(step));
     let (Some(planned), Some(state)) = steps else { return NOT_BEGUN };
     let slot = |generation| slot_of_step(gate, document, &planned.name, (direction, generation));
+    let key =
+        |generation| StepKey::new(document.log.instance, &planned.name, direction, generation);
     if let Some(run) = state.run(direction) {
         return StepOperation {
             slot: Some(slot(run.generation)),
+            key: Some(key(run.generation)),
             attempts: run.attempts(),
             began_ms: Some(run.begun_ms),
             ended_ms: None,
@@ -77,6 +82,7 @@ pub fn step_operation(
     let has_record = ended.attempts > 0 || (is_barred && direction == StepDirection::Action);
     StepOperation {
         slot: has_record.then(|| slot(ended.generation)),
+        key: (ended.attempts > 0).then(|| key(ended.generation)),
         attempts: ended.attempts,
         began_ms: Some(ended.begun_ms),
         ended_ms: Some(ended.ended_ms),

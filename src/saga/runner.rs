@@ -1,6 +1,6 @@
 //! The runner: runs the sagas of a gateway, and takes over those of gateways that are gone.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,9 +18,10 @@ use super::report::{held_operation, summary};
 use super::running::{RunningSaga, begin_first};
 use super::shared::SagasState;
 use super::store_time::StoreTimeEstimate;
+use super::unreadable::UnreadableSagas;
 use crate::clock::Clock;
 use crate::event::ChangedSaga;
-use crate::gate::{OwnedSaga, SagaPlace, SagaRequest, SagaRunner, SagaSummary};
+use crate::gate::{OwnedSaga, SagaPlace, SagaRequest, SagaRunner, SagaSummary, SagaTake};
 use crate::key::Slot;
 use crate::refusal::Refusal;
 use crate::store::{DueSagas, StoreError};
@@ -42,6 +43,7 @@ impl Sagas {
             gateway: RwLock::new(None),
             time: StoreTimeEstimate::new(clock.clone()),
             clock,
+            unreadable: Mutex::new(UnreadableSagas::new()),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
@@ -84,7 +86,8 @@ impl SagasState {
     /// Takes over sagas with an ended lease. Returns how many were taken over.
     async fn take_due(self: &Arc<Self>, gateway: &Arc<dyn SagaGateway>) -> usize {
         let records = &gateway.gate().store().records;
-        let DueSagas { slots, now_ms } = match records.due_sagas(TAKEOVER_BATCH).await {
+        let limit = self.unreadable().beside(TAKEOVER_BATCH);
+        let DueSagas { mut slots, now_ms } = match records.due_sagas(limit).await {
             Ok(due) => due,
             Err(error) => {
                 tracing::debug!(%error, "index of sagas not read");
@@ -92,6 +95,10 @@ impl SagasState {
             }
         };
         self.time.note(now_ms);
+        {
+            let unreadable = self.unreadable();
+            slots.retain(|slot| !unreadable.contains(slot));
+        }
         let mut taken = 0;
         for slot in &slots {
             let place = gateway.gate().saga_place().filter(|_| !self.stop.is_cancelled());
@@ -100,6 +107,7 @@ impl SagasState {
                 Ok(is_taken) => taken += usize::from(is_taken),
                 Err(error) => {
                     tracing::warn!(operation = %slot, %error, "the saga could not be taken over");
+                    self.unreadable().add(*slot);
                 }
             }
         }
@@ -121,10 +129,16 @@ impl SagasState {
         };
         let route_of = |name: &str| gateway.route_of(name);
         let taken = gateway.gate().take_saga(slot, place, is_readable, route_of).await?;
-        let Some(owned) = taken else { return Ok(false) };
-        tracing::info!(operation = %slot, "saga taken over");
-        self.spawn(owned);
-        Ok(true)
+        match taken {
+            SagaTake::Taken(owned) => {
+                tracing::info!(operation = %slot, "saga taken over");
+                self.spawn(owned);
+                return Ok(true);
+            }
+            SagaTake::Unreadable => self.unreadable().add(*slot),
+            SagaTake::Gone => {}
+        }
+        Ok(false)
     }
 
     fn spawn(self: &Arc<Self>, owned: OwnedSaga) {

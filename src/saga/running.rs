@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -20,7 +21,7 @@ use super::plan::{Compensation, StepRequest};
 use super::render::{condition, request_of};
 use super::report::summary;
 use super::shared::SagasState;
-use super::status::SagaStatus;
+use super::status::{SagaStatus, is_barred};
 use super::step_call::{CarriedOut, StepCall, carry_out};
 use super::trace::SagaTrace;
 use crate::event::ChangedSaga;
@@ -46,6 +47,8 @@ pub(super) struct RunningSaga {
     count: SagaCount,
     /// The statuses in the record.
     written: SagaMark,
+    /// The content of the record.
+    stored: Option<Bytes>,
     trace: Option<SagaTrace>,
     /// What has changed since the last write.
     unwritten: StateChange,
@@ -76,6 +79,7 @@ impl RunningSaga {
         Ok(RunningSaga {
             count: SagaCount::new(meter, &document),
             written: SagaMark::of(&document.log),
+            stored: owned.content().cloned(),
             trace: SagaTrace::of(&document, owned.request_span()),
             sagas,
             id: owned.slot.to_string(),
@@ -150,7 +154,10 @@ impl RunningSaga {
             SagaTodo::Call { step, direction, generation, continues } => {
                 let log = &self.document.log;
                 let renews = is_evidence_due(log, step, direction, self.now_ms());
-                (step, direction, generation, StepCall::Send { continues, renews })
+                let run = log.steps.get(step).and_then(|step| step.run(direction));
+                let only_asks = run.is_some_and(|run| is_barred(log, direction, run));
+                let call = StepCall::Send { continues, only_asks, renews };
+                (step, direction, generation, call)
             }
             SagaTodo::Bar { step, direction, generation } => {
                 (step, direction, generation, StepCall::Bar)
@@ -241,6 +248,10 @@ impl RunningSaga {
     /// Continues from the record that an operator has changed. Outcomes that were not written are
     /// found out again.
     fn reread(&mut self) -> Next {
+        // The version alone changes when a duplicate is accepted. Then nothing is lost.
+        if self.owned.content() == self.stored.as_ref() {
+            return Next::Continue;
+        }
         match self.owned.content().and_then(|content| SagaDocument::decode(content).ok()) {
             Some(document) => {
                 self.document = document;
@@ -257,6 +268,11 @@ impl RunningSaga {
         self.count.written(&self.document);
         self.written = SagaMark::of(&self.document.log);
         self.unwritten = StateChange::Nothing;
+        self.stored = self.owned.content().cloned();
+        if let Some(gateway) = self.sagas.gateway() {
+            let is_stuck = self.document.phase() == SagaPhase::Stuck;
+            gateway.gate().place_saga(&mut self.owned, is_stuck);
+        }
     }
 
     async fn renew(&mut self) -> Next {
@@ -286,7 +302,7 @@ impl RunningSaga {
 
     async fn end(&mut self, completed: bool) -> Next {
         let Some(gateway) = self.sagas.gateway() else { return Next::End };
-        let reply = {
+        let ending = {
             let problem_type = gateway.problem_type(PROBLEM);
             let terms = (self.sagas.clock.unix_ms(), &*problem_type);
             ending_reply(&self.document, &self.id, completed, terms)
@@ -294,13 +310,16 @@ impl RunningSaga {
         let status = if completed { SagaStatus::Completed } else { SagaStatus::Failed };
         let summary = summary(&self.document, Some(status));
         let change = self.change(gateway.gate(), Some(status));
-        let (gate, reply) = (gateway.gate(), Arc::new(reply));
+        let (gate, reply) = (gateway.gate(), Arc::new(ending.reply));
         match gate.end_saga(&mut self.owned, reply, &summary, change.as_ref()).await {
             SagaWrite::Changed => self.reread(),
             SagaWrite::Stored => {
                 let now_ms = self.now_ms();
                 self.export(Some((&self.id, status, now_ms)));
                 self.count.ended(&self.document, completed, now_ms);
+                if ending.is_unrendered {
+                    self.count.unrendered(&self.document);
+                }
                 Next::End
             }
             SagaWrite::Lost => Next::End,

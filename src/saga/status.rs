@@ -233,12 +233,16 @@ fn stuck_run(
             let is_old = stuck_at_ms(plan, state, direction, run).is_some_and(|at| now_ms >= at);
             is_old.then_some(StuckReason::Retried)
         }
+        // It is still asked about. But a person can find out, too.
+        RunStanding::Asking if now_ms >= run.begun_ms.saturating_add(STUCK_AFTER_MS) => {
+            Some(StuckReason::Held)
+        }
         RunStanding::UnderWay | RunStanding::Asking => None,
     }
 }
 
-/// Returns when an operation that was not executed counts as stuck; `None` if it is not tried
-/// without end.
+/// Returns when an operation without an outcome counts as stuck; `None` if it is neither asked about
+/// nor tried without end.
 pub(super) fn stuck_at_ms(
     plan: &Plan,
     state: &SagaState,
@@ -247,7 +251,8 @@ pub(super) fn stuck_at_ms(
 ) -> Option<u64> {
     let is_tried = run.standing == RunStanding::NotExecuted && !is_barred(state, direction, run);
     let is_endless = is_tried && is_endless(plan, state, direction);
-    is_endless.then(|| run.begun_ms.saturating_add(STUCK_AFTER_MS))
+    let counts = is_endless || run.standing == RunStanding::Asking;
+    counts.then(|| run.begun_ms.saturating_add(STUCK_AFTER_MS))
 }
 
 /// Returns whether the operations of this direction are tried without end.

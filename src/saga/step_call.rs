@@ -15,7 +15,7 @@ use super::outcome::{AnswerRules, StepOutcome};
 use super::plan::{Compensation, Step, StepRequest};
 use super::render::{RenderedRequest, request_of};
 use super::step_key::StepKey;
-use super::step_route::{StepResources, StepRouteError, bar_route, secret_fields, step_route};
+use super::step_route::{StepRouteError, bare_route, secret_fields, step_route};
 use super::trace::SagaTrace;
 use crate::gate::{CallOutcome, InternalCaller, InternalOperation, ProtectedRoute};
 
@@ -26,6 +26,8 @@ pub(super) enum StepCall {
     Send {
         /// Whether the call never begins the operation.
         continues: bool,
+        /// Whether the call only finds out what became of the operation.
+        only_asks: bool,
         /// Whether the record is written anew if the operation is uncertain.
         renews: bool,
     },
@@ -47,6 +49,13 @@ impl From<StepOutcome> for CarriedOut {
     }
 }
 
+/// What is done with an operation, ready for it.
+enum Effect {
+    Send { request: Request<Bytes>, continues: bool, only_asks: bool, renews: bool },
+    Look(StepRouteError),
+    Bar,
+}
+
 /// An operation that can be called or barred.
 struct PreparedCall {
     gateway: Arc<dyn SagaGateway>,
@@ -54,13 +63,13 @@ struct PreparedCall {
     saga: String,
     key: StepKey,
     rules: AnswerRules,
-    /// The request; `None` for a bar.
-    request: Option<Request<Bytes>>,
-    continues: bool,
-    renews: bool,
+    effect: Effect,
 }
 
 /// Calls or bars an operation of a saga. Its request continues `trace`.
+///
+/// If this gateway is not configured to call an operation that began earlier, it only looks at the
+/// record: an operator may have settled the operation.
 pub(super) fn carry_out(
     gateway: Arc<dyn SagaGateway>,
     document: &SagaDocument,
@@ -70,7 +79,7 @@ pub(super) fn carry_out(
     trace: Option<&SagaTrace>,
 ) -> impl Future<Output = CarriedOut> + Send + use<> {
     let mut prepared = prepare(gateway, document, id, (step, direction, generation), call);
-    if let (Ok(PreparedCall { gateway, request: Some(request), .. }), Some(trace)) =
+    if let (Ok(PreparedCall { gateway, effect: Effect::Send { request, .. }, .. }), Some(trace)) =
         (&mut prepared, trace)
     {
         let own = gateway.gate().entropy().next();
@@ -78,30 +87,44 @@ pub(super) fn carry_out(
         trace.enter(request, document, (step, direction, generation), (observers, own));
     }
     async move {
-        let prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(outcome) => return outcome.into(),
-        };
-        let PreparedCall { gateway, guarded, saga, key, rules, request, continues, renews } =
-            prepared;
-        let operation = InternalOperation {
+        match prepared {
+            Ok(prepared) => prepared.carry_out().await,
+            Err(outcome) => outcome.into(),
+        }
+    }
+}
+
+impl PreparedCall {
+    async fn carry_out(self) -> CarriedOut {
+        let PreparedCall { gateway, guarded, saga, key, rules, effect } = self;
+        let gate = gateway.gate();
+        let mut operation = InternalOperation {
             guarded: &guarded,
             caller: InternalCaller::Saga(&saga),
             key: key.as_str(),
             hops: 0,
-            continues,
+            continues: false,
+            only_asks: false,
         };
-        let outcome = match request {
-            Some(request) => gateway.call(operation, request).await,
-            None => gateway.gate().bar(operation).await,
-        };
-        let is_renewed = match outcome {
-            CallOutcome::Uncertain { operation, .. } if renews => {
-                gateway.gate().keep_uncertain(&operation, &guarded.route.policy).await
+        match effect {
+            Effect::Send { request, continues, only_asks, renews } => {
+                (operation.continues, operation.only_asks) = (continues, only_asks);
+                let outcome = gateway.call(operation, request).await;
+                let is_renewed = match outcome {
+                    CallOutcome::Uncertain { operation, .. } if renews => {
+                        gate.keep_uncertain(&operation, &guarded.route.policy).await
+                    }
+                    _ => false,
+                };
+                CarriedOut { outcome: rules.outcome(&outcome), is_renewed }
             }
-            _ => false,
-        };
-        CarriedOut { outcome: rules.outcome(&outcome), is_renewed }
+            Effect::Look(why) => match rules.outcome(&gate.look(operation).await) {
+                StepOutcome::Uncertain { .. } | StepOutcome::InFlight { .. } => unconfigured(why),
+                settled => settled,
+            }
+            .into(),
+            Effect::Bar => rules.outcome(&gate.bar(operation).await).into(),
+        }
     }
 }
 
@@ -120,31 +143,37 @@ fn prepare(
     // As long as the log assumes, whatever the configuration has become.
     let kept_for = Duration::from_millis(document.log.record_life_ms);
     let gate = gateway.gate();
-    let (guarded, request, continues, renews) = match call {
-        StepCall::Send { continues, renews } => {
-            let request = request(&*gateway, document, id, place)?;
-            (step_route(gate, plan, place, kept_for, &*gateway), Some(request), continues, renews)
+    let bare_route = || bare_route(gate, plan, place, kept_for).map_err(unconfigured);
+    let (guarded, effect) = match call {
+        StepCall::Send { continues, only_asks, renews } => {
+            let rendered = rendered(document, id, place)?;
+            let route = step_route(gate, plan, place, kept_for, &*gateway);
+            let secrets = request_in(planned, direction)
+                .map_or(Ok(HeaderMap::new()), |it| secret_fields(&it.headers, &*gateway));
+            match (route, secrets) {
+                (Ok(route), Ok(secrets)) => {
+                    let request = request(rendered, secrets).ok_or_else(|| invalid("malformed"))?;
+                    (route, Effect::Send { request, continues, only_asks, renews })
+                }
+                (Err(why), _) | (_, Err(why)) if continues => (bare_route()?, Effect::Look(why)),
+                (Err(why), _) | (_, Err(why)) => return Err(unconfigured(why)),
+            }
         }
-        StepCall::Bar => (bar_route(gate, plan, place, kept_for), None, false, false),
+        StepCall::Bar => (bare_route()?, Effect::Bar),
     };
-    let guarded = guarded.map_err(unconfigured)?;
     let key = StepKey::new(document.log.instance, &planned.name, direction, generation);
-    let saga = plan.saga.clone();
-    Ok(PreparedCall { guarded, saga, key, rules, request, continues, renews, gateway })
+    Ok(PreparedCall { guarded, saga: plan.saga.clone(), key, rules, effect, gateway })
 }
 
 /// Renders the request of an operation.
-fn request(
-    resources: &dyn StepResources,
+fn rendered(
     document: &SagaDocument,
     id: &str,
     (step, direction): (&Step, StepDirection),
-) -> Result<Request<Bytes>, StepOutcome> {
+) -> Result<RenderedRequest, StepOutcome> {
     let template = request_in(step, direction).ok_or_else(|| invalid("nothing to undo"))?;
     let keys = document.done_keys();
-    let rendered = request_of(template, &document.scope(id, &keys)).map_err(invalid)?;
-    let secrets = secret_fields(&template.headers, resources).map_err(unconfigured)?;
-    rendered_request(rendered, secrets).ok_or_else(|| invalid("malformed"))
+    request_of(template, &document.scope(id, &keys)).map_err(invalid)
 }
 
 fn request_in(step: &Step, direction: StepDirection) -> Option<&StepRequest> {
@@ -155,7 +184,7 @@ fn request_in(step: &Step, direction: StepDirection) -> Option<&StepRequest> {
     }
 }
 
-fn rendered_request(rendered: RenderedRequest, secrets: HeaderMap) -> Option<Request<Bytes>> {
+fn request(rendered: RenderedRequest, secrets: HeaderMap) -> Option<Request<Bytes>> {
     let RenderedRequest { method, target, headers, body } = rendered;
     let target: Uri = target.parse().ok()?;
     // A whole address would choose another host.

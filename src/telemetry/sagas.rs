@@ -19,6 +19,7 @@ pub struct SagaMeter {
     seconds: Family<SagaLabel, Histogram, fn() -> Histogram>,
     steps: Family<SettledLabels, Counter>,
     compensations: Family<SettledLabels, Counter>,
+    unrendered: Family<SagaLabel, Counter>,
 }
 
 /// A saga in the gauges. Dropping it removes the saga from them.
@@ -69,6 +70,7 @@ impl Default for SagaMeter {
             seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
             steps: Family::default(),
             compensations: Family::default(),
+            unrendered: Family::default(),
         }
     }
 }
@@ -82,6 +84,7 @@ impl SagaMeter {
         }
         let labels = |result| SettledLabels { saga: saga.to_owned(), result };
         drop(self.seconds.get_or_create(&SagaLabel { saga: saga.to_owned() }));
+        drop(self.unrendered.get_or_create(&SagaLabel { saga: saga.to_owned() }));
         for result in STEP_RESULTS {
             drop(self.steps.get_or_create(&labels(result)));
         }
@@ -113,6 +116,11 @@ impl SagaMeter {
         self.compensations.get_or_create(&SettledLabels { saga: saga.to_owned(), result }).inc();
     }
 
+    /// Counts an answer with the default body, because its template can't be rendered.
+    pub fn unrendered(&self, saga: &str) {
+        self.unrendered.get_or_create(&SagaLabel { saga: saga.to_owned() }).inc();
+    }
+
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register("sagas_running", "Sagas that this gateway runs", self.running.clone());
         registry.register(
@@ -132,6 +140,11 @@ impl SagaMeter {
             "saga_compensations",
             "Compensations of steps, by result",
             self.compensations.clone(),
+        );
+        registry.register(
+            "saga_unrendered_answers",
+            "Answers of sagas with the default body, because their template could not be rendered",
+            self.unrendered.clone(),
         );
     }
 }

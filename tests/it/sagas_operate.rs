@@ -297,3 +297,23 @@ fn a_cancelled_saga_goes_back_also_from_a_step_that_its_gateway_can_not_send() {
     scene.failed(&id);
     assert_eq!(scene.undone().len(), 1);
 }
+
+#[test]
+fn duplicates_do_not_make_a_step_forget_its_attempts() {
+    let upstream = Upstream::start();
+    let url = format!("http://127.0.0.1:{}", upstream.port);
+    let tries = "name = \"reserve\"\nrelease_status = [\"503\"]\n\
+                 retry = { first = \"400ms\", max = \"400ms\", attempts = 3 }";
+    let settings = format!("{}{TOKENS}", SAGA.replacen("name = \"reserve\"", tries, 1));
+    let gateway = Gateway::launch(&url, "memory:", &settings, "", |command| {
+        command.env("SAGA_KEY", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
+    });
+    until("the gateway to be ready", || gateway.is_ready());
+    let scene = Scene { gateway, upstream };
+    let away = r#"{"reserve": "status 503", "ship": "status 201"}"#;
+    until("the end of the saga", || {
+        let answer = order(away).field("Prefer", "respond-async").send(scene.gateway.port);
+        answer.status != 202
+    });
+    assert_eq!(scene.upstream.seen().len(), 3, "{:?}", scene.upstream.seen());
+}

@@ -9,8 +9,7 @@ use crate::key::Slot;
 use crate::record::{Held, SagaContent, State};
 use crate::saga::document::SagaDocument;
 use crate::saga::log::{
-    ActionState, BackCause, CompensationState, SagaDecision, SagaDecisionKind, SagaState,
-    StepDirection, StepFailure,
+    ActionState, BackCause, CompensationState, SagaDecision, SagaState, StepDirection, StepFailure,
 };
 use crate::saga::plan::Compensation;
 use crate::saga::references::{StepOperation, step_operation};
@@ -95,6 +94,9 @@ pub struct SagaStepView {
     /// The reference of the action's operation; absent if it was never sent.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub operation: Option<String>,
+    /// The idempotency key of that operation, with which the called system knows it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key: Option<String>,
     /// When the action began (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub began_at: Option<String>,
@@ -119,6 +121,9 @@ pub struct SagaCompensationView {
     /// The reference of its operation; absent if it was never sent.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub operation: Option<String>,
+    /// The idempotency key of that operation, with which the called system knows it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key: Option<String>,
     /// When it began (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub began_at: Option<String>,
@@ -300,7 +305,7 @@ fn back_ms(log: &SagaState, cause: BackCause) -> Option<u64> {
 
 fn step_view(gate: &Gate, document: &SagaDocument, step: usize) -> SagaStepView {
     let (planned, state) = (&document.plan.steps[step], &document.log.steps[step]);
-    let StepOperation { slot, attempts, began_ms, ended_ms } =
+    let StepOperation { slot, key, attempts, began_ms, ended_ms } =
         step_operation(gate, document, step, StepDirection::Action);
     SagaStepView {
         name: planned.name.clone(),
@@ -309,6 +314,7 @@ fn step_view(gate: &Gate, document: &SagaDocument, step: usize) -> SagaStepView 
         pivot: planned.pivot,
         attempts,
         operation: slot.map(|slot| slot.to_string()),
+        key: key.map(|key| key.to_string()),
         began_at: began_ms.map(rfc3339),
         ended_at: ended_ms.map(rfc3339),
         why: match &state.action {
@@ -324,12 +330,13 @@ fn step_view(gate: &Gate, document: &SagaDocument, step: usize) -> SagaStepView 
 
 fn compensation_view(gate: &Gate, document: &SagaDocument, step: usize) -> SagaCompensationView {
     let state = &document.log.steps[step].compensation;
-    let StepOperation { slot, attempts, began_ms, ended_ms } =
+    let StepOperation { slot, key, attempts, began_ms, ended_ms } =
         step_operation(gate, document, step, StepDirection::Compensation);
     SagaCompensationView {
         status: StepStatus::of_compensation(state).unwrap_or(StepStatus::Pending).name().to_owned(),
         attempts,
         operation: slot.map(|slot| slot.to_string()),
+        key: key.map(|key| key.to_string()),
         began_at: began_ms.map(rfc3339),
         ended_at: ended_ms.map(rfc3339),
         why: match state {
@@ -365,11 +372,7 @@ fn stuck_view(gate: &Gate, document: &SagaDocument, stuck: &StuckStep) -> StuckS
 fn decision_view(document: &SagaDocument, decision: &SagaDecision) -> SagaDecisionView {
     SagaDecisionView {
         at: rfc3339(decision.at_ms),
-        decision: match decision.kind {
-            SagaDecisionKind::Cancel => "cancel".to_owned(),
-            SagaDecisionKind::Retry => "retry".to_owned(),
-            SagaDecisionKind::Skip => "skip".to_owned(),
-        },
+        decision: decision.kind.name().to_owned(),
         step: decision.step.map(|step| step_name(document, step)),
         by: decision.by.clone(),
         reason: decision.reason.clone(),

@@ -22,6 +22,9 @@ pub struct SagaChangeView {
     /// Why the saga failed, of `saga.failed`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub failure: Option<SagaFailureView>,
+    /// The decision of an operator: `cancel`, `retry` or `skip`, and the step, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub decision: Option<String>,
 }
 
 /// An action or a compensation with a new status.
@@ -76,12 +79,13 @@ pub struct SagaFailureView {
 }
 
 impl SagaChangeView {
-    /// Returns the steps and reasons, in words. Empty if the change has none.
+    /// Returns the decision, the steps and the reasons, in words. Empty if the change has none.
     pub fn in_words(&self) -> String {
+        let decision = self.decision.iter().cloned();
         let steps = self.steps.iter().map(ChangedStepView::in_words);
         let stuck = self.stuck.iter().map(StoppedStepView::in_words);
         let failure = self.failure.iter().map(SagaFailureView::in_words);
-        steps.chain(stuck).chain(failure).collect::<Vec<_>>().join(", ")
+        decision.chain(steps).chain(stuck).chain(failure).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -729,3 +729,11 @@ fn the_number_of_sagas_has_a_limit() {
     assert_eq!(load("[limits]\nsagas = 5").unwrap().limits.sagas, 5);
     are_refused([("[limits]\nsagas = 0".to_owned(), "limits.sagas", "from 1 to")]);
 }
+
+#[test]
+fn no_route_has_the_name_of_a_steps_operations() {
+    let route = "[[routes]]\nname = \"checkout/reserve/undo\"\npath = \"/other\"\n";
+    let text = format!("{}{route}", saga(""));
+    are_refused([(text, "sagas[0]", "checkout/reserve/undo")]);
+    loaded(&format!("{}{}", saga(""), route.replace("/undo", "/redo")));
+}

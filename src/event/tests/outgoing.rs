@@ -166,6 +166,7 @@ fn stopped() -> ChangedSaga {
         steps: vec![step],
         stuck: vec![stuck],
         failure: None,
+        decision: None,
     }
 }
 

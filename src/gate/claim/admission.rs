@@ -61,6 +61,12 @@ impl Gate {
                     let was_released = admission != Admission::Claim(ClaimOver::Nothing);
                     return Ok(AdmitResult::NothingToContinue { slot, was_released });
                 }
+                Admission::Claim(ClaimOver::Uncertain { .. })
+                    if pending.sender.only_asks()
+                        && !matches!(policy.on_uncertain, OnUncertain::Forward) =>
+                {
+                    return Err(Refusal::of_refusal(DuplicateRefusal::uncertain(None), slot));
+                }
                 Admission::Claim(over) => {
                     pending.details.saga = self.new_saga(guarded, &slot, request);
                     match self.claim(&mut pending, over, look == 0).await? {

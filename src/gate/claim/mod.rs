@@ -44,6 +44,8 @@ mod swap;
 mod unconfirmed;
 mod wait;
 
+pub(super) use unconfirmed::UnconfirmedClaim;
+
 /// The sender of a request. It decides which permits the request takes, and whether quotas count
 /// the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub(super) struct CallTerms {
     pub hops: u8,
     /// Whether the call continues an operation that began earlier: it never begins the operation.
     pub continues: bool,
+    /// Whether the call only finds out what became of the operation.
+    pub only_asks: bool,
 }
 
 impl Sender {
@@ -82,6 +86,14 @@ impl Sender {
         match self {
             Sender::Client => false,
             Sender::Gateway(terms) => terms.continues,
+        }
+    }
+
+    /// Returns whether the request only finds out what became of its operation.
+    pub fn only_asks(self) -> bool {
+        match self {
+            Sender::Client => false,
+            Sender::Gateway(terms) => terms.only_asks,
         }
     }
 

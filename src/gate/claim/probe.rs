@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::IncomingRequest;
 use crate::engine::{
     Admission, Belief, CallerRule, ClaimRequest, DuplicateRefusal, Finding, Next, OnUncertain,
-    Policy, Probe, ScopeRule, believe, is_grpc,
+    Policy, Probe, ScopeRule, believe, believe_in_background, is_grpc,
 };
 use crate::event::Context;
 use crate::gate::budget::Hold;
@@ -23,7 +23,7 @@ use crate::gate::state::{Gate, ProtectedRoute};
 use crate::gate::trace::trace_of;
 use crate::gate::upstream_service::UpstreamService;
 use crate::key::Slot;
-use crate::record::{Held, Reply, ReplyBody, State};
+use crate::record::{Fence, Held, Reply, ReplyBody, State};
 use crate::refusal::Refusal;
 use crate::store::Swap;
 
@@ -72,7 +72,14 @@ impl Gate {
         let sending = self.send_probe(policy, probe, request, duplicate.service, duplicate.hold);
         let finding = timeout(guarded.response_timeout, sending).await.unwrap_or(Finding::Unclear);
         self.count_finding(&finding);
-        match believe(held, finding, asked.fence, policy) {
+        let mut belief = believe(held, finding, asked.fence, policy);
+        if duplicate.sender.only_asks() && matches!(belief, Belief::Admit(Admission::Claim(_))) {
+            // Not the fence of the request: it would take the marker for its own.
+            let fence = Fence(self.entropy.next());
+            let released = believe_in_background(held, Finding::Absent, fence, policy);
+            belief = released.map_or(belief, Belief::Write);
+        }
+        match belief {
             Belief::Write(next) => {
                 self.store_result(policy, slot, held, next, &duplicate.parts.headers).await
             }
@@ -95,7 +102,7 @@ impl Gate {
             .write(slot, expected, (&next).into(), policy, context)
             .await
             .map_err(|error| self.store_failed(slot, &error))?;
-        match (swapped, next.record.state) {
+        match (swapped, &next.record.state) {
             (Swap::Stored, State::Completed { reply, .. }) => {
                 tracing::info!(
                     route = %policy.route,
@@ -103,11 +110,12 @@ impl Gate {
                     status = reply.status.as_u16(),
                     "probe found the operation: the upstream's answer is the result"
                 );
-                Ok(ProbeResult::Found(reply))
+                Ok(ProbeResult::Found(reply.clone()))
             }
-            // Only results are written here. After any other state the admission of the duplicate
-            // starts again.
-            (Swap::Stored, _) => Ok(ProbeResult::Changed(Some(held.clone()))),
+            // After any other state the admission starts again.
+            (Swap::Stored, _) => {
+                Ok(ProbeResult::Changed(Some(Held { record: next.record, ..held.clone() })))
+            }
             (Swap::Stale(held), _) => Ok(ProbeResult::Changed(held)),
             (Swap::Large(_), _) => {
                 let loaded = self.store.records.load(slot).await;

@@ -16,7 +16,7 @@ use crate::record::Lifetime;
 /// A claim that is sent to the store and not yet answered. Dropping this value gives the claim up:
 /// when a client leaves, its request is dropped at any point, and then nobody would run or settle
 /// the claim.
-pub(super) struct UnconfirmedClaim<'g> {
+pub(in crate::gate) struct UnconfirmedClaim<'g> {
     gate: &'g Arc<Gate>,
     guarded: &'g Arc<ProtectedRoute>,
     slot: &'g Slot,
@@ -68,7 +68,7 @@ impl Drop for UnconfirmedClaim<'_> {
 impl Gate {
     /// Releases a claim that may still arrive at the store. A background task tries until the store
     /// confirms the release.
-    pub(in crate::gate) fn give_up(
+    pub(super) fn give_up(
         self: &Arc<Self>,
         slot: Slot,
         claim: Claim,

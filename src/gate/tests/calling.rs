@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::tests::policy;
 use crate::engine::{
-    CallerRule, KeyPlace, OnFailure, OnInFlight, OnMismatch, OnUncertain, ScopeRule, UpstreamKey,
+    CallerRule, KeyPlace, OnFailure, OnInFlight, OnMismatch, OnUncertain, Probe, ScopeRule,
+    StatusRules, UpstreamKey,
 };
 use crate::gate::{CallOutcome, InternalCaller, InternalOperation};
 use crate::key::{Caller, OperationParts, Scope, Space};
@@ -30,6 +31,7 @@ impl Scene {
             key,
             hops: 0,
             continues: false,
+            only_asks: false,
         }
     }
 
@@ -408,4 +410,54 @@ async fn a_call_that_continues_gets_the_outcome_of_its_operation() {
     scene.call(Upstream::Breaks).await;
     let again = scene.look(Upstream::Answers(200)).await;
     assert_eq!((answer(&again).map(|answer| answer.0), scene.executed()), (Some(200), 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_only_asks_releases_what_was_not_executed_and_never_sends_it_again() {
+    let probe = Probe {
+        method: http::Method::GET,
+        path: "/pay/{key}".to_owned(),
+        statuses: StatusRules::new(&["200".to_owned()], &["404".to_owned()], &[]).unwrap(),
+        found_if: None,
+        map_status: None,
+        headers: HeaderMap::new(),
+        background: false,
+    };
+    let probed = OnUncertain::Probe(Arc::new(probe));
+    for (on_uncertain, was_released) in [(probed, true), (OnUncertain::Hold, false)] {
+        let uncertain_after = Duration::ZERO;
+        let scene = Scene::with(&[], Policy { on_uncertain, uncertain_after, ..policy() });
+        scene.call(Upstream::Breaks).await;
+        let request = Request::post("/pay").body(Bytes::from_static(b"{}")).unwrap();
+        let operation =
+            InternalOperation { continues: true, only_asks: true, ..scene.internal_operation("k") };
+        let slot = scene.operation_slot();
+        let service = scene.service(Upstream::Answers(404));
+        let outcome = scene.gate.call(operation, request, service).await;
+        if was_released {
+            let nothing = CallOutcome::NothingToContinue { operation: slot, was_released };
+            assert_eq!((outcome, scene.executed()), (nothing, 2), "the attempt, and a probe");
+        } else {
+            let held = CallOutcome::Uncertain { operation: slot, retry_after: None };
+            assert_eq!((outcome, scene.executed()), (held, 1));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_finds_what_became_of_an_operation_and_sends_nothing() {
+    let scene = Scene::new(&[]);
+    let operation = scene.operation_slot();
+    let look = async || scene.gate.look(scene.internal_operation("k")).await;
+    let nothing = |was_released| CallOutcome::NothingToContinue { operation, was_released };
+    assert_eq!(look().await, nothing(false));
+    scene.call(Upstream::Unreachable).await;
+    assert_eq!(look().await, nothing(true));
+    scene.call(Upstream::Breaks).await;
+    assert_eq!(look().await, CallOutcome::Uncertain { operation, retry_after: None });
+    let done = Scene::new(&[]);
+    done.call(Upstream::Answers(201)).await;
+    let found = done.gate.look(done.internal_operation("k")).await;
+    assert_eq!(answer(&found), Some((201, b"booked".as_slice(), true)));
+    assert_eq!((scene.executed(), done.executed()), (1, 1));
 }

@@ -69,6 +69,7 @@ async fn a_barred_call_is_never_sent() {
             key: "step",
             hops: 0,
             continues,
+            only_asks: false,
         };
         let slot = scene.gate.slot_of_call(&operation);
         if !continues {

@@ -365,6 +365,13 @@ async fn a_full_gateway_begins_no_saga_and_still_answers_duplicates() {
     assert_eq!(replayed.field("idempotent-replayed"), Some("true"));
     let next = shop.check_out("another", &[("prefer", "respond-async")]).await;
     assert_eq!(next.status, StatusCode::ACCEPTED, "an ended saga gives its place back");
+    let mut stuck = shop.runner.owned.lock().unwrap().take().unwrap();
+    assert_eq!(shop.check_out("third", &[]).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    shop.gate.place_saga(&mut stuck, true);
+    let third = shop.check_out("third", &[("prefer", "respond-async")]).await;
+    assert_eq!(third.status, StatusCode::ACCEPTED, "a stuck saga leaves its place to others");
+    shop.gate.place_saga(&mut stuck, false);
+    assert_eq!(shop.check_out("fourth", &[]).await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,12 +31,19 @@ pub(super) fn retry(
     let all = 0..state.steps.len();
     let steps = match step {
         Some(step) => vec![(step, waiting_step(plan, state, step)?)],
-        None => {
-            all.filter_map(|step| Some((step, waiting_step(plan, state, step).ok()?))).collect()
-        }
+        None => all
+            .clone()
+            .filter_map(|step| Some((step, waiting_step(plan, state, step).ok()?)))
+            .collect(),
     };
     if steps.is_empty() {
-        return Err(HappeningDenied::NotStuck);
+        let mut denied = all.filter_map(|step| waiting_step(plan, state, step).err());
+        let is_held = denied.any(|denied| denied == HappeningDenied::OperationHeld);
+        return Err(if is_held {
+            HappeningDenied::OperationHeld
+        } else {
+            HappeningDenied::NotStuck
+        });
     }
     for (step, waiting) in steps {
         let of_step = &mut state.steps[step];
@@ -115,14 +122,16 @@ fn waiting_step(
         _ => return Err(HappeningDenied::NotStuck),
     };
     let waits = match run.standing {
-        RunStanding::Held | RunStanding::Unconfigured { is_uncertain: true, .. } => {
+        RunStanding::Asking
+        | RunStanding::Held
+        | RunStanding::Unconfigured { is_uncertain: true, .. } => {
             return Err(HappeningDenied::OperationHeld);
         }
         RunStanding::Lost | RunStanding::Unconfigured { .. } => true,
         RunStanding::NotExecuted => {
             is_endless(plan, state, direction) && !is_barred(state, direction, run)
         }
-        RunStanding::UnderWay | RunStanding::Asking => false,
+        RunStanding::UnderWay => false,
     };
     waits.then_some(WaitingStep::Begun(direction)).ok_or(HappeningDenied::NotStuck)
 }

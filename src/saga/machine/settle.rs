@@ -161,6 +161,10 @@ impl KnownRun {
                 pause_ms = look_pause_ms(run, retry_after_ms, now_ms);
             }
             // Nothing was sent now. Only a bar shows whether an earlier attempt was.
+            StepOutcome::Invalid { why } if run.is_uncertain() => {
+                run.standing = RunStanding::Unconfigured { why, is_uncertain: true };
+                pause_ms = UNCALLED_PAUSE_MS;
+            }
             StepOutcome::Invalid { why } => {
                 pause_ms = if self.is_barred { UNCALLED_PAUSE_MS } else { 0 };
                 run.standing = RunStanding::NotExecuted;

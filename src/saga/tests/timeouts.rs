@@ -91,3 +91,18 @@ fn the_timeout_waits_for_the_pivot_and_is_over_once_it_is_done() {
     refused.outcome(1, Action, super::story::REFUSED);
     assert_eq!(refused.state.back, Some(BackCause::Step { step: 1 }));
 }
+
+#[test]
+fn an_action_that_is_asked_about_for_long_is_stuck_and_asked_about_nevertheless() {
+    let mut story = Story::of(chain());
+    story.plan.timeout_ms = u64::MAX;
+    story.begin(0, Action);
+    story.outcome(0, Action, super::story::ASKING);
+    story.later(14 * 60_000);
+    assert_eq!(story.status(), SagaStatus::Running);
+    story.later(60_000);
+    assert_eq!(story.status(), SagaStatus::Stuck);
+    assert_eq!(story.todos(), [super::story::call(0, Action, 0, true)]);
+    story.outcome(0, Action, success());
+    assert_eq!(story.status(), SagaStatus::Running);
+}

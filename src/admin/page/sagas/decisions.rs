@@ -32,19 +32,10 @@ struct DecisionForm<'s> {
     effect: String,
 }
 
-/// Returns the segment of a decision in the path, and of its result in the address.
-pub(super) fn segment(kind: SagaDecisionKind) -> &'static str {
-    match kind {
-        SagaDecisionKind::Retry => "retry",
-        SagaDecisionKind::Skip => "skip",
-        SagaDecisionKind::Cancel => "cancel",
-    }
-}
-
 /// Parses the segment of a decision.
 pub(super) fn parse(text: &str) -> Option<SagaDecisionKind> {
     let kinds = [SagaDecisionKind::Retry, SagaDecisionKind::Skip, SagaDecisionKind::Cancel];
-    kinds.into_iter().find(|kind| segment(*kind) == text)
+    kinds.into_iter().find(|kind| kind.name() == text)
 }
 
 /// Returns the text that is shown after a decision was applied.
@@ -142,8 +133,9 @@ fn forms(saga: &DecidableSaga) -> Vec<DecisionForm<'_>> {
         saga.permitted.steps.iter().filter_map(|step| Some((*step, steps.get(*step)?))).collect();
     let mut forms = Vec::new();
     for (at, step) in &waiting {
-        forms.push(retry(*at, step));
-        forms.push(skip(*at, step));
+        let goes_back = saga.view.back.is_some();
+        forms.push(retry(*at, step, goes_back));
+        forms.push(skip(*at, step, goes_back));
     }
     if waiting.len() > 1 {
         let names: Vec<&str> = waiting.iter().map(|(_, step)| step.name.as_str()).collect();
@@ -169,7 +161,7 @@ fn waiting_operation(step: &SagaStepView) -> (bool, &str) {
     }
 }
 
-fn retry(at: usize, step: &SagaStepView) -> DecisionForm<'_> {
+fn retry(at: usize, step: &SagaStepView, goes_back: bool) -> DecisionForm<'_> {
     let name = &step.name;
     let (is_compensation, status) = waiting_operation(step);
     let request = if is_compensation { "The request that undoes the step" } else { "Its request" };
@@ -178,6 +170,11 @@ fn retry(at: usize, step: &SagaStepView) -> DecisionForm<'_> {
             "Use it if you have removed the cause. {request} was refused for good, so it is sent \
              under another key."
         ),
+        "uncertain" if goes_back && !is_compensation => {
+            "Use it if you have found that the request was not executed. The saga goes back, so it \
+             is never sent again."
+                .to_owned()
+        }
         "uncertain" => format!(
             "Use it if you have found that the request was not executed. {request} is sent again, \
              under the same key."
@@ -197,13 +194,18 @@ fn retry(at: usize, step: &SagaStepView) -> DecisionForm<'_> {
     }
 }
 
-fn skip(at: usize, step: &SagaStepView) -> DecisionForm<'_> {
+fn skip(at: usize, step: &SagaStepView, goes_back: bool) -> DecisionForm<'_> {
     let name = &step.name;
     let (title, effect) = match waiting_operation(step).0 {
         true => (
             format!("Skip the compensation of {name}"),
             "Use it if you have undone the step by hand. It counts as undone, and the request that \
              undoes it is never sent again.",
+        ),
+        false if goes_back => (
+            format!("Skip {name}"),
+            "Use it if you have found that the request was executed. The saga goes back, so it \
+             undoes the step: do not undo it by hand.",
         ),
         false => (
             format!("Skip {name}"),
@@ -255,7 +257,7 @@ fn markup(
                 strong { (form.title) }
                 span.dim { (form.effect) }
             }
-            form method="post" action=(format!("/sagas/{}/{}", saga.id, segment(form.kind))) {
+            form method="post" action=(format!("/sagas/{}/{}", saga.id, form.kind.name())) {
                 (proof(visitor))
                 input type="hidden" name="version" value=(state_digest(saga));
                 input type="hidden" name="step" value=(form.step);

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::decisions::{self, EnteredDecision, parse, segment, state_digest};
+use super::decisions::{self, EnteredDecision, parse, state_digest};
 use super::graph::{graph, graph_id};
 use super::steps::{summary, table};
 use super::timeline::{stuck_words, timeline};
@@ -73,7 +73,7 @@ pub(in crate::admin::page) async fn decide(
     let kind = parse(&decision).ok_or(AdminRefusal::NotFound)?;
     match carry_out(&admin, &visitor, &id, kind, &sent).await {
         Ok(saga) => {
-            Ok(Redirect::to(&format!("{}?done={}", path(&saga.id), segment(kind))).into_response())
+            Ok(Redirect::to(&format!("{}?done={}", path(&saga.id), kind.name())).into_response())
         }
         Err(refusal) => refused(&admin, &visitor, &id, kind, sent, refusal).await,
     }

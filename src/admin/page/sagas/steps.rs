@@ -52,6 +52,7 @@ fn action(step: &SagaStepView, at: usize, now_ms: u64) -> Markup {
             (facts(step.attempts, time, now_ms))
             @if let Some(why) = &step.why { span.detail { (why) } }
             (link(step.operation.as_ref(), &format!("action-{at}")))
+            (key(step.key.as_ref()))
         }
     }
 }
@@ -68,6 +69,7 @@ fn undo(compensation: &SagaCompensationView, words: &str, at: usize, now_ms: u64
             (facts(compensation.attempts, ended_at.as_ref().or(began_at.as_ref()), now_ms))
             @if let Some(why) = why { span.detail { (why) } }
             (link(operation.as_ref(), &format!("undo-{at}")))
+            (key(compensation.key.as_ref()))
         }
     }
 }
@@ -88,6 +90,11 @@ fn link(operation: Option<&String>, id: &str) -> Markup {
             span.detail { a.ref id=(id) href=(operation_path(operation)) { (operation) } }
         }
     }
+}
+
+/// Renders the key with which the called system knows an operation.
+fn key(key: Option<&String>) -> Markup {
+    html! { @if let Some(key) = key { span.detail { "key " code { (key) } } } }
 }
 
 /// Renders what the record of an ended saga has kept of its steps.
