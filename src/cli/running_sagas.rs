@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::AdminArgs;
 use super::table::table;
 use crate::admin::client::{Client, ClientError, SagaChange, SagasOf};
-use crate::admin::{SagaDecisionRequest, SagaListView, SagaStepView, SagaView};
+use crate::admin::{SagaDecisionRequest, SagaListView, SagaStepView, SagaView, StuckStepView};
 use crate::telemetry::escape;
 
 /// The largest page that the admin port returns.
@@ -130,7 +130,7 @@ fn decide(args: DecisionArgs, change: SagaChange, step: Option<String>) -> ExitC
         Ok((saga.version != version, saga))
     });
     finish(decided, |(is_changed, saga)| {
-        if !is_changed {
+        if !is_changed && !json {
             eprintln!("onceward: nothing to do: the saga goes back already");
         }
         print_one(saga, json)
@@ -208,7 +208,11 @@ fn in_words(saga: &SagaView) -> String {
     ];
     lines.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
     for stuck in &saga.stuck {
-        let operation = stuck.operation.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
+        let operation = stuck.operation.as_ref().map(|id| match key_of(saga, stuck) {
+            Some(key) => format!(" ({id}, key {key})"),
+            None => format!(" ({id})"),
+        });
+        let operation = operation.unwrap_or_default();
         let undo = if stuck.direction == "compensation" { "undo of " } else { "" };
         lines.push(("stuck at", format!("{undo}{}: {}{operation}", stuck.step, stuck.reason)));
     }
@@ -234,6 +238,15 @@ fn in_words(saga: &SagaView) -> String {
     text
 }
 
+/// Returns the key with which the called system knows the operation of a stuck step.
+fn key_of<'v>(saga: &'v SagaView, stuck: &StuckStepView) -> Option<&'v String> {
+    let step = saga.steps.iter().find(|step| step.name == stuck.step)?;
+    match stuck.direction.as_str() {
+        "compensation" => step.compensation.as_ref()?.key.as_ref(),
+        _ => step.key.as_ref(),
+    }
+}
+
 fn step_row(step: &SagaStepView) -> [String; 7] {
     let optional = |text: Option<&String>| text.cloned().unwrap_or_else(|| "-".to_owned());
     let undo = step.compensation.as_ref();
@@ -252,7 +265,7 @@ fn step_row(step: &SagaStepView) -> [String; 7] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{SagaCompensationView, SagaDecisionView, StuckStepView};
+    use crate::admin::{SagaCompensationView, SagaDecisionView};
 
     fn saga() -> SagaView {
         let compensation = SagaCompensationView {
@@ -273,6 +286,7 @@ mod tests {
             steps: vec![SagaStepView {
                 name: "reserve".into(),
                 status: "undone".into(),
+                key: Some("k-1".into()),
                 attempts: 2,
                 compensation: Some(compensation),
                 ..SagaStepView::default()
@@ -305,6 +319,9 @@ mod tests {
     fn a_saga_is_shown_with_its_steps_decisions_and_the_reason_why_it_is_stuck() {
         let text = in_words(&saga());
         assert!(text.contains("stuck at     ship: uncertain (op_3)\n"), "{text}");
+        let mut held = saga();
+        held.stuck[0].step = "reserve".into();
+        assert!(in_words(&held).contains("stuck at     reserve: uncertain (op_3, key k-1)\n"));
         assert!(text.contains("decided      retry ship by eve at now: it\\nis up\n"), "{text}");
         assert!(text.ends_with("reserve  undone  2         -          undone        op_2       -"));
     }

@@ -108,8 +108,8 @@ pub(super) fn read_all(
     sagas.into_iter().collect()
 }
 
-/// Refuses steps with operations under the name of a route or of a saga. The gateway finds the rules
-/// of an operation by this name.
+/// Refuses steps with operations under the name of a route or of a saga. The gateway finds the
+/// rules of an operation by this name.
 fn check_step_names(item: &Value<'_>, plan: &Plan, names: &[String]) {
     let directions = [StepDirection::Action, StepDirection::Compensation];
     for step in &plan.steps {

@@ -202,8 +202,8 @@ impl AnnouncedChange<'_> {
     }
 }
 
-/// Writes what changed in a saga: steps, the reasons of a stop and of a failure, and the decision of
-/// an operator.
+/// Writes what changed in a saga: steps, the reasons of a stop and of a failure, and the decision
+/// of an operator.
 fn write_saga(out: &mut Vec<u8>, saga: &ChangedSaga) {
     let ChangedSaga { events: _, status: _, steps, stuck, failure, decision } = saga;
     let mut data = Object::begin(out);

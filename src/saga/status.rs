@@ -241,8 +241,8 @@ fn stuck_run(
     }
 }
 
-/// Returns when an operation without an outcome counts as stuck; `None` if it is neither asked about
-/// nor tried without end.
+/// Returns when an operation without an outcome counts as stuck; `None` if it is neither asked
+/// about nor tried without end.
 pub(super) fn stuck_at_ms(
     plan: &Plan,
     state: &SagaState,

@@ -94,8 +94,8 @@ pub fn step_route(
     Ok(route(gate, step, policy, upstream))
 }
 
-/// Returns the route of a step's operations in one direction, for bars and looks: nothing is sent on
-/// it.
+/// Returns the route of a step's operations in one direction, for bars and looks: nothing is sent
+/// on it.
 ///
 /// # Errors
 /// A text of the plan can't be read.

@@ -348,7 +348,9 @@ fn compensation_view(gate: &Gate, document: &SagaDocument, step: usize) -> SagaC
 
 fn stuck_view(gate: &Gate, document: &SagaDocument, stuck: &StuckStep) -> StuckStepView {
     let StuckStep { step, direction, reason } = stuck;
-    let is_held = *reason == StuckReason::Held;
+    let run = document.log.steps.get(*step).and_then(|step| step.run(*direction));
+    let is_uncertain = run.is_some_and(|run| run.is_uncertain());
+    let is_held = is_uncertain && *reason != StuckReason::Lost;
     let operation = || step_operation(gate, document, *step, *direction).slot;
     StuckStepView {
         step: step_name(document, *step),
@@ -363,6 +365,9 @@ fn stuck_view(gate: &Gate, document: &SagaDocument, stuck: &StuckStep) -> StuckS
             }
             StuckReason::Refused(why) => format!("{}: retry or skip it", describe(why)),
             StuckReason::Retried => "tried again and again, and never executed".to_owned(),
+            StuckReason::Unconfigured(why) if is_uncertain => {
+                format!("uncertain whether it was executed, and {why}: settle its operation")
+            }
             StuckReason::Unconfigured(why) => why.clone(),
         },
         operation: is_held.then(operation).flatten().map(|slot| slot.to_string()),
