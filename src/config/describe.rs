@@ -2,11 +2,15 @@
 
 use std::fmt::Write;
 
+use http::HeaderName;
+
 use super::route::key_location;
 use super::store::StoreFormat;
 use super::texts::duration_text;
 use super::{Config, RouteConfig, SinkConfig, StoreUrl, UpstreamConfig};
-use crate::engine::{Mode, OnFailure, Origins, PublishRule, StatusRules, Verdict};
+use crate::engine::{
+    Mode, OnFailure, Origins, PublishRule, ResourceRule, StatusRules, Verdict, VersionSource,
+};
 use crate::record::AnnouncedState;
 
 mod sagas;
@@ -156,6 +160,9 @@ fn write_route(text: &mut String, number: usize, route: &RouteConfig) -> std::fm
         key_location(&route.policy.key),
         duration_text(route.policy.retention)
     )?;
+    if let Some(rule) = &route.policy.resource {
+        write_resource(text, rule)?;
+    }
     write_statuses(text, &route.policy.statuses)?;
     let fields: Vec<&str> = route.policy.fields.iter().map(|field| field.name.as_str()).collect();
     if !fields.is_empty() {
@@ -177,6 +184,24 @@ fn write_route(text: &mut String, number: usize, route: &RouteConfig) -> std::fm
         writeln!(text, "     cors {origins}{credentials}")?;
     }
     Ok(())
+}
+
+fn write_resource(text: &mut String, rule: &ResourceRule) -> std::fmt::Result {
+    let versions = match &rule.versions {
+        VersionSource::Hash => "by hash".to_owned(),
+        VersionSource::Member(pointer) => format!("by body {pointer}"),
+        VersionSource::Upstream => {
+            return writeln!(text, "     resource with the upstream's own versions");
+        }
+    };
+    let per: Vec<&str> = rule.per.iter().map(HeaderName::as_str).collect();
+    let per = if per.is_empty() { String::new() } else { format!(", per {}", per.join(", ")) };
+    writeln!(
+        text,
+        "     resource with versions {versions} of at most {} bytes, read as {}{per}",
+        rule.bytes,
+        rule.accept.to_str().unwrap_or("?")
+    )
 }
 
 /// Writes the effective status lists, which are merged from the route, its profile and the

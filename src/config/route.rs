@@ -21,6 +21,7 @@ mod fields;
 mod identity;
 mod path;
 mod publish;
+mod resource;
 mod saga;
 mod scope;
 mod status;
@@ -219,6 +220,9 @@ fn read(
              from methods",
         );
     }
+    if let (Some(policy), Some(methods)) = (&policy, &methods) {
+        resource::check(&table, policy, methods);
+    }
     table.finish();
     Some(RouteConfig {
         name: name?,
@@ -362,6 +366,7 @@ fn read_policy(
     let errors = table.get("errors").and_then(|value| value.choice(&ERRORS, &[]));
     let explain = table.get("explain").and_then(|value| value.boolean());
     let cors = cors::read(table);
+    let resource = resource::read(table);
     let times = times?;
     Some(Policy {
         route: Arc::from(name),
@@ -394,6 +399,7 @@ fn read_policy(
         cors: cors?,
         fields: fields?,
         publish: publish?,
+        resource: resource?,
     })
 }
 

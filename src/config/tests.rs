@@ -7,6 +7,7 @@ mod brokers;
 mod files;
 mod refusals;
 mod rendering;
+mod resources;
 mod sagas;
 mod sinks;
 mod values;

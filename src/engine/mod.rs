@@ -17,10 +17,12 @@ mod policy;
 mod probe;
 mod publish;
 mod redact;
+mod resource;
 mod saga;
 mod settle;
 mod standard;
 mod statuses;
+mod tag;
 mod uncertain;
 
 pub use admit::{Admission, ClaimOver, ClaimRequest, DuplicateRefusal, admit};
@@ -40,11 +42,15 @@ pub use publish::{
     PUBLISH_RULES_MAX, PublishRule, PublishRules, PublishedMember, PublishedRequest,
 };
 pub use redact::redacted;
+pub use resource::{IfMatchRule, OnStale, ResourceRule, VersionSource};
 pub use saga::{
     bar, kept, saga_acceptance, saga_claim, saga_decision, saga_end, saga_progress, saga_takeover,
 };
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 pub use statuses::{StatusRules, StatusRulesError, Verdict};
+pub use tag::{
+    CONDITIONAL_FIELDS, EntityTag, MalformedTagList, ReadConditions, ReadVerdict, TagList,
+};
 
 #[cfg(test)]
 pub(crate) mod tests;

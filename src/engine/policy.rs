@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use super::chosen::ChosenField;
 use super::probe::Probe;
 use super::publish::PublishRules;
+use super::resource::ResourceRule;
 use super::statuses::StatusRules;
 use crate::key::path::PathCase;
 use crate::key::{CookieName, KeySyntax, Pointer};
@@ -79,6 +80,8 @@ pub struct Policy {
     pub fields: Vec<ChosenField>,
     /// The events that sinks get; `None`: the route publishes nothing.
     pub publish: Option<Arc<PublishRules>>,
+    /// The rules of the resources on the route's paths; `None`: its paths name no resources.
+    pub resource: Option<Arc<ResourceRule>>,
     /// Which web pages may read refusals and replays; `None`: the gateway adds no CORS fields.
     pub cors: Option<CrossOrigin>,
     /// Whether records keep digests of the parts of a request, so that a refusal can name the parts
@@ -337,7 +340,7 @@ impl Policy {
     }
 
     /// Returns whether a header field has a part of this route's identities: the key, a part of a
-    /// derived key, the scope, the caller, or the key for the upstream.
+    /// derived key, the scope, the caller, the tenant of a resource, or the key for the upstream.
     pub fn identifies_by(&self, name: &HeaderName) -> bool {
         let in_key = match &self.key.source {
             KeySource::Sent { header, .. } => header.as_ref() == Some(name),
@@ -356,10 +359,12 @@ impl Policy {
             CallerRule::Cookie(_) => *name == COOKIE,
             CallerRule::Scope => false,
         };
+        let in_resource = self.resource.as_ref().is_some_and(|rule| rule.per.contains(name));
         let for_upstream = self.upstream_key.as_ref().map(|wanted| &wanted.place);
         in_key
             || in_scope
             || in_caller
+            || in_resource
             || matches!(for_upstream, Some(KeyPlace::Header(header)) if header == name)
     }
 

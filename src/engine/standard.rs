@@ -64,6 +64,7 @@ impl Policy {
             errors: Dialect::Problem,
             fields: Vec::new(),
             publish: None,
+            resource: None,
             cors: None,
             explain: false,
         }

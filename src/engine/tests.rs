@@ -72,6 +72,7 @@ pub(crate) fn policy() -> Policy {
         errors: Dialect::Problem,
         fields: Vec::new(),
         publish: None,
+        resource: None,
         explain: false,
         cors: None,
     }

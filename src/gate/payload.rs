@@ -156,6 +156,11 @@ impl<B> AnswerBody<B> {
         }
     }
 
+    /// Puts bytes that were read from a streaming body before its rest again.
+    pub(in crate::gate) fn after(self, first: Bytes) -> AnswerBody<B> {
+        AnswerBody { first: Some(first).filter(|b| !b.is_empty()), ..self }
+    }
+
     /// Adds trailers to a body that does not stream.
     pub fn with_trailers(self, trailers: Option<HeaderMap>) -> AnswerBody<B> {
         AnswerBody { trailers: trailers.map(Box::new), ..self }

@@ -98,7 +98,8 @@ impl Gate {
     }
 }
 
-fn join(first: Option<Bytes>, rest: BytesMut) -> Bytes {
+/// Joins the pieces of a body.
+pub(in crate::gate) fn join(first: Option<Bytes>, rest: BytesMut) -> Bytes {
     match first {
         None => Bytes::new(),
         Some(first) if rest.is_empty() => first,
@@ -106,7 +107,8 @@ fn join(first: Option<Bytes>, rest: BytesMut) -> Bytes {
     }
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
+/// Returns whether an answer is a stream of events, which has no end.
+pub(in crate::gate) fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| {
         value.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream")
     })

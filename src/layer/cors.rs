@@ -6,7 +6,7 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
-    HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
+    ETAG, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
 
 use crate::engine::{CrossOrigin, Origins};
@@ -57,6 +57,13 @@ pub(super) fn expose(name: &HeaderName, headers: &mut HeaderMap) {
         && let Ok(name) = HeaderValue::from_str(name.as_str())
     {
         headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, name);
+    }
+}
+
+/// Lets the page read the tag of an answer, if the page may read the answer.
+pub(super) fn expose_tag(headers: &mut HeaderMap) {
+    if headers.contains_key(ETAG) && headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+        headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("ETag"));
     }
 }
 

@@ -8,7 +8,9 @@
 
 use http::{HeaderMap, HeaderName};
 
-use crate::engine::{CallerRule, KeyPart, KeyPlace, KeySource, Policy, ScopeRule};
+use crate::engine::{
+    CONDITIONAL_FIELDS, CallerRule, KeyPart, KeyPlace, KeySource, Policy, ScopeRule,
+};
 
 /// Names that the gateway sets, trusts or reads on every route. A name without a dash has no other
 /// spelling.
@@ -93,6 +95,9 @@ fn configured(policy: &Policy) -> Vec<&HeaderName> {
         ScopeRule::Token(rule) => names.push(&rule.header),
         // `Cookie` has no dash.
         ScopeRule::Shared | ScopeRule::Cookie(_) | ScopeRule::ClientCertificate => {}
+    }
+    if let Some(rule) = &policy.resource {
+        names.extend(rule.per.iter().chain(&CONDITIONAL_FIELDS));
     }
     if let CallerRule::Headers(fields) = &policy.caller {
         names.extend(fields);

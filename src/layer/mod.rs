@@ -59,6 +59,7 @@ mod internal;
 mod lookalike;
 mod pass_through;
 mod published;
+mod resource;
 mod respond;
 mod saga_report;
 mod service;
@@ -111,8 +112,12 @@ impl OncewardLayer {
     pub fn new(gate: Arc<Gate>, settings: LayerSettings) -> Result<OncewardLayer, PatternError> {
         let routes = Routes::new(settings.routes.iter().map(|(route, _)| route.clone()))?;
         let guarded = routes.iter().zip(&settings.routes).map(|(route, (_, response_timeout))| {
+            let meter = gate.meter().route(&route.policy.route);
+            if route.policy.resource.as_ref().is_some_and(|rule| rule.makes_tags()) {
+                meter.show_untagged();
+            }
             Arc::new(ProtectedRoute {
-                meter: gate.meter().route(&route.policy.route),
+                meter,
                 route: route.clone(),
                 response_timeout: *response_timeout,
                 keyring: settings.keyrings.get(&*route.policy.route).cloned(),

@@ -11,7 +11,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::tagged::TaggedDocument;
-use crate::engine::{FingerprintRule, KeySource, Mode, OnInFlight, OnMismatch, Policy};
+use crate::engine::{
+    FingerprintRule, KeySource, Mode, OnInFlight, OnMismatch, Policy, ResourceRule,
+};
 use crate::gate::AnswerBody;
 use crate::key::KeySyntax;
 use crate::refusal::{RefusalKind, RefusalRenderer};
@@ -33,8 +35,10 @@ impl Published {
         let all: Vec<_> = routes.iter().collect();
         // The first match wins: an unprotected route matters only if it hides a later protected
         // route.
-        let last =
-            all.iter().rposition(|route| route.policy.mode == Mode::Enforce).map_or(0, |at| at + 1);
+        let last = all
+            .iter()
+            .rposition(|route| !protected_methods(route).is_empty())
+            .map_or(0, |at| at + 1);
         let listed: Vec<Value> =
             all[..last].iter().map(|route| describe(route, renderer)).collect();
         let body = Bytes::from(json!({ "routes": listed }).to_string());
@@ -52,10 +56,21 @@ impl Published {
     }
 }
 
-fn describe(route: &Route, renderer: &RefusalRenderer) -> Value {
-    let methods: Vec<&str> = route.methods.iter().map(Method::as_str).collect();
+/// Returns the methods of the requests that a key protects. Reads of a resource have no key.
+fn protected_methods(route: &Route) -> Vec<&str> {
     let policy = &route.policy;
-    if policy.mode != Mode::Enforce {
+    let is_protected = |method: &&Method| {
+        policy.mode == Mode::Enforce
+            && (policy.resource.is_none() || !ResourceRule::is_read(method))
+    };
+    route.methods.iter().filter(is_protected).map(Method::as_str).collect()
+}
+
+fn describe(route: &Route, renderer: &RefusalRenderer) -> Value {
+    let policy = &route.policy;
+    let methods = protected_methods(route);
+    if methods.is_empty() {
+        let methods: Vec<&str> = route.methods.iter().map(Method::as_str).collect();
         return json!({ "paths": route.paths, "methods": methods, "protected": false });
     }
     json!({

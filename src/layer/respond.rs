@@ -64,7 +64,10 @@ impl LayerState {
         let mut response = match result {
             Ok(Answered { mut response, answer }) => {
                 count(answer);
-                if matches!(answer, Answer::Replayed | Answer::InFlight | Answer::Published) {
+                if matches!(
+                    answer,
+                    Answer::Replayed | Answer::InFlight | Answer::Published | Answer::NotModified
+                ) {
                     fit_origin(response.headers_mut());
                 }
                 tracing::debug!(

@@ -17,7 +17,7 @@ use super::echo::Echo;
 use super::published::Published;
 use super::respond::{AnswerContext, OncewardBody};
 use super::{LayerState, trailers};
-use crate::engine::Mode;
+use crate::engine::{Mode, ResourceRule};
 use crate::forwarding::{BoxError, UpstreamIndex};
 use crate::gate::{
     Answered, BufferedRequest, Intake, ProtectedRoute, RequestContext, UpstreamService,
@@ -111,6 +111,12 @@ impl LayerState {
                 Ok(self.respond(result, Some(&guarded), answer))
             }),
             Mode::Enforce => {
+                if let Some(rule) = &policy.resource
+                    && ResourceRule::is_read(request.method())
+                {
+                    let of = (guarded.clone(), rule.clone());
+                    return self.read_resource(of, request, context, inner, answer);
+                }
                 answer.echo = Echo::of(policy, request.headers());
                 match self.gate.read_head(&guarded, request.headers(), &context) {
                     Ok(Some(intake)) => {
@@ -126,7 +132,7 @@ impl LayerState {
     }
 
     /// Refuses a request before its body is read.
-    fn refuse<B, RB>(
+    pub(super) fn refuse<B, RB>(
         &self,
         request: Request<B>,
         refusal: Refusal,
@@ -166,7 +172,7 @@ impl LayerState {
     }
 
     /// Passes a request of a route through without protection.
-    fn pass_covered<S, B>(
+    pub(super) fn pass_covered<S, B>(
         self: Arc<Self>,
         guarded: Arc<ProtectedRoute>,
         request: Request<B>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, LINK, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, ETAG, LINK, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
@@ -112,6 +112,9 @@ impl RefusalRenderer {
         {
             headers.insert(LOCATION, location);
         }
+        if let Refusal::PreconditionFailed { current: Some(current) } = refusal {
+            headers.extend(current.to_field().map(|current| (ETAG, current)));
+        }
         if let Some((name, value)) = remedy_field(kind) {
             headers.insert(name, HeaderValue::from_static(value));
         }
@@ -189,6 +192,7 @@ fn retry_after(refusal: &Refusal, errors: Dialect) -> Option<Duration> {
         | Refusal::ScopeInvalid { .. }
         | Refusal::KeyReused { .. }
         | Refusal::SagaNotFound
+        | Refusal::PreconditionFailed { .. }
         | Refusal::Barred { .. }
         | Refusal::ResponseNotStored { .. }
         | Refusal::ResultExpired { .. }
@@ -226,6 +230,7 @@ fn remedy_field(kind: RefusalKind) -> Option<(HeaderName, &'static str)> {
         | RefusalKind::InFlight
         | RefusalKind::SagaStuck
         | RefusalKind::SagaNotFound
+        | RefusalKind::PreconditionFailed
         | RefusalKind::Barred
         | RefusalKind::OutcomeUncertain
         | RefusalKind::ResponseNotStored

@@ -36,6 +36,7 @@ pub enum RefusalKind {
     Overloaded,
     QuotaReached,
     OutboxFull,
+    PreconditionFailed,
     BodyTooLarge,
     UnsupportedEncoding,
     BodyUnreadable,
@@ -76,6 +77,7 @@ impl Refusal {
             Refusal::Overloaded => RefusalKind::Overloaded,
             Refusal::QuotaReached { .. } => RefusalKind::QuotaReached,
             Refusal::OutboxFull { .. } => RefusalKind::OutboxFull,
+            Refusal::PreconditionFailed { .. } => RefusalKind::PreconditionFailed,
             Refusal::BodyTooLarge { .. } => RefusalKind::BodyTooLarge,
             Refusal::UnsupportedEncoding => RefusalKind::UnsupportedEncoding,
             Refusal::BodyUnreadable => RefusalKind::BodyUnreadable,
@@ -116,6 +118,7 @@ impl RefusalKind {
             RefusalKind::StoreUnavailable | RefusalKind::RecordUnreadable => "store-unavailable",
             RefusalKind::Overloaded | RefusalKind::QuotaReached => "overloaded",
             RefusalKind::OutboxFull => "outbox-full",
+            RefusalKind::PreconditionFailed => "precondition-failed",
             RefusalKind::BodyTooLarge => "body-too-large",
             RefusalKind::UnsupportedEncoding => "unsupported-encoding",
             RefusalKind::BodyUnreadable => "body-unreadable",
@@ -150,6 +153,7 @@ impl RefusalKind {
             | RefusalKind::ResponseNotStored
             | RefusalKind::ResultExpired => StatusCode::CONFLICT,
             RefusalKind::SagaNotFound => StatusCode::NOT_FOUND,
+            RefusalKind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             RefusalKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             RefusalKind::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             RefusalKind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
@@ -200,6 +204,7 @@ impl RefusalKind {
             RefusalKind::Overloaded => "Too many requests at once",
             RefusalKind::QuotaReached => "Too many new operations",
             RefusalKind::OutboxFull => "Too many undelivered events",
+            RefusalKind::PreconditionFailed => "The resource has another version",
             RefusalKind::BodyTooLarge => "The request body is too large",
             RefusalKind::UnsupportedEncoding => "The request body can't be decoded",
             RefusalKind::BodyUnreadable => "The request body can't be read",
@@ -261,6 +266,7 @@ impl RefusalKind {
                 "Send the same request again later; retries of answered requests still get their \
                  answers."
             }
+            RefusalKind::PreconditionFailed => "Read the resource again, without If-Match.",
             RefusalKind::BodyTooLarge => "Send a smaller one.",
             RefusalKind::UnsupportedEncoding => {
                 "Send it in gzip, deflate, br or zstd, or without Content-Encoding."
@@ -311,6 +317,7 @@ impl RefusalKind {
             }
             RefusalKind::Overloaded | RefusalKind::QuotaReached => Answer::Overloaded,
             RefusalKind::OutboxFull => Answer::OutboxFull,
+            RefusalKind::PreconditionFailed => Answer::PreconditionFailed,
             RefusalKind::BodyTooLarge => Answer::BodyTooLarge,
             RefusalKind::BodyUnreadable => Answer::BodyUnreadable,
             RefusalKind::BodyTimeout | RefusalKind::BodyBroken => Answer::BodyIncomplete,
@@ -354,6 +361,7 @@ impl RefusalKind {
             | RefusalKind::Overloaded
             | RefusalKind::QuotaReached
             | RefusalKind::OutboxFull
+            | RefusalKind::PreconditionFailed
             | RefusalKind::BodyTooLarge
             | RefusalKind::BodyTimeout
             | RefusalKind::BodyBroken
@@ -396,6 +404,7 @@ impl RefusalKind {
             | RefusalKind::Overloaded
             | RefusalKind::QuotaReached
             | RefusalKind::OutboxFull
+            | RefusalKind::PreconditionFailed
             | RefusalKind::BodyTooLarge
             | RefusalKind::BodyTimeout
             | RefusalKind::BodyBroken

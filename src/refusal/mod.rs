@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use ::http::StatusCode;
 
-use crate::engine::DuplicateRefusal;
+use crate::engine::{DuplicateRefusal, EntityTag};
 use crate::key::Slot;
 pub use body_kind::BodyKind;
 pub use explanation::Explanation;
@@ -51,14 +51,14 @@ pub enum Refusal {
         why: KeyFault,
     },
     /// A part of the request that the scope is computed from is missing.
-    #[error("{what}, which names the owner of this key, is missing")]
+    #[error("{what}, which names the owner of this request, is missing")]
     ScopeMissing {
         /// The missing part, in words.
         what: String,
     },
     /// The request has more than one value of the scope's header field, or of the cookie for the
     /// scope or the caller.
-    #[error("{what}, which names the owner of this key, is given more than once")]
+    #[error("{what}, which names the owner of this request, is given more than once")]
     ScopeRepeated {
         /// The repeated part, in words.
         what: String,
@@ -192,6 +192,12 @@ pub enum Refusal {
         /// How long to wait before the next try.
         retry_after: Duration,
     },
+    /// The resource has another version than those that the request names.
+    #[error("the resource has none of the versions in If-Match")]
+    PreconditionFailed {
+        /// The tag of the current version.
+        current: Option<EntityTag>,
+    },
     /// The request body is too large to be protected.
     #[error("the request body is larger than {limit} bytes")]
     BodyTooLarge {
@@ -295,6 +301,7 @@ impl Refusal {
             | Refusal::QuotaReached { .. }
             | Refusal::OutboxFull { .. }
             | Refusal::SagaNotFound
+            | Refusal::PreconditionFailed { .. }
             | Refusal::BodyTooLarge { .. }
             | Refusal::UnsupportedEncoding
             | Refusal::BodyUnreadable

@@ -15,7 +15,7 @@ const AFTER: Duration = Duration::from_millis(2_500);
 type Row = (Refusal, u16, &'static str, Option<&'static str>, Option<&'static str>, bool);
 
 fn rows() -> Vec<Row> {
-    let (slot, what) = (SLOT, "the key".to_owned());
+    let (slot, what, current) = (SLOT, "the key".to_owned(), None);
     let unsettled =
         |slot, retry_after| Refusal::OutcomeUncertain { slot, status: None, retry_after };
     let (one, three, yes, no) = (Some("1"), Some("3"), Some("true"), Some("false"));
@@ -73,6 +73,7 @@ fn rows() -> Vec<Row> {
         (Refusal::Overloaded, 503, "overloaded", one, yes, false),
         (Refusal::QuotaReached { retry_after: AFTER }, 503, "overloaded", three, yes, false),
         (Refusal::OutboxFull { retry_after: AFTER }, 503, "outbox-full", three, yes, false),
+        (Refusal::PreconditionFailed { current }, 412, "precondition-failed", None, None, false),
         (Refusal::BodyTooLarge { limit: 1 }, 413, "body-too-large", None, None, false),
         (Refusal::UnsupportedEncoding, 415, "unsupported-encoding", None, None, true),
         (Refusal::BodyUnreadable, 400, "body-unreadable", None, None, true),
@@ -116,7 +117,7 @@ const fn kinds_count(kind: RefusalKind) -> usize {
         | UpstreamFailed | UpstreamTimedOut | StoreUnavailable | RecordUnreadable | Overloaded
         | QuotaReached | OutboxFull | BodyTooLarge | UnsupportedEncoding | BodyUnreadable
         | BodyTimeout | BodyBroken | PathAmbiguous | MethodNotAllowed | HostInvalid | Malformed
-        | HeaderTooLarge => 34,
+        | HeaderTooLarge | PreconditionFailed => 35,
     }
 }
 
@@ -124,6 +125,14 @@ const fn kinds_count(kind: RefusalKind) -> usize {
 fn the_table_has_every_kind() {
     let kinds: HashSet<RefusalKind> = rows().iter().map(|row| row.0.kind()).collect();
     assert_eq!(kinds.len(), kinds_count(RefusalKind::KeyMissing), "{kinds:?}");
+}
+
+#[test]
+fn a_failed_precondition_has_the_current_tag() {
+    let current = EntityTag::parse(b"\"7\"");
+    let refusal = Refusal::PreconditionFailed { current };
+    let (response, _) = RefusalRenderer::default().render(&refusal, RefusalStyle::default());
+    assert_eq!(response.headers()["etag"], "\"7\"");
 }
 
 #[test]

@@ -122,6 +122,7 @@ impl VendorCodes {
             RefusalKind::BodyTooLarge => new(Request, "REQUEST_ENTITY_TOO_LARGE"),
             RefusalKind::UnsupportedEncoding => new(Request, "UNSUPPORTED_MEDIA_TYPE"),
             RefusalKind::BodyTimeout => new(Request, "REQUEST_TIMEOUT"),
+            RefusalKind::PreconditionFailed => new(Request, "CONFLICT"),
             RefusalKind::SagaNotFound => new(Request, "NOT_FOUND"),
             RefusalKind::MethodNotAllowed => new(Request, "METHOD_NOT_ALLOWED"),
             RefusalKind::BodyBroken

@@ -23,17 +23,19 @@ pub enum Answer {
     StoreUnavailable,
     Overloaded,
     OutboxFull,
+    PreconditionFailed,
     BodyTooLarge,
     BodyIncomplete,
     BodyUnreadable,
     BadRequest,
     Passed,
+    NotModified,
     Published,
     Unprotected,
 }
 
 impl Answer {
-    pub(super) const ALL: [Answer; 26] = [
+    pub(super) const ALL: [Answer; 28] = [
         Answer::Executed,
         Answer::Replayed,
         Answer::Released,
@@ -53,11 +55,13 @@ impl Answer {
         Answer::StoreUnavailable,
         Answer::Overloaded,
         Answer::OutboxFull,
+        Answer::PreconditionFailed,
         Answer::BodyTooLarge,
         Answer::BodyIncomplete,
         Answer::BodyUnreadable,
         Answer::BadRequest,
         Answer::Passed,
+        Answer::NotModified,
         Answer::Published,
         Answer::Unprotected,
     ];
@@ -84,11 +88,13 @@ impl Answer {
             Answer::StoreUnavailable => "store_unavailable",
             Answer::Overloaded => "overloaded",
             Answer::OutboxFull => "outbox_full",
+            Answer::PreconditionFailed => "precondition_failed",
             Answer::BodyTooLarge => "body_too_large",
             Answer::BodyIncomplete => "body_incomplete",
             Answer::BodyUnreadable => "body_unreadable",
             Answer::BadRequest => "bad_request",
             Answer::Passed => "passed",
+            Answer::NotModified => "not_modified",
             Answer::Published => "published",
             Answer::Unprotected => "unprotected",
         }

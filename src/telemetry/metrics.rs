@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::line_queue::log_meter;
+use super::untagged::UntaggedReason;
 use super::{
     BreakerMeter, ExportMetrics, OutboxMeter, ProjectionMeter, ReloadMeter, SagaMeter,
     VanishedRoutes,
@@ -78,6 +79,12 @@ struct ShadowLabels {
     would: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UntaggedLabels {
+    route: String,
+    reason: &'static str,
+}
+
 /// All metrics of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Meter {
@@ -86,6 +93,7 @@ pub struct Meter {
     prevented: Family<RouteLabel, Counter>,
     upstream: Family<RouteLabel, Histogram, fn() -> Histogram>,
     shadow: Family<ShadowLabels, Counter>,
+    untagged: Family<UntaggedLabels, Counter>,
     claim: Histogram,
     settle: Histogram,
     /// Active attempts, requests that pass through, and tunnels.
@@ -138,6 +146,7 @@ pub struct RouteMeter {
     /// Seconds from sending a request to the end of its response.
     pub upstream: Histogram,
     shadow: Family<ShadowLabels, Counter>,
+    untagged: Family<UntaggedLabels, Counter>,
     route: Arc<str>,
 }
 
@@ -180,6 +189,7 @@ impl Meter {
             prevented: Family::default(),
             upstream: Family::new_with_constructor(buckets as fn() -> Histogram),
             shadow: Family::default(),
+            untagged: Family::default(),
             claim: buckets(),
             settle: buckets(),
             in_flight: Gauge::default(),
@@ -241,6 +251,11 @@ impl Meter {
             "shadow",
             "What enforcing would have done, on routes in shadow mode",
             self.shadow.clone(),
+        );
+        registry.register(
+            "resource_untagged",
+            "Representations of resources that were relayed without a tag",
+            self.untagged.clone(),
         );
         registry.register_with_unit(
             "upstream",
@@ -318,6 +333,7 @@ impl Meter {
             prevented: self.prevented.get_or_create(&label).clone(),
             upstream: self.upstream.get_or_create(&label).clone(),
             shadow: self.shadow.clone(),
+            untagged: self.untagged.clone(),
             route: name.into(),
         }
     }
@@ -411,5 +427,19 @@ impl RouteMeter {
     /// Counts a request by what enforcing would have done.
     pub fn count_shadow(&self, would: &'static str) {
         self.shadow.get_or_create(&ShadowLabels { route: self.route.to_string(), would }).inc();
+    }
+    /// Shows how many representations have no tag, before there is one.
+    pub fn show_untagged(&self) {
+        UntaggedReason::ALL.into_iter().for_each(|reason| drop(self.untagged(reason)));
+    }
+
+    /// Counts a representation that was relayed without a tag.
+    pub fn count_untagged(&self, reason: UntaggedReason) {
+        self.untagged(reason).inc();
+    }
+
+    fn untagged(&self, reason: UntaggedReason) -> Counter {
+        let labels = UntaggedLabels { route: self.route.to_string(), reason: reason.name() };
+        self.untagged.get_or_create(&labels).clone()
     }
 }

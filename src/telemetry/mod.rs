@@ -16,6 +16,7 @@ mod reloads;
 mod sagas;
 mod spans;
 mod trail;
+mod untagged;
 
 pub use access::{AccessFormat, AccessLog, AccessLogEnd};
 pub use answer::Answer;
@@ -34,3 +35,4 @@ pub use reloads::{ReloadMeter, VanishedRoutes};
 pub use sagas::{CountedSaga, SagaMeter};
 pub use spans::{Span, SpanQueue, Tracer, export_request};
 pub use trail::{Arrival, EnabledObservers, Observers, Trail, TrailStep, Work};
+pub use untagged::UntaggedReason;

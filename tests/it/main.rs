@@ -62,6 +62,7 @@ mod relay_process;
 mod relays;
 mod reload;
 mod report;
+mod resources;
 mod rights;
 mod saga_events;
 mod saga_example;

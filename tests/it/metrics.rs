@@ -76,8 +76,9 @@ fn printed(text: &str) -> Metrics {
     metrics
 }
 
-/// Returns the metrics of a gateway after traffic on a protected and on a watched route. The
-/// protected route publishes to a sink with a receiver, and to one without.
+/// Returns the metrics of a gateway after traffic on a protected and on a watched route. A third
+/// route has resources. The protected route publishes to a sink with a receiver, and to one
+/// without.
 fn seen() -> Metrics {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let secret = tempfile::NamedTempFile::new().unwrap();
@@ -100,11 +101,12 @@ fn seen() -> Metrics {
     let sinks = [sink("ledger", upstream.port), sink("nobody", free_port())].concat();
     let publish = "[[routes.publish]]\nto = [\"ledger\", \"nobody\"]\n";
     let watched = "[[routes]]\nname = \"watched\"\npath = \"/v1/watched\"\nmode = \"shadow\"\n";
+    let tagged = "[[routes]]\npath = \"/v1/plans\"\nmethods = [\"GET\"]\nresource = {}\n";
     let gateway = Gateway::on(
         upstream.port,
         &redis.url(),
         &format!("[store]\nformat = 3\n{saga}{sinks}"),
-        &format!("{}{publish}{watched}", crate::harness::ROUTES),
+        &format!("{}{publish}{watched}{tagged}", crate::harness::ROUTES),
     );
     for _ in 0..2 {
         assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);

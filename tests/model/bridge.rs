@@ -232,6 +232,7 @@ pub fn policy() -> Policy {
         errors: Dialect::Problem,
         fields: Vec::new(),
         publish: None,
+        resource: None,
         explain: false,
         cors: None,
     }

@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, VIA};
+use http::header::{CONTENT_LENGTH, HOST, IF_MATCH, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use onceward::config::{Config, Overrides};
+use onceward::engine::{EntityTag, TagList, VersionSource};
 use onceward::key::{
     BodyHash, Document, Fingerprint, Key, KeySyntax, Member, Pointer, element, fingerprint,
     key_field_value, with_member,
@@ -275,4 +276,28 @@ fn scan(bytes: &[u8], piece: usize) -> Scan {
         }
     }
     Scan { safe: start, refused: None }
+}
+
+/// Two representations have the same tag if and only if their bytes are equal.
+pub fn tags(one: &[u8], other: &[u8]) {
+    let tag = |body| EntityTag::of_representation(&VersionSource::Hash, body).unwrap();
+    let (first, second) = (tag(one), tag(other));
+    assert_eq!(first == second, one == other);
+    assert_eq!(first.equals_strongly(&second), one == other);
+    assert_eq!(first.equals_weakly(&second), one == other);
+    let field = first.to_field().unwrap();
+    assert_eq!(field.len(), 45, "43 characters in quotes");
+    assert_eq!(EntityTag::parse(field.as_bytes()), Some(first));
+}
+
+/// A list of tags that was read is the same list when it is written again.
+pub fn tag_list(bytes: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+    let read =
+        |value: HeaderValue| TagList::of(&HeaderMap::from_iter([(IF_MATCH, value)]), &IF_MATCH);
+    let Ok(Some(TagList::Listed(tags))) = read(value) else { return };
+    let written: Vec<HeaderValue> = tags.iter().map(|tag| tag.to_field().unwrap()).collect();
+    let written = written.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
+    let again = read(HeaderValue::from_bytes(&written).unwrap());
+    assert_eq!(again, Ok(Some(TagList::Listed(tags))));
 }

@@ -110,6 +110,9 @@ const HTTP: &[&str] = &[
     "\0",
 ];
 
+const TAGS: &[&str] =
+    &["\"", "\"a\"", "W/\"a\"", "W/", "*", ",", ", ", " ", "\"a,b\"", "\"b\",\"c\"", "\t"];
+
 const TOML: &[&str] = &[
     "\n",
     "\n",
@@ -153,6 +156,31 @@ proptest! {
     #[test]
     fn what_the_guard_lets_pass_reads_one_way(bytes in made_of(HTTP)) {
         invariants::guard(&bytes);
+    }
+
+    #[test]
+    fn two_representations_have_the_same_tag_only_if_their_bytes_are_equal(
+        (one, other) in prop_oneof![
+            (made_of(JSON), made_of(JSON)),
+            made_of(JSON).prop_map(|body| (body.clone(), body)),
+            (made_of(JSON), any::<prop::sample::Index>(), 1..=255u8).prop_map(
+                |(body, at, change)| {
+                    let mut other = body.clone();
+                    if !other.is_empty() {
+                        let at = at.index(other.len());
+                        other[at] ^= change;
+                    }
+                    (body, other)
+                }
+            ),
+        ]
+    ) {
+        invariants::tags(&one, &other);
+    }
+
+    #[test]
+    fn a_list_of_tags_is_read_in_one_way(bytes in made_of(TAGS)) {
+        invariants::tag_list(&bytes);
     }
 
     #[test]

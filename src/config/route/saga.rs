@@ -14,7 +14,7 @@ use crate::record::AnnouncedState;
 const WAIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Keys of a route that a saga can't have, each with the reason.
-const NOT_FOR_SAGAS: [(&str, &str); 12] = [
+const NOT_FOR_SAGAS: [(&str, &str); 14] = [
     ("mode", "a saga always enforces"),
     ("upstream", OF_A_STEP),
     ("upstream_key", "a step has `key`"),
@@ -25,6 +25,8 @@ const NOT_FOR_SAGAS: [(&str, &str); 12] = [
     ("store_status", "a step has `success` and `failure`"),
     ("release_status", OF_A_STEP),
     ("uncertain_status", OF_A_STEP),
+    ("resource", "its request begins a saga, and its path names none"),
+    ("on_stale", "it has no resource"),
     ("redact", "its answer has only what `answer` writes"),
     ("drop_headers", "its answer has only what `answer` writes"),
 ];

@@ -103,9 +103,9 @@ fn the_documented_route_is_the_ietf_profile() {
     };
     let text: Vec<&str> =
         block.filter_map(|line| line.strip_prefix("# ")).filter(is_setting).collect();
-    // Name, path and upstream are examples. Scope and cors have no default.
-    let is_example =
-        |line: &&str| ["upstream", "scope", "cors"].iter().any(|name| line.starts_with(name));
+    // Name, path and upstream are examples. Scope, resource and cors have no default.
+    const EXAMPLES: [&str; 5] = ["upstream", "scope", "cors", "resource", "on_stale"];
+    let is_example = |line: &&str| EXAMPLES.iter().any(|name| line.starts_with(name));
     let text: Vec<&str> = text.into_iter().filter(|line| !is_example(line)).collect();
     assert!(text.len() > 22, "{text:?}");
     let documented =

@@ -127,7 +127,7 @@ fn verified_token_scope(
 /// # Errors
 /// The field is absent, has no value, or came more than once. An upstream reads only the first line
 /// or only the last one, but each pair of lines would be a scope of its own.
-fn scope_field<'h>(
+pub(in crate::gate) fn scope_field<'h>(
     name: &'h HeaderName,
     headers: &'h HeaderMap,
 ) -> Result<(&'h str, &'h [u8]), Refusal> {

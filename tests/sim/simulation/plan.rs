@@ -230,6 +230,7 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
         errors: Dialect::Problem,
         fields: Vec::new(),
         publish: None,
+        resource: None,
         explain: false,
         cors: None,
     }

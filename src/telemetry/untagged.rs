@@ -1,0 +1,33 @@
+//! Why representations of resources are relayed without a tag, as metrics count them.
+
+/// The reason why a representation has no tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UntaggedReason {
+    /// It is longer than the limit.
+    TooLarge,
+    /// It has no length and no end within the limit.
+    Streamed,
+    /// It does not have the member of which tags are made.
+    NoMember,
+    /// No memory was left to read it.
+    NoMemory,
+}
+
+impl UntaggedReason {
+    pub(super) const ALL: [UntaggedReason; 4] = [
+        UntaggedReason::TooLarge,
+        UntaggedReason::Streamed,
+        UntaggedReason::NoMember,
+        UntaggedReason::NoMemory,
+    ];
+
+    /// Returns the value of the label `reason`.
+    pub fn name(self) -> &'static str {
+        match self {
+            UntaggedReason::TooLarge => "too_large",
+            UntaggedReason::Streamed => "streamed",
+            UntaggedReason::NoMember => "no_member",
+            UntaggedReason::NoMemory => "no_memory",
+        }
+    }
+}
