@@ -17,9 +17,9 @@ use super::auth::Operator;
 use super::problem::AdminRefusal;
 use super::state::Admin;
 use super::view::ResolveRequest;
-use crate::engine::Decision;
+use crate::engine::{Decision, Verdict};
 use crate::event::{Context, REASON_BYTES_MAX};
-use crate::gate::OperatorError;
+use crate::gate::{InternalCaller, OperatorError};
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, Version};
 
@@ -42,6 +42,8 @@ const BODILESS: [StatusCode; 3] =
 pub(super) struct OperatorChange {
     slot: Slot,
     route: Arc<str>,
+    /// Whether the operation is that of a saga's step.
+    is_step: bool,
     version: Version,
 }
 
@@ -80,7 +82,7 @@ impl OperatorChange {
         let (slot, held) = find(admin, operation).await?;
         let tag = headers.get(header::IF_MATCH).ok_or(AdminRefusal::VersionMissing)?;
         let version = tag.to_str().ok().and_then(parse_tag).ok_or(AdminRefusal::VersionInvalid)?;
-        Ok(OperatorChange { slot, route: held.record.route, version })
+        Ok(OperatorChange::on(admin, slot, &held, version))
     }
 
     /// Loads the operation, with this version.
@@ -90,7 +92,15 @@ impl OperatorChange {
         version: Version,
     ) -> Result<OperatorChange, AdminRefusal> {
         let (slot, held) = find(admin, operation).await?;
-        Ok(OperatorChange { slot, route: held.record.route, version })
+        Ok(OperatorChange::on(admin, slot, &held, version))
+    }
+
+    fn on(admin: &Admin, slot: Slot, held: &Held, version: Version) -> OperatorChange {
+        let route = held.record.route.clone();
+        // The routes of steps are named SAGA/STEP and SAGA/STEP/undo.
+        let saga = route.split('/').next().unwrap_or_default();
+        let is_step = admin.gate.is_called_by(&held.record, InternalCaller::Saga(saga));
+        OperatorChange { slot, route, is_step, version }
     }
 
     /// Applies the decision. If the event log is enabled, the same store command writes operator
@@ -114,6 +124,16 @@ impl OperatorChange {
             ..Context::default()
         };
         let policy = admin.policy(&self.route);
+        if let Decision::Resolve(reply) = &decision
+            && self.is_step
+            && policy.statuses.verdict(reply.status, &reply.headers) != Verdict::Store
+        {
+            return Err(AdminRefusal::Invalid(format!(
+                "the saga could not tell from the status {} whether the step is done: take one that \
+                 is in success or in failure of the step",
+                reply.status.as_u16()
+            )));
+        }
         let held =
             admin.gate.settle_by_hand(&self.slot, decision, Some(self.version), policy, by).await?;
         tracing::info!(

@@ -20,8 +20,9 @@ const FAILED: u16 = 409;
 /// The short name of the problem type of a failed saga.
 pub(super) const PROBLEM: &str = "saga-failed";
 
-const DETAIL: &str = "What was executed has been undone. The same request gets this answer again. To \
-                      try again, send the request with another key";
+const DETAIL: &str = "Every step that was executed and can be undone has been undone. The same \
+                      request gets this answer again. To try again, send the request with another \
+                      key";
 
 /// The answer of a saga that ends.
 pub(super) struct EndingReply {

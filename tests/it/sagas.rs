@@ -1,6 +1,6 @@
 //! Sagas: a checkout of three steps is completed or undone as a whole, whatever is killed.
 
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -156,20 +156,24 @@ fn stuck(gateway: &Gateway, key: &str) {
 /// Settles the uncertain operation: the charge was executed.
 #[track_caller]
 fn resolve_charge(gateway: &Gateway) {
+    let done = resolve_charge_with(gateway, "201");
+    assert!(done.status.success(), "{done:?}");
+}
+
+fn resolve_charge_with(gateway: &Gateway, status: &str) -> Output {
     let listed = gateway.ask("GET", "/v1/operations?state=uncertain").json();
     let operations = listed["operations"].as_array().unwrap();
     let [operation] = &operations[..] else { panic!("one uncertain operation: {listed}") };
     assert_eq!(operation["route"], "checkout/charge");
     let body = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(body.path(), r#"{"id":"c-1"}"#).unwrap();
-    let done = Command::new(env!("CARGO_BIN_EXE_onceward"))
+    Command::new(env!("CARGO_BIN_EXE_onceward"))
         .args(["operations", "resolve", operation["operation"].as_str().unwrap()])
-        .args(["--status", "201", "--header", "Content-Type: application/json", "--body"])
+        .args(["--status", status, "--header", "Content-Type: application/json", "--body"])
         .arg(body.path())
         .args(["--reason", "the bank has it", "--admin", &format!("127.0.0.1:{}", gateway.admin)])
         .output()
-        .unwrap();
-    assert!(done.status.success(), "{done:?}");
+        .unwrap()
 }
 
 #[allow(clippy::disallowed_methods)]
@@ -301,6 +305,9 @@ fn a_step_with_an_unknown_outcome_is_stuck_until_an_operator_settles_its_operati
     let gateway = shop.gateway("memory:");
     stuck(&gateway, "k");
     assert_eq!(shop.ledger(), ["POST /v1/reservations", "POST /v1/charges"]);
+    let unclear = resolve_charge_with(&gateway, "500");
+    let why = String::from_utf8_lossy(&unclear.stderr);
+    assert!(!unclear.status.success() && why.contains("in success or in failure"), "{unclear:?}");
     resolve_charge(&gateway);
     completed(&result(&gateway, "k"));
     let lines = ["POST /v1/reservations", "POST /v1/charges", "POST /v1/shipments"];

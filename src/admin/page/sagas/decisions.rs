@@ -228,12 +228,24 @@ fn cancel(saga: &SagaView) -> DecisionForm<'_> {
     let undone = saga.steps.iter().rev().filter(is_done).filter(|step| step.compensation.is_some());
     let names: Vec<&str> = undone.map(|step| step.name.as_str()).collect();
     let undone = match names.as_slice() {
-        [] => "No step is done so far, so nothing has to be undone.".to_owned(),
+        [] => "No step that can be undone is done so far.".to_owned(),
         names => format!("These steps are undone: {}.", names.join(", ")),
+    };
+    let stays: Vec<&str> = saga
+        .steps
+        .iter()
+        .filter(is_done)
+        .filter(|step| step.compensation.is_none())
+        .map(|step| step.name.as_str())
+        .collect();
+    let stays = match stays.as_slice() {
+        [] => String::new(),
+        names => format!(" These have no compensation, and stay done: {}.", names.join(", ")),
     };
     let effect = format!(
         "No further step begins. A step that is under way is awaited, and undone if it was \
-         executed. {undone} Then clients get the answer of a failed saga."
+         executed and has a compensation. {undone}{stays} Then clients get the answer of a failed \
+         saga."
     );
     DecisionForm {
         kind: SagaDecisionKind::Cancel,
