@@ -109,6 +109,12 @@ impl Template {
         Ok(Template { kind, source })
     }
 
+    /// Returns a template that was read before, by [`Template::new`]. To read it again would take
+    /// longer than to render it.
+    pub fn known(kind: TemplateKind, source: &str) -> Template {
+        Template { kind, source: source.to_owned() }
+    }
+
     /// Returns the names that the template uses from its scope, in order.
     pub fn names(&self) -> Vec<String> {
         let template = self.kind.environment().template_from_str(&self.source);

@@ -1,6 +1,5 @@
 //! A protected route, and the sagas that its requests begin.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::saga_place::SagaPlace;
 use super::saga_summary::SagaSummary;
 use crate::event::ChangedSaga;
 use crate::key::Slot;
-use crate::record::{Publication, Record, SagaPhase, SpanId, State, Version};
+use crate::record::{Publication, Record, Reply, SagaPhase, SpanId, State, Version};
 use crate::refusal::Refusal;
 use crate::route::Route;
 use crate::telemetry::RouteMeter;
@@ -99,8 +98,8 @@ pub struct OwnedSaga {
     /// When the lease ends, at the earliest.
     pub(super) lease_end: Instant,
     pub(super) place: SagaPlace,
-    /// The client that began the saga waits for this to be dropped.
-    pub(super) waiting_client: Option<oneshot::Sender<Infallible>>,
+    /// The client that began the saga waits for the answer, or for this to be dropped.
+    pub(super) waiting_client: Option<oneshot::Sender<Arc<Reply>>>,
 }
 
 impl OwnedSaga {
@@ -144,9 +143,13 @@ impl OwnedSaga {
         if let Some(content) = record.saga_content() {
             self.place.keeps(content);
         }
-        let goes_on = |phase: &SagaPhase| *phase != SagaPhase::Stuck;
-        if !matches!(&record.state, State::Saga { phase, .. } if goes_on(phase)) {
-            self.waiting_client = None;
+        match &record.state {
+            State::Saga { phase: SagaPhase::Running | SagaPhase::Compensating, .. } => {}
+            State::Completed { reply, .. } => {
+                // Without the client, nobody needs the answer.
+                _ = self.waiting_client.take().map(|client| client.send(reply.clone()));
+            }
+            _ => self.waiting_client = None,
         }
         self.record = record;
     }

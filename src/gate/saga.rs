@@ -144,7 +144,14 @@ impl Gate {
         runner.run(owned);
         let mut waiting =
             self.begin_to_wait(guarded, &slot, address, wait).map_err(|_| in_flight())?;
-        waiting.news_of_owner(news).await;
+        let answered = |reply| {
+            let answer = Answer::Executed;
+            SettledAnswer { slot, answer, reply, first_fields: None, body: None, hold }
+                .into_response()
+        };
+        if let Some(reply) = waiting.news_of_owner(news).await {
+            return answered(reply);
+        }
         // Not the fence of the claim: from now on the request is a duplicate.
         let asked = ClaimRequest { fence: Fence(self.entropy.next()), ..asked };
         let held = self
@@ -152,11 +159,7 @@ impl Gate {
             .await
             .map_err(|_| in_flight())?;
         match admit(held.as_ref(), &asked, policy) {
-            Admission::Replay(reply) => {
-                let answer = Answer::Executed;
-                SettledAnswer { slot, answer, reply, first_fields: None, body: None, hold }
-                    .into_response()
-            }
+            Admission::Replay(reply) => answered(reply),
             Admission::Refuse(refusal) => Err(Refusal::of_refusal(refusal, slot)),
             _ => Err(in_flight()),
         }

@@ -142,8 +142,9 @@ fn rendered_body(source: Option<&str>, values: &Value) -> Result<Option<String>,
     body.transpose().map_err(RenderError::Body)
 }
 
+/// Renders a template of a plan, which the configuration has read.
 fn rendered(kind: TemplateKind, source: &str, values: &Value) -> Result<String, TemplateError> {
-    Template::new(kind, source)?.render(values)
+    Template::known(kind, source).render(values)
 }
 
 /// Returns whether a text is a path that can be sent as it is, and that no server resolves to

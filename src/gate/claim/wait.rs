@@ -1,6 +1,5 @@
 //! Waiting: duplicates wait for the first request, if the route allows that.
 
-use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::gate::permits::Permit;
 use crate::gate::share::AddressShare;
 use crate::gate::state::{Gate, ProtectedRoute};
 use crate::key::Slot;
-use crate::record::{Held, State};
+use crate::record::{Held, Reply, State};
 use crate::refusal::Refusal;
 use crate::store::Watch;
 
@@ -55,10 +54,14 @@ impl WaitingDuplicate {
 }
 
 impl WaitingDuplicate {
-    /// Waits for the owner of a saga in this process, which drops the other end of `news` when the
-    /// record is worth reading. Otherwise each progress of the saga would be read from the store.
-    /// Returns when the wait timeout is over, too, or when the sagas of this gateway stop.
-    pub(in crate::gate) async fn news_of_owner(&mut self, news: oneshot::Receiver<Infallible>) {
+    /// Waits for the owner of a saga in this process, which sends the answer, or drops the other
+    /// end of `news` when the record is worth reading. Otherwise each progress of the saga would be
+    /// read from the store. Returns `None` when the wait timeout is over, too, or when the sagas of
+    /// this gateway stop.
+    pub(in crate::gate) async fn news_of_owner(
+        &mut self,
+        news: oneshot::Receiver<Arc<Reply>>,
+    ) -> Option<Arc<Reply>> {
         let stopped = async {
             match &self.stop {
                 Some(stop) => stop.cancelled().await,
@@ -67,8 +70,8 @@ impl WaitingDuplicate {
         };
         tokio::select! {
             biased;
-            _ = timeout_at(self.until, news) => {}
-            () = stopped => {}
+            news = timeout_at(self.until, news) => news.ok()?.ok(),
+            () = stopped => None,
         }
     }
 }
