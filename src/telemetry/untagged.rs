@@ -7,7 +7,7 @@ pub enum UntaggedReason {
     TooLarge,
     /// It has no length and no end within the limit.
     Streamed,
-    /// It does not have the member of which tags are made.
+    /// Tags are made of a member, and it does not have that member.
     NoMember,
     /// No memory was left to read it.
     NoMemory,

@@ -243,7 +243,9 @@ fn saga_link(admin: &Admin, slot: &Slot, held: &Held, step: Option<&StepOfSaga>)
             }
             @if matches!(held.record.state, RecordState::Uncertain { .. }) {
                 p.dim {
-                    "Resolve it if it was executed: the saga goes on, and later steps can use the                      response that you enter. Release it if it was not executed: the saga sends it                      again under the same key, or goes back without it."
+                    "Resolve it if it was executed: the saga goes on, and later steps can use the \
+                     response that you enter. Release it if it was not executed: the saga sends it \
+                     again under the same key, or goes back without it."
                 }
             }
         } @else if is_saga(admin, &held.record) {

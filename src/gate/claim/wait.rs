@@ -38,22 +38,14 @@ impl WaitingDuplicate {
     pub(in crate::gate) async fn next(&mut self, gate: &Gate) -> bool {
         let poll = Instant::now() + gate.entropy.jitter(POLL);
         let WaitingDuplicate { watch, until, stop, .. } = self;
-        let stopped = async {
-            match stop {
-                Some(stop) => stop.cancelled().await,
-                None => pending().await,
-            }
-        };
         tokio::select! {
             biased;
             changed = timeout_at(*until, watch.changed()) => changed.is_ok(),
-            () = stopped => false,
+            () = stopped(stop.as_ref()) => false,
             () = sleep_until(poll) => true,
         }
     }
-}
 
-impl WaitingDuplicate {
     /// Waits for the owner of a saga in this process, which sends the answer, or drops the other
     /// end of `news` when the record is worth reading. Otherwise each progress of the saga would be
     /// read from the store. Returns `None` when the wait timeout is over, too, or when the sagas of
@@ -62,17 +54,19 @@ impl WaitingDuplicate {
         &mut self,
         news: oneshot::Receiver<Arc<Reply>>,
     ) -> Option<Arc<Reply>> {
-        let stopped = async {
-            match &self.stop {
-                Some(stop) => stop.cancelled().await,
-                None => pending().await,
-            }
-        };
         tokio::select! {
             biased;
             news = timeout_at(self.until, news) => news.ok()?.ok(),
-            () = stopped => None,
+            () = stopped(self.stop.as_ref()) => None,
         }
+    }
+}
+
+/// Returns when the sagas of this gateway stop; never for an operation that is no saga.
+async fn stopped(stop: Option<&CancellationToken>) {
+    match stop {
+        Some(stop) => stop.cancelled().await,
+        None => pending().await,
     }
 }
 

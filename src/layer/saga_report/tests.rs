@@ -375,6 +375,19 @@ async fn a_full_gateway_begins_no_saga_and_still_answers_duplicates() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_content_of_a_saga_that_runs_counts_against_the_buffered_bytes() {
+    let shop = Shop::new();
+    let held = || usize::try_from(shop.gate.meter().buffered_bytes.get()).unwrap();
+    let before = held();
+    shop.begin().await;
+    assert_eq!(held() - before, 2 * "pending".len(), "the content, and the same decoded");
+    shop.progress(SagaPhase::Running, "reserve is done").await;
+    assert_eq!(held() - before, 2 * "reserve is done".len());
+    shop.end("paid").await;
+    assert_eq!(held(), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stuck_saga_names_the_operation_that_it_waits_for() {
     let shop = Shop::new();
     let location = shop.begin().await;
