@@ -107,7 +107,10 @@ impl SagasState {
                 Ok(is_taken) => taken += usize::from(is_taken),
                 Err(error) => {
                     tracing::warn!(operation = %slot, %error, "the saga could not be taken over");
-                    self.unreadable().add(*slot);
+                    // Any other failure passes: the next look tries again.
+                    if matches!(error, StoreError::Corrupt(_)) {
+                        self.unreadable().add(*slot);
+                    }
                 }
             }
         }
