@@ -181,6 +181,8 @@ impl Event {
                 EventKind::Saga
             }
             State::Barred => EventKind::Barred,
+            // These are written without an event.
+            State::Lock(_) | State::Review { .. } | State::Versions { .. } => EventKind::Released,
         };
         if let Some(reason) = &mut context.reason {
             let fits = (0..=REASON_BYTES_MAX).rev().find(|at| reason.is_char_boundary(*at));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::key::{Caller, Fingerprint};
+use crate::key::{Caller, Fingerprint, Slot};
 
 mod codec;
 mod publication;
@@ -104,6 +104,9 @@ pub struct Extras {
     pub span: Option<SpanId>,
     /// What the client of a saga may see of it; `None` for other operations.
     pub saga: Option<SagaNote>,
+    /// The slot of the resource that the attempt locks before it sends anything; `None` for
+    /// requests that take no lock.
+    pub resource: Option<Slot>,
 }
 
 /// Facts about a saga for its client, in the clear. They outlive the saga's content, until the
@@ -166,11 +169,60 @@ pub enum State {
         /// The phase, which no key seals: admission and lists need it.
         phase: SagaPhase,
         /// The plan, the request and the log.
-        content: SagaContent,
+        content: PrivateContent,
     },
     /// The operation of a saga's step may not run: the saga goes back, and the step was not begun.
     /// The record refuses every claim of the slot.
     Barred,
+    /// The lock of a resource, in the resource's own slot. The record has the fence of the attempt
+    /// that holds the lock.
+    Lock(Lock),
+    /// The request waits for a person's decision, or has one.
+    Review {
+        /// How far the review is.
+        stage: ReviewStage,
+        /// The request, and what it is in conflict with.
+        content: PrivateContent,
+    },
+    /// The last versions of a resource, in a slot beside that of its lock.
+    Versions {
+        /// The tags, with the digests of the members.
+        content: PrivateContent,
+    },
+}
+
+/// The lock of a resource: one write at a time looks at the current version and is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lock {
+    /// What its holder does.
+    pub phase: LockPhase,
+    /// The operation of the write that holds it. The lock is held for as long as the outcome of
+    /// that operation may still be open: its lease is that of the operation's attempt.
+    pub operation: Slot,
+    /// How long the write may still be executed after its outcome became uncertain, in ms.
+    pub rest_ms: u64,
+}
+
+/// What the holder of a lock does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockPhase {
+    /// Nobody holds the lock.
+    Free,
+    /// It compares the current version. Nothing was sent.
+    Looking,
+    /// The write may have been sent.
+    Sent,
+}
+
+/// How far a review is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReviewStage {
+    /// A person has to decide.
+    Pending,
+    /// The next duplicate runs.
+    Accepted,
+    /// The request never runs.
+    Rejected,
 }
 
 /// The phase of a saga that has not ended.
@@ -184,13 +236,14 @@ pub enum SagaPhase {
     Stuck,
 }
 
-/// The plan, the request and the log of a saga, as JSON. Stores do not read it.
+/// Content of a record that stores seal, and do not read: the plan, the request and the log of a
+/// saga, the request of a review, the versions of a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SagaContent {
+pub enum PrivateContent {
     /// The plain text.
     Open(Bytes),
     /// The sealed text. Outside a store, a sealed content means that the encryption key is missing:
-    /// this gateway can't continue the saga.
+    /// this gateway can't read it.
     Sealed(Bytes),
 }
 
@@ -308,7 +361,7 @@ impl Record {
     /// Returns the content of a saga that is not sealed; `None` for every other record.
     pub fn saga_content(&self) -> Option<&Bytes> {
         match &self.state {
-            State::Saga { content: SagaContent::Open(content), .. } => Some(content),
+            State::Saga { content: PrivateContent::Open(content), .. } => Some(content),
             _ => None,
         }
     }
@@ -367,12 +420,21 @@ impl State {
             State::Expired => "expired",
             State::Saga { .. } => "saga",
             State::Barred => "barred",
+            State::Lock(_) => "lock",
+            State::Review { .. } => "review",
+            State::Versions { .. } => "versions",
         }
     }
 
     /// Returns whether the outcome is still open.
     pub fn is_unsettled(&self) -> bool {
-        matches!(self, State::InFlight { .. } | State::Uncertain { .. } | State::Saga { .. })
+        matches!(
+            self,
+            State::InFlight { .. }
+                | State::Uncertain { .. }
+                | State::Saga { .. }
+                | State::Review { stage: ReviewStage::Pending | ReviewStage::Accepted, .. }
+        )
     }
 
     /// Returns whether a process holds the record under a lease: an attempt, or a saga's owner.

@@ -170,6 +170,10 @@ pub fn admit(current: Option<&Held>, asked: &ClaimRequest, policy: &Policy) -> A
             OnInFlight::Reject => Admission::Refuse(DuplicateRefusal::saga_in_flight(policy)),
         },
         State::Barred => Admission::Refuse(DuplicateRefusal::Barred),
+        // Resources have slots of their own.
+        State::Lock(_) | State::Review { .. } | State::Versions { .. } => {
+            Admission::Refuse(DuplicateRefusal::Unreadable)
+        }
     }
 }
 

@@ -137,6 +137,9 @@ pub(super) fn announce(
         | State::InFlight { .. }
         | State::Expired
         | State::Saga { .. }
-        | State::Barred => None,
+        | State::Barred
+        | State::Lock(_)
+        | State::Review { .. }
+        | State::Versions { .. } => None,
     }
 }

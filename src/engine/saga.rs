@@ -9,7 +9,7 @@ use super::policy::Policy;
 use super::settle::{Next, claim, completed, unsettled};
 use super::uncertain::uncertain_since_ms;
 use crate::record::{
-    Extras, Fence, Held, Lifetime, Record, Reply, SagaContent, SagaPhase, State, Version,
+    Extras, Fence, Held, Lifetime, PrivateContent, Record, Reply, SagaPhase, State, Version,
 };
 
 /// Returns the record that begins a saga, as [`claim`] does for an attempt. `fresh` is a random
@@ -20,7 +20,7 @@ pub fn saga_claim(
     fresh: Version,
     now_unix_ms: u64,
     policy: &Policy,
-    content: SagaContent,
+    content: PrivateContent,
 ) -> Next {
     let Next { record, lifetime, announcement } = claim(asked, over, fresh, now_unix_ms, policy);
     let state = State::Saga { phase: SagaPhase::Running, content };
@@ -35,7 +35,7 @@ pub fn saga_claim(
 pub fn saga_progress(
     record: &Record,
     phase: SagaPhase,
-    content: SagaContent,
+    content: PrivateContent,
     policy: &Policy,
 ) -> Next {
     let state = State::Saga { phase, content };
@@ -49,7 +49,7 @@ pub fn saga_progress(
 /// The version skips one, because the owner may be writing its next version at the same time.
 pub fn saga_takeover(held: &Held, fence: Fence, policy: &Policy) -> Option<Next> {
     let record = &held.record;
-    let is_open = matches!(record.state, State::Saga { content: SagaContent::Open(_), .. });
+    let is_open = matches!(record.state, State::Saga { content: PrivateContent::Open(_), .. });
     let version = record.version.after_next();
     (is_open && held.lease_is_over())
         .then(|| owned(Record { version, fence, ..record.clone() }, policy))
@@ -63,7 +63,7 @@ pub fn saga_takeover(held: &Held, fence: Fence, policy: &Policy) -> Option<Next>
 pub fn saga_decision(
     held: &Held,
     phase: SagaPhase,
-    content: SagaContent,
+    content: PrivateContent,
     random: u64,
     policy: &Policy,
 ) -> Next {

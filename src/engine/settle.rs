@@ -248,6 +248,7 @@ pub fn settle(
         }
         // A bar stays, because the saga has gone back. A saga has an owner of its own.
         (State::Saga { .. } | State::Barred, _) => Settlement::Stale,
+        (State::Lock(_) | State::Review { .. } | State::Versions { .. }, _) => Settlement::Stale,
     }
 }
 

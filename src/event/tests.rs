@@ -16,7 +16,7 @@ use crate::engine::{
     decide, expire, saga_claim, saga_progress, settle,
 };
 use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
-use crate::record::{Cause, Fence, Held, Reply, SagaContent, SagaPhase, Version};
+use crate::record::{Cause, Fence, Held, PrivateContent, Reply, SagaPhase, Version};
 use crate::store::log::Position;
 use crate::store::memory::Memory;
 use crate::store::{EventLog, Records, Swap};
@@ -302,7 +302,7 @@ fn the_events_of_a_saga_and_of_a_bar_have_its_state_and_nothing_of_its_content()
         fingerprint: Fingerprint::from_bytes([7; 32]),
         fence: Fence(1),
     };
-    let content = SagaContent::Open(Bytes::from_static(b"the card number"));
+    let content = PrivateContent::Open(Bytes::from_static(b"the card number"));
     let begun = saga_claim(&asked, ClaimOver::Nothing, Version(5), 9, &policy(), content.clone());
     let stuck = saga_progress(&begun.record, SagaPhase::Stuck, content, &policy());
     let barred = bar(None, Fence(2), Version(5), 9, &policy()).unwrap();

@@ -109,7 +109,13 @@ fn outcome_in(operation: Slot, held: Option<&Held>) -> CallOutcome {
         State::Completed { .. } => CallOutcome::StoreUnavailable { retry_after: STORE_RETRY_AFTER },
         State::Uncertain { .. } => CallOutcome::Uncertain { operation, retry_after: None },
         State::Expired => CallOutcome::Expired { operation },
-        State::InFlight { .. } | State::Released | State::Saga { .. } | State::Barred => {
+        State::InFlight { .. }
+        | State::Released
+        | State::Saga { .. }
+        | State::Barred
+        | State::Lock(_)
+        | State::Review { .. }
+        | State::Versions { .. } => {
             let left = Duration::from_millis(held.due_ms.saturating_sub(held.now_ms));
             CallOutcome::InFlight { operation, retry_after: left.min(STORE_RETRY_AFTER) }
         }

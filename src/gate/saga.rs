@@ -27,7 +27,7 @@ use crate::engine::{
 };
 use crate::event::{ChangedSaga, Context};
 use crate::key::Slot;
-use crate::record::{Fence, Held, Reply, SagaContent, SagaPhase, State};
+use crate::record::{Fence, Held, PrivateContent, Reply, SagaPhase, State};
 use crate::refusal::Refusal;
 use crate::store::{StoreError, Swap};
 use crate::telemetry::Answer;
@@ -211,7 +211,7 @@ impl Gate {
     pub async fn progress_saga(&self, saga: &mut OwnedSaga, next: NextSaga) -> SagaWrite {
         let NextSaga { phase, content, change } = next;
         let policy = &saga.guarded.route.policy;
-        let next = saga_progress(&saga.record, phase, SagaContent::Open(content), policy);
+        let next = saga_progress(&saga.record, phase, PrivateContent::Open(content), policy);
         self.write_saga(saga, next, change.as_ref()).await
     }
 
@@ -238,7 +238,7 @@ impl Gate {
     pub async fn hand_saga_over(&self, saga: &mut OwnedSaga, next: NextSaga) -> SagaWrite {
         let NextSaga { phase, content, change } = next;
         let policy = &saga.guarded.route.policy;
-        let mut next = saga_progress(&saga.record, phase, SagaContent::Open(content), policy);
+        let mut next = saga_progress(&saga.record, phase, PrivateContent::Open(content), policy);
         next.lifetime.due = Some(Duration::ZERO);
         self.write_saga(saga, next, change.as_ref()).await
     }

@@ -8,7 +8,7 @@ use super::state::Gate;
 use crate::engine::{Policy, saga_decision};
 use crate::event::Context;
 use crate::key::Slot;
-use crate::record::{Held, SagaContent, State, Version};
+use crate::record::{Held, PrivateContent, State, Version};
 use crate::store::{StoreError, Swap};
 
 /// Why an operator's decision about a saga has no effect. `E` is why the rules of sagas deny it.
@@ -61,11 +61,11 @@ impl Gate {
         if held.record.version != expected {
             return Err(SagaDecisionError::Moved);
         }
-        let SagaContent::Open(content) = content else { return Err(SagaDecisionError::Sealed) };
+        let PrivateContent::Open(content) = content else { return Err(SagaDecisionError::Sealed) };
         let changed = change(content, held.now_ms).map_err(SagaDecisionError::Denied)?;
         let Some(NextSaga { phase, content, change }) = changed else { return Ok(held) };
         let random = self.entropy.next();
-        let next = saga_decision(&held, phase, SagaContent::Open(content), random, policy);
+        let next = saga_decision(&held, phase, PrivateContent::Open(content), random, policy);
         let context = || event_context.clone();
         let write = RecordChange { saga: change.as_ref(), ..(&next).into() };
         match self.write(slot, Some(expected), write, policy, context).await? {

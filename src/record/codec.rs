@@ -13,8 +13,8 @@ use http::HeaderMap;
 
 use self::reader::RecordReader;
 use super::{
-    AnswerFault, Cause, Fence, Publication, Record, Reply, ReplyBody, SagaContent, SagaNote,
-    SagaPhase, Settler, SpanId, State, Version,
+    AnswerFault, Cause, Fence, Lock, LockPhase, PrivateContent, Publication, Record, Reply,
+    ReplyBody, ReviewStage, SagaNote, SagaPhase, Settler, SpanId, State, Version,
 };
 use crate::key::{Caller, Fingerprint};
 
@@ -40,12 +40,19 @@ const FORMAT_WITH_PUBLICATION: u8 = 4;
 /// these states must refuse the record: they would begin the operation again.
 const FORMAT_OF_SAGAS: u8 = 5;
 
+/// Format of a lock, a review or the versions of a resource, with or without extras and
+/// publication. Versions that don't know these states must refuse the record: they would send a
+/// second write to the resource.
+const FORMAT_OF_RESOURCES: u8 = 6;
+
 const EXTRA_LEAVES: u8 = 1;
 const EXTRA_SPAN: u8 = 2;
 /// The fence of the lost attempt, 8 bytes, if an operator's retry has another fence.
 const EXTRA_LOST: u8 = 3;
 /// The note for the client of a saga: the mark of the tenant, and the rest is the summary.
 const EXTRA_SAGA: u8 = 4;
+/// The slot of the resource that the attempt locks.
+const EXTRA_RESOURCE: u8 = 5;
 
 const IN_FLIGHT: u8 = 1;
 const UNCERTAIN: u8 = 2;
@@ -54,6 +61,9 @@ const RELEASED: u8 = 4;
 const EXPIRED: u8 = 5;
 const SAGA: u8 = 6;
 const BARRED: u8 = 7;
+const LOCK: u8 = 8;
+const REVIEW: u8 = 9;
+const VERSIONS: u8 = 10;
 /// Cause of an uncertain record without a parsed answer. The number after it is the answer's fault,
 /// or 0.
 const BROKEN: u8 = 1;
@@ -117,9 +127,9 @@ pub fn head_has_lease(head: &[u8; HEAD_BYTES]) -> bool {
 }
 
 /// Returns whether a record with this head can be so large that stores read it in a call of its
-/// own: it has a reply, or the content of a saga.
+/// own: it has a reply, or the content of a saga, of a review or of versions.
 pub fn head_may_be_large(head: &[u8; HEAD_BYTES]) -> bool {
-    head_completed(head) || head_is_saga(head)
+    head_completed(head) || head_is_saga(head) || matches!(head[16], REVIEW | VERSIONS)
 }
 
 /// Encodes a record in the oldest format that can contain it.
@@ -135,12 +145,16 @@ pub fn encode(record: &Record) -> Encoded {
         State::Expired => EXPIRED,
         State::Saga { .. } => SAGA,
         State::Barred => BARRED,
+        State::Lock(_) => LOCK,
+        State::Review { .. } => REVIEW,
+        State::Versions { .. } => VERSIONS,
     };
     let mut out = BytesMut::with_capacity(160 + content_size(&record.state));
     let extras = encode_extras(record);
     let format = match &record.state {
         State::Completed { reply, .. } if reply.trailers.is_some() => FORMAT_WITH_TRAILERS,
         State::Saga { .. } | State::Barred => FORMAT_OF_SAGAS,
+        State::Lock(_) | State::Review { .. } | State::Versions { .. } => FORMAT_OF_RESOURCES,
         state if state.is_unsettled() && record.publication.is_some() => FORMAT_WITH_PUBLICATION,
         _ if extras.is_empty() => FORMAT,
         _ => FORMAT_WITH_EXTRAS,
@@ -157,7 +171,7 @@ pub fn encode(record: &Record) -> Encoded {
     if let (FORMAT_WITH_PUBLICATION, Some(publication)) = (format, &record.publication) {
         put_publication(&mut out, publication);
     }
-    if format == FORMAT_OF_SAGAS {
+    if matches!(format, FORMAT_OF_SAGAS | FORMAT_OF_RESOURCES) {
         match record.publication.as_ref().filter(|_| record.state.is_unsettled()) {
             Some(publication) => put_publication(&mut out, publication),
             None => out.put_u8(0),
@@ -178,6 +192,16 @@ pub fn encode(record: &Record) -> Encoded {
             put_reply(&mut out, reply);
         }
         State::Saga { phase, content } => put_saga(&mut out, *phase, content),
+        State::Lock(lock) => put_lock(&mut out, lock),
+        State::Review { stage, content } => {
+            out.put_u8(match stage {
+                ReviewStage::Pending => 1,
+                ReviewStage::Accepted => 2,
+                ReviewStage::Rejected => 3,
+            });
+            put_content(&mut out, content);
+        }
+        State::Versions { content } => put_content(&mut out, content),
         State::Released | State::Expired | State::Barred => {}
     }
     // The kept key is at the end, and only if present: most records have no kept key.
@@ -193,7 +217,9 @@ pub fn encode(record: &Record) -> Encoded {
 fn content_size(state: &State) -> usize {
     let reply = match state {
         State::Completed { reply, .. } => reply,
-        State::Saga { content: SagaContent::Open(text) | SagaContent::Sealed(text), .. } => {
+        State::Saga {
+            content: PrivateContent::Open(text) | PrivateContent::Sealed(text), ..
+        } => {
             return text.len();
         }
         _ => return 0,
@@ -243,6 +269,10 @@ fn encode_extras(record: &Record) -> BytesMut {
         out.put_u8(EXTRA_SAGA);
         put_text(&mut out, &note);
     }
+    if let Some(resource) = &extras.resource {
+        out.put_u8(EXTRA_RESOURCE);
+        put_text(&mut out, resource.hash());
+    }
     if let State::Uncertain { retry: Some(lost), .. } = record.state
         && lost != record.fence
     {
@@ -282,15 +312,29 @@ fn put_cause(out: &mut BytesMut, cause: Cause, is_retried: bool) {
     out.put_u16(status);
 }
 
-fn put_saga(out: &mut BytesMut, phase: SagaPhase, content: &SagaContent) {
+fn put_saga(out: &mut BytesMut, phase: SagaPhase, content: &PrivateContent) {
     out.put_u8(match phase {
         SagaPhase::Running => 1,
         SagaPhase::Compensating => 2,
         SagaPhase::Stuck => 3,
     });
+    put_content(out, content);
+}
+
+fn put_lock(out: &mut BytesMut, lock: &Lock) {
+    out.put_u8(match lock.phase {
+        LockPhase::Free => 1,
+        LockPhase::Looking => 2,
+        LockPhase::Sent => 3,
+    });
+    out.put_u64(lock.rest_ms);
+    put_text(out, lock.operation.hash());
+}
+
+fn put_content(out: &mut BytesMut, content: &PrivateContent) {
     let (tag, text) = match content {
-        SagaContent::Open(text) => (1, text),
-        SagaContent::Sealed(sealed) => (2, sealed),
+        PrivateContent::Open(text) => (1, text),
+        PrivateContent::Sealed(sealed) => (2, sealed),
     };
     out.put_u8(tag);
     put_text(out, text);
@@ -360,7 +404,7 @@ pub fn decode_reply(text: Bytes, has_trailers: bool) -> Result<Reply, CodecError
 pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecError> {
     let mut rest = RecordReader(payload);
     let format = rest.u8()?;
-    if !(FORMAT..=FORMAT_OF_SAGAS).contains(&format) {
+    if !(FORMAT..=FORMAT_OF_RESOURCES).contains(&format) {
         return Err(CodecError::Format(format));
     }
     if rest.u32()? != checksum(head, format, &rest.0) {
@@ -374,15 +418,19 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
         if format == FORMAT { Default::default() } else { RecordReader(rest.text()?).extras()? };
     let publication = match format {
         FORMAT_WITH_PUBLICATION => Some(rest.publication()?),
-        FORMAT_OF_SAGAS => rest.optional_publication()?,
+        FORMAT_OF_SAGAS | FORMAT_OF_RESOURCES => rest.optional_publication()?,
         _ => None,
     };
     let has_trailers = format == FORMAT_WITH_TRAILERS;
     let is_of_sagas = matches!(head[16], SAGA | BARRED);
+    let is_of_resources = matches!(head[16], LOCK | REVIEW | VERSIONS);
     let state = match head[16] {
         _ if is_of_sagas != (format == FORMAT_OF_SAGAS) => return Err(CodecError::Malformed),
+        _ if is_of_resources != (format == FORMAT_OF_RESOURCES) => {
+            return Err(CodecError::Malformed);
+        }
         _ if has_trailers && !head_completed(head) => return Err(CodecError::Malformed),
-        RELEASED | EXPIRED | COMPLETED | BARRED if publication.is_some() => {
+        RELEASED | EXPIRED | COMPLETED | BARRED | LOCK | VERSIONS if publication.is_some() => {
             return Err(CodecError::Malformed);
         }
         IN_FLIGHT => State::InFlight { uncertain_since_ms: rest.time()? },
@@ -406,6 +454,9 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
         EXPIRED => State::Expired,
         SAGA => rest.saga()?,
         BARRED => State::Barred,
+        LOCK => State::Lock(rest.lock()?),
+        REVIEW => State::Review { stage: rest.review_stage()?, content: rest.content()? },
+        VERSIONS => State::Versions { content: rest.content()? },
         _ => return Err(CodecError::Malformed),
     };
     let kept = if rest.0.is_empty() { None } else { Some(rest.text()?) };

@@ -26,7 +26,7 @@ fn completed() -> State {
 }
 
 fn saga(phase: SagaPhase) -> State {
-    State::Saga { phase, content: SagaContent::Open(Bytes::from_static(b"log")) }
+    State::Saga { phase, content: PrivateContent::Open(Bytes::from_static(b"log")) }
 }
 
 fn uncertain(cause: Cause) -> State {

@@ -20,8 +20,8 @@ use super::sealed_outbox::{EVENT, SealedOutbox};
 use super::watch::Watch;
 use crate::key::Slot;
 use crate::record::{
-    Announcements, CodecError, Extras, Fence, Held, Lifetime, Publication, Record, Reply,
-    ReplyBody, SagaContent, State, Version, decode_reply, encode_reply,
+    Announcements, CodecError, Extras, Fence, Held, Lifetime, PrivateContent, Publication, Record,
+    Reply, ReplyBody, State, Version, decode_reply, encode_reply,
 };
 
 pub use super::sealing::{InvalidSealingKey, KEY_BYTES, KEY_ID_MAX, SealingKey, SealingKeys};
@@ -77,7 +77,7 @@ impl Sealed {
         // if the publication can't be opened. A saga that this gateway can't continue stays
         // readable: its duplicates are refused or wait.
         let is_foreign_saga =
-            matches!(held.record.state, State::Saga { content: SagaContent::Sealed(_), .. });
+            matches!(held.record.state, State::Saga { content: PrivateContent::Sealed(_), .. });
         if let Some(Publication::Sealed(sealed)) = &held.record.publication
             && !is_foreign_saga
         {
@@ -105,16 +105,36 @@ impl Sealed {
                     *reply = Arc::new(decode_reply(text, has_trailers)?);
                 }
             }
-            State::Saga { content, .. } => {
-                if let SagaContent::Sealed(sealed) = content
-                    && let Ok(text) = self.keys.open(slot, SAGA, sealed)
-                {
-                    *content = SagaContent::Open(text);
-                }
-            }
+            State::Saga { content, .. } => self.open_content(slot, SAGA, content),
+            State::Review { content, .. } => self.open_content(slot, REVIEW, content),
+            State::Versions { content } => self.open_content(slot, VERSIONS, content),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Opens a content. One that no key opens stays sealed.
+    fn open_content(&self, slot: &Slot, purpose: &[u8], content: &mut PrivateContent) {
+        if let PrivateContent::Sealed(sealed) = content
+            && let Ok(text) = self.keys.open(slot, purpose, sealed)
+        {
+            *content = PrivateContent::Open(text);
+        }
+    }
+
+    /// Returns the content as it is stored.
+    fn closed_content(
+        &self,
+        slot: &Slot,
+        purpose: &[u8],
+        content: &PrivateContent,
+    ) -> Result<PrivateContent, StoreError> {
+        match content {
+            PrivateContent::Open(text) => {
+                Ok(PrivateContent::Sealed(self.keys.seal(slot, purpose, text)?))
+            }
+            PrivateContent::Sealed(_) => Ok(content.clone()),
+        }
     }
 
     /// Returns the record as it is stored; `None` if nothing in it must be sealed.
@@ -155,9 +175,19 @@ impl Sealed {
                     ..record.clone()
                 }))
             }
-            State::Saga { phase, content: SagaContent::Open(text) } => {
-                let content = SagaContent::Sealed(self.keys.seal(slot, SAGA, text)?);
+            State::Saga { phase, content: content @ PrivateContent::Open(_) } => {
+                let content = self.closed_content(slot, SAGA, content)?;
                 let state = State::Saga { phase: *phase, content };
+                Ok(Some(Record { state, kept, publication, extras, ..record.clone() }))
+            }
+            State::Review { stage, content: content @ PrivateContent::Open(_) } => {
+                let content = self.closed_content(slot, REVIEW, content)?;
+                let state = State::Review { stage: *stage, content };
+                Ok(Some(Record { state, kept, publication, extras, ..record.clone() }))
+            }
+            State::Versions { content: content @ PrivateContent::Open(_) } => {
+                let content = self.closed_content(slot, VERSIONS, content)?;
+                let state = State::Versions { content };
                 Ok(Some(Record { state, kept, publication, extras, ..record.clone() }))
             }
             _ if kept.is_some() || extras.leaves.is_some() || publication.is_some() => {
@@ -172,6 +202,8 @@ impl Sealed {
 const REPLY: &[u8] = b"reply";
 const REPLY_WITH_TRAILERS: &[u8] = b"reply with trailers";
 const SAGA: &[u8] = b"saga";
+const REVIEW: &[u8] = b"review";
+const VERSIONS: &[u8] = b"versions";
 const KEPT: &[u8] = b"kept";
 const LEAVES: &[u8] = b"leaves";
 const PUBLICATION: &[u8] = b"publication";
@@ -369,7 +401,7 @@ mod tests {
     }
 
     fn saga() -> Record {
-        let content = SagaContent::Open(Bytes::from_static(b"the plan and the log"));
+        let content = PrivateContent::Open(Bytes::from_static(b"the plan and the log"));
         let state = State::Saga { phase: SagaPhase::Stuck, content };
         Record { state, ..announcing() }
     }
@@ -381,7 +413,7 @@ mod tests {
         store.swap(&mine, None, &saga(), LIFE).await.unwrap();
         assert_eq!(store.load(&mine).await.unwrap().unwrap().record, saga());
         let raw = inner.load(&mine).await.unwrap().unwrap().record;
-        let State::Saga { phase, content: SagaContent::Sealed(text) } = &raw.state else {
+        let State::Saga { phase, content: PrivateContent::Sealed(text) } = &raw.state else {
             panic!("{raw:?}")
         };
         assert_eq!(*phase, SagaPhase::Stuck);

@@ -132,8 +132,12 @@ impl Bridge {
             record::State::Completed { reply, .. } => Stand::Completed(self.answer(reply)),
             record::State::Released => Stand::Released,
             record::State::Expired => unreachable!("no rule writes a tombstone"),
-            record::State::Saga { .. } | record::State::Barred => {
-                unreachable!("the model has no sagas")
+            record::State::Saga { .. }
+            | record::State::Barred
+            | record::State::Lock(_)
+            | record::State::Review { .. }
+            | record::State::Versions { .. } => {
+                unreachable!("the model has no sagas and no resources")
             }
         };
         let who = record

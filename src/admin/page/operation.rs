@@ -322,7 +322,12 @@ fn state_facts(held: &Held, now: u64) -> Markup {
                     }
                 }
             }
-            RecordState::Released | RecordState::Expired | RecordState::Barred => {}
+            RecordState::Released
+            | RecordState::Expired
+            | RecordState::Barred
+            | RecordState::Lock(_)
+            | RecordState::Review { .. }
+            | RecordState::Versions { .. } => {}
         }
     }
 }

@@ -150,7 +150,12 @@ impl OperationView {
                 });
             }
             State::Saga { .. } => view.lease_ends_at = Some(rfc3339(held.due_ms)),
-            State::Released | State::Expired | State::Barred => {}
+            State::Released
+            | State::Expired
+            | State::Barred
+            | State::Lock(_)
+            | State::Review { .. }
+            | State::Versions { .. } => {}
         }
         view
     }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::clock::rfc3339;
 use crate::gate::{Gate, SagaStepSummary, SagaSummary};
 use crate::key::Slot;
-use crate::record::{Held, SagaContent, State};
+use crate::record::{Held, PrivateContent, State};
 use crate::saga::document::SagaDocument;
 use crate::saga::log::{
     ActionState, BackCause, CompensationState, SagaDecision, SagaState, StepDirection, StepFailure,
@@ -269,11 +269,11 @@ impl SagaView {
 /// Why this gateway can't read the record.
 pub(in crate::admin) fn document_of(held: &Held) -> Result<Option<SagaDocument>, &'static str> {
     match &held.record.state {
-        State::Saga { content: SagaContent::Open(content), .. } => {
+        State::Saga { content: PrivateContent::Open(content), .. } => {
             let document = SagaDocument::decode(content);
             document.map(Some).map_err(|_| "a later version of the gateway wrote the record")
         }
-        State::Saga { content: SagaContent::Sealed(_), .. } => {
+        State::Saga { content: PrivateContent::Sealed(_), .. } => {
             Err("no key under [encryption] opens the record")
         }
         _ => Ok(None),

@@ -1,12 +1,14 @@
 //! Sagas and bars: what a request may do, and which records follow.
 
 use super::*;
-use crate::record::{AnnouncedState, Announcements, Lifetime, Publication, SagaContent, SagaPhase};
+use crate::record::{
+    AnnouncedState, Announcements, Lifetime, PrivateContent, Publication, SagaPhase,
+};
 
 const PHASES: [SagaPhase; 3] = [SagaPhase::Running, SagaPhase::Compensating, SagaPhase::Stuck];
 
-fn open(text: &'static str) -> SagaContent {
-    SagaContent::Open(Bytes::from_static(text.as_bytes()))
+fn open(text: &'static str) -> PrivateContent {
+    PrivateContent::Open(Bytes::from_static(text.as_bytes()))
 }
 
 fn saga(phase: SagaPhase) -> State {
@@ -194,7 +196,7 @@ fn a_saga_is_taken_over_only_after_its_lease_and_only_with_its_key() {
     assert_eq!(next.record, Record { version: Version(9), fence: OTHER, ..left.record.clone() });
     assert_eq!(next.lifetime.due, Some(30 * SECOND));
     assert_eq!(saga_takeover(&Held { now_ms: 30_999, ..left }, OTHER, &policy()), None);
-    let content = SagaContent::Sealed(Bytes::from_static(b"sealed"));
+    let content = PrivateContent::Sealed(Bytes::from_static(b"sealed"));
     let sealed = State::Saga { phase: SagaPhase::Running, content };
     for state in states().into_iter().filter(|state| !matches!(state, State::Saga { .. })) {
         let held = held(record(state.clone(), OWN), 31_000);

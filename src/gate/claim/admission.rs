@@ -156,8 +156,11 @@ impl Gate {
             _ => None,
         };
         let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
-        let extras =
-            Extras { leaves: leaves(&self.entropy, policy, request.compared()), span, saga: None };
+        let extras = Extras {
+            leaves: leaves(&self.entropy, policy, request.compared()),
+            span,
+            ..Extras::default()
+        };
         let fields = std::mem::take(&mut operation.fields);
         let publication = policy.publish.as_ref().map(|rules| {
             rules.publication(PublishedRequest {

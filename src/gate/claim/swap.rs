@@ -18,7 +18,7 @@ use crate::gate::attempt::Claimed;
 use crate::gate::send_rule::SendRule;
 use crate::gate::shared_permit::SharedPermit;
 use crate::gate::state::Gate;
-use crate::record::{Fence, Held, Lifetime, SagaContent, Version};
+use crate::record::{Fence, Held, Lifetime, PrivateContent, Version};
 use crate::refusal::Refusal;
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer, Trail, Work};
@@ -134,7 +134,7 @@ impl Gate {
             // A claim that may have to be given up begins as that of an attempt. If its gateway
             // dies, its lease ends and nothing runs; a saga would be taken over.
             Some(Ok(saga)) if !details.may_be_elsewhere => {
-                let content = SagaContent::Open(saga.content.clone());
+                let content = PrivateContent::Open(saga.content.clone());
                 saga_claim(asked, over, fresh, now_unix_ms, policy, content)
             }
             Some(_) | None => claim(asked, over, fresh, now_unix_ms, policy),

@@ -4,12 +4,12 @@ use super::*;
 use crate::engine::tests::policy;
 use crate::engine::{ClaimOver, Next, OnInFlight, bar, saga_claim, saga_progress};
 use crate::gate::{CallOutcome, InternalCaller, InternalOperation};
-use crate::record::{SagaContent, SagaPhase};
+use crate::record::{PrivateContent, SagaPhase};
 
 const OWNER: Fence = Fence(99);
 
-fn log() -> SagaContent {
-    SagaContent::Open(Bytes::from_static(b"log"))
+fn log() -> PrivateContent {
+    PrivateContent::Open(Bytes::from_static(b"log"))
 }
 
 impl Scene {

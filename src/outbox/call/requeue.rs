@@ -61,10 +61,16 @@ impl RequeueRule {
             Some(State::InFlight { .. } | State::Uncertain { .. } | State::Released) => {
                 RequeueRule::Begin(RoundChange::same(letter))
             }
-            // A call has neither a saga nor a bar in its slot.
-            Some(State::Expired | State::Saga { .. } | State::Barred) | None => {
-                RequeueRule::Unknown
-            }
+            // A call has none of the other states in its slot.
+            Some(
+                State::Expired
+                | State::Saga { .. }
+                | State::Barred
+                | State::Lock(_)
+                | State::Review { .. }
+                | State::Versions { .. },
+            )
+            | None => RequeueRule::Unknown,
         }
     }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{CodecError, EXTRA_LEAVES, EXTRA_LOST, EXTRA_SAGA, EXTRA_SPAN};
+use super::{CodecError, EXTRA_LEAVES, EXTRA_LOST, EXTRA_RESOURCE, EXTRA_SAGA, EXTRA_SPAN};
+use crate::key::{Slot, Space};
 use crate::record::{
-    Announcements, Extras, Fence, Publication, Reply, ReplyBody, SagaContent, SagaNote, SagaPhase,
-    SpanId, State,
+    Announcements, Extras, Fence, Lock, LockPhase, PrivateContent, Publication, Reply, ReplyBody,
+    ReviewStage, SagaNote, SagaPhase, SpanId, State,
 };
 
 fn span(content: &[u8]) -> Result<SpanId, CodecError> {
@@ -18,6 +19,12 @@ fn span(content: &[u8]) -> Result<SpanId, CodecError> {
         trace: trace.try_into().map_err(malformed)?,
         span: span.try_into().map_err(malformed)?,
     })
+}
+
+/// Returns the slot with these bytes. Locks are only in the space of enforcing routes.
+fn slot(bytes: &[u8]) -> Result<Slot, CodecError> {
+    let bytes = bytes.try_into().map_err(|_| CodecError::Malformed)?;
+    Ok(Slot::from_hash(Space::Enforced, bytes))
 }
 
 /// The rest of a payload.
@@ -102,12 +109,35 @@ impl RecordReader {
             3 => SagaPhase::Stuck,
             _ => return Err(CodecError::Malformed),
         };
-        let content = match self.u8()? {
-            1 => SagaContent::Open(self.text()?),
-            2 => SagaContent::Sealed(self.text()?),
+        Ok(State::Saga { phase, content: self.content()? })
+    }
+
+    pub(super) fn content(&mut self) -> Result<PrivateContent, CodecError> {
+        match self.u8()? {
+            1 => Ok(PrivateContent::Open(self.text()?)),
+            2 => Ok(PrivateContent::Sealed(self.text()?)),
+            _ => Err(CodecError::Malformed),
+        }
+    }
+
+    pub(super) fn lock(&mut self) -> Result<Lock, CodecError> {
+        let phase = match self.u8()? {
+            1 => LockPhase::Free,
+            2 => LockPhase::Looking,
+            3 => LockPhase::Sent,
             _ => return Err(CodecError::Malformed),
         };
-        Ok(State::Saga { phase, content })
+        let rest_ms = self.u64()?;
+        Ok(Lock { phase, operation: slot(&self.text()?)?, rest_ms })
+    }
+
+    pub(super) fn review_stage(&mut self) -> Result<ReviewStage, CodecError> {
+        match self.u8()? {
+            1 => Ok(ReviewStage::Pending),
+            2 => Ok(ReviewStage::Accepted),
+            3 => Ok(ReviewStage::Rejected),
+            _ => Err(CodecError::Malformed),
+        }
     }
 
     /// Returns the extras, and the fence of a lost attempt.
@@ -127,6 +157,7 @@ impl RecordReader {
                     let tenant_mark = note.string()?;
                     extras.saga = Some(SagaNote { tenant_mark, summary: note.0 });
                 }
+                EXTRA_RESOURCE => extras.resource = Some(slot(&content)?),
                 _ => {}
             }
         }

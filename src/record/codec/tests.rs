@@ -7,13 +7,21 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use proptest::prelude::*;
 
 use super::*;
+use crate::key::{Slot, Space};
 use crate::record::{Announcements, Extras, SagaNote};
 
 mod publication;
+mod resources;
 mod sagas;
 
-const FORMATS: [u8; 5] =
-    [FORMAT, FORMAT_WITH_EXTRAS, FORMAT_WITH_TRAILERS, FORMAT_WITH_PUBLICATION, FORMAT_OF_SAGAS];
+const FORMATS: [u8; 6] = [
+    FORMAT,
+    FORMAT_WITH_EXTRAS,
+    FORMAT_WITH_TRAILERS,
+    FORMAT_WITH_PUBLICATION,
+    FORMAT_OF_SAGAS,
+    FORMAT_OF_RESOURCES,
+];
 
 /// Bytes of the payload before its content: format and checksum.
 const PREFIX_BYTES: usize = 5;
@@ -87,6 +95,7 @@ fn golden() -> Vec<(&'static str, Record)> {
     records.extend(golden_with_extras());
     records.extend(publication::golden());
     records.extend(sagas::golden());
+    records.extend(resources::golden());
     records
 }
 
@@ -147,6 +156,7 @@ fn extras() -> Extras {
         leaves: Some(Bytes::from_static(b"salt, pointers and digests")),
         span: Some(span),
         saga: None,
+        resource: None,
     }
 }
 
@@ -155,6 +165,7 @@ fn golden_path(name: &str) -> PathBuf {
         _ if name.ends_with("-with-trailers") => FORMAT_WITH_TRAILERS,
         _ if name.ends_with("-with-publication") => FORMAT_WITH_PUBLICATION,
         _ if name.ends_with("-of-sagas") => FORMAT_OF_SAGAS,
+        _ if name.ends_with("-of-resources") => FORMAT_OF_RESOURCES,
         _ if name.ends_with("-with-extras") => FORMAT_WITH_EXTRAS,
         _ => FORMAT,
     };
@@ -489,7 +500,7 @@ fn states() -> impl Strategy<Value = State> {
     ];
     let text = prop::collection::vec(any::<u8>(), 0..2000);
     let saga = (phase, text, any::<bool>()).prop_map(|(phase, text, is_sealed)| {
-        let content = if is_sealed { SagaContent::Sealed } else { SagaContent::Open };
+        let content = if is_sealed { PrivateContent::Sealed } else { PrivateContent::Open };
         State::Saga { phase, content: content(text.into()) }
     });
     prop_oneof![
@@ -501,6 +512,7 @@ fn states() -> impl Strategy<Value = State> {
         }),
         completed,
         saga,
+        resources::states(),
         Just(State::Released),
         Just(State::Expired),
         Just(State::Barred)
@@ -519,14 +531,16 @@ fn kept_states() -> impl Strategy<Value = (State, Option<Bytes>)> {
 fn some_extras() -> impl Strategy<Value = Extras> {
     let span = prop::option::of(any::<([u8; 16], [u8; 8])>());
     let saga = prop::option::of(("[0-9a-f]{16}", prop::collection::vec(any::<u8>(), 0..99)));
-    (prop::option::of(prop::collection::vec(any::<u8>(), 0..99)), span, saga).prop_map(
-        |(leaves, span, saga)| Extras {
+    let resource = prop::option::of(any::<[u8; 20]>());
+    (prop::option::of(prop::collection::vec(any::<u8>(), 0..99)), span, saga, resource).prop_map(
+        |(leaves, span, saga, resource)| Extras {
             leaves: leaves.map(Bytes::from),
             span: span.map(|(trace, span)| SpanId { trace, span }),
             saga: saga.map(|(mark, summary)| SagaNote {
                 tenant_mark: mark.into(),
                 summary: summary.into(),
             }),
+            resource: resource.map(|hash| Slot::from_hash(Space::Enforced, hash)),
         },
     )
 }

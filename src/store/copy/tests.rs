@@ -11,7 +11,7 @@ use redb::TableHandle;
 
 use super::*;
 use crate::key::{Slot, Space};
-use crate::record::{Lifetime, Record, SagaContent, SagaPhase, State};
+use crate::record::{Lifetime, PrivateContent, Record, SagaPhase, State};
 use crate::store::dead_letters::{
     Burial, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetterKind, DeadLetters, RoundChange,
 };
@@ -75,7 +75,7 @@ async fn attempt(store: &Embedded) -> u64 {
 }
 
 fn saga(n: u64) -> Record {
-    let content = SagaContent::Sealed(Bytes::from_static(b"sealed"));
+    let content = PrivateContent::Sealed(Bytes::from_static(b"sealed"));
     Record { state: State::Saga { phase: SagaPhase::Running, content }, ..claim(n, n) }
 }
 

@@ -74,9 +74,12 @@ impl RecentWrite {
         until: Instant,
     ) -> RecentWrite {
         let kind = match record.state {
-            State::InFlight { .. } | State::Uncertain { .. } | State::Saga { .. } => {
-                WriteKind::Unsettled
-            }
+            State::InFlight { .. }
+            | State::Uncertain { .. }
+            | State::Saga { .. }
+            | State::Lock(_)
+            | State::Review { .. }
+            | State::Versions { .. } => WriteKind::Unsettled,
             State::Completed { .. } | State::Expired | State::Barred => WriteKind::Final,
             State::Released => WriteKind::Marker,
         };
@@ -146,9 +149,12 @@ impl RecentWrite {
             current.fence == self.fence() || current.opened_unix_ms == self.opened_unix_ms;
         let may_be_earlier = match current.state {
             State::Released => true,
-            State::InFlight { .. } | State::Uncertain { .. } | State::Saga { .. } => {
-                same_operation || self.kind != WriteKind::Marker
-            }
+            State::InFlight { .. }
+            | State::Uncertain { .. }
+            | State::Saga { .. }
+            | State::Lock(_)
+            | State::Review { .. }
+            | State::Versions { .. } => same_operation || self.kind != WriteKind::Marker,
             State::Completed { .. } | State::Expired | State::Barred => same_operation,
         };
         let releases_it = current.fence == self.fence() || same_operation && is_later(other, own);
@@ -156,9 +162,12 @@ impl RecentWrite {
             State::Released => {
                 self.kind == WriteKind::Final || self.kind == WriteKind::Unsettled && !releases_it
             }
-            State::InFlight { .. } | State::Uncertain { .. } | State::Saga { .. } => {
-                self.kind == WriteKind::Final && same_operation
-            }
+            State::InFlight { .. }
+            | State::Uncertain { .. }
+            | State::Saga { .. }
+            | State::Lock(_)
+            | State::Review { .. }
+            | State::Versions { .. } => self.kind == WriteKind::Final && same_operation,
             State::Completed { .. } | State::Expired | State::Barred => false,
         };
         if self.follows(other) && may_be_earlier {

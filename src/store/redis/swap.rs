@@ -34,7 +34,7 @@ impl RecordWrite<'_> {
     /// that owns the record: the slot may be empty, or have an old state, because records were
     /// lost.
     pub(super) fn is_guarded(&self) -> bool {
-        matches!(self.next.state, State::Saga { .. } | State::Barred)
+        matches!(self.next.state, State::Saga { .. } | State::Barred | State::Lock(_))
     }
 }
 

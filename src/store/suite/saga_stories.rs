@@ -12,7 +12,7 @@ use super::records::{
 use super::stage::Stage;
 use crate::key::Slot;
 use crate::record::{
-    Announcements, Fence, Lifetime, Publication, Record, SagaContent, SagaPhase, State, Version,
+    Announcements, Fence, Lifetime, PrivateContent, Publication, Record, SagaPhase, State, Version,
 };
 use crate::store::outbox::OutboxEvent;
 use crate::store::records::{Listing, Swap};
@@ -25,7 +25,7 @@ fn saga(version: u64, fence: u64, phase: SagaPhase) -> Record {
 }
 
 fn saga_with(version: u64, fence: u64, phase: SagaPhase, text: Bytes) -> Record {
-    record(version, fence, State::Saga { phase, content: SagaContent::Open(text) })
+    record(version, fence, State::Saga { phase, content: PrivateContent::Open(text) })
 }
 
 fn running(version: u64, fence: u64) -> Record {

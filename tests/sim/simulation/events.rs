@@ -192,8 +192,13 @@ impl World {
                 };
                 (was_uncertain || is_declined).then_some((AnnouncedState::Released, None))
             }
-            // No saga is simulated.
-            State::Expired | State::Saga { .. } | State::Barred => None,
+            // No saga and no resource is simulated.
+            State::Expired
+            | State::Saga { .. }
+            | State::Barred
+            | State::Lock(_)
+            | State::Review { .. }
+            | State::Versions { .. } => None,
         }
     }
 

@@ -1,11 +1,11 @@
 //! Sagas and bars on servers that lose their records, and their index.
 
 use super::*;
-use crate::record::{SagaContent, SagaPhase};
+use crate::record::{PrivateContent, SagaPhase};
 use crate::store::redis::RECENT_WRITE_TTL;
 
 fn saga(version: u64, fence: u64) -> Record {
-    let content = SagaContent::Open(bytes::Bytes::from_static(b"{\"log\":[]}"));
+    let content = PrivateContent::Open(bytes::Bytes::from_static(b"{\"log\":[]}"));
     Record { state: State::Saga { phase: SagaPhase::Running, content }, ..claim(version, fence) }
 }
 
