@@ -20,6 +20,7 @@ mod member;
 mod multipart;
 pub mod path;
 mod reading;
+mod resource;
 mod spelling;
 mod syntax;
 mod tenant;

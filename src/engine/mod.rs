@@ -5,6 +5,8 @@
 //! decision, and [`expire`] the record after the end of a lease. [`believe`] decides what the
 //! answer to a probe changes. [`saga_claim`], [`saga_progress`], [`saga_takeover`] and [`saga_end`]
 //! return the records of a saga, and [`bar`] the record that keeps a step of a saga from running.
+//! [`lock_admission`] decides who may take the lock of a resource, and [`WriteCondition`] what a
+//! write may do with the current version.
 
 mod admit;
 mod announce;
@@ -12,6 +14,7 @@ mod belief;
 mod chosen;
 mod grpc;
 mod identities;
+mod lock;
 mod operator;
 mod policy;
 mod probe;
@@ -24,6 +27,7 @@ mod standard;
 mod statuses;
 mod tag;
 mod uncertain;
+mod write_condition;
 
 pub use admit::{Admission, ClaimOver, ClaimRequest, DuplicateRefusal, admit};
 pub use announce::{Announcement, SettledBy, announcements_of_saga, publication_of_claim};
@@ -31,6 +35,10 @@ pub use belief::{Belief, believe, believe_in_background};
 pub use chosen::{CHOSEN_BYTES_MAX, CHOSEN_MAX, ChosenField, Side, any_chosen, chosen};
 pub use grpc::{grpc_uncertainty, is_grpc};
 pub use identities::{Identities, IdentityChange, IdentityComparison, Notes, VanishedRoute};
+pub use lock::{
+    LockAdmission, LockRequest, UnsentProof, lock_admission, lock_holder, release_unsent,
+    sent_lock, taken_lock, unsent_proof,
+};
 pub use operator::{Decision, DecisionDenied, decide, expire};
 pub use policy::{
     CallerRule, CrossOrigin, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode,
@@ -51,6 +59,7 @@ pub use statuses::{StatusRules, StatusRulesError, Verdict};
 pub use tag::{
     CONDITIONAL_FIELDS, EntityTag, MalformedTagList, ReadConditions, ReadVerdict, TagList,
 };
+pub use write_condition::{CurrentVersion, InvalidCondition, WriteCondition, WriteVerdict};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,0 +1,203 @@
+//! The lock of a resource: who may take it, and what its record proves.
+//!
+//! A write claims its own operation first. Then it takes the lock, looks at the current version,
+//! and is sent. The lock names the operation, and has no lease of its own: it is held for as long
+//! as the outcome of the operation may still be open. So whatever settles the operation frees the
+//! lock in the same step: an answer, an operator's decision or a probe.
+//!
+//! Danger: a write that was sent may be executed long after its gateway is gone. If the lock were
+//! free at the end of the lease, the next write would compare a version that is about to change.
+
+use std::time::Duration;
+
+use super::policy::Policy;
+use super::settle::{Next, released};
+use super::uncertain::uncertain_since_ms;
+use crate::key::Slot;
+use crate::record::{Extras, Fence, Held, Lifetime, Lock, LockPhase, Record, State, Version};
+
+/// A write that wants the lock of its resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockRequest {
+    /// The operation of the write.
+    pub operation: Slot,
+    /// The fence of the attempt.
+    pub fence: Fence,
+    /// Whether the attempt began from an uncertain operation. An earlier attempt of it may still be
+    /// executed, so the lock counts as sent from the beginning.
+    pub was_uncertain: bool,
+}
+
+/// Whether a write may take the lock of its resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockAdmission {
+    /// Nobody holds it: write the lock over this version.
+    Take(Option<Version>),
+    /// The attempt of this operation is active: wait until its record changes.
+    Wait(Slot),
+    /// The attempt of this operation has ended without an outcome: mark the operation, then ask
+    /// again.
+    MarkOverdue(Slot),
+    /// The write of this operation may still be executed.
+    Uncertain {
+        /// The operation.
+        operation: Slot,
+        /// How long it may still be executed.
+        rest: Duration,
+    },
+}
+
+/// What a lock proves about an attempt that has ended without an outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub enum UnsentProof {
+    /// Nothing was sent.
+    Proven,
+    /// Nothing was sent if this record can be written: the attempt then can't be sent any more.
+    IfWritten(Box<Next>),
+    /// The write may have been sent.
+    None,
+}
+
+/// Returns the operation that may hold the lock; `None` if nobody holds it, or the write itself
+/// does.
+pub fn lock_holder(lock: Option<&Held>, request: &LockRequest) -> Option<Slot> {
+    match lock?.record.state {
+        State::Lock(Lock { phase: LockPhase::Free, .. }) => None,
+        // An earlier attempt of the operation held it.
+        State::Lock(Lock { operation, .. }) if operation == request.operation => None,
+        State::Lock(Lock { operation, .. }) => Some(operation),
+        _ => None,
+    }
+}
+
+/// Decides whether a write may take the lock. `holder` is the record of the operation that
+/// [`lock_holder`] names. Pure and total.
+pub fn lock_admission(
+    lock: Option<&Held>,
+    holder: Option<&Held>,
+    request: &LockRequest,
+) -> LockAdmission {
+    let Some(held) = lock else { return LockAdmission::Take(None) };
+    let free = LockAdmission::Take(Some(held.record.version));
+    let State::Lock(lock) = held.record.state else { return free };
+    let (Some(operation), Some(holder)) = (lock_holder(Some(held), request), holder) else {
+        return free;
+    };
+    match &holder.record.state {
+        // Another attempt has begun the operation anew, after the attempt with the lock had
+        // released it.
+        State::InFlight { uncertain_since_ms: None }
+            if holder.record.fence != held.record.fence =>
+        {
+            free
+        }
+        State::InFlight { .. } if holder.lease_is_over() => LockAdmission::MarkOverdue(operation),
+        State::InFlight { .. } => LockAdmission::Wait(operation),
+        State::Uncertain { .. } => {
+            let age_ms = holder.now_ms.saturating_sub(uncertain_since_ms(holder));
+            match lock.rest_ms.checked_sub(age_ms) {
+                Some(rest_ms) if rest_ms > 0 => {
+                    LockAdmission::Uncertain { operation, rest: Duration::from_millis(rest_ms) }
+                }
+                _ => free,
+            }
+        }
+        // A write that waits for a person was not sent.
+        State::Review { .. }
+        | State::Completed { .. }
+        | State::Released
+        | State::Expired
+        | State::Saga { .. }
+        | State::Barred
+        | State::Lock(_)
+        | State::Versions { .. } => free,
+    }
+}
+
+/// Returns the lock of a write, over the version that it replaces. `fresh` is a random version for
+/// an empty slot, `busy` the longest time until the attempt has an outcome.
+pub fn taken_lock(
+    request: &LockRequest,
+    over: Option<Version>,
+    fresh: Version,
+    now_unix_ms: u64,
+    policy: &Policy,
+    busy: Duration,
+) -> Next {
+    let phase = if request.was_uncertain { LockPhase::Sent } else { LockPhase::Looking };
+    let rest_ms = u64::try_from(policy.uncertain_after.as_millis()).unwrap_or(u64::MAX);
+    let lock = Lock { phase, operation: request.operation, rest_ms };
+    Next {
+        record: Record {
+            version: over.map_or(fresh, Version::next),
+            fence: request.fence,
+            route: policy.route.clone(),
+            fingerprint: None,
+            caller: None,
+            opened_unix_ms: now_unix_ms,
+            kept: None,
+            publication: None,
+            extras: Extras::default(),
+            state: State::Lock(lock),
+        },
+        lifetime: lock_lifetime(policy, busy),
+        announcement: None,
+    }
+}
+
+/// Returns the lock of a write that is about to be sent. It replaces exactly the lock that the
+/// write took: if another write has taken the lock since, it can't be written, and nothing is sent.
+pub fn sent_lock(taken: &Record, policy: &Policy, busy: Duration) -> Option<Next> {
+    let State::Lock(lock) = taken.state else { return None };
+    let state = State::Lock(Lock { phase: LockPhase::Sent, ..lock });
+    let record = Record { version: taken.version.next(), state, ..taken.clone() };
+    Some(Next { record, lifetime: lock_lifetime(policy, busy), announcement: None })
+}
+
+/// Returns how long the record of a lock is kept: until the write can't be executed any more,
+/// whatever becomes of its gateway. Nothing has to remove the record earlier, because the
+/// operation's record shows whether the lock is held.
+fn lock_lifetime(policy: &Policy, busy: Duration) -> Lifetime {
+    let keep = busy + 2 * policy.lease + policy.uncertain_after + policy.marker_retention();
+    Lifetime { keep, due: None, tombstone: None }
+}
+
+/// Returns what the lock of a resource proves about an attempt of this operation that has ended
+/// without an outcome. `fence` is a random fence for a lock that is freed. Pure and total.
+pub fn unsent_proof(
+    lock: Option<&Held>,
+    attempt: &Record,
+    operation: &Slot,
+    fence: Fence,
+) -> UnsentProof {
+    if !matches!(attempt.state, State::InFlight { uncertain_since_ms: None }) {
+        return UnsentProof::None;
+    }
+    // A lock that is gone proves nothing: it may have been lost.
+    let Some(Held { record, .. }) = lock else { return UnsentProof::None };
+    let State::Lock(lock) = record.state else { return UnsentProof::None };
+    let is_own = lock.operation == *operation && record.fence == attempt.fence;
+    match lock.phase {
+        // The lock of a write that was sent is held until its operation is settled, so the attempt
+        // never got that far.
+        _ if !is_own => UnsentProof::Proven,
+        LockPhase::Free => UnsentProof::Proven,
+        LockPhase::Sent => UnsentProof::None,
+        LockPhase::Looking => {
+            let state = State::Lock(Lock { phase: LockPhase::Free, ..lock });
+            // Another fence: the attempt may write the same version at the same time.
+            let record = Record { version: record.version.next(), fence, state, ..record.clone() };
+            let lifetime = Lifetime { keep: FREE_LOCK_KEEP, due: None, tombstone: None };
+            UnsentProof::IfWritten(Box::new(Next { record, lifetime, announcement: None }))
+        }
+    }
+}
+
+/// How long a freed lock is kept: longer than a store command can be in transit.
+const FREE_LOCK_KEEP: Duration = Duration::from_secs(60);
+
+/// Returns the released marker of an attempt that has ended, if nothing was sent.
+pub fn release_unsent(held: &Held, policy: &Policy) -> Next {
+    let record = &held.record;
+    released(record.fence, record.version.after_next(), record, policy)
+}
