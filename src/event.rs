@@ -143,6 +143,10 @@ pub struct Context {
     /// The operator's reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The tag of the version that a write on a resource overwrote, although the writer named
+    /// another version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overwrote: Option<String>,
     /// What the change changed in a saga. The record has it too, but sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saga: Option<Box<ChangedSaga>>,
@@ -215,8 +219,9 @@ impl Event {
     pub fn encode(&self) -> Vec<u8> {
         let Event { kind, version, fence, route, opened_ms, keep_ms, tombstone_ms, .. } = self;
         let Event { lease_ms, status, response_bytes, cause, phase, context, .. } = self;
-        let Context { scope, trace, request_bytes, upstream_ms, fields, operator, reason, saga } =
+        let Context { scope, trace, request_bytes, upstream_ms, fields, operator, reason, .. } =
             context;
+        let Context { overwrote, saga, .. } = context;
         let mut encoded = Vec::with_capacity(USUAL_BYTES);
         let mut event = Object::begin(&mut encoded);
         event.text("kind", kind.name());
@@ -240,6 +245,7 @@ impl Event {
         }
         event.text_if("operator", operator.as_deref());
         event.text_if("reason", reason.as_deref());
+        event.text_if("overwrote", overwrote.as_deref());
         if let Some(saga) = saga {
             // Writing these types to memory can't fail.
             serde_json::to_writer(event.name("saga"), saga).unwrap_or_default();

@@ -112,6 +112,7 @@ impl SagaGateway for SagaWays {
             route: Arc::new(route),
             keyring: None,
             saga: None,
+            unkeyed: None,
         })
     }
 

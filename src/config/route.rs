@@ -204,13 +204,16 @@ fn read(
     let upstream = read_upstream(&table, context);
     let response_timeout = context.response_timeout_of(upstream.as_ref());
     let mut extras = RouteExtras::default();
-    let policy = read_policy(
+    let mut policy = read_policy(
         &table,
         name.as_deref().unwrap_or_default(),
         response_timeout,
         (&AnnouncedState::OF_ROUTES, context),
         &mut extras,
     );
+    if let (Some(policy), Some(upstream)) = (&mut policy, &upstream) {
+        resource::complete(policy, upstream.as_deref());
+    }
     if let (Some(policy), Some(methods), Some(value)) = (&policy, &methods, table.get("cors"))
         && policy.key.required
         && methods.contains(&Method::OPTIONS)
@@ -220,8 +223,8 @@ fn read(
              from methods",
         );
     }
-    if let (Some(policy), Some(methods)) = (&policy, &methods) {
-        resource::check(&table, policy, methods);
+    if let Some(policy) = &policy {
+        resource::check(&table, policy);
     }
     table.finish();
     Some(RouteConfig {

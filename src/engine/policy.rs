@@ -329,10 +329,11 @@ impl Policy {
         self.drop_headers.iter().chain(self.echoed_field())
     }
 
-    /// Returns whether one key names different operations on different paths: the path is part of
-    /// the identity or of a derived key.
+    /// Returns whether requests with different paths are about different things: the path is part
+    /// of the identity, of a derived key or of a resource.
     pub fn separates_paths(&self) -> bool {
         self.by_path
+            || self.resource.as_ref().is_some_and(|rule| rule.makes_tags())
             || matches!(
                 &self.key.source,
                 KeySource::Derived(parts) if parts.contains(&KeyPart::Path)
@@ -374,6 +375,33 @@ impl Policy {
         match self.on_uncertain {
             OnUncertain::Hold => None,
             OnUncertain::Forward | OnUncertain::Probe(_) => Some(RETRY_AFTER_MAX),
+        }
+    }
+
+    /// Returns the policy for requests without a key that are protected nevertheless. No duplicate
+    /// asks for their results, so the results are kept only for a short time.
+    pub fn unkeyed(&self) -> Policy {
+        Policy {
+            key: KeyRule { source: KeySource::Derived(Vec::new()), ..self.key.clone() },
+            by_path: false,
+            echo_key: false,
+            upstream_key: None,
+            on_mismatch: OnMismatch::Reject,
+            on_uncertain: OnUncertain::Hold,
+            retention: self.marker_retention(),
+            tombstone: Duration::ZERO,
+            explain: false,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the field in which the upstream gets the key, if it gets it in a field.
+    pub fn upstream_key_field(&self) -> Option<&HeaderName> {
+        match (&self.upstream_key, &self.key.source) {
+            (Some(UpstreamKey { place: KeyPlace::Header(name), .. }), _) => Some(name),
+            (Some(UpstreamKey { place: KeyPlace::Body(_), .. }), _) => None,
+            (None, KeySource::Sent { header, .. }) => header.as_ref(),
+            (None, KeySource::Derived(_)) => None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The rules of a resource: how its versions are known, and what a write must say about them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
@@ -9,6 +10,9 @@ use crate::key::Pointer;
 /// The rules of the resources on a route's paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourceRule {
+    /// The configured name of the upstream that has the resources. Resources of two upstreams are
+    /// never the same.
+    pub upstream: Arc<str>,
     /// What the tag of a representation is made of.
     pub versions: VersionSource,
     /// Whether a write needs a condition.
@@ -52,12 +56,19 @@ pub enum IfMatchRule {
 pub enum OnStale {
     /// With a refusal.
     Reject,
+    /// It is sent: the last write wins.
+    Overwrite,
 }
 
 impl ResourceRule {
     /// Returns whether a request with this method reads a resource.
     pub fn is_read(method: &Method) -> bool {
         matches!(*method, Method::GET | Method::HEAD)
+    }
+
+    /// Returns whether a request with this method writes a resource.
+    pub fn is_write(method: &Method) -> bool {
+        matches!(*method, Method::PUT | Method::PATCH | Method::DELETE)
     }
 
     /// Returns whether the gateway makes the tags and compares them. If not, the upstream does

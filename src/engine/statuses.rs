@@ -104,6 +104,12 @@ impl StatusRules {
         }
     }
 
+    /// Makes a status mean that the upstream did nothing.
+    pub fn release(&mut self, status: StatusCode) {
+        let at = usize::from(status.as_u16().saturating_sub(STATUS_MIN));
+        self.bare.iter_mut().skip(at).take(1).for_each(|verdict| *verdict = Verdict::Release);
+    }
+
     /// Returns the verdict for an answer. A 101 is always a result: the connection then belongs to
     /// the client.
     pub fn verdict(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {

@@ -155,7 +155,7 @@ mod tests {
             (&[("if-match", "\"a\""), ("if-match", "\"b\"")], matches(&["\"a\"", "\"b\""])),
             (&[("if-match", "")], matches(&[])),
             (&[("if-none-match", "*")], Ok(WriteCondition::Creates)),
-            (&[("if-none-match", "\"a\"")], tags),
+            (&[("if-none-match", "\"a\"")], tags.clone()),
             (&[("if-none-match", "")], tags),
             (&[("if-match", "\"a\""), ("if-none-match", "*")], both.clone()),
             (&[("if-match", "*"), ("if-none-match", "\"a\"")], both),

@@ -217,6 +217,7 @@ async fn the_wire_form_is_what_readers_were_promised() {
         fields: [("order".to_owned(), "o-17".to_owned())].into(),
         operator: Some("on-call".into()),
         reason: Some("seen".into()),
+        overwrote: Some("\"v1\"".into()),
         saga: None,
     };
     let lifetime = Lifetime { due: Some(Duration::from_secs(30)), ..LIFE };
@@ -226,7 +227,8 @@ async fn the_wire_form_is_what_readers_were_promised() {
         r#"{"kind":"claimed","version":"3000","fence":"2000","route":"payments","opened_ms":5,"#,
         r#""keep_ms":60000,"lease_ms":30000,"scope":"00112233","#,
         r#""trace":"4bf92f3577b34da6a3ce929d0e0e4736","request_bytes":2,"upstream_ms":41,"#,
-        r#""fields":{"order":"o-17"},"operator":"on-call","reason":"seen"}"#,
+        r#""fields":{"order":"o-17"},"operator":"on-call","reason":"seen","#,
+        r#""overwrote":"\"v1\""}"#,
     );
     assert_eq!(text, expected);
     assert_eq!(Event::decode(text.as_bytes()).unwrap(), event);

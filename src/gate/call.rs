@@ -32,6 +32,7 @@ use super::context::RequestContext;
 use super::intake::fingerprint::body_hash;
 use super::intake::upstream_key::UpstreamKeyPlacement;
 use super::intake::{Content, OperationKey, RequestedOperation, key_in_head};
+use super::resource_write::ResourceWrite;
 use super::run::IdentifiedRequest;
 use super::state::{Gate, ProtectedRoute};
 use super::upstream_service::UpstreamService;
@@ -259,10 +260,13 @@ impl Gate {
         let InternalOperation { hops, continues, only_asks, .. } = operation;
         let sender = Sender::Gateway(CallTerms { hops, continues, only_asks });
         let permit = self.permit_for(sender, None)?;
+        let mut parts = Box::new(parts);
+        let write = ResourceWrite::take(policy, &mut parts)?;
         let mut request = IdentifiedRequest {
             sender,
+            write,
             context: RequestContext::from_extensions(&parts.extensions),
-            parts: Box::new(parts),
+            parts,
             key,
             _content_hold: hold.beside(),
             body,
@@ -432,6 +436,13 @@ fn refused(slot: Slot, refusal: Refusal) -> (CallOutcome, Answer) {
         Refusal::UpstreamUnreachable { .. } => (true, Answer::UpstreamUnreachable),
         Refusal::Overloaded | Refusal::QuotaReached { .. } => (true, Answer::Overloaded),
         Refusal::OutboxFull { .. } => (true, Answer::OutboxFull),
+        Refusal::ResourceBusy { .. } => (true, Answer::ResourceBusy),
+        Refusal::ResourceUncertain { .. } => (true, Answer::ResourceUncertain),
+        Refusal::ResourceUnreadable => (true, Answer::ResourceUnreadable),
+        Refusal::PreconditionFailed { .. } | Refusal::MergeConflict { .. } => {
+            (false, Answer::PreconditionFailed)
+        }
+        Refusal::PreconditionRequired => (false, Answer::PreconditionRequired),
         Refusal::KeyReused { .. } => (false, Answer::KeyReused),
         Refusal::KeyMissing { .. } => (false, Answer::KeyMissing),
         Refusal::KeyInvalid { .. } => (false, Answer::KeyInvalid),
@@ -439,14 +450,14 @@ fn refused(slot: Slot, refusal: Refusal) -> (CallOutcome, Answer) {
         Refusal::RecordUnreadable { .. } => (true, Answer::StoreUnavailable),
         Refusal::BodyUnreadable => (false, Answer::BodyUnreadable),
         // `UnsupportedEncoding`: the key can't be written into an encoded body. The other refusals
-        // here concern a client's bytes, scope, path or saga, a read, or a request without
+        // here concern a client's bytes, scope, path or saga, or a request without
         // protection.
         Refusal::ScopeMissing { .. }
         | Refusal::ScopeRepeated { .. }
         | Refusal::ScopeInvalid { .. }
         | Refusal::ScopeUnavailable
         | Refusal::SagaNotFound
-        | Refusal::PreconditionFailed { .. }
+        | Refusal::ConditionInvalid { .. }
         | Refusal::UnsupportedEncoding
         | Refusal::UpstreamFailed { .. }
         | Refusal::BodyTimeout

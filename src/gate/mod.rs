@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request};
 
+use crate::engine::ResourceRule;
 use crate::telemetry::{Answer, Trail, Work};
 
 mod answer;
@@ -38,7 +39,10 @@ mod prefer;
 mod protected_route;
 mod quota;
 mod record_change;
+mod resource_lock;
 mod resource_read;
+mod resource_turns;
+mod resource_write;
 mod response;
 mod run;
 mod saga;
@@ -80,6 +84,8 @@ pub use payload::{AnswerBody, Payload};
 pub use prefer::ClientPreference;
 pub use protected_route::{NextSaga, OwnedSaga, SagaRequest, SagaRunner};
 pub use resource_read::ResourceRead;
+use resource_write::ResourceWrite;
+pub use resource_write::require_condition;
 use run::IdentifiedRequest;
 pub use saga::{SagaTake, SagaWrite};
 pub use saga_decision::SagaDecisionError;
@@ -137,6 +143,41 @@ impl Gate {
         Intake::from_head(&guarded.route.policy, headers, verified.as_ref())
     }
 
+    /// Reads the head of a write on a resource that has no key. `unkeyed` is
+    /// [`ProtectedRoute::unkeyed`].
+    ///
+    /// # Errors
+    /// The scope or the caller is missing, invalid or ambiguous.
+    pub fn read_unkeyed_head(
+        &self,
+        unkeyed: &ProtectedRoute,
+        headers: &HeaderMap,
+        context: &RequestContext,
+    ) -> Result<Intake, Refusal> {
+        let verified = self.verify_scope(unkeyed, headers, context);
+        Requester::from_head(&unkeyed.route.policy, headers, verified.as_ref())
+            .map(Intake::without_key)
+    }
+
+    /// Identifies a write without a key: it is an operation of its own, under a random key.
+    fn identify_unkeyed(
+        &self,
+        unkeyed: &ProtectedRoute,
+        requester: Requester,
+        parts: &Parts,
+        content: &Content,
+    ) -> Identified {
+        let policy = &unkeyed.route.policy;
+        let key = std::array::from_fn(|_| self.entropy.next()).map(u64::to_be_bytes);
+        Intake::without_key(requester).under_key(
+            policy,
+            &self.settings.hashing,
+            parts,
+            content,
+            key,
+        )
+    }
+
     /// Answers a request of a protected route.
     ///
     /// The attempt runs in a task of its own. It continues if the client leaves, or if the caller
@@ -171,7 +212,7 @@ impl Gate {
         S: UpstreamService<B>,
         B: Send + 'static,
     {
-        let BufferedRequest { parts, intake, body, hold, context } = request;
+        let BufferedRequest { mut parts, intake, body, hold, context } = request;
         let policy = &guarded.route.policy;
         let address = context.address_share.as_ref();
 
@@ -180,12 +221,22 @@ impl Gate {
         let mut decoded = hold.beside();
         let limit = self.settings.request_body;
         let content = Content::read(&parts.headers, &body, limit, &mut decoded).await?;
+        let requester = *intake.requester();
         let identified = intake.with_body(policy, &self.settings.hashing, &parts, &content)?;
-        drop(turn);
-        let Some(Identified { key, operation }) = identified else {
-            let unprotected = UnprotectedRequest { parts, body, context };
-            return Box::pin(self.pass(guarded, unprotected, service, Answer::Passed)).await;
+        let unkeyed = guarded.unkeyed.as_ref().filter(|_| ResourceRule::is_write(&parts.method));
+        let (guarded, identified) = match (identified, unkeyed) {
+            (Some(identified), _) => (guarded, identified),
+            (None, Some(unkeyed)) => {
+                (unkeyed, self.identify_unkeyed(unkeyed, requester, &parts, &content))
+            }
+            (None, None) => {
+                let unprotected = UnprotectedRequest { parts, body, context };
+                return Box::pin(self.pass(guarded, unprotected, service, Answer::Passed)).await;
+            }
         };
+        drop(turn);
+        let (policy, Identified { key, operation }) = (&guarded.route.policy, identified);
+        let write = ResourceWrite::take(policy, &mut parts)?;
 
         // Claim.
         if self.closed.load(Ordering::Acquire) {
@@ -197,6 +248,7 @@ impl Gate {
         let permit = self.permit_for(Sender::Client, address)?;
         let mut request = IdentifiedRequest {
             sender: Sender::Client,
+            write,
             parts,
             key,
             body,

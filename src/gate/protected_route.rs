@@ -31,6 +31,28 @@ pub struct ProtectedRoute {
     pub keyring: Option<Arc<Keyring>>,
     /// Runs the sagas that requests of the route begin; `None` for a route to an upstream.
     pub saga: Option<Arc<dyn SagaRunner>>,
+    /// The same route for writes on its resources that have no key; `None` for a route without
+    /// resources. Each of these writes is an operation of its own.
+    pub unkeyed: Option<Arc<ProtectedRoute>>,
+}
+
+impl ProtectedRoute {
+    /// Completes a route with [`ProtectedRoute::unkeyed`].
+    pub fn with_unkeyed(self) -> ProtectedRoute {
+        if !self.route.policy.resource.as_ref().is_some_and(|rule| rule.makes_tags()) {
+            return self;
+        }
+        let route = Route { policy: self.route.policy.unkeyed(), ..Route::clone(&self.route) };
+        let unkeyed = ProtectedRoute {
+            route: Arc::new(route),
+            response_timeout: self.response_timeout,
+            meter: self.meter.clone(),
+            keyring: self.keyring.clone(),
+            saga: None,
+            unkeyed: None,
+        };
+        ProtectedRoute { unkeyed: Some(Arc::new(unkeyed)), ..self }
+    }
 }
 
 /// The request that begins a saga.

@@ -27,7 +27,7 @@ use super::response::{is_event_stream, join};
 use super::share::AddressShare;
 use super::state::{Gate, ProtectedRoute};
 use crate::engine::{EntityTag, ReadConditions, ReadVerdict, ResourceRule, VersionSource};
-use crate::refusal::Refusal;
+use crate::refusal::{FailedCondition, Refusal};
 use crate::telemetry::{Answer, UntaggedReason};
 
 /// The fields of a 304 (RFC 9110, section 15.4.5), besides `ETag`.
@@ -42,9 +42,11 @@ pub struct ResourceRead {
 }
 
 /// A representation, with its tag or without one.
-struct Representation<RB> {
-    tag: Result<EntityTag, UntaggedReason>,
-    body: AnswerBody<RB>,
+pub(super) struct Representation<RB> {
+    pub tag: Result<EntityTag, UntaggedReason>,
+    pub body: AnswerBody<RB>,
+    /// The bytes of the body, if it has a tag.
+    pub whole: Option<Bytes>,
 }
 
 /// The part of a body that has arrived.
@@ -121,7 +123,10 @@ impl Gate {
                         ReadVerdict::Whole => {}
                         ReadVerdict::NotModified => return Ok(not_modified(&parts.headers)),
                         ReadVerdict::Failed => {
-                            return Err(Refusal::PreconditionFailed { current: Some(tag) });
+                            return Err(Refusal::PreconditionFailed {
+                                current: Some(tag),
+                                why: FailedCondition::Read,
+                            });
                         }
                     }
                 }
@@ -141,7 +146,7 @@ impl Gate {
     }
 
     /// Reads a representation within the rule's limit, and makes its tag.
-    async fn represent<RB>(
+    pub(super) async fn represent<RB>(
         &self,
         rule: &ResourceRule,
         headers: &HeaderMap,
@@ -153,10 +158,10 @@ impl Gate {
         RB: Body<Data = Bytes> + Unpin,
     {
         if is_event_stream(headers) {
-            return Ok(Representation { tag: Err(UntaggedReason::Streamed), body });
+            return Ok(Representation { tag: Err(UntaggedReason::Streamed), body, whole: None });
         }
         if body.size_hint().lower() > rule.bytes as u64 {
-            return Ok(Representation { tag: Err(UntaggedReason::TooLarge), body });
+            return Ok(Representation { tag: Err(UntaggedReason::TooLarge), body, whole: None });
         }
         let mut hold = self.passing_room(address);
         let mut arrived = Arrived::default();
@@ -170,14 +175,15 @@ impl Gate {
             Reached::End => {
                 let _turn = self.heavy_work.turn_to_read(address, headers, &bytes).await?;
                 let tag = tag(rule, headers, &bytes, &hold).await;
+                let whole = Some(bytes.clone());
                 let body = AnswerBody::whole(bytes).with_trailers(trailers).holding(hold);
-                return Ok(Representation { tag, body });
+                return Ok(Representation { tag, body, whole });
             }
             Reached::Broken => return Err(Refusal::UpstreamFailed { timed_out: false }),
             Reached::Limit => UntaggedReason::Streamed,
             Reached::NoMemory => UntaggedReason::NoMemory,
         };
-        Ok(Representation { tag: Err(reason), body: body.after(bytes).holding(hold) })
+        Ok(Representation { tag: Err(reason), body: body.after(bytes).holding(hold), whole: None })
     }
 }
 

@@ -17,6 +17,7 @@ use super::intake::upstream_key::UpstreamKeyPlacement;
 use super::intake::{Content, OperationKey, RequestedOperation};
 use super::payload::Payload;
 use super::permits::Permit;
+use super::resource_write::ResourceWrite;
 use super::state::{Gate, ProtectedRoute};
 use super::upstream_service::UpstreamService;
 use crate::refusal::Refusal;
@@ -34,6 +35,8 @@ pub(in crate::gate) struct IdentifiedRequest<S> {
     /// The changes that put the key where the upstream looks for it.
     pub upstream_key: UpstreamKeyPlacement,
     pub context: RequestContext,
+    /// What a write on a resource brings along; `None` for other requests.
+    pub write: Option<Box<ResourceWrite>>,
     /// The memory of the body and the answer.
     pub hold: Hold,
     pub service: S,
@@ -69,6 +72,7 @@ impl Gate {
             is_decoded: request.content.is_decoded(),
             request_bytes: request.body.len() as u64,
             context: &request.context,
+            resource: request.write.as_ref().and_then(|write| write.resource),
             service: &mut request.service,
             hold: &mut request.hold,
             waited: None,
@@ -100,11 +104,12 @@ impl Gate {
         let policy = &guarded.route.policy;
         let slot = claimed.slot;
         let trail = request.context.trail.take();
+        let write = request.write.take();
         let never_probed = is_never_probed(policy, &request.key);
         let (parts, body, hold, service) = request.carry_key();
         let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
         let (gate, guarded) = (self.clone(), guarded.clone());
-        let attempt = Attempt { gate, guarded, claimed, request, service, hold, trail };
+        let attempt = Attempt { gate, guarded, claimed, request, service, hold, trail, write };
         let answer = match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
             // The task panicked. When the lease ends, the operation becomes uncertain.

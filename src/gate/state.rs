@@ -16,6 +16,7 @@ use crate::gate::intake::heavy_work::HeavyWork;
 use crate::gate::observation_buffer::ObservationBuffer;
 use crate::gate::permits::{InFlightPermits, Permits};
 use crate::gate::quota::Quota;
+use crate::gate::resource_turns::ResourceTurns;
 use crate::key::Hashing;
 use crate::store::Store;
 use crate::telemetry::Meter;
@@ -104,6 +105,7 @@ pub struct Gate {
     /// Permits of sagas that run.
     pub(super) sagas: Permits,
     pub(super) heavy_work: HeavyWork,
+    pub(super) resource_turns: ResourceTurns,
     pub(super) quota: Arc<Quota>,
     pub(super) full_sinks: FullSinks,
     pub(super) observed: Arc<ObservationBuffer>,
@@ -134,6 +136,7 @@ impl Gate {
             internal: Permits::new(settings.in_flight),
             sagas: Permits::new(settings.sagas),
             heavy_work: HeavyWork::new(),
+            resource_turns: ResourceTurns::default(),
             quota: Quota::new(settings.records_per_scope),
             full_sinks: FullSinks::default(),
             observed: Arc::default(),
@@ -165,6 +168,7 @@ impl Gate {
             internal: self.internal.limited_to(settings.in_flight),
             sagas: self.sagas.limited_to(settings.sagas),
             heavy_work: self.heavy_work.clone(),
+            resource_turns: self.resource_turns.clone(),
             quota: self.quota.limited_to(settings.records_per_scope),
             full_sinks: self.full_sinks.clone(),
             observed: self.observed.clone(),

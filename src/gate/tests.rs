@@ -245,6 +245,7 @@ impl Scene {
             response_timeout: Duration::from_secs(60),
             keyring: None,
             saga: None,
+            unkeyed: None,
         };
         Scene { store, gate, guarded: Arc::new(guarded), executed: Arc::default() }
     }

@@ -116,13 +116,15 @@ impl OncewardLayer {
             if route.policy.resource.as_ref().is_some_and(|rule| rule.makes_tags()) {
                 meter.show_untagged();
             }
-            Arc::new(ProtectedRoute {
+            let guarded = ProtectedRoute {
                 meter,
                 route: route.clone(),
                 response_timeout: *response_timeout,
                 keyring: settings.keyrings.get(&*route.policy.route).cloned(),
                 saga: settings.sagas.get(&*route.policy.route).cloned(),
-            })
+                unkeyed: None,
+            };
+            Arc::new(guarded.with_unkeyed())
         });
         Ok(OncewardLayer(Arc::new(LayerState {
             guarded: guarded.collect(),

@@ -7,10 +7,12 @@ use http::{Request, StatusCode};
 use http_body::Body;
 
 use super::respond::AnswerContext;
-use super::service::ResponseFuture;
+use super::service::{Head, ResponseFuture};
 use super::{LayerState, cors};
 use crate::engine::ResourceRule;
-use crate::gate::{ProtectedRoute, RequestContext, ResourceRead, UpstreamService};
+use crate::gate::{
+    ProtectedRoute, RequestContext, ResourceRead, UpstreamService, require_condition,
+};
 
 impl LayerState {
     /// Answers a read of a resource. It has no key, and no record is made.
@@ -49,6 +51,39 @@ impl LayerState {
             }
             Ok(response)
         })
+    }
+
+    /// Answers a request of a route that has no key and needs none.
+    pub(super) fn answer_unkeyed<S, B>(
+        self: Arc<Self>,
+        guarded: Arc<ProtectedRoute>,
+        request: Request<B>,
+        context: RequestContext,
+        inner: S,
+        answer: AnswerContext,
+    ) -> ResponseFuture<S::ResponseBody>
+    where
+        S: UpstreamService<B>,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        let Some(rule) = &guarded.route.policy.resource else {
+            return self.pass_covered(guarded, request, context, inner, answer);
+        };
+        if let Err(refusal) = require_condition(rule, request.method(), request.headers()) {
+            return self.refuse(request, refusal, Some(&guarded), answer);
+        }
+        let unkeyed = guarded.unkeyed.as_ref().filter(|_| ResourceRule::is_write(request.method()));
+        let intake = unkeyed
+            .map(|unkeyed| self.gate.read_unkeyed_head(unkeyed, request.headers(), &context));
+        match intake {
+            None => self.pass_covered(guarded, request, context, inner, answer),
+            Some(Ok(intake)) => {
+                let (parts, body) = request.into_parts();
+                let head = Head { parts: Box::new(parts), intake, context };
+                self.protect(guarded, head, body, inner, answer)
+            }
+            Some(Err(refusal)) => self.refuse(request, refusal, Some(&guarded), answer),
+        }
     }
 }
 

@@ -36,10 +36,10 @@ pub struct OncewardService<S> {
 }
 
 /// The head of a request that the gate protects.
-struct Head {
-    parts: Box<Parts>,
-    intake: Intake,
-    context: RequestContext,
+pub(super) struct Head {
+    pub parts: Box<Parts>,
+    pub intake: Intake,
+    pub context: RequestContext,
 }
 
 /// The future of an answer.
@@ -124,7 +124,7 @@ impl LayerState {
                         let head = Head { parts: Box::new(parts), intake, context };
                         self.protect(guarded, head, body, inner, answer)
                     }
-                    Ok(None) => self.pass_covered(guarded, request, context, inner, answer),
+                    Ok(None) => self.answer_unkeyed(guarded, request, context, inner, answer),
                     Err(refusal) => self.refuse(request, refusal, Some(&guarded), answer),
                 }
             }
@@ -192,7 +192,7 @@ impl LayerState {
     }
 
     /// Passes a request through the gate.
-    fn protect<S, B>(
+    pub(super) fn protect<S, B>(
         self: Arc<Self>,
         guarded: Arc<ProtectedRoute>,
         head: Head,

@@ -112,7 +112,9 @@ impl RefusalRenderer {
         {
             headers.insert(LOCATION, location);
         }
-        if let Refusal::PreconditionFailed { current: Some(current) } = refusal {
+        if let Refusal::PreconditionFailed { current: Some(current), .. }
+        | Refusal::MergeConflict { current, .. } = refusal
+        {
             headers.extend(current.to_field().map(|current| (ETAG, current)));
         }
         if let Some((name, value)) = remedy_field(kind) {
@@ -171,6 +173,8 @@ fn retry_after(refusal: &Refusal, errors: Dialect) -> Option<Duration> {
         Refusal::InFlight { retry_after, .. }
         | Refusal::StoreUnavailable { retry_after }
         | Refusal::QuotaReached { retry_after }
+        | Refusal::ResourceBusy { retry_after }
+        | Refusal::ResourceUncertain { retry_after, .. }
         | Refusal::OutboxFull { retry_after } => Some(*retry_after),
         Refusal::SagaStuck { .. } => Some(HELD_RETRY),
         // Without a key there is no protection: if the client sent the request again, it would run
@@ -182,6 +186,7 @@ fn retry_after(refusal: &Refusal, errors: Dialect) -> Option<Duration> {
         | Refusal::UpstreamUnreachable { .. }
         | Refusal::UpstreamFailed { .. }
         | Refusal::RecordUnreadable { .. }
+        | Refusal::ResourceUnreadable
         | Refusal::Overloaded
         | Refusal::BodyTimeout
         | Refusal::BodyBroken => Some(RETRY_SOON),
@@ -193,6 +198,9 @@ fn retry_after(refusal: &Refusal, errors: Dialect) -> Option<Duration> {
         | Refusal::KeyReused { .. }
         | Refusal::SagaNotFound
         | Refusal::PreconditionFailed { .. }
+        | Refusal::MergeConflict { .. }
+        | Refusal::PreconditionRequired
+        | Refusal::ConditionInvalid { .. }
         | Refusal::Barred { .. }
         | Refusal::ResponseNotStored { .. }
         | Refusal::ResultExpired { .. }
@@ -231,6 +239,12 @@ fn remedy_field(kind: RefusalKind) -> Option<(HeaderName, &'static str)> {
         | RefusalKind::SagaStuck
         | RefusalKind::SagaNotFound
         | RefusalKind::PreconditionFailed
+        | RefusalKind::MergeConflict
+        | RefusalKind::PreconditionRequired
+        | RefusalKind::ConditionInvalid
+        | RefusalKind::ResourceBusy
+        | RefusalKind::ResourceUncertain
+        | RefusalKind::ResourceUnreadable
         | RefusalKind::Barred
         | RefusalKind::OutcomeUncertain
         | RefusalKind::ResponseNotStored
@@ -282,6 +296,9 @@ fn problem_document(text: &RefusalText<'_>, problem_type: &str, retryable: bool)
     }
     if let Refusal::ResponseNotStored { status, .. } = text.refusal {
         body["original_status"] = json!(status);
+    }
+    if let Refusal::MergeConflict { members, .. } = text.refusal {
+        body["members"] = json!(members);
     }
     if let Refusal::KeyReused { explained: Some(explained), .. } = text.refusal {
         body["original_state"] = json!(explained.state);

@@ -37,6 +37,12 @@ pub enum RefusalKind {
     QuotaReached,
     OutboxFull,
     PreconditionFailed,
+    MergeConflict,
+    PreconditionRequired,
+    ConditionInvalid,
+    ResourceBusy,
+    ResourceUncertain,
+    ResourceUnreadable,
     BodyTooLarge,
     UnsupportedEncoding,
     BodyUnreadable,
@@ -78,6 +84,12 @@ impl Refusal {
             Refusal::QuotaReached { .. } => RefusalKind::QuotaReached,
             Refusal::OutboxFull { .. } => RefusalKind::OutboxFull,
             Refusal::PreconditionFailed { .. } => RefusalKind::PreconditionFailed,
+            Refusal::MergeConflict { .. } => RefusalKind::MergeConflict,
+            Refusal::PreconditionRequired => RefusalKind::PreconditionRequired,
+            Refusal::ConditionInvalid { .. } => RefusalKind::ConditionInvalid,
+            Refusal::ResourceBusy { .. } => RefusalKind::ResourceBusy,
+            Refusal::ResourceUncertain { .. } => RefusalKind::ResourceUncertain,
+            Refusal::ResourceUnreadable => RefusalKind::ResourceUnreadable,
             Refusal::BodyTooLarge { .. } => RefusalKind::BodyTooLarge,
             Refusal::UnsupportedEncoding => RefusalKind::UnsupportedEncoding,
             Refusal::BodyUnreadable => RefusalKind::BodyUnreadable,
@@ -119,6 +131,12 @@ impl RefusalKind {
             RefusalKind::Overloaded | RefusalKind::QuotaReached => "overloaded",
             RefusalKind::OutboxFull => "outbox-full",
             RefusalKind::PreconditionFailed => "precondition-failed",
+            RefusalKind::MergeConflict => "merge-conflict",
+            RefusalKind::PreconditionRequired => "precondition-required",
+            RefusalKind::ConditionInvalid => "condition-invalid",
+            RefusalKind::ResourceBusy => "resource-busy",
+            RefusalKind::ResourceUncertain => "resource-uncertain",
+            RefusalKind::ResourceUnreadable => "resource-unreadable",
             RefusalKind::BodyTooLarge => "body-too-large",
             RefusalKind::UnsupportedEncoding => "unsupported-encoding",
             RefusalKind::BodyUnreadable => "body-unreadable",
@@ -142,6 +160,7 @@ impl RefusalKind {
             | RefusalKind::BodyBroken
             | RefusalKind::PathAmbiguous
             | RefusalKind::HostInvalid
+            | RefusalKind::ConditionInvalid
             | RefusalKind::Malformed => StatusCode::BAD_REQUEST,
             RefusalKind::ScopeInvalid | RefusalKind::ScopeExpired => StatusCode::UNAUTHORIZED,
             RefusalKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -151,16 +170,21 @@ impl RefusalKind {
             | RefusalKind::Barred
             | RefusalKind::OutcomeUncertain
             | RefusalKind::ResponseNotStored
+            | RefusalKind::ResourceBusy
+            | RefusalKind::ResourceUncertain
             | RefusalKind::ResultExpired => StatusCode::CONFLICT,
             RefusalKind::SagaNotFound => StatusCode::NOT_FOUND,
-            RefusalKind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            RefusalKind::PreconditionFailed | RefusalKind::MergeConflict => {
+                StatusCode::PRECONDITION_FAILED
+            }
+            RefusalKind::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
             RefusalKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             RefusalKind::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             RefusalKind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             RefusalKind::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            RefusalKind::UpstreamUnreachable | RefusalKind::UpstreamFailed => {
-                StatusCode::BAD_GATEWAY
-            }
+            RefusalKind::UpstreamUnreachable
+            | RefusalKind::UpstreamFailed
+            | RefusalKind::ResourceUnreadable => StatusCode::BAD_GATEWAY,
             RefusalKind::ScopeUnavailable
             | RefusalKind::NotSent
             | RefusalKind::StoreUnavailable
@@ -205,6 +229,14 @@ impl RefusalKind {
             RefusalKind::QuotaReached => "Too many new operations",
             RefusalKind::OutboxFull => "Too many undelivered events",
             RefusalKind::PreconditionFailed => "The resource has another version",
+            RefusalKind::MergeConflict => "The resource has changed in the same members",
+            RefusalKind::PreconditionRequired => "A condition is required",
+            RefusalKind::ConditionInvalid => "The condition is not valid",
+            RefusalKind::ResourceBusy => "The resource is being written",
+            RefusalKind::ResourceUncertain => {
+                "It is not known whether an earlier write was executed"
+            }
+            RefusalKind::ResourceUnreadable => "The resource can't be read",
             RefusalKind::BodyTooLarge => "The request body is too large",
             RefusalKind::UnsupportedEncoding => "The request body can't be decoded",
             RefusalKind::BodyUnreadable => "The request body can't be read",
@@ -255,6 +287,8 @@ impl RefusalKind {
             | RefusalKind::InFlight
             | RefusalKind::UpstreamUnreachable
             | RefusalKind::StoreUnavailable
+            | RefusalKind::ResourceBusy
+            | RefusalKind::ResourceUnreadable
             | RefusalKind::Overloaded => "Send the same request again later.",
             RefusalKind::UpstreamFailed | RefusalKind::UpstreamTimedOut => {
                 "The method is safe to repeat: send the same request again later."
@@ -266,7 +300,21 @@ impl RefusalKind {
                 "Send the same request again later; retries of answered requests still get their \
                  answers."
             }
-            RefusalKind::PreconditionFailed => "Read the resource again, without If-Match.",
+            RefusalKind::PreconditionFailed => {
+                "Read the resource again, without If-Match, and decide again what to change."
+            }
+            RefusalKind::MergeConflict => {
+                "Read the resource again, and decide again what to change."
+            }
+            RefusalKind::PreconditionRequired => {
+                "Read the resource, and send its ETag in If-Match."
+            }
+            RefusalKind::ConditionInvalid => {
+                "Send If-Match with the ETag of the version that was read, or If-None-Match: *."
+            }
+            RefusalKind::ResourceUncertain => {
+                "Send the same request again later. An operator can settle the earlier write."
+            }
             RefusalKind::BodyTooLarge => "Send a smaller one.",
             RefusalKind::UnsupportedEncoding => {
                 "Send it in gzip, deflate, br or zstd, or without Content-Encoding."
@@ -317,7 +365,13 @@ impl RefusalKind {
             }
             RefusalKind::Overloaded | RefusalKind::QuotaReached => Answer::Overloaded,
             RefusalKind::OutboxFull => Answer::OutboxFull,
-            RefusalKind::PreconditionFailed => Answer::PreconditionFailed,
+            RefusalKind::PreconditionFailed | RefusalKind::MergeConflict => {
+                Answer::PreconditionFailed
+            }
+            RefusalKind::PreconditionRequired => Answer::PreconditionRequired,
+            RefusalKind::ResourceBusy => Answer::ResourceBusy,
+            RefusalKind::ResourceUncertain => Answer::ResourceUncertain,
+            RefusalKind::ResourceUnreadable => Answer::ResourceUnreadable,
             RefusalKind::BodyTooLarge => Answer::BodyTooLarge,
             RefusalKind::BodyUnreadable => Answer::BodyUnreadable,
             RefusalKind::BodyTimeout | RefusalKind::BodyBroken => Answer::BodyIncomplete,
@@ -327,6 +381,7 @@ impl RefusalKind {
             | RefusalKind::HostInvalid
             | RefusalKind::Malformed
             | RefusalKind::SagaNotFound
+            | RefusalKind::ConditionInvalid
             | RefusalKind::HeaderTooLarge => Answer::BadRequest,
         }
     }
@@ -362,6 +417,12 @@ impl RefusalKind {
             | RefusalKind::QuotaReached
             | RefusalKind::OutboxFull
             | RefusalKind::PreconditionFailed
+            | RefusalKind::MergeConflict
+            | RefusalKind::PreconditionRequired
+            | RefusalKind::ConditionInvalid
+            | RefusalKind::ResourceBusy
+            | RefusalKind::ResourceUncertain
+            | RefusalKind::ResourceUnreadable
             | RefusalKind::BodyTooLarge
             | RefusalKind::BodyTimeout
             | RefusalKind::BodyBroken
@@ -405,6 +466,12 @@ impl RefusalKind {
             | RefusalKind::QuotaReached
             | RefusalKind::OutboxFull
             | RefusalKind::PreconditionFailed
+            | RefusalKind::MergeConflict
+            | RefusalKind::PreconditionRequired
+            | RefusalKind::ConditionInvalid
+            | RefusalKind::ResourceBusy
+            | RefusalKind::ResourceUncertain
+            | RefusalKind::ResourceUnreadable
             | RefusalKind::BodyTooLarge
             | RefusalKind::BodyTimeout
             | RefusalKind::BodyBroken

@@ -10,6 +10,7 @@
 
 mod body_kind;
 mod explanation;
+mod failed_condition;
 mod http;
 mod key_fault;
 mod kind;
@@ -20,10 +21,11 @@ use std::time::Duration;
 
 use ::http::StatusCode;
 
-use crate::engine::{DuplicateRefusal, EntityTag};
+use crate::engine::{DuplicateRefusal, EntityTag, InvalidCondition};
 use crate::key::Slot;
 pub use body_kind::BodyKind;
 pub use explanation::Explanation;
+pub use failed_condition::FailedCondition;
 pub use http::{ALLOWED_METHODS, RefusalRenderer, RefusalStyle, SAGAS_PATH, saga_location};
 pub use key_fault::KeyFault;
 pub use kind::RefusalKind;
@@ -192,12 +194,59 @@ pub enum Refusal {
         /// How long to wait before the next try.
         retry_after: Duration,
     },
-    /// The resource has another version than those that the request names.
-    #[error("the resource has none of the versions in If-Match")]
+    /// The condition of the request is false for the current version of the resource.
+    #[error("{why}")]
     PreconditionFailed {
         /// The tag of the current version.
         current: Option<EntityTag>,
+        /// The condition that is false.
+        why: FailedCondition,
     },
+    /// Another write has changed members that this patch changes.
+    #[error(
+        "the resource has changed, also in members that this patch changes; the write was not sent \
+         to the upstream"
+    )]
+    MergeConflict {
+        /// The tag of the current version.
+        current: EntityTag,
+        /// Pointers to these members.
+        members: Vec<String>,
+    },
+    /// A write on a resource has no condition.
+    #[error(
+        "a write on this resource needs If-Match with the tag of the version that it changes, or \
+         If-None-Match: * to create it; nothing was sent to the upstream"
+    )]
+    PreconditionRequired,
+    /// The condition of a write can't be evaluated.
+    #[error("the request {why}; nothing was sent to the upstream")]
+    ConditionInvalid {
+        /// The fault.
+        why: InvalidCondition,
+    },
+    /// Another write holds the lock of the resource.
+    #[error("another write on this resource is being executed; nothing was sent to the upstream")]
+    ResourceBusy {
+        /// How long to wait before the next try.
+        retry_after: Duration,
+    },
+    /// The outcome of an earlier write on the resource is not known, and it may still be executed.
+    #[error(
+        "the outcome of an earlier write on this resource is not known, and it may still be \
+         executed; nothing was sent to the upstream"
+    )]
+    ResourceUncertain {
+        /// The operation of the earlier write.
+        slot: Slot,
+        /// How long to wait before the next try.
+        retry_after: Duration,
+    },
+    /// The current version of the resource can't be read.
+    #[error(
+        "the current version of the resource cannot be read and compared; the write was not sent"
+    )]
+    ResourceUnreadable,
     /// The request body is too large to be protected.
     #[error("the request body is larger than {limit} bytes")]
     BodyTooLarge {
@@ -249,6 +298,12 @@ pub enum Refusal {
     },
 }
 
+impl From<InvalidCondition> for Refusal {
+    fn from(why: InvalidCondition) -> Refusal {
+        Refusal::ConditionInvalid { why }
+    }
+}
+
 impl From<Malformation> for Refusal {
     fn from(why: Malformation) -> Refusal {
         Refusal::Malformed { why }
@@ -287,6 +342,7 @@ impl Refusal {
             | Refusal::ResponseNotStored { slot, .. }
             | Refusal::ResultExpired { slot }
             | Refusal::RecordUnreadable { slot }
+            | Refusal::ResourceUncertain { slot, .. }
             | Refusal::NotSent { slot } => Some(*slot),
             Refusal::OutcomeUncertain { slot, .. } | Refusal::UpstreamUnreachable { slot } => *slot,
             Refusal::KeyMissing { .. }
@@ -302,6 +358,11 @@ impl Refusal {
             | Refusal::OutboxFull { .. }
             | Refusal::SagaNotFound
             | Refusal::PreconditionFailed { .. }
+            | Refusal::MergeConflict { .. }
+            | Refusal::PreconditionRequired
+            | Refusal::ConditionInvalid { .. }
+            | Refusal::ResourceBusy { .. }
+            | Refusal::ResourceUnreadable
             | Refusal::BodyTooLarge { .. }
             | Refusal::UnsupportedEncoding
             | Refusal::BodyUnreadable

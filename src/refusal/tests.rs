@@ -73,7 +73,37 @@ fn rows() -> Vec<Row> {
         (Refusal::Overloaded, 503, "overloaded", one, yes, false),
         (Refusal::QuotaReached { retry_after: AFTER }, 503, "overloaded", three, yes, false),
         (Refusal::OutboxFull { retry_after: AFTER }, 503, "outbox-full", three, yes, false),
-        (Refusal::PreconditionFailed { current }, 412, "precondition-failed", None, None, false),
+        (
+            Refusal::PreconditionFailed { current, why: FailedCondition::Stale },
+            412,
+            "precondition-failed",
+            None,
+            None,
+            false,
+        ),
+        (
+            Refusal::MergeConflict {
+                current: EntityTag::parse(b"\"7\"").unwrap(),
+                members: vec!["/plan".to_owned()],
+            },
+            412,
+            "merge-conflict",
+            None,
+            None,
+            false,
+        ),
+        (Refusal::PreconditionRequired, 428, "precondition-required", None, None, false),
+        (InvalidCondition::Both.into(), 400, "condition-invalid", None, None, false),
+        (Refusal::ResourceBusy { retry_after: AFTER }, 409, "resource-busy", three, yes, false),
+        (
+            Refusal::ResourceUncertain { slot, retry_after: AFTER },
+            409,
+            "resource-uncertain",
+            three,
+            yes,
+            false,
+        ),
+        (Refusal::ResourceUnreadable, 502, "resource-unreadable", one, yes, false),
         (Refusal::BodyTooLarge { limit: 1 }, 413, "body-too-large", None, None, false),
         (Refusal::UnsupportedEncoding, 415, "unsupported-encoding", None, None, true),
         (Refusal::BodyUnreadable, 400, "body-unreadable", None, None, true),
@@ -117,7 +147,8 @@ const fn kinds_count(kind: RefusalKind) -> usize {
         | UpstreamFailed | UpstreamTimedOut | StoreUnavailable | RecordUnreadable | Overloaded
         | QuotaReached | OutboxFull | BodyTooLarge | UnsupportedEncoding | BodyUnreadable
         | BodyTimeout | BodyBroken | PathAmbiguous | MethodNotAllowed | HostInvalid | Malformed
-        | HeaderTooLarge | PreconditionFailed => 35,
+        | HeaderTooLarge | PreconditionFailed | MergeConflict | PreconditionRequired
+        | ConditionInvalid | ResourceBusy | ResourceUncertain | ResourceUnreadable => 41,
     }
 }
 
@@ -130,7 +161,7 @@ fn the_table_has_every_kind() {
 #[test]
 fn a_failed_precondition_has_the_current_tag() {
     let current = EntityTag::parse(b"\"7\"");
-    let refusal = Refusal::PreconditionFailed { current };
+    let refusal = Refusal::PreconditionFailed { current, why: FailedCondition::Stale };
     let (response, _) = RefusalRenderer::default().render(&refusal, RefusalStyle::default());
     assert_eq!(response.headers()["etag"], "\"7\"");
 }

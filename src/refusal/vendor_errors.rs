@@ -107,10 +107,11 @@ impl VendorCodes {
             | RefusalKind::SagaStuck
             | RefusalKind::Barred
             | RefusalKind::ResponseNotStored
-            | RefusalKind::ResultExpired => new(Service, "CONFLICT"),
-            RefusalKind::UpstreamUnreachable | RefusalKind::UpstreamFailed => {
-                new(Service, "BAD_GATEWAY")
-            }
+            | RefusalKind::ResultExpired
+            | RefusalKind::ResourceUncertain => new(Service, "CONFLICT"),
+            RefusalKind::UpstreamUnreachable
+            | RefusalKind::UpstreamFailed
+            | RefusalKind::ResourceUnreadable => new(Service, "BAD_GATEWAY"),
             RefusalKind::UpstreamTimedOut => new(Service, "GATEWAY_TIMEOUT"),
             RefusalKind::NotSent
             | RefusalKind::StoreUnavailable
@@ -122,7 +123,11 @@ impl VendorCodes {
             RefusalKind::BodyTooLarge => new(Request, "REQUEST_ENTITY_TOO_LARGE"),
             RefusalKind::UnsupportedEncoding => new(Request, "UNSUPPORTED_MEDIA_TYPE"),
             RefusalKind::BodyTimeout => new(Request, "REQUEST_TIMEOUT"),
-            RefusalKind::PreconditionFailed => new(Request, "CONFLICT"),
+            RefusalKind::PreconditionFailed
+            | RefusalKind::MergeConflict
+            | RefusalKind::ResourceBusy => new(Request, "CONFLICT"),
+            RefusalKind::PreconditionRequired => new(Request, "MISSING_REQUIRED_PARAMETER"),
+            RefusalKind::ConditionInvalid => new(Request, "INVALID_VALUE"),
             RefusalKind::SagaNotFound => new(Request, "NOT_FOUND"),
             RefusalKind::MethodNotAllowed => new(Request, "METHOD_NOT_ALLOWED"),
             RefusalKind::BodyBroken

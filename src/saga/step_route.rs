@@ -116,6 +116,7 @@ fn route(gate: &Gate, step: &Step, policy: Policy, upstream: usize) -> Arc<Prote
         response_timeout: Duration::from_millis(step.sending.timeout_ms),
         keyring: None,
         saga: None,
+        unkeyed: None,
     })
 }
 

@@ -24,6 +24,10 @@ pub enum Answer {
     Overloaded,
     OutboxFull,
     PreconditionFailed,
+    PreconditionRequired,
+    ResourceBusy,
+    ResourceUncertain,
+    ResourceUnreadable,
     BodyTooLarge,
     BodyIncomplete,
     BodyUnreadable,
@@ -35,7 +39,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    pub(super) const ALL: [Answer; 28] = [
+    pub(super) const ALL: [Answer; 32] = [
         Answer::Executed,
         Answer::Replayed,
         Answer::Released,
@@ -56,6 +60,10 @@ impl Answer {
         Answer::Overloaded,
         Answer::OutboxFull,
         Answer::PreconditionFailed,
+        Answer::PreconditionRequired,
+        Answer::ResourceBusy,
+        Answer::ResourceUncertain,
+        Answer::ResourceUnreadable,
         Answer::BodyTooLarge,
         Answer::BodyIncomplete,
         Answer::BodyUnreadable,
@@ -89,6 +97,10 @@ impl Answer {
             Answer::Overloaded => "overloaded",
             Answer::OutboxFull => "outbox_full",
             Answer::PreconditionFailed => "precondition_failed",
+            Answer::PreconditionRequired => "precondition_required",
+            Answer::ResourceBusy => "resource_busy",
+            Answer::ResourceUncertain => "resource_uncertain",
+            Answer::ResourceUnreadable => "resource_unreadable",
             Answer::BodyTooLarge => "body_too_large",
             Answer::BodyIncomplete => "body_incomplete",
             Answer::BodyUnreadable => "body_unreadable",

@@ -94,6 +94,7 @@ pub struct Meter {
     upstream: Family<RouteLabel, Histogram, fn() -> Histogram>,
     shadow: Family<ShadowLabels, Counter>,
     untagged: Family<UntaggedLabels, Counter>,
+    overwrites: Family<RouteLabel, Counter>,
     claim: Histogram,
     settle: Histogram,
     /// Active attempts, requests that pass through, and tunnels.
@@ -147,6 +148,7 @@ pub struct RouteMeter {
     pub upstream: Histogram,
     shadow: Family<ShadowLabels, Counter>,
     untagged: Family<UntaggedLabels, Counter>,
+    overwrites: Family<RouteLabel, Counter>,
     route: Arc<str>,
 }
 
@@ -190,6 +192,7 @@ impl Meter {
             upstream: Family::new_with_constructor(buckets as fn() -> Histogram),
             shadow: Family::default(),
             untagged: Family::default(),
+            overwrites: Family::default(),
             claim: buckets(),
             settle: buckets(),
             in_flight: Gauge::default(),
@@ -256,6 +259,11 @@ impl Meter {
             "resource_untagged",
             "Representations of resources that were relayed without a tag",
             self.untagged.clone(),
+        );
+        registry.register(
+            "resource_overwrites",
+            "Writes on a resource that overwrote a version that their writers did not name",
+            self.overwrites.clone(),
         );
         registry.register_with_unit(
             "upstream",
@@ -334,6 +342,7 @@ impl Meter {
             upstream: self.upstream.get_or_create(&label).clone(),
             shadow: self.shadow.clone(),
             untagged: self.untagged.clone(),
+            overwrites: self.overwrites.clone(),
             route: name.into(),
         }
     }
@@ -428,6 +437,22 @@ impl RouteMeter {
     pub fn count_shadow(&self, would: &'static str) {
         self.shadow.get_or_create(&ShadowLabels { route: self.route.to_string(), would }).inc();
     }
+
+    /// Counts a write that overwrites a version that its writer does not name.
+    pub fn count_overwrite(&self) {
+        self.overwrites().inc();
+    }
+
+    /// Shows how many versions were overwritten, before there is one.
+    pub fn show_overwrites(&self) {
+        drop(self.overwrites());
+    }
+
+    fn overwrites(&self) -> Counter {
+        let labels = RouteLabel { route: self.route.to_string() };
+        self.overwrites.get_or_create(&labels).clone()
+    }
+
     /// Shows how many representations have no tag, before there is one.
     pub fn show_untagged(&self) {
         UntaggedReason::ALL.into_iter().for_each(|reason| drop(self.untagged(reason)));

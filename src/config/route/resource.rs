@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::header;
 use super::identity::{FRAMING, POINTER_EXPECTED};
 use crate::config::read::{Table, Value};
+use crate::config::upstream::DEFAULT_UPSTREAM;
 use crate::engine::{IfMatchRule, Mode, OnFailure, OnStale, Policy, ResourceRule, VersionSource};
 use crate::key::Pointer;
 
@@ -21,9 +22,10 @@ const VERSIONS: [(&str, VersionWord); 2] =
     [("hash", VersionWord::Hash), ("upstream", VersionWord::Upstream)];
 const IF_MATCH: [(&str, IfMatchRule); 2] =
     [("required", IfMatchRule::Required), ("optional", IfMatchRule::Optional)];
-const ON_STALE: [(&str, OnStale); 1] = [("reject", OnStale::Reject)];
+const ON_STALE: [(&str, OnStale); 2] =
+    [("reject", OnStale::Reject), ("overwrite", OnStale::Overwrite)];
 /// Words of `on_stale` that have no meaning yet.
-const ON_STALE_LATER: [&str; 3] = ["overwrite", "merge", "review"];
+const ON_STALE_LATER: [&str; 2] = ["merge", "review"];
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const BYTES: u64 = 256 << 10;
@@ -32,9 +34,6 @@ const BYTES: u64 = 256 << 10;
 const BYTES_MAX: u64 = 16 << 20;
 const ACCEPT: HeaderValue = HeaderValue::from_static("application/json");
 const KEEP: Duration = Duration::from_secs(3600);
-
-/// Methods that write a resource.
-const WRITES: [Method; 3] = [Method::PUT, Method::PATCH, Method::DELETE];
 
 /// A word for [`VersionSource`].
 #[derive(Clone, Copy)]
@@ -73,6 +72,7 @@ pub(super) fn read(route: &Table<'_>) -> Option<Option<Arc<ResourceRule>>> {
     let per = table.get("per").map_or(Some(Vec::new()), |value| read_per(&value));
     table.finish();
     Some(Some(Arc::new(ResourceRule {
+        upstream: DEFAULT_UPSTREAM.into(),
         versions: versions?,
         if_match: if_match?,
         on_stale: on_stale?,
@@ -117,8 +117,22 @@ fn read_per(value: &Value<'_>) -> Option<Vec<HeaderName>> {
     value.list_of(PER_EXPECTED, PER_ITEM_EXPECTED, field)
 }
 
+/// Completes the policy of a route with `resource`.
+pub(super) fn complete(policy: &mut Policy, upstream: Option<&str>) {
+    let Some(rule) = &mut policy.resource else { return };
+    if let Some(upstream) = upstream {
+        Arc::make_mut(rule).upstream = upstream.into();
+    }
+    if !rule.makes_tags() {
+        // A write that the upstream refuses for its condition has done nothing. If the refusal
+        // were the result of its key, a retry with the current tag would get it too.
+        policy.statuses.release(StatusCode::PRECONDITION_FAILED);
+        policy.statuses.release(StatusCode::PRECONDITION_REQUIRED);
+    }
+}
+
 /// Refuses what a route with `resource` can't be.
-pub(super) fn check(route: &Table<'_>, policy: &Policy, methods: &[Method]) {
+pub(super) fn check(route: &Table<'_>, policy: &Policy) {
     let (Some(_), Some(value)) = (&policy.resource, route.get("resource")) else { return };
     if policy.mode == Mode::Shadow {
         value.fault(
@@ -132,18 +146,13 @@ pub(super) fn check(route: &Table<'_>, policy: &Policy, methods: &[Method]) {
              kept from being lost; set on_failure = \"fail_closed\" on the route",
         );
     }
-    refuse_writes(&value, methods);
-}
-
-/// Refuses methods that write: their requests would have to be compared with the current version.
-fn refuse_writes(value: &Value<'_>, methods: &[Method]) {
-    let writes: Vec<&str> =
-        methods.iter().filter(|method| WRITES.contains(method)).map(Method::as_str).collect();
-    if !writes.is_empty() {
-        value.fault(format!(
-            "only reads are supported yet: remove {} from methods, or move them to a route without \
-             resource",
-            writes.join(", ")
-        ));
+    if let (Some(rule), Some(value)) = (&policy.resource, route.get("on_stale"))
+        && rule.on_stale != OnStale::Reject
+        && !rule.makes_tags()
+    {
+        value.fault(
+            "needs tags that the gateway makes: with versions = \"upstream\" the upstream compares \
+             versions itself; set on_stale = \"reject\"",
+        );
     }
 }

@@ -18,6 +18,7 @@ fn rule(lines: &str) -> ResourceRule {
 #[test]
 fn a_resource_has_defaults_for_all_its_settings() {
     let default = ResourceRule {
+        upstream: crate::config::DEFAULT_UPSTREAM.into(),
         versions: VersionSource::Hash,
         if_match: IfMatchRule::Required,
         on_stale: OnStale::Reject,
@@ -40,6 +41,7 @@ fn a_resource_has_defaults_for_all_its_settings() {
              per = [\"header:X-Tenant\"], keep = \"2h\" }\non_stale = \"reject\""
         ),
         ResourceRule {
+            upstream: crate::config::DEFAULT_UPSTREAM.into(),
             versions: VersionSource::Member(Pointer::parse("/meta/version").unwrap()),
             if_match: IfMatchRule::Optional,
             on_stale: OnStale::Reject,
@@ -98,17 +100,29 @@ fn a_resource_follows_the_stores_policy_unless_its_route_has_one() {
 }
 
 #[test]
-fn methods_that_write_a_resource_are_refused_with_one_message() {
-    let fault = fault_of(load_route(
-        "methods = [\"GET\", \"HEAD\", \"POST\", \"PUT\", \"PATCH\", \"DELETE\"]\nresource = {}",
-    ));
-    assert!(
-        fault.ends_with(
-            "only reads are supported yet: remove PUT, PATCH, DELETE from methods, or move them \
-             to a route without resource"
-        ),
-        "{fault}"
-    );
+fn the_resources_of_another_upstream_are_other_resources() {
+    let upstreams = "[upstreams.billing]\nurl = \"http://127.0.0.1:2\"\n";
+    let route = "[[routes]]\nname = \"a\"\npath = \"/a\"\nresource = {}\nupstream = \"billing\"";
+    let config = load(&format!("{upstreams}{route}")).unwrap_or_else(|faults| panic!("{faults}"));
+    let rule = config.routes[0].policy.resource.clone().unwrap();
+    assert_eq!(&*rule.upstream, "billing");
+}
+
+#[test]
+fn an_upstream_that_compares_versions_itself_refuses_a_write_without_doing_it() {
+    let verdict = |lines: &str| {
+        let statuses = route(lines).policy.statuses;
+        let of = |code| {
+            statuses.verdict(http::StatusCode::from_u16(code).unwrap(), &http::HeaderMap::new())
+        };
+        [of(412), of(428), of(413)]
+    };
+    let (store, release) = (crate::engine::Verdict::Store, crate::engine::Verdict::Release);
+    assert_eq!(verdict("resource = { versions = \"upstream\" }"), [release, release, store]);
+    assert_eq!(verdict("resource = {}"), [store, store, store]);
+    let fault =
+        fault_of(load_route("resource = { versions = \"upstream\" }\non_stale = \"overwrite\""));
+    assert!(fault.contains("the upstream compares versions itself"), "{fault}");
 }
 
 #[test]

@@ -50,6 +50,7 @@ fn contexts() -> impl Strategy<Value = Context> {
             upstream_ms,
             fields,
             operator,
+            overwrote: reason.clone(),
             reason,
             saga: step.map(changed_saga),
         }

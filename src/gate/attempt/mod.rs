@@ -14,6 +14,7 @@ use super::budget::Hold;
 use super::close_delimited::{CloseDelimited, may_be_cut};
 use super::payload::{AnswerBody, Payload};
 use super::quota::QuotaUse;
+use super::resource_write::ResourceWrite;
 use super::response::ReceivedBody;
 use super::saga_place::NewSaga;
 use super::send_rule::SendRule;
@@ -32,8 +33,10 @@ use crate::refusal::Refusal;
 use crate::telemetry::{Answer, Timer, Trail, Work};
 
 pub(super) mod settle;
+mod write;
 
 use settle::{SettleResult, UnsettledOutcome};
+use write::Unsent;
 
 /// A confirmed claim, with everything that its attempt needs.
 pub(super) struct Claimed {
@@ -57,11 +60,13 @@ struct Forwarded<B> {
     body: Option<AnswerBody<B>>,
     /// Whether nothing was sent because the send rule did not allow it.
     too_late: bool,
+    /// The answer to a write on a resource that was not sent.
+    unsent: Option<Box<Unsent<B>>>,
 }
 
 impl<B> Forwarded<B> {
     fn without_body(outcome: Outcome) -> Forwarded<B> {
-        Forwarded { outcome, body: None, too_late: false }
+        Forwarded { outcome, body: None, too_late: false, unsent: None }
     }
 
     fn failed(error: &ForwardError) -> Forwarded<B> {
@@ -72,7 +77,7 @@ impl<B> Forwarded<B> {
             ForwardError::TimedOut => Outcome::InDoubt(Cause::TimedOut),
         };
         let too_late = matches!(error, ForwardError::TooLate);
-        Forwarded { outcome, body: None, too_late }
+        Forwarded { too_late, ..Forwarded::without_body(outcome) }
     }
 }
 
@@ -86,6 +91,8 @@ pub(super) struct Attempt<S, B> {
     pub hold: Hold,
     /// The trail of the request, if the access log or traces record the request.
     pub trail: Option<Trail>,
+    /// What a write on a resource brings along; `None` for other requests.
+    pub write: Option<Box<ResourceWrite>>,
 }
 
 impl<S, B> Attempt<S, B> {
@@ -96,8 +103,13 @@ impl<S, B> Attempt<S, B> {
     {
         let in_flight = self.gate.meter.in_flight.clone();
         in_flight.inc();
-        let forwarded = self.forward_under_lease().await;
-        let answer = self.conclude(forwarded).await;
+        let answer = match self.write.take() {
+            None => {
+                let forwarded = self.forward_under_lease().await;
+                self.conclude(forwarded).await
+            }
+            Some(write) => Box::pin(self.run_write(write)).await,
+        };
         in_flight.dec();
         answer
     }
@@ -107,9 +119,9 @@ impl<S, B> Attempt<S, B> {
     where
         S: UpstreamService<B>,
     {
-        let Attempt { gate, guarded, claimed, request, service, hold, trail } = self;
+        let Attempt { gate, guarded, claimed, request, service, hold, trail, .. } = self;
         if !claimed.rule.allows() {
-            return Forwarded { outcome: Outcome::NeverSent, body: None, too_late: true };
+            return Forwarded { too_late: true, ..Forwarded::without_body(Outcome::NeverSent) };
         }
         let policy = &guarded.route.policy;
         request.extensions_mut().insert(claimed.rule.clone());
@@ -142,7 +154,7 @@ impl<S, B> Attempt<S, B> {
         mut self: Box<Self>,
         forwarded: Forwarded<RB>,
     ) -> Result<SettledAnswer<RB>, Refusal> {
-        let Forwarded { mut outcome, body, too_late } = forwarded;
+        let Forwarded { mut outcome, body, too_late, unsent } = forwarded;
         let policy = &self.guarded.route.policy;
         let slot = self.claimed.slot;
         if !outcome.was_not_executed(policy) {
@@ -165,6 +177,9 @@ impl<S, B> Attempt<S, B> {
                 "retry of an uncertain operation did nothing: the operation is uncertain again"
             );
             return Err(uncertain(slot, None, policy));
+        }
+        if let Some(unsent) = unsent {
+            return unsent.answer(slot, self.hold);
         }
         match outcome {
             Outcome::Answered(reply) => self.answer(reply, first_fields, body),
@@ -308,7 +323,7 @@ impl Gate {
             }
             ReceivedBody::Streams(body) => {
                 let outcome = Outcome::Answered(Arc::new(reply));
-                Forwarded { outcome, body: Some(body), too_late: false }
+                Forwarded { body: Some(body), ..Forwarded::without_body(outcome) }
             }
             ReceivedBody::Broken => Forwarded::without_body(Outcome::InDoubt(Cause::Broken)),
         }
@@ -347,7 +362,8 @@ impl Gate {
         }
         let relayed = (reply.body == ReplyBody::NotStored)
             .then(|| AnswerBody::whole(bytes).with_trailers(reply.trailers.take()));
-        Forwarded { outcome: Outcome::Answered(Arc::new(reply)), body: relayed, too_late: false }
+        let outcome = Outcome::Answered(Arc::new(reply));
+        Forwarded { body: relayed, ..Forwarded::without_body(outcome) }
     }
 
     /// Renews the lease until `until`. A lost lease is not renewed. The attempt still reads the

@@ -143,7 +143,7 @@ impl Gate {
         operation: &mut RequestedOperation,
         request: &IncomingRequest<'r, S>,
     ) -> ClaimDetails<'r> {
-        let IncomingRequest { parts, key, request_bytes, context, .. } = *request;
+        let IncomingRequest { parts, key, request_bytes, context, resource, .. } = *request;
         let trail = context.trail.clone();
         if let Some(trail) = &trail {
             let tenant_mark = self.settings.hashing.tenant_mark(&operation.tenant);
@@ -159,7 +159,8 @@ impl Gate {
         let extras = Extras {
             leaves: leaves(&self.entropy, policy, request.compared()),
             span,
-            ..Extras::default()
+            saga: None,
+            resource,
         };
         let fields = std::mem::take(&mut operation.fields);
         let publication = policy.publish.as_ref().map(|rules| {

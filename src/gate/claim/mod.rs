@@ -116,6 +116,8 @@ pub(super) struct IncomingRequest<'r, S> {
     /// Length of the body as received, in bytes.
     pub request_bytes: u64,
     pub context: &'r RequestContext,
+    /// The resource that the request locks before it is sent.
+    pub resource: Option<Slot>,
     /// The service to the upstream, for probes.
     pub service: &'r mut S,
     pub hold: &'r mut Hold,

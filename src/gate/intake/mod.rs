@@ -105,6 +105,34 @@ impl Intake {
         Ok(Some(Intake { key, requester: Requester::from_head(policy, headers, verified)? }))
     }
 
+    /// Returns the intake of a request that has no key.
+    pub(super) fn without_key(requester: Requester) -> Intake {
+        Intake { key: None, requester }
+    }
+
+    /// Returns the sender of the request.
+    pub(super) fn requester(&self) -> &Requester {
+        &self.requester
+    }
+
+    /// Identifies a request by this random key. No other request has it, so its operation has no
+    /// record under another hashing secret.
+    pub(super) fn under_key(
+        self,
+        policy: &Policy,
+        hashing: &Hashing,
+        parts: &Parts,
+        content: &Content,
+        random: [[u8; 8]; 4],
+    ) -> Identified {
+        let mut key = [0; 32];
+        key.iter_mut().zip(random.as_flattened()).for_each(|(byte, random)| *byte = *random);
+        let request = RequestReader::new(policy, parts, content);
+        let mut identified = request.identify(hashing, OperationKey::Derived(key), &self.requester);
+        identified.operation.others.clear();
+        identified
+    }
+
     /// Identifies the operation of the request, after its body was read. Returns `None` if the
     /// route also looks for the key in the body, requires no key, and the request has no key.
     ///

@@ -178,6 +178,7 @@ impl Fleet {
             response_timeout: Duration::from_secs(60),
             keyring: None,
             saga: None,
+            unkeyed: None,
         };
         Member { way, gate, guarded: Arc::new(guarded), executed: self.executed.clone() }
     }

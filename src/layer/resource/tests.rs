@@ -40,6 +40,7 @@ impl Scene {
         let settings = Settings { buffered_bytes, ..Settings::default() };
         let gate = Gate::new(store, clock, Entropy::from_seed(7), Meter::new(), settings);
         let rule = ResourceRule {
+            upstream: "upstream".into(),
             versions: VersionSource::Hash,
             if_match: IfMatchRule::Required,
             on_stale: OnStale::Reject,

@@ -67,6 +67,7 @@ impl World {
             meter: meter.route("payments"),
             keyring: None,
             saga: None,
+            unkeyed: None,
         });
         let deliveries = self.start_deliveries(&way, &gate);
         let wire = Wire { world: self.clone(), process: process.clone() };
