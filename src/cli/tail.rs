@@ -148,6 +148,9 @@ fn in_words(event: &EventView) -> String {
             moment.reason.as_deref().unwrap_or("no reason given")
         ));
     }
+    if let Some(tag) = &moment.overwrote {
+        line.push_str(&format!("  overwrote {tag}"));
+    }
     for (name, value) in &moment.fields {
         line.push_str(&format!("  {name}={value}"));
     }

@@ -62,6 +62,8 @@ mod relay_process;
 mod relays;
 mod reload;
 mod report;
+mod resource_locks;
+mod resource_writes;
 mod resources;
 mod rights;
 mod saga_events;

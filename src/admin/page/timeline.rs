@@ -162,6 +162,7 @@ fn details(moment: &MomentView) -> Markup {
     words.extend(decided_by.map(|by| format!("decided by {by}")));
     words.extend(moment.cause.clone());
     words.extend(moment.problem.clone());
+    words.extend(moment.overwrote.as_ref().map(|tag| format!("overwrote the version {tag}")));
     words.extend(moment.upstream_ms.map(|ms| format!("took {}", span(ms))));
     words.extend(moment.waited_ms.map(|ms| format!("waited {}", span(ms))));
     words.extend(moment.response_bytes.map(|bytes| format!("{} bytes", number(bytes))));

@@ -68,6 +68,10 @@ pub struct MomentView {
     /// The operator's reason.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
+    /// The tag of the version that a write on a resource overwrote, although its writer named
+    /// another version.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub overwrote: Option<String>,
     /// The trace of the request.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trace: Option<String>,

@@ -3,6 +3,7 @@
 
 pub mod browser;
 mod client;
+mod documents;
 mod fleet;
 pub mod frame_origin;
 pub mod frames;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use browser::Browser;
 pub use client::{Answer, Connection, Request, dial};
+pub use documents::Documents;
 pub use fleet::{Cluster, Watched};
 pub use frame_origin::FrameOrigin;
 pub use frames::Frames;
