@@ -45,6 +45,8 @@ pub enum LockAdmission {
         /// How long it may still be executed.
         rest: Duration,
     },
+    /// The write has lost its claim: nothing may be sent.
+    Lost,
 }
 
 /// What a lock proves about an attempt that has ended without an outcome.
@@ -58,13 +60,10 @@ pub enum UnsentProof {
     None,
 }
 
-/// Returns the operation that may hold the lock; `None` if nobody holds it, or the write itself
-/// does.
-pub fn lock_holder(lock: Option<&Held>, request: &LockRequest) -> Option<Slot> {
+/// Returns the operation that may hold the lock; `None` if nobody holds it.
+pub fn lock_holder(lock: Option<&Held>) -> Option<Slot> {
     match lock?.record.state {
         State::Lock(Lock { phase: LockPhase::Free, .. }) => None,
-        // An earlier attempt of the operation held it.
-        State::Lock(Lock { operation, .. }) if operation == request.operation => None,
         State::Lock(Lock { operation, .. }) => Some(operation),
         _ => None,
     }
@@ -80,9 +79,17 @@ pub fn lock_admission(
     let Some(held) = lock else { return LockAdmission::Take(None) };
     let free = LockAdmission::Take(Some(held.record.version));
     let State::Lock(lock) = held.record.state else { return free };
-    let (Some(operation), Some(holder)) = (lock_holder(Some(held), request), holder) else {
-        return free;
-    };
+    let Some(operation) = lock_holder(Some(held)) else { return free };
+    if operation == request.operation {
+        // The lock is that of an earlier attempt, or of a later one: this attempt may have been
+        // stopped since its claim, and a duplicate may have begun.
+        let is_claimed = holder.is_some_and(|holder| {
+            matches!(holder.record.state, State::InFlight { .. })
+                && holder.record.fence == request.fence
+        });
+        return if is_claimed { free } else { LockAdmission::Lost };
+    }
+    let Some(holder) = holder else { return free };
     match &holder.record.state {
         // Another attempt has begun the operation anew, after the attempt with the lock had
         // released it.

@@ -36,4 +36,5 @@ mod holds;
 mod properties;
 mod protocol;
 mod rules;
+mod simplify;
 mod state;

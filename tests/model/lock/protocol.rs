@@ -9,7 +9,7 @@ use stateright::{Model, Property};
 use super::properties;
 use super::rules::{Becomes, Flaw, May, Proof, Rules};
 use super::state::{
-    Attempt, Budget, Entry, GATEWAYS, Id, LATE_MAX, Lease, Lock, OPERATIONS, OPERATOR, Operation,
+    Attempt, Budget, Entry, Held, Id, LATE_MAX, Lease, Lock, OPERATIONS, OPERATOR, Operation,
     Outcome, Phase, SWEEPERS, Stage, Stand, State, Sweep, SweepStage, Wire, Write,
 };
 
@@ -70,20 +70,15 @@ pub enum Action {
     Look(Id),
     MarkSent(Id, Way),
     Send(Id),
-    /// An attempt ends before it sends.
-    GiveUp(Id),
-    TakeAnswer(Id),
-    /// The exchange with the upstream timed out or broke.
-    Lose(Id),
-    Settle(Id, Way),
+    /// An attempt ends, and its gateway writes the outcome.
+    End(Id, Outcome, Way),
     Execute(Id),
     Decline(Id),
-    /// A sweeper finds an operation with an ended lease.
-    Sweep(usize, Operation),
+    /// A sweeper finds an operation with an ended lease, and reads the lock.
+    Sweep(Operation, Way),
     SweepOn(usize, Way),
     Arrive(usize),
     Decide(Operation, Decided),
-    Die(usize),
     LeaseEnds(Operation),
     /// All gateways are down for long after the end of a lease.
     Outage(Operation),
@@ -128,9 +123,8 @@ impl Model for Protocol {
                 let all = [Decided::Resolve, Decided::Release, Decided::Retry];
                 actions.extend(all.map(|decided| Action::Decide(operation, decided)));
             }
-            let is_overdue = held.entry.stand.is_in_flight() && held.lease != Lease::Runs;
-            if is_overdue && let Some(free) = self.free_sweeper(state) {
-                actions.push(Action::Sweep(free, operation));
+            if held.entry.stand.is_in_flight() && held.lease != Lease::Runs {
+                actions.extend(WAYS.map(|way| Action::Sweep(operation, way)));
             }
         }
         for (sweeper, sweep) in state.sweeps.iter().enumerate() {
@@ -138,15 +132,13 @@ impl Model for Protocol {
                 actions.extend(WAYS.map(|way| Action::SweepOn(sweeper, way)));
             }
         }
-        if state.budget.deaths > 0 {
-            actions.extend((0..GATEWAYS).map(Action::Die));
-        }
         actions.push(Action::LockEnds);
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = *last;
         self.step(&mut state, action)?;
+        self.simplify(&mut state);
         (state != *last).then_some(state)
     }
 
@@ -189,13 +181,18 @@ impl Protocol {
                 }
             }
             Stage::Ready => actions.push(Action::Send(id)),
-            Stage::Sent => actions.extend([Action::TakeAnswer(id), Action::Lose(id)]),
-            Stage::Settling(_) => actions.extend(WAYS.map(|way| Action::Settle(id, way))),
-            Stage::Done | Stage::Dead => {}
+            Stage::Sent | Stage::Settling(_) | Stage::Done => {}
         }
-        let has_sent = matches!(attempt.stage, Stage::Sent | Stage::Settling(_));
-        if attempt.is_active() && !has_sent {
-            actions.push(Action::GiveUp(id));
+        let outcomes: &[Outcome] = match (attempt.stage, attempt.wire) {
+            (Stage::Idle | Stage::Done, _) => &[],
+            (Stage::Settling(outcome), _) => &[outcome],
+            (Stage::Sent, Wire::Executed) => &[Outcome::Answered, Outcome::InDoubt],
+            (Stage::Sent, Wire::Declined) => &[Outcome::Declined, Outcome::InDoubt],
+            (Stage::Sent, _) => &[Outcome::InDoubt],
+            _ => &[Outcome::NeverSent],
+        };
+        for outcome in outcomes {
+            actions.extend(WAYS.map(|way| Action::End(id, *outcome, way)));
         }
         if attempt.wire == Wire::Queued {
             actions.extend([Action::Execute(id), Action::Decline(id)]);
@@ -221,25 +218,13 @@ impl Protocol {
                 (attempt.stage, attempt.wire) = (Stage::Sent, Wire::Queued);
                 Some(())
             }
-            Action::GiveUp(id) => self.end(state, id, Outcome::NeverSent),
-            Action::TakeAnswer(id) => match state.attempts[id].wire {
-                Wire::Executed => self.end(state, id, Outcome::Answered),
-                Wire::Declined => self.end(state, id, Outcome::Declined),
-                Wire::Unsent | Wire::Queued | Wire::Gone => None,
-            },
-            Action::Lose(id) => self.end(state, id, Outcome::InDoubt),
-            Action::Settle(id, way) => self.settle(state, id, way),
+            Action::End(id, outcome, way) => self.end(state, id, outcome, way),
             Action::Execute(id) => self.execute(state, id),
             Action::Decline(id) => {
                 state.budget.declines = state.budget.declines.checked_sub(1)?;
                 self.answer(state, id, Wire::Declined)
             }
-            Action::Sweep(sweeper, operation) => {
-                let found = *state.operation(operation)?;
-                let stage = SweepStage::Reading;
-                state.sweeps[sweeper] = Some(Sweep { operation, found, stage });
-                Some(())
-            }
+            Action::Sweep(operation, way) => self.sweep(state, operation, way),
             Action::SweepOn(sweeper, way) => self.sweep_on(state, sweeper, way),
             Action::Arrive(place) => {
                 let write = state.late[place].take()?;
@@ -248,7 +233,6 @@ impl Protocol {
                 Some(())
             }
             Action::Decide(operation, decided) => self.decide(state, operation, decided),
-            Action::Die(gateway) => self.die(state, gateway),
             Action::LeaseEnds(operation) => self.end_lease(state, operation),
             Action::Outage(operation) => self.outage(state, operation),
             Action::LockEnds => self.end_lock(state),
@@ -279,7 +263,7 @@ impl Protocol {
             doubt: entry.stand.doubt(),
             may_send: true,
             condition,
-            seen: state.version,
+            seen: if self.rules.has(Flaw::LooksBeforeLock) { state.version } else { condition },
             ..*attempt
         };
         Some(())
@@ -289,21 +273,18 @@ impl Protocol {
         let lock = state.locks[self.lock_slot(id)];
         let holder = |operation| state.operation(operation);
         let may = self.rules.lock_admission(lock.as_ref(), holder, self.request(state, id));
-        match may {
-            May::Take(over) => state.attempts[id].stage = Stage::Taking(over),
-            May::Refuse(_) => self.end(state, id, Outcome::NeverSent)?,
-            // A sweeper's steps are the same.
-            May::Wait | May::MarkOverdue => return None,
-        }
+        // Waiting changes nothing. An attempt that does not get the lock ends, which it may do at any
+        // time.
+        let May::Take(over) = may else { return None };
+        state.attempts[id].stage = Stage::Taking(over);
         Some(())
     }
 
     fn take(&self, state: &mut State, id: Id, way: Way) -> Option<()> {
         /// The versions over nothing are far from all others, in place of random ones.
         const APART: u16 = 100;
-        const TRIES: u16 = 10;
         let Stage::Taking(over) = state.attempts[id].stage else { return None };
-        let fresh = APART * (1 + id as u16) + TRIES * u16::from(state.attempts[id].takes);
+        let fresh = APART * (1 + id as u16);
         let next = self.rules.taken_lock(self.request(state, id), over, fresh);
         let write = Write::Lock { slot: self.lock_slot(id), expected: over, next };
         if way == Way::Late {
@@ -314,7 +295,6 @@ impl Protocol {
             state.attempts[id].lock = Some((next.version, next.phase));
         } else {
             state.attempts[id].stage = Stage::Claimed;
-            state.attempts[id].takes += u8::from(over.is_none());
         }
         Some(())
     }
@@ -325,9 +305,8 @@ impl Protocol {
             attempt.seen = state.version;
         }
         let is_compared = self.bounds.has_condition[usize::from(self.operation(id))];
-        if is_compared && attempt.seen != attempt.condition {
-            return self.end(state, id, Outcome::NeverSent);
-        }
+        // An attempt that may not be sent ends, which it may do at any time.
+        (!is_compared || attempt.seen == attempt.condition).then_some(())?;
         attempt.stage = Stage::Compared;
         Some(())
     }
@@ -350,30 +329,15 @@ impl Protocol {
         if way == Way::Late {
             return state.send_late(write);
         }
+        state.write(write).then_some(())?;
         let attempt = &mut state.attempts[id];
-        attempt.lock = None;
-        if state.write(write) {
-            let attempt = &mut state.attempts[id];
-            (attempt.stage, attempt.lock) = (Stage::Ready, Some((next.version, next.phase)));
-            return Some(());
-        }
-        self.end(state, id, Outcome::NeverSent)
-    }
-
-    /// Ends an attempt, as its gateway observes it.
-    fn end(&self, state: &mut State, id: Id, outcome: Outcome) -> Option<()> {
-        let attempt = &mut state.attempts[id];
-        attempt.stage = Stage::Settling(outcome);
-        if matches!(attempt.wire, Wire::Executed | Wire::Declined) {
-            attempt.wire = Wire::Gone;
-        }
+        (attempt.stage, attempt.lock) = (Stage::Ready, Some((next.version, next.phase)));
         Some(())
     }
 
     /// Writes an outcome: first over the claim, then over what is there. Tries that meet another
     /// record change nothing, so they are one step with the deciding try.
-    fn settle(&self, state: &mut State, id: Id, way: Way) -> Option<()> {
-        let Stage::Settling(outcome) = state.attempts[id].stage else { return None };
+    fn end(&self, state: &mut State, id: Id, outcome: Outcome, way: Way) -> Option<()> {
         let operation = self.operation(id);
         let Attempt { claim: version, doubt, .. } = state.attempts[id];
         let claim = Entry { version, fence: id as u8, stand: Stand::InFlight(doubt) };
@@ -394,7 +358,10 @@ impl Protocol {
             }
         })?;
         match (way, written) {
-            (Way::Late, Ok(Some(write))) => return state.send_late(write),
+            (Way::Late, Ok(Some(write))) => {
+                state.attempts[id].stage = Stage::Settling(outcome);
+                return state.send_late(write);
+            }
             (Way::Late, _) => return None,
             (Way::Now, written) => self.remember(state, id, written.is_ok()),
         }
@@ -433,54 +400,64 @@ impl Protocol {
         Some(())
     }
 
-    fn free_sweeper(&self, state: &State) -> Option<usize> {
-        (0..self.bounds.sweepers).find(|sweeper| state.sweeps[*sweeper].is_none())
+    /// A sweeper's reads are one step with its write, unless it frees a lock: if something changes in
+    /// between, the write fails.
+    fn sweep(&self, state: &mut State, operation: Operation, way: Way) -> Option<()> {
+        let found = *state.operation(operation)?;
+        let lock = state.locks[self.slot_of(operation)];
+        let places = &mut state.sweeps[..self.bounds.sweepers];
+        let free = places.iter_mut().enumerate().find(|(_, sweep)| sweep.is_none());
+        let fence = SWEEPERS + free.as_ref().map_or(0, |(place, _)| *place as u8);
+        match self.rules.unsent_proof(lock.as_ref(), &found, operation, fence) {
+            Proof::Proven => self.mark(state, operation, &found, true, way),
+            Proof::Nothing => self.mark(state, operation, &found, false, way),
+            Proof::IfWritten(next) => {
+                (way == Way::Now).then_some(())?;
+                let stage = SweepStage::Freeing { expected: lock?.version, next };
+                *free?.1 = Some(Sweep { operation, found, stage });
+                Some(())
+            }
+        }
     }
 
     fn sweep_on(&self, state: &mut State, sweeper: usize, way: Way) -> Option<()> {
-        let Sweep { operation, found, stage } = state.sweeps[sweeper]?;
-        let next = match stage {
-            SweepStage::Reading => {
-                (way == Way::Now).then_some(())?;
-                let lock = state.locks[self.slot_of(operation)];
-                let fence = SWEEPERS + sweeper as u8;
-                match self.rules.unsent_proof(lock.as_ref(), &found, operation, fence) {
-                    Proof::Proven => Some(SweepStage::Marking(true)),
-                    Proof::Nothing => Some(SweepStage::Marking(false)),
-                    Proof::IfWritten(next) => {
-                        Some(SweepStage::Freeing { expected: lock?.version, next })
-                    }
-                }
-            }
+        let Sweep { operation, found, stage } = state.sweeps[sweeper].take()?;
+        match stage {
             SweepStage::Freeing { expected, next } => {
                 let slot = self.slot_of(operation);
                 let write = Write::Lock { slot, expected: Some(expected), next };
-                match way {
-                    Way::Late => {
-                        state.send_late(write)?;
-                        None
-                    }
-                    Way::Now if state.write(write) => Some(SweepStage::Marking(true)),
-                    Way::Now => Some(SweepStage::Reading),
+                if way == Way::Late {
+                    return state.send_late(write);
                 }
-            }
-            SweepStage::Marking(is_unsent) => {
-                let next = match is_unsent {
-                    true => self.rules.release_unsent(&found),
-                    false => self.rules.expire(&found)?,
-                };
-                let expected = Some(found.entry.version);
-                let write = Write::Operation { operation, expected, next };
-                match way {
-                    Way::Late => state.send_late(write)?,
-                    Way::Now => {
-                        state.write(write);
-                    }
+                if state.write(write) {
+                    let stage = SweepStage::Releasing;
+                    state.sweeps[sweeper] = Some(Sweep { operation, found, stage });
                 }
-                None
+                Some(())
             }
+            SweepStage::Releasing => self.mark(state, operation, &found, true, way),
+        }
+    }
+
+    /// Releases an operation, or marks it as uncertain.
+    fn mark(
+        &self,
+        state: &mut State,
+        operation: Operation,
+        found: &Held,
+        is_unsent: bool,
+        way: Way,
+    ) -> Option<()> {
+        let next = match is_unsent {
+            true => self.rules.release_unsent(found),
+            false => self.rules.expire(found)?,
         };
-        state.sweeps[sweeper] = next.map(|stage| Sweep { operation, found, stage });
+        let expected = Some(found.entry.version);
+        let write = Write::Operation { operation, expected, next };
+        if way == Way::Late {
+            return state.send_late(write);
+        }
+        state.write(write);
         Some(())
     }
 
@@ -497,22 +474,6 @@ impl Protocol {
         }?;
         let expected = Some(held.entry.version);
         state.write(Write::Operation { operation, expected, next }).then_some(())
-    }
-
-    fn die(&self, state: &mut State, dead: usize) -> Option<()> {
-        state.budget.deaths = state.budget.deaths.checked_sub(1)?;
-        state.known[dead] = None;
-        for (id, place) in self.bounds.attempts.iter().enumerate() {
-            let attempt = &mut state.attempts[id];
-            if place.gateway != dead || !attempt.is_active() {
-                continue;
-            }
-            (attempt.stage, attempt.lock) = (Stage::Dead, None);
-            if attempt.wire != Wire::Unsent && attempt.wire != Wire::Queued {
-                attempt.wire = Wire::Gone;
-            }
-        }
-        Some(())
     }
 
     fn end_lease(&self, state: &mut State, operation: Operation) -> Option<()> {
@@ -562,7 +523,7 @@ impl Protocol {
         self.slot_of(self.operation(id))
     }
 
-    fn slot_of(&self, operation: Operation) -> usize {
+    pub fn slot_of(&self, operation: Operation) -> usize {
         if self.rules.has(Flaw::LockPerScope) { usize::from(operation) } else { 0 }
     }
 }

@@ -9,7 +9,9 @@ use onceward::engine::{
 use onceward::key::Slot;
 use onceward::record::{self, Cause, Extras, Fence, Record};
 
-use super::state::{Age, Entry, Held, Lease, Lock, Operation, Outcome, Phase, Stand, Version};
+use super::state::{
+    Age, Entry, Held, Lease, Lock, OPERATIONS, Operation, Outcome, Phase, Stand, Version,
+};
 use crate::bridge::{Bridge, policy};
 use crate::state::{Answer, Outcome as AttemptOutcome, Who};
 
@@ -43,6 +45,8 @@ pub enum Flaw {
     LooksAfterUncertain,
     /// An attempt from uncertain is released if the lock is not its own.
     ProvesAfterUncertain,
+    /// An attempt that has lost its claim takes the lock from the later attempt of its operation.
+    TakesFromLaterAttempt,
     /// A gateway remembers its lock as free after it found the operation in flight.
     RemembersStale,
 }
@@ -63,6 +67,8 @@ pub enum May {
     MarkOverdue,
     /// The write of this operation may still be executed.
     Refuse(Operation),
+    /// The attempt has lost its claim.
+    End,
 }
 
 /// What a lock proves.
@@ -81,6 +87,8 @@ pub struct Rules {
     pub forwards: bool,
     policy: Policy,
     bridge: Bridge,
+    /// The slots of the operations. That of the last one is only asked for.
+    slots: [Slot; OPERATIONS + 1],
 }
 
 /// The store's time in every state.
@@ -94,7 +102,8 @@ impl Rules {
     pub fn new(flaw: Option<Flaw>, forwards: bool) -> Rules {
         let on_uncertain = if forwards { OnUncertain::Forward } else { OnUncertain::Hold };
         let policy = Policy { on_in_flight: OnInFlight::Reject, on_uncertain, ..policy() };
-        Rules { flaw, forwards, policy, bridge: Bridge::new() }
+        let slots = ["0", "1", "2"].map(|name| Slot::of_resource(name, b"", []));
+        Rules { flaw, forwards, policy, bridge: Bridge::new(), slots }
     }
 
     pub fn has(&self, flaw: Flaw) -> bool {
@@ -168,8 +177,8 @@ impl Rules {
         holder: impl Fn(Operation) -> Option<&'h Held>,
         request: (Operation, u8, bool),
     ) -> May {
-        let (lock, request) = (lock.map(|lock| self.held_lock(lock)), lock_request(request));
-        let operation = engine::lock_holder(lock.as_ref(), &request).map(operation_of);
+        let (lock, request) = (lock.map(|lock| self.held_lock(lock)), self.lock_request(request));
+        let operation = engine::lock_holder(lock.as_ref()).map(|slot| self.operation_of(slot));
         let holder = operation.and_then(holder);
         let held = holder.map(|held| self.held(held));
         let over = lock.as_ref().map(|held| small(held.record.version));
@@ -178,9 +187,11 @@ impl Rules {
         }
         match engine::lock_admission(lock.as_ref(), held.as_ref(), &request) {
             LockAdmission::Take(over) => May::Take(over.map(small)),
+            LockAdmission::Lost if self.has(Flaw::TakesFromLaterAttempt) => May::Take(over),
+            LockAdmission::Lost => May::End,
             LockAdmission::Wait(_) => May::Wait,
             LockAdmission::MarkOverdue(_) => May::MarkOverdue,
-            LockAdmission::Uncertain { operation, .. } => May::Refuse(operation_of(operation)),
+            LockAdmission::Uncertain { operation, .. } => May::Refuse(self.operation_of(operation)),
         }
     }
 
@@ -192,16 +203,16 @@ impl Rules {
         fresh: Version,
     ) -> Lock {
         let was_uncertain = was_uncertain && !self.has(Flaw::LooksAfterUncertain);
-        let request = lock_request((operation, fence, was_uncertain));
+        let request = self.lock_request((operation, fence, was_uncertain));
         let over = over.map(|over| record::Version(over.into()));
         let (fresh, busy) = (record::Version(fresh.into()), Duration::ZERO);
-        lock(&engine::taken_lock(&request, over, fresh, 0, &self.policy, busy).record)
+        self.lock(&engine::taken_lock(&request, over, fresh, 0, &self.policy, busy).record)
     }
 
     /// `sent_lock`.
     pub fn sent_lock(&self, taken: &Lock) -> Option<Lock> {
         let next = engine::sent_lock(&self.lock_record(taken), &self.policy, Duration::ZERO)?;
-        Some(lock(&next.record))
+        Some(self.lock(&next.record))
     }
 
     /// `unsent_proof`.
@@ -229,10 +240,15 @@ impl Rules {
         let fence = if self.has(Flaw::FreesUnderSameFence) { attempt.entry.fence } else { fence };
         let found = found.map(|lock| self.held_lock(lock));
         let (attempt, fence) = (self.held(&attempt), Fence(fence.into()));
-        match engine::unsent_proof(found.as_ref(), &attempt, &slot_of(operation), fence) {
+        match engine::unsent_proof(
+            found.as_ref(),
+            &attempt,
+            &self.slots[usize::from(operation)],
+            fence,
+        ) {
             UnsentProof::Proven => Proof::Proven,
             UnsentProof::IfWritten(_) if self.has(Flaw::ReleasesUnfreed) => Proof::Proven,
-            UnsentProof::IfWritten(next) => Proof::IfWritten(lock(&next.record)),
+            UnsentProof::IfWritten(next) => Proof::IfWritten(self.lock(&next.record)),
             UnsentProof::None => Proof::Nothing,
         }
     }
@@ -292,8 +308,34 @@ impl Rules {
         record::Held { record, written_ms: NOW_MS - MOMENT_MS, due_ms: 0, now_ms: NOW_MS }
     }
 
+    fn lock_request(
+        &self,
+        (operation, fence, was_uncertain): (Operation, u8, bool),
+    ) -> LockRequest {
+        let operation = self.slots[usize::from(operation)];
+        LockRequest { operation, fence: Fence(fence.into()), was_uncertain }
+    }
+
+    fn operation_of(&self, slot: Slot) -> Operation {
+        self.slots.iter().position(|one| *one == slot).unwrap() as Operation
+    }
+
+    fn lock(&self, record: &Record) -> Lock {
+        let record::State::Lock(lock) = record.state else { unreachable!("a lock") };
+        Lock {
+            version: small(record.version),
+            fence: record.fence.0 as u8,
+            operation: self.operation_of(lock.operation),
+            phase: match lock.phase {
+                record::LockPhase::Free => Phase::Free,
+                record::LockPhase::Looking => Phase::Looking,
+                record::LockPhase::Sent => Phase::Sent,
+            },
+        }
+    }
+
     fn lock_record(&self, lock: &Lock) -> Record {
-        let request = lock_request((lock.operation, lock.fence, false));
+        let request = self.lock_request((lock.operation, lock.fence, false));
         let (policy, fresh) = (&self.policy, record::Version(lock.version.into()));
         let mut record =
             engine::taken_lock(&request, None, fresh, 0, policy, Duration::ZERO).record;
@@ -306,21 +348,6 @@ impl Rules {
         }
         record
     }
-}
-
-fn lock_request((operation, fence, was_uncertain): (Operation, u8, bool)) -> LockRequest {
-    LockRequest { operation: slot_of(operation), fence: Fence(fence.into()), was_uncertain }
-}
-
-/// The slot of an operation. That of the last one is only asked for.
-const NAMES: [&str; 3] = ["0", "1", "2"];
-
-fn slot_of(operation: Operation) -> Slot {
-    Slot::of_resource(NAMES[usize::from(operation)], b"", [])
-}
-
-fn operation_of(slot: Slot) -> Operation {
-    (0..NAMES.len() as Operation).find(|operation| slot_of(*operation) == slot).unwrap()
 }
 
 fn since_ms(age: Age) -> u64 {
@@ -353,18 +380,4 @@ fn entry(record: &Record) -> Entry {
         ref other => unreachable!("no rule here writes {}", other.name()),
     };
     Entry { version: small(record.version), fence: record.fence.0 as u8, stand }
-}
-
-fn lock(record: &Record) -> Lock {
-    let record::State::Lock(lock) = record.state else { unreachable!("a lock") };
-    Lock {
-        version: small(record.version),
-        fence: record.fence.0 as u8,
-        operation: operation_of(lock.operation),
-        phase: match lock.phase {
-            record::LockPhase::Free => Phase::Free,
-            record::LockPhase::Looking => Phase::Looking,
-            record::LockPhase::Sent => Phase::Sent,
-        },
-    }
 }

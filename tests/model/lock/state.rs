@@ -124,10 +124,10 @@ pub enum Stage {
     Ready,
     /// Waits for the upstream's answer.
     Sent,
+    /// Has tried to write its outcome, without an answer.
     Settling(Outcome),
+    /// It has ended, or its gateway died.
     Done,
-    /// Its gateway died.
-    Dead,
 }
 
 /// The upstream's progress with a write.
@@ -159,34 +159,29 @@ pub struct Attempt {
     pub seen: u8,
     /// The lock as it wrote it.
     pub lock: Option<(Version, Phase)>,
-    /// The number of tries to take the lock over nothing.
-    pub takes: u8,
     pub wire: Wire,
 }
 
-/// A process that has found an operation with an ended lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A process that has found an operation with an ended lease, and a lock that it may free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sweep {
     pub operation: Operation,
     pub found: Held,
     pub stage: SweepStage,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SweepStage {
-    /// About to read the lock.
-    Reading,
     /// About to free the lock.
     Freeing { expected: Version, next: Lock },
-    /// About to release the operation (`true`), or to mark it as uncertain.
-    Marking(bool),
+    /// Has freed the lock. About to release the operation.
+    Releasing,
 }
 
 /// Faults and interventions that may still happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Budget {
     pub late: u8,
-    pub deaths: u8,
     pub decisions: u8,
     /// Times for which all gateways are down for long.
     pub outages: u8,
@@ -204,6 +199,7 @@ pub struct State {
     /// The lock of the resource. The second slot is unused, except by a flaw.
     pub locks: [Option<Lock>; OPERATIONS],
     pub attempts: [Attempt; ATTEMPTS_MAX],
+    /// Sorted, because sweepers are alike.
     pub sweeps: [Option<Sweep>; SWEEPERS_MAX],
     /// Sorted, so that equal sets are equal.
     pub late: [Option<Write>; LATE_MAX],
@@ -215,7 +211,7 @@ pub struct State {
 }
 
 impl Attempt {
-    const IDLE: Attempt = Attempt {
+    pub const IDLE: Attempt = Attempt {
         stage: Stage::Idle,
         claim: 0,
         doubt: None,
@@ -223,13 +219,12 @@ impl Attempt {
         condition: 0,
         seen: 0,
         lock: None,
-        takes: 0,
         wire: Wire::Unsent,
     };
 
     /// Whether its gateway still works on it.
     pub fn is_active(&self) -> bool {
-        !matches!(self.stage, Stage::Idle | Stage::Done | Stage::Dead)
+        !matches!(self.stage, Stage::Idle | Stage::Done)
     }
 }
 
