@@ -15,6 +15,7 @@ use crate::record::{
 };
 
 mod exact;
+mod lock;
 mod operator;
 mod publishing;
 mod sagas;

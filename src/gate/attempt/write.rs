@@ -86,7 +86,10 @@ impl<S, B> Attempt<S, B> {
         };
         let answer = self.conclude(forwarded).await;
         if let Some(held) = held {
-            held.end(!matches!(answer, Err(Refusal::OutcomeUncertain { .. })));
+            // An attempt whose lease has ended may find a later attempt, which began from uncertain.
+            let is_open =
+                matches!(answer, Err(Refusal::OutcomeUncertain { .. } | Refusal::InFlight { .. }));
+            held.end(!is_open);
         }
         answer
     }

@@ -89,15 +89,6 @@ pub enum Action {
 
 const WAYS: [Way; 2] = [Way::Now, Way::Late];
 
-impl Bounds {
-    /// Whether an operation can have an attempt from uncertain.
-    pub fn again(&self) -> bool {
-        let first = |place: &&Place| place.operation == 0;
-        let may_repeat = self.forwards || self.budget.decisions > 0;
-        may_repeat && self.has_condition[0] && self.attempts.iter().filter(first).count() > 1
-    }
-}
-
 impl Model for Protocol {
     type State = State;
     type Action = Action;

@@ -28,10 +28,12 @@ pub enum Flaw {
     ReleasesAfterUncertain,
     /// The lock is marked as sent whatever its version is.
     MarksAnyVersion,
-    /// A write that died looking is released, and its lock is not freed first.
+    /// A write that died looking is released, and its lock is not freed first. Not needed beside
+    /// the send rule.
     ReleasesUnfreed,
-    /// A lock is freed under the fence of the attempt that has taken it.
-    FreesUnderSameFence,
+    /// An attempt from uncertain takes the lock as looking. Not needed beside the rule that an
+    /// attempt from uncertain is never released.
+    TakesAsLooking,
     /// The first byte is sent before the lock is marked as sent.
     SendsBeforeMark,
     /// The end of the lease does not keep an attempt from sending.
@@ -202,7 +204,9 @@ impl Rules {
         over: Option<Version>,
         fresh: Version,
     ) -> Lock {
-        let was_uncertain = was_uncertain && !self.has(Flaw::LooksAfterUncertain);
+        let was_uncertain = was_uncertain
+            && !self.has(Flaw::LooksAfterUncertain)
+            && !self.has(Flaw::TakesAsLooking);
         let request = self.lock_request((operation, fence, was_uncertain));
         let over = over.map(|over| record::Version(over.into()));
         let (fresh, busy) = (record::Version(fresh.into()), Duration::ZERO);
@@ -237,7 +241,6 @@ impl Rules {
             }
             _ => {}
         }
-        let fence = if self.has(Flaw::FreesUnderSameFence) { attempt.entry.fence } else { fence };
         let found = found.map(|lock| self.held_lock(lock));
         let (attempt, fence) = (self.held(&attempt), Fence(fence.into()));
         match engine::unsent_proof(

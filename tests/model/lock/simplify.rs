@@ -97,7 +97,6 @@ impl Protocol {
                 *place = None;
             }
         }
-        sweeps.sort_unstable();
     }
 
     fn simplify_attempts(&self, state: &mut State) {

@@ -163,14 +163,14 @@ pub struct Attempt {
 }
 
 /// A process that has found an operation with an ended lease, and a lock that it may free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sweep {
     pub operation: Operation,
     pub found: Held,
     pub stage: SweepStage,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SweepStage {
     /// About to free the lock.
     Freeing { expected: Version, next: Lock },
@@ -199,7 +199,6 @@ pub struct State {
     /// The lock of the resource. The second slot is unused, except by a flaw.
     pub locks: [Option<Lock>; OPERATIONS],
     pub attempts: [Attempt; ATTEMPTS_MAX],
-    /// Sorted, because sweepers are alike.
     pub sweeps: [Option<Sweep>; SWEEPERS_MAX],
     /// Sorted, so that equal sets are equal.
     pub late: [Option<Write>; LATE_MAX],
@@ -221,11 +220,6 @@ impl Attempt {
         lock: None,
         wire: Wire::Unsent,
     };
-
-    /// Whether its gateway still works on it.
-    pub fn is_active(&self) -> bool {
-        !matches!(self.stage, Stage::Idle | Stage::Done)
-    }
 }
 
 impl Stand {
