@@ -122,19 +122,23 @@ impl Sealed {
         }
     }
 
-    /// Returns the content as it is stored.
-    fn closed_content(
-        &self,
-        slot: &Slot,
-        purpose: &[u8],
-        content: &PrivateContent,
-    ) -> Result<PrivateContent, StoreError> {
-        match content {
-            PrivateContent::Open(text) => {
-                Ok(PrivateContent::Sealed(self.keys.seal(slot, purpose, text)?))
+    /// Returns a state with its content as it is stored; `None` for states without a content, and
+    /// for those with a sealed one.
+    fn closed_state(&self, slot: &Slot, state: &State) -> Result<Option<State>, StoreError> {
+        let closed =
+            |purpose: &[u8], text| self.keys.seal(slot, purpose, text).map(PrivateContent::Sealed);
+        Ok(match state {
+            State::Saga { phase, content: PrivateContent::Open(text) } => {
+                Some(State::Saga { phase: *phase, content: closed(SAGA, text)? })
             }
-            PrivateContent::Sealed(_) => Ok(content.clone()),
-        }
+            State::Review { stage, content: PrivateContent::Open(text) } => {
+                Some(State::Review { stage: *stage, content: closed(REVIEW, text)? })
+            }
+            State::Versions { content: PrivateContent::Open(text) } => {
+                Some(State::Versions { content: closed(VERSIONS, text)? })
+            }
+            _ => None,
+        })
     }
 
     /// Returns the record as it is stored; `None` if nothing in it must be sealed.
@@ -175,25 +179,15 @@ impl Sealed {
                     ..record.clone()
                 }))
             }
-            State::Saga { phase, content: content @ PrivateContent::Open(_) } => {
-                let content = self.closed_content(slot, SAGA, content)?;
-                let state = State::Saga { phase: *phase, content };
-                Ok(Some(Record { state, kept, publication, extras, ..record.clone() }))
+            state => {
+                let state = self.closed_state(slot, state)?;
+                let is_closed = state.is_some()
+                    || kept.is_some()
+                    || extras.leaves.is_some()
+                    || publication.is_some();
+                let state = state.unwrap_or_else(|| record.state.clone());
+                Ok(is_closed.then(|| Record { state, kept, publication, extras, ..record.clone() }))
             }
-            State::Review { stage, content: content @ PrivateContent::Open(_) } => {
-                let content = self.closed_content(slot, REVIEW, content)?;
-                let state = State::Review { stage: *stage, content };
-                Ok(Some(Record { state, kept, publication, extras, ..record.clone() }))
-            }
-            State::Versions { content: content @ PrivateContent::Open(_) } => {
-                let content = self.closed_content(slot, VERSIONS, content)?;
-                let state = State::Versions { content };
-                Ok(Some(Record { state, kept, publication, extras, ..record.clone() }))
-            }
-            _ if kept.is_some() || extras.leaves.is_some() || publication.is_some() => {
-                Ok(Some(Record { kept, publication, extras, ..record.clone() }))
-            }
-            _ => Ok(None),
         }
     }
 }
