@@ -1,5 +1,5 @@
-//! Keeps digests of the versions of a resource, for each tag that a client got, and finds them for a
-//! merge.
+//! Keeps digests of the versions of a resource, one for each tag that a client got, and finds them
+//! for a merge.
 
 use bytes::Bytes;
 use tokio::time::Instant;
