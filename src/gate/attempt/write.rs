@@ -114,7 +114,10 @@ impl<S, B> Attempt<S, B> {
         };
         let answer = self.conclude(forwarded).await;
         if let Some(held) = held {
-            held.end(!matches!(answer, Err(Refusal::OutcomeUncertain { .. })));
+            // After a later attempt has begun, this attempt's own write may still be executed.
+            let is_open =
+                matches!(answer, Err(Refusal::OutcomeUncertain { .. } | Refusal::InFlight { .. }));
+            held.end(!is_open);
         }
         answer
     }
