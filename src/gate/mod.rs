@@ -232,6 +232,9 @@ impl Gate {
                 (unkeyed, self.identify_unkeyed(unkeyed, requester, &parts, &content))
             }
             (None, None) => {
+                if let Some(rule) = &policy.resource {
+                    require_condition(rule, &parts.method, &parts.headers)?;
+                }
                 let unprotected = UnprotectedRequest { parts, body, context };
                 return Box::pin(self.pass(guarded, unprotected, service, Answer::Passed)).await;
             }

@@ -173,6 +173,8 @@ fn a_decision_frees_the_resource_at_once() {
     let (code, said) = cli(&gateway, &resolve);
     assert_eq!(code, 0, "{said}");
     assert_eq!(write(3, "*").send(gateway.port).status, 200);
+    let (_, listed) = cli(&gateway, &["list"]);
+    assert!(!listed.contains("lock"), "the record of the lock is no operation: {listed}");
 }
 
 #[test]

@@ -263,6 +263,13 @@ fn an_upstream_with_versions_of_its_own_gets_the_condition() {
     assert!(fresh.status == 200 && !fresh.replayed(), "a 412 is not the result of the key");
     let keyless = put(PATH, 3).field("If-None-Match", "*").send(gateway.port);
     assert_eq!((keyless.status, keyless.get("etag")), (200, Some("W/\"own\"")));
+    let in_body = "versions = \"upstream\"";
+    let by_body = self::gateway(
+        &upstream,
+        in_body,
+        "key = { header = \"Idempotency-Key\", body = \"/key\" }",
+    );
+    assert_eq!(put(PATH, 4).send(by_body.port).status, 428, "also if the key may be in the body");
     let seen = upstream.seen();
     assert!(seen.iter().all(|seen| seen.line.starts_with("PUT ")), "no look");
     let conditions = ["if-match", "if-none-match"].map(|name| seen.last().unwrap().get(name));
