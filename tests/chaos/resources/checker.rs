@@ -1,0 +1,282 @@
+//! The checker: reads the ledger and the answers of all writes, and reports broken promises.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::kinds::Kind;
+use crate::checker::FinalAnswer;
+use crate::harness::Execution;
+
+/// The condition of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// There is none.
+    Absent,
+    /// The resource exists.
+    Exists,
+    /// The resource does not exist.
+    Creates,
+    /// The resource has one of these versions.
+    Tags(Vec<String>),
+}
+
+/// What a writer saw of one try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Saw {
+    /// The answer of the upstream, or its replay.
+    Answered(FinalAnswer),
+    /// The condition does not hold.
+    Failed,
+    /// Nobody knows whether the write was executed.
+    Uncertain,
+    /// A refusal that allows a retry.
+    Again(String),
+    /// A refusal that allows no retry.
+    Refused(String),
+    /// No whole answer.
+    Nothing,
+}
+
+/// One try of a write.
+#[derive(Debug, Clone)]
+pub struct Try {
+    pub began: Duration,
+    pub at: Duration,
+    pub gateway: usize,
+    /// What the upstream is asked to do.
+    pub faults: Vec<String>,
+    pub saw: Saw,
+}
+
+/// A write.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The `X-Write` field, and the key if it has one.
+    pub id: String,
+    pub kind: &'static Kind,
+    pub path: String,
+    pub condition: Condition,
+    pub has_key: bool,
+    pub tries: Vec<Try>,
+    /// Whether its sender waited for an answer in vain.
+    pub is_given_up: bool,
+}
+
+/// A tag that an answer has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    pub kind: &'static str,
+    pub path: String,
+    pub tag: String,
+    /// The tag of the document beside it, if the answer has one.
+    pub expected: Option<String>,
+}
+
+/// Everything about a run.
+#[derive(Default)]
+pub struct History {
+    pub writes: Vec<Write>,
+    /// The executed writes, in order.
+    pub ledger: Vec<Execution>,
+    /// The documents before the first write, by path.
+    pub first: HashMap<String, String>,
+    /// The tags that the event log names as overwritten.
+    pub overwritten: HashSet<String>,
+    pub shown: Vec<Shown>,
+    /// The times in which something failed.
+    pub troubles: Vec<(Duration, Duration)>,
+    /// Resources on which nobody could write after all faults.
+    pub unwritable: Vec<String>,
+}
+
+/// A broken promise.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Violation {
+    /// A write replaced a version that its condition does not name.
+    LostUpdate { write: String },
+    /// A write replaced another version, as its route permits, and the log does not name it.
+    NotLogged { write: String },
+    /// A write was executed more than once.
+    ExecutedAgain { write: String },
+    /// A write was answered as done, and was not executed.
+    NotExecuted { write: String },
+    /// A write was refused, and was executed.
+    RefusedThoughExecuted { write: String },
+    /// Answers under one key differ.
+    AnswersDiffer { write: String },
+    /// A writer got a refusal that allows no retry.
+    Refused { write: String, why: String },
+    /// A writer got no final answer.
+    NotEnded { write: String },
+    /// A write was in doubt without a reason.
+    UncertainForNothing { write: String },
+    /// An answer has a tag that is not that of a version.
+    WrongTag { path: String, tag: String },
+    /// Nobody could write after all faults.
+    Unwritable { path: String },
+}
+
+impl Violation {
+    /// Returns the name of the kind.
+    pub fn name(&self) -> String {
+        format!("{self:?}").split(' ').next().unwrap_or_default().to_owned()
+    }
+
+    /// Returns the write.
+    pub fn write(&self) -> Option<&str> {
+        match self {
+            Violation::LostUpdate { write }
+            | Violation::NotLogged { write }
+            | Violation::ExecutedAgain { write }
+            | Violation::NotExecuted { write }
+            | Violation::RefusedThoughExecuted { write }
+            | Violation::AnswersDiffer { write }
+            | Violation::Refused { write, .. }
+            | Violation::NotEnded { write }
+            | Violation::UncertainForNothing { write } => Some(write),
+            Violation::WrongTag { .. } | Violation::Unwritable { .. } => None,
+        }
+    }
+}
+
+impl Write {
+    /// Whether an executed write can't be executed again, because no version has a tag twice.
+    pub fn names_version(&self) -> bool {
+        matches!(self.condition, Condition::Tags(_)) && !self.kind.overwrites
+    }
+
+    /// Whether a refusal is about this very try, and not about what an earlier one left.
+    fn is_one(&self) -> bool {
+        self.has_key || self.tries.len() == 1
+    }
+
+    fn saw(&self, is_it: impl Fn(&Saw) -> bool) -> bool {
+        self.tries.iter().any(|one| is_it(&one.saw))
+    }
+}
+
+/// Returns the broken promises, each once, in order.
+pub fn check(history: &History) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut executed: HashMap<&str, Vec<&Execution>> = HashMap::new();
+    for execution in &history.ledger {
+        executed.entry(&execution.write).or_default().push(execution);
+    }
+    for write in &history.writes {
+        let executions = executed.remove(&*write.id).unwrap_or_default();
+        for execution in &executions {
+            found.extend(replaced(history, write, execution));
+        }
+        answers(history, write, executions.len(), &mut found);
+    }
+    // A write that nobody sent.
+    let unknown = executed.keys().map(|id| Violation::LostUpdate { write: (*id).to_owned() });
+    found.extend(unknown);
+    found.extend(tags(history));
+    let unwritable = history.unwritable.iter();
+    found.extend(unwritable.map(|path| Violation::Unwritable { path: path.clone() }));
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Checks the version that an execution replaced.
+fn replaced(history: &History, write: &Write, execution: &Execution) -> Option<Violation> {
+    let id = write.id.clone();
+    let lost = || Some(Violation::LostUpdate { write: id.clone() });
+    if execution.path != write.path {
+        return lost();
+    }
+    let before = execution.before.as_ref();
+    let is_named = match &write.condition {
+        Condition::Absent => true,
+        Condition::Exists => before.is_some(),
+        Condition::Creates => before.is_none(),
+        Condition::Tags(tags) => {
+            let Some(tag) = before.and_then(|before| write.kind.tag_of(before)) else {
+                return lost();
+            };
+            if !tags.contains(&tag) && write.kind.overwrites {
+                let is_logged = history.overwritten.contains(&tag);
+                return (!is_logged).then_some(Violation::NotLogged { write: id });
+            }
+            tags.contains(&tag)
+        }
+    };
+    if is_named { None } else { lost() }
+}
+
+/// Checks the answers to a write.
+fn answers(history: &History, write: &Write, executions: usize, found: &mut Vec<Violation>) {
+    let id = || write.id.clone();
+    if executions > 1 && (write.has_key || write.names_version()) {
+        found.push(Violation::ExecutedAgain { write: id() });
+    }
+    let finals: Vec<&FinalAnswer> = write
+        .tries
+        .iter()
+        .filter_map(|one| match &one.saw {
+            Saw::Answered(answer) => Some(answer),
+            _ => None,
+        })
+        .collect();
+    let is_done = finals.iter().any(|answer| answer.status < 300);
+    if is_done && executions == 0 {
+        found.push(Violation::NotExecuted { write: id() });
+    }
+    let has_failed = write.saw(|saw| *saw == Saw::Failed) && write.names_version();
+    let is_refused = has_failed || finals.iter().any(|answer| answer.status >= 300);
+    if is_refused && write.is_one() && executions > 0 {
+        found.push(Violation::RefusedThoughExecuted { write: id() });
+    }
+    if write.has_key && finals.windows(2).any(|pair| pair[0] != pair[1]) {
+        found.push(Violation::AnswersDiffer { write: id() });
+    }
+    for one in &write.tries {
+        if let Saw::Refused(why) = &one.saw {
+            found.push(Violation::Refused { write: id(), why: why.clone() });
+        }
+    }
+    if write.is_given_up {
+        found.push(Violation::NotEnded { write: id() });
+    }
+    if write.saw(|saw| *saw == Saw::Uncertain) && !has_reason(history, write) {
+        found.push(Violation::UncertainForNothing { write: id() });
+    }
+}
+
+/// Returns whether something that happened explains that a write was in doubt.
+fn has_reason(history: &History, write: &Write) -> bool {
+    let loses = |fault: &String| {
+        fault.starts_with("drop") || fault.starts_with("lose") || fault.starts_with("late")
+    };
+    let (Some(first), Some(last)) = (write.tries.first(), write.tries.last()) else { return false };
+    write.tries.iter().any(|one| one.faults.iter().any(loses))
+        || history.troubles.iter().any(|(from, to)| *from <= last.at && *to >= first.began)
+}
+
+/// Checks that each tag of an answer is that of a version.
+fn tags(history: &History) -> Vec<Violation> {
+    let kinds: HashMap<&str, &Kind> =
+        super::kinds::KINDS.iter().map(|kind| (kind.name, kind)).collect();
+    let mut versions: HashSet<(&str, String)> = HashSet::new();
+    for (path, tag) in &history.first {
+        versions.insert((path, tag.clone()));
+    }
+    for execution in &history.ledger {
+        let name = execution.path.split('/').nth(2).unwrap_or_default();
+        let tag = execution.after.as_ref().and_then(|after| kinds.get(name)?.tag_of(after));
+        versions.extend(tag.map(|tag| (&*execution.path, tag)));
+    }
+    let is_wrong = |shown: &&Shown| match &shown.expected {
+        Some(expected) => *expected != shown.tag,
+        None => !versions.contains(&(&*shown.path, shown.tag.clone())),
+    };
+    let wrong = history.shown.iter().filter(is_wrong);
+    wrong
+        .map(|shown| Violation::WrongTag { path: shown.path.clone(), tag: shown.tag.clone() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
