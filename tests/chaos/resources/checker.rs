@@ -82,6 +82,8 @@ pub struct History {
     pub first: HashMap<String, String>,
     /// The tags that the event log names as overwritten.
     pub overwritten: HashSet<String>,
+    /// The lines of the gateways' logs that name overwritten versions.
+    pub logged: String,
     pub shown: Vec<Shown>,
     /// The times in which something failed.
     pub troubles: Vec<(Duration, Duration)>,
@@ -139,6 +141,15 @@ impl Violation {
     }
 }
 
+impl History {
+    /// Whether anything failed during a write.
+    fn is_troubled(&self, write: &Write) -> bool {
+        let began = write.tries.iter().map(|one| one.began).min().unwrap_or_default();
+        let ended = write.tries.iter().map(|one| one.at).max().unwrap_or_default();
+        self.troubles.iter().any(|(from, to)| *from <= ended && *to >= began)
+    }
+}
+
 impl Write {
     /// Whether an executed write can't be executed again, because no version has a tag twice.
     pub fn names_version(&self) -> bool {
@@ -148,6 +159,17 @@ impl Write {
     /// Whether a refusal is about this very try, and not about what an earlier one left.
     fn is_one(&self) -> bool {
         self.has_key || self.tries.len() == 1
+    }
+
+    /// Whether its gateway saw the outcome. Kinds that overwrite have no probes.
+    fn was_seen(&self) -> bool {
+        self.saw(|saw| matches!(saw, Saw::Answered(answer) if answer.status < 300))
+    }
+
+    /// Whether a look may have failed.
+    fn could_not_look(&self, history: &History) -> bool {
+        let fails = |fault: &String| fault == "look drop" || fault.starts_with("look status");
+        self.tries.iter().any(|one| one.faults.iter().any(fails)) || history.is_troubled(self)
     }
 
     fn saw(&self, is_it: impl Fn(&Saw) -> bool) -> bool {
@@ -190,14 +212,17 @@ fn replaced(history: &History, write: &Write, execution: &Execution) -> Option<V
     let before = execution.before.as_ref();
     let is_named = match &write.condition {
         Condition::Absent => true,
-        Condition::Exists => before.is_some(),
+        // Without a look, the gateway takes it for existing.
+        Condition::Exists => before.is_some() || write.could_not_look(history),
         Condition::Creates => before.is_none(),
         Condition::Tags(tags) => {
             let Some(tag) = before.and_then(|before| write.kind.tag_of(before)) else {
                 return lost();
             };
             if !tags.contains(&tag) && write.kind.overwrites {
-                let is_logged = history.overwritten.contains(&tag);
+                // The event of a write whose outcome its gateway did not see has no tag.
+                let is_logged = history.overwritten.contains(&tag)
+                    || !write.was_seen() && history.logged.contains(tag.trim_matches('"'));
                 return (!is_logged).then_some(Violation::NotLogged { write: id });
             }
             tags.contains(&tag)
@@ -250,9 +275,7 @@ fn has_reason(history: &History, write: &Write) -> bool {
     let loses = |fault: &String| {
         fault.starts_with("drop") || fault.starts_with("lose") || fault.starts_with("late")
     };
-    let (Some(first), Some(last)) = (write.tries.first(), write.tries.last()) else { return false };
-    write.tries.iter().any(|one| one.faults.iter().any(loses))
-        || history.troubles.iter().any(|(from, to)| *from <= last.at && *to >= first.began)
+    write.tries.iter().any(|one| one.faults.iter().any(loses)) || history.is_troubled(write)
 }
 
 /// Checks that each tag of an answer is that of a version.

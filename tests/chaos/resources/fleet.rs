@@ -120,6 +120,16 @@ impl Fleet {
         }
     }
 
+    /// Returns the lines of the gateways' logs that name overwritten versions.
+    pub fn overwrites_in_logs(&self) -> String {
+        let of = |gateway: &Mutex<Gateway>| {
+            let log = gateway.lock().unwrap().logs();
+            let lines = log.lines().filter(|line| line.contains("write overwrites a version"));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        self.gateways.iter().map(of).collect()
+    }
+
     /// Returns the last lines of the gateways' logs.
     pub fn log_tails(&self, lines: usize) -> String {
         let tail = |(n, gateway): (usize, &Mutex<Gateway>)| {
@@ -164,7 +174,7 @@ impl Fleet {
         let all: Vec<Fault> = all.iter().copied().filter(|fault| self.has(*fault)).collect();
         let mut first = all.clone();
         while now() < end {
-            pause(dice.within(300..1500));
+            pause(dice.within(600..2600));
             let fault = first.pop().unwrap_or_else(|| *dice.pick(&all));
             self.suffer(fault, &mut dice);
         }
@@ -236,9 +246,12 @@ fn launch(over: Over, store: &str, upstream: u16) -> Gateway {
         Over::Redis => "[store]\nack = \"fsync\"\n",
     };
     let settings = format!("[upstream]\nresponse_timeout = \"4s\"\n{ack}[log]\nenabled = true\n");
-    // At this level a write that was released unsent is logged, which a run counts.
+    // At these levels the log has writes that were released unsent and overwritten versions.
     let log = std::env::var("ONCEWARD_CHAOS_LOG");
-    let log = log.unwrap_or("onceward=warn,onceward::gate::claim::records=info".into());
+    let log = log.unwrap_or(
+        "onceward=warn,onceward::gate::claim::records=info,onceward::gate::attempt::write=info"
+            .into(),
+    );
     let url = format!("http://127.0.0.1:{upstream}");
     Gateway::launch(&url, store, &settings, &routes(), |command| {
         command.env("ONCEWARD_LOG", log);

@@ -10,7 +10,10 @@ use crate::dice::Dice;
 
 /// How long a lost write may still be executed. The latest execution of a write comes well before,
 /// also if its connection was cut at once.
-pub const UNCERTAIN_AFTER: Duration = Duration::from_millis(2500);
+pub const UNCERTAIN_AFTER: Duration = Duration::from_millis(2000);
+
+/// The latest execution of a lost write, after its arrival.
+pub const LATEST: Duration = Duration::from_millis(1000);
 
 /// Resources of each kind.
 pub const EACH: usize = 5;

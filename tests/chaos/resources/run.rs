@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::checker::{Condition, History, Saw, Violation, Write, check};
 use super::fleet::{Fleet, Over};
-use super::kinds::{Kind, resources};
+use super::kinds::{Kind, LATEST, resources};
 use super::writers::{Book, Street};
 use crate::dice::Dice;
 use crate::harness::Documents;
@@ -17,11 +17,12 @@ use crate::{now, pause};
 /// Writers of a run.
 const WRITERS: usize = 200;
 /// The time in which writers begin writes, and everything fails.
-const WINDOW: Duration = Duration::from_secs(25);
+const WINDOW: Duration = Duration::from_secs(24);
 /// The time after the last fault in which each write must end.
-const ENDING: Duration = Duration::from_secs(25);
-/// The latest execution of a lost write.
-pub const LATEST: Duration = Duration::from_millis(1200);
+const ENDING: Duration = Duration::from_secs(20);
+
+/// Violations of each kind that are shown with their histories.
+const REPORTED_MAX: usize = 2;
 
 /// How often things happened that must happen.
 pub type Tally = BTreeMap<String, usize>;
@@ -45,6 +46,7 @@ pub fn run(over: Over, number: usize, seed: u64) -> Tally {
         ledger: fleet.upstream.ledger(),
         first,
         overwritten: fleet.overwritten(),
+        logged: fleet.overwrites_in_logs(),
         shown,
         troubles: troubles.iter().map(|(_, from, to)| (*from, *to)).collect(),
         unwritable,
@@ -58,8 +60,13 @@ pub fn run(over: Over, number: usize, seed: u64) -> Tally {
     if found.is_empty() {
         return tally;
     }
-    for violation in found.iter().take(6) {
-        eprintln!("{}", report(violation, &history, began));
+    let mut shown = BTreeMap::<String, usize>::new();
+    for violation in &found {
+        let shown = shown.entry(violation.name()).or_default();
+        *shown += 1;
+        if *shown <= REPORTED_MAX {
+            eprintln!("{}", report(violation, &history, began));
+        }
     }
     let log = fleet.log_tails(60);
     let since = |at: &Duration| at.saturating_sub(began);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::checker::{Condition, Saw, Shown, Try, Write};
-use super::kinds::{Doubt, Kind, spelled};
+use super::kinds::{Doubt, Kind, LATEST, spelled};
 use crate::checker::FinalAnswer;
 use crate::dice::Dice;
 use crate::harness::{Answer, Request};
@@ -251,20 +251,20 @@ impl Writer<'_> {
 
     /// Chooses what the upstream does about one try.
     fn faults(&mut self) -> Vec<String> {
-        let ms = self.dice.within(100..1200);
+        let ms = self.dice.within(100..LATEST.as_millis() as u64);
         let write = match self.dice.within(0..100) {
-            0..4 => Some("drop".to_owned()),
-            4..8 => Some("lose".to_owned()),
-            8..13 => Some(format!("late {ms}")),
-            13..23 => Some(format!("slow {}", ms / 2)),
-            23..26 => Some("status 422".to_owned()),
-            26..29 => Some("status 503".to_owned()),
+            0..2 => Some("drop".to_owned()),
+            2..4 => Some("lose".to_owned()),
+            4..7 => Some(format!("late {ms}")),
+            7..15 => Some(format!("slow {}", ms / 2)),
+            15..17 => Some("status 422".to_owned()),
+            17..19 => Some("status 503".to_owned()),
             _ => None,
         };
         let look = match self.dice.within(0..100) {
-            0..12 => Some(format!("look slow {}", ms / 2)),
-            12..14 => Some("look drop".to_owned()),
-            14..16 => Some("look status 500".to_owned()),
+            0..8 => Some(format!("look slow {}", ms / 2)),
+            8..10 => Some("look drop".to_owned()),
+            10..12 => Some("look status 500".to_owned()),
             _ => None,
         };
         write.into_iter().chain(look).collect()
