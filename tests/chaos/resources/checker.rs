@@ -272,9 +272,9 @@ fn answers(history: &History, write: &Write, executions: usize, found: &mut Vec<
 
 /// Returns whether something that happened explains that a write was in doubt.
 fn has_reason(history: &History, write: &Write) -> bool {
-    let loses = |fault: &String| {
-        fault.starts_with("drop") || fault.starts_with("lose") || fault.starts_with("late")
-    };
+    // A 503 is no outcome.
+    let losses = ["drop", "lose", "late", "status 503"];
+    let loses = |fault: &String| losses.iter().any(|loss| fault.starts_with(loss));
     write.tries.iter().any(|one| one.faults.iter().any(loses)) || history.is_troubled(write)
 }
 

@@ -258,7 +258,8 @@ impl Writer<'_> {
             4..7 => Some(format!("late {ms}")),
             7..15 => Some(format!("slow {}", ms / 2)),
             15..17 => Some("status 422".to_owned()),
-            17..19 => Some("status 503".to_owned()),
+            17..19 => Some("status 429".to_owned()),
+            19..20 => Some("status 503".to_owned()),
             _ => None,
         };
         let look = match self.dice.within(0..100) {
@@ -379,7 +380,7 @@ impl Writer<'_> {
 fn saw(answer: &Answer) -> Saw {
     if answer.get("content-type") != Some("application/problem+json") {
         return match answer.status {
-            503 => Saw::Again("503".into()),
+            429 => Saw::Again("429".into()),
             _ => Saw::Answered(FinalAnswer::of(answer)),
         };
     }
