@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use super::kinds::{KINDS, Kind, LATEST, UNCERTAIN_AFTER};
+use super::kinds::{KINDS, Kind, LATEST};
 use crate::harness::{Answer, ReceivedRequest, Request, read_request};
 use crate::now;
 use crate::sagas::fleet::exchange;
@@ -27,14 +27,16 @@ pub enum Flaw {
     LocksSpellings,
     /// It looks before it waits for the lock.
     LooksFirst,
-    /// It forgets the key of a write in doubt.
-    ForgetsDoubt,
+    /// It forgets the key of a write when it has sent it.
+    ForgetsKeys,
     /// It overwrites other versions and does not log it.
     OverwritesSilently,
 }
 
 /// The lease of [`Flaw::LeaseEnds`].
 const LEASE: Duration = Duration::from_millis(150);
+/// How long a lock rests while its write is in doubt.
+const REST: Duration = LATEST.saturating_add(Duration::from_millis(200));
 /// Longest wait for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Longest wait for the upstream.
@@ -154,8 +156,7 @@ impl Shared {
         }
         let (answer, known) = self.write(request, line, kind, lock);
         let mut memory = self.memory.lock().unwrap();
-        match known {
-            Some(Known::InDoubt) if self.flaw == Flaw::ForgetsDoubt => memory.keys.remove(key),
+        match known.filter(|_| self.flaw != Flaw::ForgetsKeys) {
             Some(known) => memory.keys.insert(key.to_owned(), known),
             None => memory.keys.remove(key),
         };
@@ -195,7 +196,7 @@ impl Shared {
             }
             None => {
                 let is_free = matches!(self.flaw, Flaw::FreeInDoubt | Flaw::LeaseEnds);
-                let rest = if is_free { Duration::ZERO } else { UNCERTAIN_AFTER.max(LATEST) };
+                let rest = if is_free { Duration::ZERO } else { REST };
                 self.free(lock, request, rest);
                 (problem(502, "outcome-uncertain", ""), Some(Known::InDoubt))
             }
@@ -273,7 +274,7 @@ impl Shared {
     }
 }
 
-/// Returns who holds the lock. Only a key that nobody remembers has two attempts at once.
+/// Returns who holds the lock. A key has one attempt at once.
 fn holder(request: &ReceivedRequest) -> String {
     request.get("x-write").unwrap_or_default().to_owned()
 }

@@ -16,8 +16,10 @@ use crate::{now, pause};
 
 /// Writers of a run.
 const WRITERS: usize = 200;
+/// How many writes in a hundred the upstream loses.
+const LOST: u64 = 7;
 /// The time in which writers begin writes, and everything fails.
-const WINDOW: Duration = Duration::from_secs(24);
+const WINDOW: Duration = Duration::from_secs(22);
 /// The time after the last fault in which each write must end.
 const ENDING: Duration = Duration::from_secs(20);
 
@@ -32,11 +34,11 @@ pub fn run(over: Over, number: usize, seed: u64) -> Tally {
     let dice = Dice::new(seed).of(&format!("resources {over:?} {number}"));
     let fleet = Fleet::start(over);
     let first = begin(&fleet.upstream, &resources());
-    let street = Street::new(fleet.ports.clone(), resources());
+    let street = Street::new(fleet.ports.clone(), resources(), LOST);
     let began = now();
     live(&fleet, &street, &dice, began);
     let took = now() - began;
-    // Execution that should not come any more comes now.
+    // An execution that should not come any more comes now.
     pause(LATEST.as_millis() as u64);
     let unwritable = write_calmly(&street);
     let troubles = fleet.troubles.lock().unwrap().clone();

@@ -13,11 +13,17 @@ use crate::harness::Documents;
 use crate::{now, pause, seed};
 
 /// Writers of a run.
-const WRITERS: usize = 60;
+const WRITERS: usize = 40;
 /// The time in which writers begin writes.
-const WINDOW: Duration = Duration::from_secs(6);
+const WINDOW: Duration = Duration::from_secs(4);
+/// How many writes in a hundred the upstream loses.
+const LOST: u64 = 12;
 /// The time after it in which each write must end.
-const ENDING: Duration = Duration::from_secs(10);
+const ENDING: Duration = Duration::from_secs(20);
+
+/// A write replaced another version than its gateway looked at. The log of a kind that overwrites
+/// then names the wrong one.
+const LOSSES: [&str; 2] = ["LostUpdate", "NotLogged"];
 
 /// Runs writers before a handmade gateway. Returns how many violations of each kind they meet.
 fn violations(flaw: Flaw) -> BTreeMap<String, usize> {
@@ -26,9 +32,9 @@ fn violations(flaw: Flaw) -> BTreeMap<String, usize> {
     let gateway = Naive::start(flaw, upstream.port);
     // It has no probes. Few resources, so that writers meet.
     let mut resources = resources();
-    resources.retain(|(kind, path)| kind.doubt == Doubt::Hold && path.ends_with(['1', '2']));
+    resources.retain(|(kind, path)| kind.doubt == Doubt::Hold && path.ends_with(['1', '2', '3']));
     let first = begin(&upstream, &resources);
-    let street = Street::new(vec![gateway.port], resources);
+    let street = Street::new(vec![gateway.port], resources, LOST);
     let end = now() + WINDOW;
     let until = &move || end + ENDING;
     std::thread::scope(|scope| {
@@ -57,11 +63,12 @@ fn violations(flaw: Flaw) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Insists that this violation was found.
+/// Insists that one of these violations was found.
 #[track_caller]
-fn found(flaw: Flaw, kind: &str) {
+fn found(flaw: Flaw, kinds: &[&str]) {
     let found = violations(flaw);
-    assert!(found.contains_key(kind), "{flaw:?}, seed {}: no {kind} in {found:?}", seed());
+    let is_found = kinds.iter().any(|kind| found.contains_key(*kind));
+    assert!(is_found, "{flaw:?}, seed {}: none of {kinds:?} in {found:?}", seed());
 }
 
 #[test]
@@ -72,35 +79,35 @@ fn a_handmade_gateway_without_a_crash_and_without_these_flaws_is_sound() {
 
 #[test]
 fn a_handmade_gateway_that_looks_without_a_lock_loses_updates() {
-    found(Flaw::NoLock, "LostUpdate");
+    found(Flaw::NoLock, &LOSSES);
 }
 
 #[test]
 fn a_handmade_gateway_with_a_lock_that_ends_with_its_lease_loses_updates() {
-    found(Flaw::LeaseEnds, "LostUpdate");
+    found(Flaw::LeaseEnds, &LOSSES);
 }
 
 #[test]
 fn a_handmade_gateway_that_frees_the_resource_of_a_write_in_doubt_loses_updates() {
-    found(Flaw::FreeInDoubt, "LostUpdate");
+    found(Flaw::FreeInDoubt, &LOSSES);
 }
 
 #[test]
 fn a_handmade_gateway_with_a_lock_for_each_spelling_loses_updates() {
-    found(Flaw::LocksSpellings, "LostUpdate");
+    found(Flaw::LocksSpellings, &LOSSES);
 }
 
 #[test]
 fn a_handmade_gateway_that_looks_before_it_has_the_lock_loses_updates() {
-    found(Flaw::LooksFirst, "LostUpdate");
+    found(Flaw::LooksFirst, &LOSSES);
 }
 
 #[test]
-fn a_handmade_gateway_that_forgets_the_key_of_a_write_in_doubt_contradicts_itself() {
-    found(Flaw::ForgetsDoubt, "RefusedThoughExecuted");
+fn a_handmade_gateway_that_forgets_keys_executes_writes_again() {
+    found(Flaw::ForgetsKeys, &["ExecutedAgain"]);
 }
 
 #[test]
 fn a_handmade_gateway_that_overwrites_and_does_not_log_it_is_found_out() {
-    found(Flaw::OverwritesSilently, "NotLogged");
+    found(Flaw::OverwritesSilently, &["NotLogged"]);
 }

@@ -38,6 +38,8 @@ pub struct Street {
     /// The ports of the gateways.
     pub ports: Vec<u16>,
     pub resources: Vec<(&'static Kind, String)>,
+    /// How many writes in a hundred are lost, or late after the connection broke.
+    pub lost: u64,
     pub book: Mutex<Book>,
 }
 
@@ -56,8 +58,8 @@ struct Sending {
 }
 
 impl Street {
-    pub fn new(ports: Vec<u16>, resources: Vec<(&'static Kind, String)>) -> Street {
-        Street { ports, resources, book: Mutex::default() }
+    pub fn new(ports: Vec<u16>, resources: Vec<(&'static Kind, String)>, lost: u64) -> Street {
+        Street { ports, resources, lost, book: Mutex::default() }
     }
 
     /// Runs a writer: it begins no write after `end`, and waits for no answer after `until`.
@@ -252,14 +254,15 @@ impl Writer<'_> {
     /// Chooses what the upstream does about one try.
     fn faults(&mut self) -> Vec<String> {
         let ms = self.dice.within(100..LATEST.as_millis() as u64);
+        let loses = self.dice.percent(self.street.lost);
         let write = match self.dice.within(0..100) {
-            0..2 => Some("drop".to_owned()),
-            2..4 => Some("lose".to_owned()),
-            4..7 => Some(format!("late {ms}")),
-            7..15 => Some(format!("slow {}", ms / 2)),
-            15..17 => Some("status 422".to_owned()),
-            17..19 => Some("status 429".to_owned()),
-            19..20 => Some("status 503".to_owned()),
+            0..25 if loses => Some("drop".to_owned()),
+            25..50 if loses => Some("lose".to_owned()),
+            50.. if loses => Some(format!("late {ms}")),
+            0..8 => Some(format!("slow {}", ms / 2)),
+            8..10 => Some("status 422".to_owned()),
+            10..12 => Some("status 429".to_owned()),
+            12..13 => Some("status 503".to_owned()),
             _ => None,
         };
         let look = match self.dice.within(0..100) {
