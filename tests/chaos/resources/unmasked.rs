@@ -16,8 +16,9 @@ use crate::{now, pause, seed};
 const WRITERS: usize = 40;
 /// The time in which writers begin writes.
 const WINDOW: Duration = Duration::from_secs(4);
-/// How many writes in a hundred the upstream loses.
+/// How many writes in a hundred the upstream loses. The flaw that shows in them needs more.
 const LOST: u64 = 12;
+const LOST_OFTEN: u64 = 40;
 /// The time after it in which each write must end.
 const ENDING: Duration = Duration::from_secs(20);
 
@@ -33,8 +34,9 @@ fn violations(flaw: Flaw) -> BTreeMap<String, usize> {
     // It has no probes. Few resources, so that writers meet.
     let mut resources = resources();
     resources.retain(|(kind, path)| kind.doubt == Doubt::Hold && path.ends_with(['1', '2', '3']));
+    let lost = if flaw == Flaw::FreeInDoubt { LOST_OFTEN } else { LOST };
     let first = begin(&upstream, &resources);
-    let street = Street::new(vec![gateway.port], resources, LOST);
+    let street = Street::new(vec![gateway.port], resources, lost);
     let end = now() + WINDOW;
     let until = &move || end + ENDING;
     std::thread::scope(|scope| {

@@ -228,7 +228,7 @@ pub fn read(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
         if line.is_empty() {
             break;
         }
-        let (name, value) = line.split_once(':').unwrap();
+        let (name, value) = line.split_once(':')?;
         fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
     let mut seen = ReceivedRequest { line, fields, body: vec![] };
