@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::kinds::Kind;
+use serde_json::Value;
+
+use super::kinds::{Kind, OnStale};
 use crate::checker::FinalAnswer;
 use crate::harness::Execution;
 
@@ -56,6 +58,8 @@ pub struct Write {
     pub kind: &'static Kind,
     pub path: String,
     pub condition: Condition,
+    /// The members that it changes, if it is a patch.
+    pub patch: Option<Vec<&'static str>>,
     pub has_key: bool,
     pub tries: Vec<Try>,
     /// Whether its sender waited for an answer in vain.
@@ -79,7 +83,7 @@ pub struct History {
     /// The executed writes, in order.
     pub ledger: Vec<Execution>,
     /// The documents before the first write, by path.
-    pub first: HashMap<String, String>,
+    pub first: HashMap<String, Value>,
     /// The tags that the event log names as overwritten.
     pub overwritten: HashSet<String>,
     /// The lines of the gateways' logs that name overwritten versions.
@@ -142,6 +146,24 @@ impl Violation {
 }
 
 impl History {
+    /// Returns all versions of a resource.
+    fn versions<'h>(&'h self, path: &'h str) -> impl Iterator<Item = &'h Value> {
+        let executed = self.ledger.iter().filter(move |execution| execution.path == path);
+        self.first.get(path).into_iter().chain(executed.filter_map(|one| one.after.as_ref()))
+    }
+
+    /// Whether a patch changes no member that differs between a version that it names and the one
+    /// before it.
+    fn may_merge(&self, write: &Write, tags: &[String], before: &Value) -> bool {
+        let Some(members) = &write.patch else { return false };
+        let is_named =
+            |version: &&Value| write.kind.tag_of(version).is_some_and(|tag| tags.contains(&tag));
+        let is_same = |version: &Value| {
+            members.iter().all(|member| version.get(member) == before.get(member))
+        };
+        self.versions(&write.path).filter(is_named).any(is_same)
+    }
+
     /// Whether anything failed during a write.
     fn is_troubled(&self, write: &Write) -> bool {
         let began = write.tries.iter().map(|one| one.began).min().unwrap_or_default();
@@ -153,7 +175,7 @@ impl History {
 impl Write {
     /// Whether an executed write can't be executed again, because no version has a tag twice.
     pub fn names_version(&self) -> bool {
-        matches!(self.condition, Condition::Tags(_)) && !self.kind.overwrites
+        matches!(self.condition, Condition::Tags(_)) && !self.kind.overwrites()
     }
 
     /// Whether a refusal is about this very try, and not about what an earlier one left.
@@ -219,7 +241,10 @@ fn replaced(history: &History, write: &Write, execution: &Execution) -> Option<V
             let Some(tag) = before.and_then(|before| write.kind.tag_of(before)) else {
                 return lost();
             };
-            if !tags.contains(&tag) && write.kind.overwrites {
+            if !tags.contains(&tag) && write.kind.on_stale == OnStale::Merge {
+                return if history.may_merge(write, tags, before?) { None } else { lost() };
+            }
+            if !tags.contains(&tag) && write.kind.overwrites() {
                 // The event of a write whose outcome its gateway did not see has no tag.
                 let is_logged = history.overwritten.contains(&tag)
                     || !write.was_seen() && history.logged.contains(tag.trim_matches('"'));
@@ -283,13 +308,12 @@ fn tags(history: &History) -> Vec<Violation> {
     let kinds: HashMap<&str, &Kind> =
         super::kinds::KINDS.iter().map(|kind| (kind.name, kind)).collect();
     let mut versions: HashSet<(&str, String)> = HashSet::new();
-    for (path, tag) in &history.first {
-        versions.insert((path, tag.clone()));
-    }
-    for execution in &history.ledger {
-        let name = execution.path.split('/').nth(2).unwrap_or_default();
-        let tag = execution.after.as_ref().and_then(|after| kinds.get(name)?.tag_of(after));
-        versions.extend(tag.map(|tag| (&*execution.path, tag)));
+    let executed = history.ledger.iter().map(|one| (&one.path, one.after.as_ref()));
+    let first = history.first.iter().map(|(path, document)| (path, Some(document)));
+    for (path, document) in executed.chain(first) {
+        let name = path.split('/').nth(2).unwrap_or_default();
+        let tag = document.and_then(|document| kinds.get(name)?.tag_of(document));
+        versions.extend(tag.map(|tag| (&**path, tag)));
     }
     let is_wrong = |shown: &&Shown| match &shown.expected {
         Some(expected) => *expected != shown.tag,

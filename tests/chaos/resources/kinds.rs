@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use onceward::engine::{EntityTag, VersionSource};
 use onceward::key::Pointer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::dice::Dice;
 
@@ -16,7 +16,7 @@ pub const UNCERTAIN_AFTER: Duration = Duration::from_millis(2000);
 pub const LATEST: Duration = Duration::from_millis(1000);
 
 /// Resources of each kind.
-pub const EACH: usize = 5;
+pub const EACH: usize = 4;
 
 /// What a route does about a write in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,17 @@ pub enum Doubt {
     Forward,
 }
 
+/// What a route does about a write that names an old version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStale {
+    Reject,
+    Overwrite,
+    Merge,
+}
+
+/// The members of a document that a patch may change.
+pub const MEMBERS: [&str; 3] = ["name", "street", "phone"];
+
 /// A kind of resource; each has its own route.
 #[derive(Debug)]
 pub struct Kind {
@@ -37,38 +48,45 @@ pub struct Kind {
     pub varies: bool,
     /// Whether a write needs no condition.
     pub is_optional: bool,
-    pub overwrites: bool,
+    pub on_stale: OnStale,
     pub doubt: Doubt,
 }
 
 /// All kinds.
-pub static KINDS: [Kind; 4] = [
+pub static KINDS: [Kind; 5] = [
     Kind {
         name: "orders",
         varies: false,
         is_optional: false,
-        overwrites: false,
+        on_stale: OnStale::Reject,
         doubt: Doubt::Hold,
     },
     Kind {
         name: "plans",
         varies: true,
         is_optional: false,
-        overwrites: false,
+        on_stale: OnStale::Reject,
         doubt: Doubt::Probe,
     },
     Kind {
         name: "notes",
         varies: false,
         is_optional: true,
-        overwrites: false,
+        on_stale: OnStale::Reject,
         doubt: Doubt::Forward,
     },
     Kind {
         name: "prices",
         varies: false,
         is_optional: false,
-        overwrites: true,
+        on_stale: OnStale::Overwrite,
+        doubt: Doubt::Hold,
+    },
+    Kind {
+        name: "profiles",
+        varies: false,
+        is_optional: false,
+        on_stale: OnStale::Merge,
         doubt: Doubt::Hold,
     },
 ];
@@ -89,11 +107,19 @@ impl Kind {
         self.tag(document.to_string().as_bytes())
     }
 
+    pub fn overwrites(&self) -> bool {
+        self.on_stale == OnStale::Overwrite
+    }
+
     fn toml(&self) -> String {
-        let Kind { name, varies, is_optional, overwrites, doubt } = self;
+        let Kind { name, varies, is_optional, on_stale, doubt } = self;
         let versions = if *varies { "{ body = \"/version\" }" } else { "\"hash\"" };
         let if_match = if *is_optional { "optional" } else { "required" };
-        let on_stale = if *overwrites { "overwrite" } else { "reject" };
+        let on_stale = match on_stale {
+            OnStale::Reject => "reject",
+            OnStale::Overwrite => "overwrite",
+            OnStale::Merge => "merge",
+        };
         let doubt = match doubt {
             Doubt::Hold => "",
             Doubt::Probe => {
@@ -116,6 +142,13 @@ impl Kind {
 /// Returns the tables of all routes.
 pub fn routes() -> String {
     KINDS.iter().map(Kind::toml).collect()
+}
+
+/// Returns the whole document that a write writes.
+pub fn document(id: &str) -> Value {
+    let mut document = json!({ "by": id, "version": id });
+    MEMBERS.iter().for_each(|member| document[*member] = json!(id));
+    document
 }
 
 /// Returns all resources, with their kinds.

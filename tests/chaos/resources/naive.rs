@@ -228,7 +228,7 @@ impl Shared {
             (Some(_), None) => failed(None),
             (Some(tags), Some(tag)) => {
                 let is_named = tags == "*" || tags.split(", ").any(|named| named == tag);
-                if !is_named && !kind.overwrites {
+                if !is_named && !kind.overwrites() {
                     return failed(Some(&tag));
                 }
                 if !is_named && self.flaw != Flaw::OverwritesSilently {

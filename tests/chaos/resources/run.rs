@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::Value;
 
 use super::checker::{Condition, History, Saw, Violation, Write, check};
 use super::fleet::{Fleet, Over};
-use super::kinds::{Kind, LATEST, resources};
+use super::kinds::{Kind, LATEST, OnStale, document, resources};
 use super::writers::{Book, Street};
 use crate::dice::Dice;
-use crate::harness::Documents;
+use crate::harness::{Documents, Execution};
 use crate::{now, pause};
 
 /// Writers of a run.
@@ -78,16 +78,15 @@ pub fn run(over: Over, number: usize, seed: u64) -> Tally {
     panic!("resources over {over:?}, run {number}, seed {seed}: {found:?}");
 }
 
-/// Writes the first document of each resource but one of each kind. Returns their tags.
+/// Writes the first document of each resource but one of each kind. Returns them.
 pub fn begin(
     upstream: &Documents,
     resources: &[(&'static Kind, String)],
-) -> HashMap<String, String> {
+) -> HashMap<String, Value> {
     let mut first = HashMap::new();
-    for (kind, path) in resources.iter().filter(|(_, path)| !path.ends_with('0')) {
-        let document = json!({ "by": "", "version": path });
-        first.extend(kind.tag_of(&document).map(|tag| (path.clone(), tag)));
-        upstream.put(path, document);
+    for (_, path) in resources.iter().filter(|(_, path)| !path.ends_with('0')) {
+        first.insert(path.clone(), document(path));
+        upstream.put(path, document(path));
     }
     first
 }
@@ -170,12 +169,24 @@ pub fn count(history: &History) -> Tally {
     }
     for execution in &history.ledger {
         add("executed", true);
+        add("merged", is_merged(history, execution));
         add("created", execution.before.is_none());
         add("deleted", execution.after.is_none());
     }
     add("overwritten", false);
     *tally.entry("overwritten".into()).or_default() += history.overwritten.len();
     tally
+}
+
+/// Returns whether a patch changed a version that its writer does not name.
+fn is_merged(history: &History, execution: &Execution) -> bool {
+    let write = history.writes.iter().find(|write| write.id == execution.write);
+    write.is_some_and(|write| match (&write.condition, &execution.before) {
+        (Condition::Tags(tags), Some(before)) if write.kind.on_stale == OnStale::Merge => {
+            write.kind.tag_of(before).is_some_and(|tag| !tags.contains(&tag))
+        }
+        _ => false,
+    })
 }
 
 /// Formats a violation with what is known about its write and its resource.
@@ -190,7 +201,7 @@ fn report(violation: &Violation, history: &History, began: Duration) -> String {
     let at: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].write == id).collect();
     for at in at {
         for execution in &lines[at.saturating_sub(2)..(at + 2).min(lines.len())] {
-            let tag = |document: &Option<serde_json::Value>| {
+            let tag = |document: &Option<Value>| {
                 document.as_ref().and_then(|document| write.kind.tag_of(document))
             };
             let (before, after) = (tag(&execution.before), tag(&execution.after));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::checker::{Condition, Saw, Shown, Try, Write};
-use super::kinds::{Doubt, Kind, LATEST, spelled};
+use super::kinds::{Doubt, Kind, LATEST, MEMBERS, OnStale, document, spelled};
 use crate::checker::FinalAnswer;
 use crate::dice::Dice;
 use crate::harness::{Answer, Request};
@@ -213,7 +213,7 @@ impl Writer<'_> {
 
     #[allow(clippy::too_many_arguments)]
     fn sending(
-        &self,
+        &mut self,
         kind: &'static Kind,
         path: &str,
         target: &str,
@@ -236,19 +236,37 @@ impl Writer<'_> {
         if has_key && kind.doubt == Doubt::Forward {
             request = request.field("X-Dedup", "yes");
         }
-        if method != "DELETE" {
-            request = request.json(&json!({ "by": id, "version": id }).to_string());
-        }
+        let patch = (method == "PATCH").then(|| self.members(kind));
+        let body = match &patch {
+            Some(members) => members.iter().map(|member| (*member, json!(id))).collect(),
+            None => document(&id),
+        };
+        request = match method {
+            "DELETE" => request,
+            "PATCH" => {
+                request.field("Content-Type", "application/merge-patch+json").body(body.to_string())
+            }
+            _ => request.json(&body.to_string()),
+        };
         let write = Write {
             id,
             kind,
             path: path.to_owned(),
             condition,
+            patch,
             has_key,
             tries: Vec::new(),
             is_given_up: false,
         };
         Sending { write, request }
+    }
+
+    /// Chooses the members of a patch.
+    fn members(&mut self, kind: &Kind) -> Vec<&'static str> {
+        match kind.on_stale {
+            OnStale::Merge => vec![*self.dice.pick(&MEMBERS)],
+            _ => vec!["by", "version"],
+        }
     }
 
     /// Chooses what the upstream does about one try.
@@ -389,7 +407,7 @@ fn saw(answer: &Answer) -> Saw {
     }
     let problem = answer.problem();
     match (&*problem, answer.json()["retryable"] == true) {
-        ("precondition-failed", _) => Saw::Failed,
+        ("precondition-failed" | "merge-conflict", _) => Saw::Failed,
         ("outcome-uncertain", _) => Saw::Uncertain,
         // The look failed, and nothing was done.
         ("resource-unreadable", _) | (_, true) => Saw::Again(problem),

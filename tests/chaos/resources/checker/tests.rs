@@ -1,7 +1,7 @@
 //! Handmade histories: correct ones pass, and each kind of violation in them is reported, and
 //! nothing else.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use crate::resources::kinds::KINDS;
@@ -39,6 +39,7 @@ fn write(id: &str, condition: Condition, saw: &[Saw]) -> Write {
         kind: kind("orders"),
         path: PATH.into(),
         condition,
+        patch: None,
         has_key: true,
         tries: saw.iter().enumerate().map(one).collect(),
         is_given_up: false,
@@ -63,7 +64,7 @@ fn sound() -> History {
             write("c", named("a"), &[Saw::Failed]),
         ],
         ledger: vec![executed("a", Some("")), executed("b", Some("a"))],
-        first: HashMap::from([(PATH.to_owned(), tag(""))]),
+        first: HashMap::from([(PATH.to_owned(), document(""))]),
         shown: vec![shown(&tag("b"))],
         ..History::default()
     }
@@ -138,6 +139,20 @@ fn an_overwritten_version_is_in_the_log() {
         history.writes[1].tries.pop();
     };
     assert_eq!(changed(of_a_dead_gateway), []);
+}
+
+#[test]
+fn a_patch_is_merged_only_if_its_members_are_unchanged() {
+    let merges = |members: [&'static str; 1]| {
+        changed(|history| {
+            let before = json!({ "by": "x", "version": "a" });
+            history.writes[1].kind = kind("profiles");
+            history.writes[1].patch = Some(members.to_vec());
+            history.ledger[1].before = Some(before);
+        })
+    };
+    assert_eq!(merges(["version"]), []);
+    assert_eq!(merges(["by"]), [Violation::LostUpdate { write: of("b") }]);
 }
 
 #[test]
