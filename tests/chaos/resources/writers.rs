@@ -102,7 +102,8 @@ impl Writer<'_> {
     /// document. `None` if the read failed.
     fn look_around(&mut self, kind: &'static Kind, path: &str) -> Option<Vec<String>> {
         let known = self.street.book.lock().unwrap().known.get(path).cloned().unwrap_or_default();
-        if self.dice.percent(15) && !known.is_empty() {
+        let is_old = if kind.on_stale == OnStale::Merge { 50 } else { 15 };
+        if self.dice.percent(is_old) && !known.is_empty() {
             return Some(vec![self.dice.pick(&known).clone()]);
         }
         let (target, gateway) = (spelled(path, &mut self.dice), self.gateway());
@@ -196,6 +197,8 @@ impl Writer<'_> {
     ) -> (&'static str, Condition) {
         let method =
             *self.dice.pick(&["PUT", "PUT", "PUT", "PUT", "PATCH", "PATCH", "PATCH", "DELETE"]);
+        let merges = kind.on_stale == OnStale::Merge && self.dice.percent(60);
+        let method = if merges { "PATCH" } else { method };
         let condition = match self.dice.within(0..100) {
             0..8 => Condition::Exists,
             8..13 => Condition::Tags(tags.iter().map(|tag| format!("W/{tag}")).collect()),
