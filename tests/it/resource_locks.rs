@@ -201,6 +201,21 @@ fn a_retry_of_a_lost_write_is_not_taken_for_anothers_work() {
 }
 
 #[test]
+fn a_lost_write_that_a_probe_does_not_find_is_stale_if_another_came_first() {
+    let upstream = document();
+    let probe = "on_uncertain = \"probe\"\nprobe = { method = \"GET\", path = \"/by-write/{key}\", \
+                 found = [\"200\"], absent = [\"404\"] }";
+    let gateway = gateway(&upstream, "versions = \"hash\"", probe);
+    let keyed = write(2, &tag(&gateway, PATH)).field("Idempotency-Key", "k").field("X-Write", "k");
+    assert_eq!(keyed.clone().field("X-Fault", "drop").send(gateway.port).status, 502);
+    until_writable(&gateway, 3);
+    // The version that it finds can't be its own work.
+    assert_eq!(refusal(&keyed.send(gateway.port)), (412, "precondition-failed".to_owned()));
+    assert_eq!(refusal(&keyed.send(gateway.port)), (412, "precondition-failed".to_owned()));
+    assert_eq!(upstream.ledger().len(), 1);
+}
+
+#[test]
 fn a_gateway_that_dies_while_it_looks_leaves_nothing() {
     let mut pair = Pair::start("versions = \"hash\"", "");
     let current = tag(&pair.one, PATH);
