@@ -24,7 +24,12 @@ use std::time::{Duration, Instant};
 
 pub use browser::Browser;
 pub use client::{Answer, Connection, Request, dial};
-pub use documents::{Documents, Execution, UnderWay};
+pub use documents::Documents;
+#[allow(
+    unused_imports,
+    reason = "only some of the test binaries that share this file use them"
+)]
+pub use documents::{Execution, UnderWay};
 pub use fleet::{Cluster, Watched};
 pub use frame_origin::FrameOrigin;
 pub use frames::Frames;
@@ -37,7 +42,12 @@ pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
 pub use streams::{Pending, Streams};
 pub use tls::Authority;
-pub use upstream::{ReceivedRequest, Upstream, read as read_request};
+#[allow(
+    unused_imports,
+    reason = "only some of the test binaries that share this file use them"
+)]
+pub use upstream::read as read_request;
+pub use upstream::{ReceivedRequest, Upstream};
 
 /// The longest time that a story waits for a condition.
 pub const PATIENCE: Duration = Duration::from_secs(20);
