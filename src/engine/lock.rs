@@ -45,6 +45,8 @@ pub enum LockAdmission {
         /// How long it may still be executed.
         rest: Duration,
     },
+    /// The write has lost its claim: nothing may be sent.
+    Lost,
 }
 
 /// What a lock proves about an attempt that has ended without an outcome.
@@ -58,13 +60,10 @@ pub enum UnsentProof {
     None,
 }
 
-/// Returns the operation that may hold the lock; `None` if nobody holds it, or the write itself
-/// does.
-pub fn lock_holder(lock: Option<&Held>, request: &LockRequest) -> Option<Slot> {
+/// Returns the operation that may hold the lock; `None` if nobody holds it.
+pub fn lock_holder(lock: Option<&Held>) -> Option<Slot> {
     match lock?.record.state {
         State::Lock(Lock { phase: LockPhase::Free, .. }) => None,
-        // An earlier attempt of the operation held it.
-        State::Lock(Lock { operation, .. }) if operation == request.operation => None,
         State::Lock(Lock { operation, .. }) => Some(operation),
         _ => None,
     }
@@ -80,9 +79,17 @@ pub fn lock_admission(
     let Some(held) = lock else { return LockAdmission::Take(None) };
     let free = LockAdmission::Take(Some(held.record.version));
     let State::Lock(lock) = held.record.state else { return free };
-    let (Some(operation), Some(holder)) = (lock_holder(Some(held), request), holder) else {
-        return free;
-    };
+    let Some(operation) = lock_holder(Some(held)) else { return free };
+    if operation == request.operation {
+        // The lock is that of an earlier attempt, or of a later one: this attempt may have been
+        // stopped since its claim, and a duplicate may have begun.
+        let is_claimed = holder.is_some_and(|holder| {
+            matches!(holder.record.state, State::InFlight { .. })
+                && holder.record.fence == request.fence
+        });
+        return if is_claimed { free } else { LockAdmission::Lost };
+    }
+    let Some(holder) = holder else { return free };
     match &holder.record.state {
         // Another attempt has begun the operation anew, after the attempt with the lock had
         // released it.
@@ -155,46 +162,57 @@ pub fn sent_lock(taken: &Record, policy: &Policy, busy: Duration) -> Option<Next
 }
 
 /// Returns how long the record of a lock is kept: until the write can't be executed any more,
-/// whatever becomes of its gateway. Nothing has to remove the record earlier, because the
-/// operation's record shows whether the lock is held.
+/// whatever becomes of its gateway, and for longer than [`LOCK_OUTLIVES_LEASE`] after the end of its
+/// lease. Nothing has to remove the record earlier, because the operation's record shows whether the
+/// lock is held.
 fn lock_lifetime(policy: &Policy, busy: Duration) -> Lifetime {
     let keep = busy + 2 * policy.lease + policy.uncertain_after + policy.marker_retention();
     Lifetime { keep, due: None, tombstone: None }
 }
 
-/// Returns what the lock of a resource proves about an attempt of this operation that has ended
-/// without an outcome. `fence` is a random fence for a lock that is freed. Pure and total.
+/// Returns what the lock of a resource proves about an attempt that has ended without an outcome.
+/// `fence` is a random fence for a lock that is freed. Pure and total.
 pub fn unsent_proof(
     lock: Option<&Held>,
-    attempt: &Record,
+    attempt: &Held,
     operation: &Slot,
     fence: Fence,
 ) -> UnsentProof {
-    if !matches!(attempt.state, State::InFlight { uncertain_since_ms: None }) {
+    let is_first = matches!(attempt.record.state, State::InFlight { uncertain_since_ms: None });
+    if !is_first || !attempt.lease_is_over() {
         return UnsentProof::None;
     }
-    // A lock that is gone proves nothing: it may have been lost.
-    let Some(Held { record, .. }) = lock else { return UnsentProof::None };
-    let State::Lock(lock) = record.state else { return UnsentProof::None };
-    let is_own = lock.operation == *operation && record.fence == attempt.fence;
+    // A lock that is gone proves nothing: it may have been lost, or its time was over.
+    let Some(held) = lock else { return UnsentProof::None };
+    let State::Lock(lock) = held.record.state else { return UnsentProof::None };
+    let is_own = lock.operation == *operation && held.record.fence == attempt.record.fence;
     match lock.phase {
-        // The lock of a write that was sent is held until its operation is settled, so the attempt
-        // never got that far.
-        _ if !is_own => UnsentProof::Proven,
-        LockPhase::Free => UnsentProof::Proven,
-        LockPhase::Sent => UnsentProof::None,
-        LockPhase::Looking => {
+        LockPhase::Sent if is_own => UnsentProof::None,
+        LockPhase::Looking if is_own => {
             let state = State::Lock(Lock { phase: LockPhase::Free, ..lock });
             // Another fence: the attempt may write the same version at the same time.
-            let record = Record { version: record.version.next(), fence, state, ..record.clone() };
-            let lifetime = Lifetime { keep: FREE_LOCK_KEEP, due: None, tombstone: None };
+            let version = held.record.version.next();
+            let record = Record { version, fence, state, ..held.record.clone() };
+            let lifetime = Lifetime { keep: LOCK_OUTLIVES_LEASE, due: None, tombstone: None };
             UnsentProof::IfWritten(Box::new(Next { record, lifetime, announcement: None }))
+        }
+        // The lock of a write that was sent is held until its operation is settled. So if it can't
+        // have ended since, the attempt never got that far. If all gateways were down for longer,
+        // this lock may be that of a write which has found the slot empty.
+        LockPhase::Sent | LockPhase::Looking | LockPhase::Free => {
+            let now_ms = attempt.now_ms.max(held.now_ms);
+            let since_lease = Duration::from_millis(now_ms.saturating_sub(attempt.due_ms));
+            match since_lease < LOCK_OUTLIVES_LEASE {
+                true => UnsentProof::Proven,
+                false => UnsentProof::None,
+            }
         }
     }
 }
 
-/// How long a freed lock is kept: longer than a store command can be in transit.
-const FREE_LOCK_KEEP: Duration = Duration::from_secs(60);
+/// How long a lock outlives the lease of its attempt, at least (see [`lock_lifetime`]). A freed lock
+/// is kept as long: longer than a store command can be in transit.
+const LOCK_OUTLIVES_LEASE: Duration = Duration::from_secs(60);
 
 /// Returns the released marker of an attempt that has ended, if nothing was sent.
 pub fn release_unsent(held: &Held, policy: &Policy) -> Next {

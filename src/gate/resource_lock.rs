@@ -94,12 +94,13 @@ impl Gate {
         watch: &mut Option<(Slot, Watch)>,
     ) -> Result<Option<Version>, Refusal> {
         for _ in 0..LOOKS_MAX {
-            let holder = match lock_holder(lock.as_ref(), request) {
+            let holder = match lock_holder(lock.as_ref()) {
                 Some(operation) => self.load_for_lock(&operation).await?,
                 None => None,
             };
             match lock_admission(lock.as_ref(), holder.as_ref(), request) {
                 LockAdmission::Take(over) => return Ok(over),
+                LockAdmission::Lost => return Err(busy()),
                 LockAdmission::Uncertain { operation: slot, rest } => {
                     let retry_after = rest.min(UNCERTAIN_RETRY_MAX);
                     return Err(Refusal::ResourceUncertain { slot, retry_after });

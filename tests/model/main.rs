@@ -58,6 +58,7 @@ mod bridge;
 mod explore;
 mod flaws;
 mod holds;
+mod lock;
 #[cfg(feature = "gateway")]
 mod outbox;
 mod properties;

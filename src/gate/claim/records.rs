@@ -7,7 +7,7 @@ use crate::engine::{Policy, UnsentProof, expire, release_unsent, unsent_proof};
 use crate::event::Context;
 use crate::gate::state::Gate;
 use crate::key::Slot;
-use crate::record::{Fence, Held, Record};
+use crate::record::{Fence, Held};
 use crate::refusal::Refusal;
 use crate::store::{StoreError, Swap};
 
@@ -42,7 +42,7 @@ impl Gate {
         let Some(held) = self.store.records.load(slot).await? else { return Ok(None) };
         let Some(mut next) = expire(&held, policy) else { return Ok(Some(held)) };
         let is_unsent = match held.record.extras.resource {
-            Some(resource) => Box::pin(self.prove_unsent(slot, &held.record, &resource)).await?,
+            Some(resource) => Box::pin(self.prove_unsent(slot, &held, &resource)).await?,
             None => false,
         };
         if is_unsent {
@@ -79,7 +79,7 @@ impl Gate {
     async fn prove_unsent(
         &self,
         operation: &Slot,
-        attempt: &Record,
+        attempt: &Held,
         resource: &Slot,
     ) -> Result<bool, StoreError> {
         for _ in 0..LOCK_LOOKS_MAX {
