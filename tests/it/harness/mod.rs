@@ -3,7 +3,7 @@
 
 pub mod browser;
 mod client;
-mod documents;
+pub mod documents;
 mod fleet;
 pub mod frame_origin;
 pub mod frames;
@@ -17,14 +17,14 @@ mod redis;
 mod streams;
 mod tls;
 pub mod tokens;
-mod upstream;
+pub mod upstream;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use browser::Browser;
 pub use client::{Answer, Connection, Request, dial};
-pub use documents::{Documents, Execution, UnderWay};
+pub use documents::Documents;
 pub use fleet::{Cluster, Watched};
 pub use frame_origin::FrameOrigin;
 pub use frames::Frames;
@@ -37,7 +37,7 @@ pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
 pub use streams::{Pending, Streams};
 pub use tls::Authority;
-pub use upstream::{ReceivedRequest, Upstream, read as read_request};
+pub use upstream::{ReceivedRequest, Upstream};
 
 /// The longest time that a story waits for a condition.
 pub const PATIENCE: Duration = Duration::from_secs(20);
