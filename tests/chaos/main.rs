@@ -16,8 +16,8 @@
 //! times of clients, the acts of the upstream and the times of faults; their timing on the machine
 //! still differs between runs.
 //!
-//! [`sagas`] has histories of sagas, and [`resources`] of writes on resources, with numbers of their
-//! own.
+//! [`sagas`] has histories of sagas, and [`resources`] of writes on resources, with numbers of
+//! their own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

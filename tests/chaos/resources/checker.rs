@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::kinds::{Kind, OnStale};
 use crate::checker::FinalAnswer;
-use crate::harness::Execution;
+use crate::harness::documents::Execution;
 
 /// The condition of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]

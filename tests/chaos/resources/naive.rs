@@ -8,7 +8,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::kinds::{KINDS, Kind, LATEST};
-use crate::harness::{Answer, ReceivedRequest, Request, read_request};
+use crate::harness::upstream::read;
+use crate::harness::{Answer, ReceivedRequest, Request};
 use crate::now;
 use crate::sagas::fleet::exchange;
 
@@ -97,7 +98,7 @@ impl Shared {
     /// Serves the single request of a connection.
     fn serve(&self, stream: TcpStream) -> Option<()> {
         let mut reader = BufReader::new(stream);
-        let request = read_request(&mut reader)?;
+        let request = read(&mut reader)?;
         let mut words = request.line.split(' ');
         let (method, target) = (words.next()?, words.next()?);
         let path = target.split('?').next()?;

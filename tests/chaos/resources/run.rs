@@ -11,7 +11,7 @@ use super::fleet::{Fleet, Over};
 use super::kinds::{Kind, LATEST, OnStale, document, resources};
 use super::writers::{Book, Street};
 use crate::dice::Dice;
-use crate::harness::{Documents, Execution};
+use crate::harness::documents::{Documents, Execution};
 use crate::{now, pause};
 
 /// Writers of a run.

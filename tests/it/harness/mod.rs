@@ -3,7 +3,7 @@
 
 pub mod browser;
 mod client;
-mod documents;
+pub mod documents;
 mod fleet;
 pub mod frame_origin;
 pub mod frames;
@@ -17,7 +17,7 @@ mod redis;
 mod streams;
 mod tls;
 pub mod tokens;
-mod upstream;
+pub mod upstream;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -25,11 +25,6 @@ use std::time::{Duration, Instant};
 pub use browser::Browser;
 pub use client::{Answer, Connection, Request, dial};
 pub use documents::Documents;
-#[allow(
-    unused_imports,
-    reason = "only some of the test binaries that share this file use them"
-)]
-pub use documents::{Execution, UnderWay};
 pub use fleet::{Cluster, Watched};
 pub use frame_origin::FrameOrigin;
 pub use frames::Frames;
@@ -42,11 +37,6 @@ pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
 pub use streams::{Pending, Streams};
 pub use tls::Authority;
-#[allow(
-    unused_imports,
-    reason = "only some of the test binaries that share this file use them"
-)]
-pub use upstream::read as read_request;
 pub use upstream::{ReceivedRequest, Upstream};
 
 /// The longest time that a story waits for a condition.
