@@ -32,6 +32,14 @@ impl Entropy {
         Entropy { counter: AtomicU64::new(seed), process: seed }
     }
 
+    /// Returns 16 random bytes.
+    pub fn salt(&self) -> [u8; 16] {
+        let mut salt = [0; 16];
+        salt[..8].copy_from_slice(&self.next().to_be_bytes());
+        salt[8..].copy_from_slice(&self.next().to_be_bytes());
+        salt
+    }
+
     /// Returns 128 bits. Two processes collide with a probability of 2^-128 per pair of values.
     pub fn next_wide(&self) -> [u64; 2] {
         [self.process, self.next()]

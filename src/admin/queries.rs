@@ -8,7 +8,7 @@ use super::state::Admin;
 use super::view::{OperationListView, OperationView, TimelineView};
 use crate::key::Slot;
 use crate::read_model::{Filter, QueryError, ReadModel};
-use crate::record::Held;
+use crate::record::{Held, State};
 use crate::store::Listing;
 
 /// Runs a query of the read model. It runs on a blocking thread, because it reads from a disk.
@@ -147,7 +147,12 @@ pub(super) async fn from_store(
     };
     let page = admin.gate.store().records.list(listing, cursor, limit).await?;
     let wanted = |view: &OperationView| state.is_none_or(|state| view.state == state);
-    let views = page.records.iter().map(|(slot, held)| OperationView::new(slot, held));
+    // The records of resources are no operations.
+    let is_operation = |(_, held): &&(Slot, Held)| {
+        !matches!(held.record.state, State::Lock(_) | State::Versions { .. })
+    };
+    let operations = page.records.iter().filter(is_operation);
+    let views = operations.map(|(slot, held)| OperationView::new(slot, held));
     let operations = views.filter(wanted).collect();
     Ok(OperationListView {
         operations,

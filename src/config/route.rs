@@ -223,8 +223,8 @@ fn read(
              from methods",
         );
     }
-    if let Some(policy) = &policy {
-        resource::check(&table, policy);
+    if let (Some(policy), Some(methods)) = (&policy, &methods) {
+        resource::check(&table, policy, methods);
     }
     table.finish();
     Some(RouteConfig {

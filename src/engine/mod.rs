@@ -26,6 +26,7 @@ mod settle;
 mod standard;
 mod statuses;
 mod tag;
+mod tag_history;
 mod uncertain;
 mod write_condition;
 
@@ -59,6 +60,7 @@ pub use statuses::{StatusRules, StatusRulesError, Verdict};
 pub use tag::{
     CONDITIONAL_FIELDS, EntityTag, MalformedTagList, ReadConditions, ReadVerdict, TagList,
 };
+pub use tag_history::{TAGS_MAX, TagHistory, kept_versions};
 pub use write_condition::{CurrentVersion, InvalidCondition, WriteCondition, WriteVerdict};
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ pub enum OnStale {
     Reject,
     /// It is sent: the last write wins.
     Overwrite,
+    /// A merge patch is sent if it names no member that has changed.
+    Merge,
 }
 
 impl ResourceRule {

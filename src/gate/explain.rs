@@ -32,10 +32,7 @@ pub(super) fn leaves(
     if !policy.explain {
         return None;
     }
-    let mut salt = [0; 16];
-    salt[..8].copy_from_slice(&entropy.next().to_be_bytes());
-    salt[8..].copy_from_slice(&entropy.next().to_be_bytes());
-    LeafDigests::of(&anatomy(policy, request), salt).map(|leaves| leaves.encode())
+    LeafDigests::of(&anatomy(policy, request), entropy.salt()).map(|leaves| leaves.encode())
 }
 
 /// Returns the refusal of a request, because its key was used for another request. If both requests

@@ -28,6 +28,7 @@ mod explain;
 mod full_sinks;
 mod identity_check;
 mod intake;
+mod kept_versions;
 mod lookup;
 mod observation_buffer;
 mod operator;
@@ -42,6 +43,7 @@ mod record_change;
 mod resource_lock;
 mod resource_read;
 mod resource_turns;
+mod resource_versions;
 mod resource_write;
 mod response;
 mod run;
@@ -159,23 +161,26 @@ impl Gate {
             .map(Intake::without_key)
     }
 
-    /// Identifies a write without a key: it is an operation of its own, under a random key.
-    fn identify_unkeyed(
+    /// Identifies a request without a key, if it is a write on a resource: it is an operation of its
+    /// own, under a random key. Returns the route for it, too.
+    ///
+    /// # Errors
+    /// The upstream compares versions itself, and the write has no condition.
+    fn identify_unkeyed<'g>(
         &self,
-        unkeyed: &ProtectedRoute,
+        guarded: &'g ProtectedRoute,
         requester: Requester,
         parts: &Parts,
         content: &Content,
-    ) -> Identified {
-        let policy = &unkeyed.route.policy;
+    ) -> Result<Option<(&'g Arc<ProtectedRoute>, Identified)>, Refusal> {
+        let Some(rule) = &guarded.route.policy.resource else { return Ok(None) };
+        require_condition(rule, &parts.method, &parts.headers)?;
+        let unkeyed = guarded.unkeyed.as_ref().filter(|_| ResourceRule::is_write(&parts.method));
+        let Some(unkeyed) = unkeyed else { return Ok(None) };
+        let (policy, hashing) = (&unkeyed.route.policy, &self.settings.hashing);
         let key = std::array::from_fn(|_| self.entropy.next()).map(u64::to_be_bytes);
-        Intake::without_key(requester).under_key(
-            policy,
-            &self.settings.hashing,
-            parts,
-            content,
-            key,
-        )
+        let intake = Intake::without_key(requester);
+        Ok(Some((unkeyed, intake.under_key(policy, hashing, parts, content, key))))
     }
 
     /// Answers a request of a protected route.
@@ -223,16 +228,16 @@ impl Gate {
         let content = Content::read(&parts.headers, &body, limit, &mut decoded).await?;
         let requester = *intake.requester();
         let identified = intake.with_body(policy, &self.settings.hashing, &parts, &content)?;
-        let unkeyed = guarded.unkeyed.as_ref().filter(|_| ResourceRule::is_write(&parts.method));
-        let (guarded, identified) = match (identified, unkeyed) {
-            (Some(identified), _) => (guarded, identified),
-            (None, Some(unkeyed)) => {
-                (unkeyed, self.identify_unkeyed(unkeyed, requester, &parts, &content))
-            }
-            (None, None) => {
-                let unprotected = UnprotectedRequest { parts, body, context };
-                return Box::pin(self.pass(guarded, unprotected, service, Answer::Passed)).await;
-            }
+        let (guarded, identified) = match identified {
+            Some(identified) => (guarded, identified),
+            None => match self.identify_unkeyed(guarded, requester, &parts, &content)? {
+                Some(identified) => identified,
+                None => {
+                    let unprotected = UnprotectedRequest { parts, body, context };
+                    return Box::pin(self.pass(guarded, unprotected, service, Answer::Passed))
+                        .await;
+                }
+            },
         };
         drop(turn);
         let (policy, Identified { key, operation }) = (&guarded.route.policy, identified);

@@ -33,6 +33,14 @@ impl<B> Payload<B> {
     pub fn whole(bytes: Bytes, rule: Option<Arc<SendRule>>) -> Payload<B> {
         Payload::Whole { bytes: Some(bytes).filter(|b| !b.is_empty()), rule }
     }
+
+    /// Returns the bytes of a buffered body of which nothing was read.
+    pub(super) fn whole_bytes(&self) -> Option<Bytes> {
+        match self {
+            Payload::Whole { bytes, .. } => bytes.clone(),
+            Payload::Stream(_) => None,
+        }
+    }
 }
 
 impl<B> Default for Payload<B> {

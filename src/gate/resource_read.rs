@@ -21,12 +21,15 @@ use super::answer::Answered;
 use super::budget::Hold;
 use super::context::RequestContext;
 use super::intake::Content;
-use super::intake::scope::scope_field;
 use super::payload::AnswerBody;
+use super::resource_write::resource_slot;
 use super::response::{is_event_stream, join};
 use super::share::AddressShare;
 use super::state::{Gate, ProtectedRoute};
-use crate::engine::{EntityTag, ReadConditions, ReadVerdict, ResourceRule, VersionSource};
+use crate::engine::{
+    EntityTag, OnStale, Policy, ReadConditions, ReadVerdict, ResourceRule, VersionSource,
+};
+use crate::key::Slot;
 use crate::refusal::{FailedCondition, Refusal};
 use crate::telemetry::{Answer, UntaggedReason};
 
@@ -39,6 +42,8 @@ pub struct ResourceRead {
     conditions: ReadConditions,
     /// Whether the client wants only the head.
     is_head: bool,
+    /// The slot of the resource, if the gateway keeps the versions of it.
+    resource: Option<Slot>,
 }
 
 /// A representation, with its tag or without one.
@@ -72,13 +77,13 @@ impl ResourceRead {
     /// # Errors
     /// A field that names the tenant of the resource is missing, or comes more than once.
     pub fn prepare<B>(
+        policy: &Policy,
         rule: &ResourceRule,
         request: &mut Request<B>,
     ) -> Result<ResourceRead, Refusal> {
+        let resource = resource_slot(policy, rule, request.uri().path(), request.headers())?;
+        let resource = Some(resource).filter(|_| rule.on_stale == OnStale::Merge);
         let headers = request.headers_mut();
-        for name in &rule.per {
-            scope_field(name, headers)?;
-        }
         let conditions = ReadConditions::take(headers);
         headers.insert(ACCEPT, rule.accept.clone());
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -88,7 +93,7 @@ impl ResourceRead {
             request.headers_mut().remove(UPGRADE);
             *request.method_mut() = Method::GET;
         }
-        Ok(ResourceRead { conditions, is_head })
+        Ok(ResourceRead { conditions, is_head, resource })
     }
 }
 
@@ -119,6 +124,9 @@ impl Gate {
             match found.tag {
                 Ok(tag) => {
                     parts.headers.extend(tag.to_field().map(|tag| (ETAG, tag)));
+                    if let (Some(resource), Some(whole)) = (&read.resource, &found.whole) {
+                        self.keep_version(&guarded.route.policy, rule, resource, &tag, whole).await;
+                    }
                     match read.conditions.verdict(&tag) {
                         ReadVerdict::Whole => {}
                         ReadVerdict::NotModified => return Ok(not_modified(&parts.headers)),
@@ -130,7 +138,7 @@ impl Gate {
                         }
                     }
                 }
-                Err(reason) => guarded.meter.count_untagged(reason),
+                Err(reason) => guarded.meter.resources.count_untagged(reason),
             }
             body = found.body;
         }

@@ -15,9 +15,12 @@ use crate::record::Version;
 /// Resources that are kept although nobody waits for them, for their versions.
 const IDLE_MAX: usize = 4096;
 
+/// The turns of one resource. Contains the version of its lock, if nobody holds the lock.
+type Turns = Arc<Mutex<Option<Version>>>;
+
 /// The turns of all resources. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct ResourceTurns(Arc<StdMutex<HashMap<Slot, Arc<Mutex<Option<Version>>>>>>);
+pub(super) struct ResourceTurns(Arc<StdMutex<HashMap<Slot, Turns>>>);
 
 /// The turn of one write. The next write of this process has its turn when this is dropped.
 pub(super) struct ResourceTurn(OwnedMutexGuard<Option<Version>>);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LOCATION, ETAG, EXPECT, IF_MATCH,
-    IF_NONE_MATCH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LOCATION, CONTENT_TYPE, ETAG, EXPECT,
+    IF_MATCH, IF_NONE_MATCH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
@@ -44,6 +44,8 @@ pub(super) struct ResourceWrite {
     /// The slot of the resource; `None` if the upstream compares versions itself.
     pub resource: Option<Slot>,
     pub condition: WriteCondition,
+    /// Whether the request is a merge patch (RFC 7396), as it is.
+    pub is_patch: bool,
     /// The path of the request.
     path: Box<str>,
 }
@@ -53,7 +55,14 @@ pub(super) enum Look<RB> {
     /// The version, and the representation if it was read whole.
     Found(CurrentVersion, Option<Bytes>),
     /// The upstream does not let the writer read the resource: the writer gets this answer.
-    Denied(Reply, Option<AnswerBody<RB>>),
+    Denied(Box<Denied<RB>>),
+}
+
+/// The answer to a writer who may not read the resource.
+pub(super) struct Denied<RB> {
+    pub reply: Reply,
+    /// The body, if it is too large to be stored.
+    pub body: Option<AnswerBody<RB>>,
 }
 
 impl ResourceWrite {
@@ -74,14 +83,18 @@ impl ResourceWrite {
                 true => WriteCondition::Exists,
                 false => WriteCondition::Absent,
             };
-            return Ok(Some(Box::new(ResourceWrite { rule, resource: None, condition, path })));
+            return Ok(Some(Box::new(ResourceWrite {
+                rule,
+                resource: None,
+                condition,
+                path,
+                is_patch: false,
+            })));
         }
         let condition = WriteCondition::take(&mut parts.headers)?;
-        let tenant = rule.per.iter().map(|name| scope_field(name, &parts.headers));
-        let tenant: Vec<_> = tenant.collect::<Result<_, Refusal>>()?;
-        let identity = identity(parts.uri.path(), policy.path_case);
-        let resource = Some(Slot::of_resource(&rule.upstream, &identity, tenant));
-        Ok(Some(Box::new(ResourceWrite { rule, resource, condition, path })))
+        let resource = Some(resource_slot(policy, &rule, parts.uri.path(), &parts.headers)?);
+        let is_patch = is_merge_patch(parts);
+        Ok(Some(Box::new(ResourceWrite { rule, resource, condition, path, is_patch })))
     }
 
     /// Returns whether the write is refused because it has no condition.
@@ -90,21 +103,21 @@ impl ResourceWrite {
     }
 
     /// Gives the answer to the write a tag if it has the new representation, and removes the
-    /// upstream's own tag: the gateway would not recognise it.
-    pub fn tag_answer(&self, reply: &mut Reply, policy: &Policy) {
+    /// upstream's own tag: the gateway would not recognise it. Returns the tag.
+    pub fn tag_answer(&self, reply: &mut Reply, policy: &Policy) -> Option<EntityTag> {
         reply.headers.remove(ETAG);
-        let ReplyBody::Whole(body) = &reply.body else { return };
+        let ReplyBody::Whole(body) = &reply.body else { return None };
         let has_representation = reply.status.is_success()
             && !reply.headers.contains_key(CONTENT_ENCODING)
             // Replaced values would make another tag.
             && policy.redact.is_empty()
             && body.len() <= self.rule.bytes
             && (applies_representation(&reply.headers) || self.is_located_in(&reply.headers));
-        if has_representation
-            && let Some(tag) = EntityTag::of_representation(&self.rule.versions, body)
-        {
-            reply.headers.extend(tag.to_field().map(|tag| (ETAG, tag)));
-        }
+        let tag = has_representation
+            .then(|| EntityTag::of_representation(&self.rule.versions, body))
+            .flatten()?;
+        reply.headers.extend(tag.to_field().map(|tag| (ETAG, tag)));
+        Some(tag)
     }
 
     /// Returns whether `Content-Location` names the resource itself (RFC 9110, section 8.7).
@@ -114,7 +127,30 @@ impl ResourceWrite {
     }
 }
 
-/// Refuses a write without a key whose upstream compares versions, if it has no condition.
+/// Returns the slot of the resource with this path.
+///
+/// # Errors
+/// A field that names the tenant is missing or repeated.
+pub(super) fn resource_slot(
+    policy: &Policy,
+    rule: &ResourceRule,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<Slot, Refusal> {
+    let tenant = rule.per.iter().map(|name| scope_field(name, headers));
+    let tenant: Vec<_> = tenant.collect::<Result<_, Refusal>>()?;
+    Ok(Slot::of_resource(&rule.upstream, &identity(path, policy.path_case), tenant))
+}
+
+fn is_merge_patch(parts: &Parts) -> bool {
+    let media = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media = media.and_then(|value| value.split(';').next()).unwrap_or_default();
+    parts.method == Method::PATCH
+        && media.trim().eq_ignore_ascii_case("application/merge-patch+json")
+        && !parts.headers.contains_key(CONTENT_ENCODING)
+}
+
+/// Refuses a write without a key and without a condition, if the upstream compares versions.
 ///
 /// # Errors
 /// [`Refusal::PreconditionRequired`].
@@ -217,14 +253,15 @@ impl Gate {
                     body: ReplyBody::NotStored,
                     trailers: None,
                 };
-                match self.read_body(&reply, body, hold).await {
+                let body = match self.read_body(&reply, body, hold).await {
                     ReceivedBody::Whole(bytes, _) => {
                         reply.body = ReplyBody::Whole(bytes);
-                        Look::Denied(reply, None)
+                        None
                     }
-                    ReceivedBody::Streams(body) => Look::Denied(reply, Some(body)),
-                    ReceivedBody::Broken => unknown,
-                }
+                    ReceivedBody::Streams(body) => Some(body),
+                    ReceivedBody::Broken => return unknown,
+                };
+                Look::Denied(Box::new(Denied { reply, body }))
             }
             _ => unknown,
         }

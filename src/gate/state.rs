@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::gate::budget::Budget;
 use crate::gate::intake::heavy_work::HeavyWork;
+use crate::gate::kept_versions::KeptVersions;
 use crate::gate::observation_buffer::ObservationBuffer;
 use crate::gate::permits::{InFlightPermits, Permits};
 use crate::gate::quota::Quota;
@@ -106,6 +107,7 @@ pub struct Gate {
     pub(super) sagas: Permits,
     pub(super) heavy_work: HeavyWork,
     pub(super) resource_turns: ResourceTurns,
+    pub(super) kept_versions: KeptVersions,
     pub(super) quota: Arc<Quota>,
     pub(super) full_sinks: FullSinks,
     pub(super) observed: Arc<ObservationBuffer>,
@@ -137,6 +139,7 @@ impl Gate {
             sagas: Permits::new(settings.sagas),
             heavy_work: HeavyWork::new(),
             resource_turns: ResourceTurns::default(),
+            kept_versions: KeptVersions::default(),
             quota: Quota::new(settings.records_per_scope),
             full_sinks: FullSinks::default(),
             observed: Arc::default(),
@@ -169,6 +172,7 @@ impl Gate {
             sagas: self.sagas.limited_to(settings.sagas),
             heavy_work: self.heavy_work.clone(),
             resource_turns: self.resource_turns.clone(),
+            kept_versions: self.kept_versions.clone(),
             quota: self.quota.limited_to(settings.records_per_scope),
             full_sinks: self.full_sinks.clone(),
             observed: self.observed.clone(),

@@ -116,6 +116,33 @@ impl<'a> Document<'a> {
     }
 }
 
+impl<'a> Document<'a> {
+    /// Returns the members of the document, if it is an object, in the order of their names.
+    pub(super) fn members(&self) -> Option<Members<'_, 'a>> {
+        Node(&self.0).members()
+    }
+}
+
+/// The members of an object, with their names.
+pub(super) type Members<'d, 'a> = Vec<(&'d str, Node<'d, 'a>)>;
+
+/// A value in a document.
+#[derive(Clone, Copy)]
+pub(super) struct Node<'d, 'a>(&'d JsonValue<'a>);
+
+impl<'d, 'a> Node<'d, 'a> {
+    /// Returns the members, if the value is an object.
+    pub fn members(&self) -> Option<Members<'d, 'a>> {
+        let JsonValue::Object(members) = self.0 else { return None };
+        Some(members.iter().map(|(name, value)| (name.as_ref(), Node(value))).collect())
+    }
+
+    /// Adds the value to a hash.
+    pub fn hash(&self, hasher: &mut PartHasher) {
+        Out::write(hasher, self.0);
+    }
+}
+
 /// Adds the value of a JSON document to a hash, without the members under `ignore`.
 pub(super) fn hash_json(hasher: &mut PartHasher, document: Document<'_>, ignore: &[Pointer]) {
     let Document(value) = document.without(ignore);

@@ -41,6 +41,7 @@ use http::Request;
 use tower_layer::Layer;
 
 use crate::clock::Clock;
+use crate::engine::OnStale;
 use crate::entropy::{Entropy, EntropyError};
 #[cfg(doc)]
 use crate::forwarding::ForwardError;
@@ -113,8 +114,13 @@ impl OncewardLayer {
         let routes = Routes::new(settings.routes.iter().map(|(route, _)| route.clone()))?;
         let guarded = routes.iter().zip(&settings.routes).map(|(route, (_, response_timeout))| {
             let meter = gate.meter().route(&route.policy.route);
-            if route.policy.resource.as_ref().is_some_and(|rule| rule.makes_tags()) {
-                meter.show_untagged();
+            if let Some(rule) = route.policy.resource.as_ref().filter(|rule| rule.makes_tags()) {
+                meter.resources.show_untagged();
+                match rule.on_stale {
+                    OnStale::Reject => {}
+                    OnStale::Overwrite => meter.resources.show_overwrites(),
+                    OnStale::Merge => meter.resources.show_merges(),
+                }
             }
             let guarded = ProtectedRoute {
                 meter,

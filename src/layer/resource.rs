@@ -31,7 +31,7 @@ impl LayerState {
         if !rule.makes_tags() {
             return self.pass_covered(guarded, request, context, inner, answer);
         }
-        let read = match ResourceRead::prepare(&rule, &mut request) {
+        let read = match ResourceRead::prepare(&guarded.route.policy, &rule, &mut request) {
             Ok(read) => read,
             Err(refusal) => return self.refuse(request, refusal, Some(&guarded), answer),
         };

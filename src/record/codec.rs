@@ -132,12 +132,8 @@ pub fn head_may_be_large(head: &[u8; HEAD_BYTES]) -> bool {
     head_completed(head) || head_is_saga(head) || matches!(head[16], REVIEW | VERSIONS)
 }
 
-/// Encodes a record in the oldest format that can contain it.
-pub fn encode(record: &Record) -> Encoded {
-    let mut head = [0; HEAD_BYTES];
-    head[..8].copy_from_slice(&record.version.0.to_be_bytes());
-    head[8..16].copy_from_slice(&record.fence.0.to_be_bytes());
-    head[16] = match &record.state {
+fn state_byte(state: &State) -> u8 {
+    match state {
         State::InFlight { .. } => IN_FLIGHT,
         State::Uncertain { .. } => UNCERTAIN,
         State::Completed { .. } => COMPLETED,
@@ -148,7 +144,15 @@ pub fn encode(record: &Record) -> Encoded {
         State::Lock(_) => LOCK,
         State::Review { .. } => REVIEW,
         State::Versions { .. } => VERSIONS,
-    };
+    }
+}
+
+/// Encodes a record in the oldest format that can contain it.
+pub fn encode(record: &Record) -> Encoded {
+    let mut head = [0; HEAD_BYTES];
+    head[..8].copy_from_slice(&record.version.0.to_be_bytes());
+    head[8..16].copy_from_slice(&record.fence.0.to_be_bytes());
+    head[16] = state_byte(&record.state);
     let mut out = BytesMut::with_capacity(160 + content_size(&record.state));
     let extras = encode_extras(record);
     let format = match &record.state {
@@ -193,14 +197,7 @@ pub fn encode(record: &Record) -> Encoded {
         }
         State::Saga { phase, content } => put_saga(&mut out, *phase, content),
         State::Lock(lock) => put_lock(&mut out, lock),
-        State::Review { stage, content } => {
-            out.put_u8(match stage {
-                ReviewStage::Pending => 1,
-                ReviewStage::Accepted => 2,
-                ReviewStage::Rejected => 3,
-            });
-            put_content(&mut out, content);
-        }
+        State::Review { stage, content } => put_review(&mut out, *stage, content),
         State::Versions { content } => put_content(&mut out, content),
         State::Released | State::Expired | State::Barred => {}
     }
@@ -321,6 +318,15 @@ fn put_saga(out: &mut BytesMut, phase: SagaPhase, content: &PrivateContent) {
     put_content(out, content);
 }
 
+fn put_review(out: &mut BytesMut, stage: ReviewStage, content: &PrivateContent) {
+    out.put_u8(match stage {
+        ReviewStage::Pending => 1,
+        ReviewStage::Accepted => 2,
+        ReviewStage::Rejected => 3,
+    });
+    put_content(out, content);
+}
+
 fn put_lock(out: &mut BytesMut, lock: &Lock) {
     out.put_u8(match lock.phase {
         LockPhase::Free => 1,
@@ -422,13 +428,11 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
         _ => None,
     };
     let has_trailers = format == FORMAT_WITH_TRAILERS;
-    let is_of_sagas = matches!(head[16], SAGA | BARRED);
-    let is_of_resources = matches!(head[16], LOCK | REVIEW | VERSIONS);
+    let is_of_sagas = matches!(head[16], SAGA | BARRED) == (format == FORMAT_OF_SAGAS);
+    let is_of_resources =
+        matches!(head[16], LOCK | REVIEW | VERSIONS) == (format == FORMAT_OF_RESOURCES);
     let state = match head[16] {
-        _ if is_of_sagas != (format == FORMAT_OF_SAGAS) => return Err(CodecError::Malformed),
-        _ if is_of_resources != (format == FORMAT_OF_RESOURCES) => {
-            return Err(CodecError::Malformed);
-        }
+        _ if !(is_of_sagas && is_of_resources) => return Err(CodecError::Malformed),
         _ if has_trailers && !head_completed(head) => return Err(CodecError::Malformed),
         RELEASED | EXPIRED | COMPLETED | BARRED | LOCK | VERSIONS if publication.is_some() => {
             return Err(CodecError::Malformed);
@@ -442,12 +446,7 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
             State::Uncertain { cause, since_ms: rest.time()?, retry }
         }
         COMPLETED => {
-            let by = match rest.u8()? {
-                1 => Settler::Upstream,
-                2 => Settler::Operator,
-                3 => Settler::Probe,
-                _ => return Err(CodecError::Malformed),
-            };
+            let by = rest.settler()?;
             State::Completed { reply: Arc::new(rest.reply(has_trailers)?), by }
         }
         RELEASED => State::Released,

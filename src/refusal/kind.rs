@@ -55,6 +55,17 @@ pub enum RefusalKind {
     HeaderTooLarge,
 }
 
+const READ_AGAIN: &str = "Read the resource again, and decide again what to change.";
+const READ_FIRST: &str = "Read the resource, and send its ETag in If-Match.";
+const CONDITION_FORMS: &str =
+    "Send If-Match with the ETag of the version that was read, or If-None-Match: *.";
+const SETTLE_EARLIER: &str =
+    "Send the same request again later. An operator can settle the earlier write.";
+const ASK_AS_BEGUN: &str = "Ask with the credentials of the request that began the saga. The state of a saga that has \
+     ended is kept as long as its answer.";
+const PATH_AS_DOCUMENTED: &str = "Send the path as it is documented: no path parameters, dot or empty segments or encoded \
+     separators, in its letter case.";
+
 impl Refusal {
     /// Returns the kind of this refusal.
     pub fn kind(&self) -> RefusalKind {
@@ -277,10 +288,7 @@ impl RefusalKind {
                 "Send the same request again later: an operator has to decide, or an upstream has \
                  to become available."
             }
-            RefusalKind::SagaNotFound => {
-                "Ask with the credentials of the request that began the saga. The state of a saga that \
-                 has ended is kept as long as its answer."
-            }
+            RefusalKind::SagaNotFound => ASK_AS_BEGUN,
             RefusalKind::Barred => "Don't send it again.",
             RefusalKind::NotSent => "Send the same request again.",
             RefusalKind::ScopeUnavailable
@@ -300,21 +308,10 @@ impl RefusalKind {
                 "Send the same request again later; retries of answered requests still get their \
                  answers."
             }
-            RefusalKind::PreconditionFailed => {
-                "Read the resource again, without If-Match, and decide again what to change."
-            }
-            RefusalKind::MergeConflict => {
-                "Read the resource again, and decide again what to change."
-            }
-            RefusalKind::PreconditionRequired => {
-                "Read the resource, and send its ETag in If-Match."
-            }
-            RefusalKind::ConditionInvalid => {
-                "Send If-Match with the ETag of the version that was read, or If-None-Match: *."
-            }
-            RefusalKind::ResourceUncertain => {
-                "Send the same request again later. An operator can settle the earlier write."
-            }
+            RefusalKind::PreconditionFailed | RefusalKind::MergeConflict => READ_AGAIN,
+            RefusalKind::PreconditionRequired => READ_FIRST,
+            RefusalKind::ConditionInvalid => CONDITION_FORMS,
+            RefusalKind::ResourceUncertain => SETTLE_EARLIER,
             RefusalKind::BodyTooLarge => "Send a smaller one.",
             RefusalKind::UnsupportedEncoding => {
                 "Send it in gzip, deflate, br or zstd, or without Content-Encoding."
@@ -326,10 +323,7 @@ impl RefusalKind {
             RefusalKind::BodyTimeout | RefusalKind::BodyBroken => {
                 "Nothing was forwarded; send the whole request again."
             }
-            RefusalKind::PathAmbiguous => {
-                "Send the path as it is documented: no path parameters, dot or empty segments or \
-                 encoded separators, in its letter case."
-            }
+            RefusalKind::PathAmbiguous => PATH_AS_DOCUMENTED,
             RefusalKind::MethodNotAllowed => "Use another method.",
             RefusalKind::HostInvalid => "Send exactly one Host field.",
             RefusalKind::Malformed => {

@@ -59,19 +59,23 @@ impl VendorCodes {
         VendorCodes { class, stripe: None, square, paypal: None, acp: None, key_field: false }
     }
 
+    /// Stripe distinguishes this case by its type, see `stripe`.
+    fn of_reused_key() -> VendorCodes {
+        VendorCodes {
+            // This code is from other sources: PayPal's own pages do not describe a used id with
+            // another payload.
+            paypal: Some("DUPLICATE_REQUEST_ID"),
+            acp: Some("idempotency_conflict"),
+            key_field: true,
+            ..VendorCodes::new(FaultClass::Request, "IDEMPOTENCY_KEY_REUSED")
+        }
+    }
+
     fn of(kind: RefusalKind) -> VendorCodes {
         use FaultClass::{Credentials, Request, Service};
         let new = VendorCodes::new;
         match kind {
-            // Stripe distinguishes this case by its type, see `stripe`.
-            RefusalKind::KeyReused => VendorCodes {
-                // This code is from other sources: PayPal's own pages do not describe a used id
-                // with another payload.
-                paypal: Some("DUPLICATE_REQUEST_ID"),
-                acp: Some("idempotency_conflict"),
-                key_field: true,
-                ..new(Request, "IDEMPOTENCY_KEY_REUSED")
-            },
+            RefusalKind::KeyReused => VendorCodes::of_reused_key(),
             RefusalKind::InFlight => VendorCodes {
                 stripe: Some("idempotency_key_in_use"),
                 paypal: Some("PREVIOUS_REQUEST_IN_PROGRESS"),

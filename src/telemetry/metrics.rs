@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::line_queue::log_meter;
-use super::untagged::UntaggedReason;
+use super::resources::ResourceMeter;
 use super::{
     BreakerMeter, ExportMetrics, OutboxMeter, ProjectionMeter, ReloadMeter, SagaMeter,
     VanishedRoutes,
@@ -79,12 +79,6 @@ struct ShadowLabels {
     would: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UntaggedLabels {
-    route: String,
-    reason: &'static str,
-}
-
 /// All metrics of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Meter {
@@ -93,8 +87,7 @@ pub struct Meter {
     prevented: Family<RouteLabel, Counter>,
     upstream: Family<RouteLabel, Histogram, fn() -> Histogram>,
     shadow: Family<ShadowLabels, Counter>,
-    untagged: Family<UntaggedLabels, Counter>,
-    overwrites: Family<RouteLabel, Counter>,
+    resources: ResourceMeter,
     claim: Histogram,
     settle: Histogram,
     /// Active attempts, requests that pass through, and tunnels.
@@ -147,8 +140,8 @@ pub struct RouteMeter {
     /// Seconds from sending a request to the end of its response.
     pub upstream: Histogram,
     shadow: Family<ShadowLabels, Counter>,
-    untagged: Family<UntaggedLabels, Counter>,
-    overwrites: Family<RouteLabel, Counter>,
+    /// The metrics of resources.
+    pub resources: ResourceMeter,
     route: Arc<str>,
 }
 
@@ -191,8 +184,7 @@ impl Meter {
             prevented: Family::default(),
             upstream: Family::new_with_constructor(buckets as fn() -> Histogram),
             shadow: Family::default(),
-            untagged: Family::default(),
-            overwrites: Family::default(),
+            resources: ResourceMeter::default(),
             claim: buckets(),
             settle: buckets(),
             in_flight: Gauge::default(),
@@ -255,16 +247,7 @@ impl Meter {
             "What enforcing would have done, on routes in shadow mode",
             self.shadow.clone(),
         );
-        registry.register(
-            "resource_untagged",
-            "Representations of resources that were relayed without a tag",
-            self.untagged.clone(),
-        );
-        registry.register(
-            "resource_overwrites",
-            "Writes on a resource that overwrote a version that their writers did not name",
-            self.overwrites.clone(),
-        );
+        self.resources.register(registry);
         registry.register_with_unit(
             "upstream",
             "From sending a request to the end of its response",
@@ -341,8 +324,7 @@ impl Meter {
             prevented: self.prevented.get_or_create(&label).clone(),
             upstream: self.upstream.get_or_create(&label).clone(),
             shadow: self.shadow.clone(),
-            untagged: self.untagged.clone(),
-            overwrites: self.overwrites.clone(),
+            resources: self.resources.of_route(name),
             route: name.into(),
         }
     }
@@ -436,35 +418,5 @@ impl RouteMeter {
     /// Counts a request by what enforcing would have done.
     pub fn count_shadow(&self, would: &'static str) {
         self.shadow.get_or_create(&ShadowLabels { route: self.route.to_string(), would }).inc();
-    }
-
-    /// Counts a write that overwrites a version that its writer does not name.
-    pub fn count_overwrite(&self) {
-        self.overwrites().inc();
-    }
-
-    /// Shows how many versions were overwritten, before there is one.
-    pub fn show_overwrites(&self) {
-        drop(self.overwrites());
-    }
-
-    fn overwrites(&self) -> Counter {
-        let labels = RouteLabel { route: self.route.to_string() };
-        self.overwrites.get_or_create(&labels).clone()
-    }
-
-    /// Shows how many representations have no tag, before there is one.
-    pub fn show_untagged(&self) {
-        UntaggedReason::ALL.into_iter().for_each(|reason| drop(self.untagged(reason)));
-    }
-
-    /// Counts a representation that was relayed without a tag.
-    pub fn count_untagged(&self, reason: UntaggedReason) {
-        self.untagged(reason).inc();
-    }
-
-    fn untagged(&self, reason: UntaggedReason) -> Counter {
-        let labels = UntaggedLabels { route: self.route.to_string(), reason: reason.name() };
-        self.untagged.get_or_create(&labels).clone()
     }
 }

@@ -16,7 +16,8 @@
 //! times of clients, the acts of the upstream and the times of faults; their timing on the machine
 //! still differs between runs.
 //!
-//! [`sagas`] has histories of sagas, with a number of their own.
+//! [`sagas`] has histories of sagas, and [`resources`] of writes on resources, with numbers of
+//! their own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -35,6 +36,7 @@ mod faults;
 mod files;
 mod naive;
 mod receiver;
+mod resources;
 mod sagas;
 mod stores;
 mod suite;

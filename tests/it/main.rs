@@ -40,6 +40,7 @@ mod house;
 mod http;
 mod identities;
 mod intake;
+mod locking_example;
 mod log;
 mod log_entries;
 mod logs;

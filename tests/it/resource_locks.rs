@@ -173,6 +173,8 @@ fn a_decision_frees_the_resource_at_once() {
     let (code, said) = cli(&gateway, &resolve);
     assert_eq!(code, 0, "{said}");
     assert_eq!(write(3, "*").send(gateway.port).status, 200);
+    let (_, listed) = cli(&gateway, &["list"]);
+    assert!(!listed.contains("lock"), "the record of the lock is no operation: {listed}");
 }
 
 #[test]
@@ -196,6 +198,21 @@ fn a_retry_of_a_lost_write_is_not_taken_for_anothers_work() {
     let again = keyed.send(gateway.port);
     assert_eq!(again.status, 200, "the version is still the one that the writer names");
     assert_eq!(write(3, "*").send(gateway.port).status, 200, "the lock is free");
+}
+
+#[test]
+fn a_lost_write_that_a_probe_does_not_find_is_stale_if_another_came_first() {
+    let upstream = document();
+    let probe = "on_uncertain = \"probe\"\nprobe = { method = \"GET\", path = \"/by-write/{key}\", \
+                 found = [\"200\"], absent = [\"404\"] }";
+    let gateway = gateway(&upstream, "versions = \"hash\"", probe);
+    let keyed = write(2, &tag(&gateway, PATH)).field("Idempotency-Key", "k").field("X-Write", "k");
+    assert_eq!(keyed.clone().field("X-Fault", "drop").send(gateway.port).status, 502);
+    until_writable(&gateway, 3);
+    // The version that it finds can't be its own work.
+    assert_eq!(refusal(&keyed.send(gateway.port)), (412, "precondition-failed".to_owned()));
+    assert_eq!(refusal(&keyed.send(gateway.port)), (412, "precondition-failed".to_owned()));
+    assert_eq!(upstream.ledger().len(), 1);
 }
 
 #[test]

@@ -263,6 +263,13 @@ fn an_upstream_with_versions_of_its_own_gets_the_condition() {
     assert!(fresh.status == 200 && !fresh.replayed(), "a 412 is not the result of the key");
     let keyless = put(PATH, 3).field("If-None-Match", "*").send(gateway.port);
     assert_eq!((keyless.status, keyless.get("etag")), (200, Some("W/\"own\"")));
+    let in_body = "versions = \"upstream\"";
+    let by_body = self::gateway(
+        &upstream,
+        in_body,
+        "key = { header = \"Idempotency-Key\", body = \"/key\" }",
+    );
+    assert_eq!(put(PATH, 4).send(by_body.port).status, 428, "also if the key may be in the body");
     let seen = upstream.seen();
     assert!(seen.iter().all(|seen| seen.line.starts_with("PUT ")), "no look");
     let conditions = ["if-match", "if-none-match"].map(|name| seen.last().unwrap().get(name));
@@ -289,4 +296,63 @@ fn the_last_write_wins_where_the_route_overwrites_and_the_log_names_what_was_los
     assert!(events.contains(&format!("\"overwrote\":{}", json!(lost))), "{events}");
     let missing = put("/v1/subscriptions/none", 1).field("If-Match", &first).send(gateway.port);
     assert_eq!(missing.status, 412, "a resource that is missing is not overwritten");
+}
+
+/// A merge patch of one resource.
+fn patch(body: serde_json::Value, tag: &str) -> Request {
+    let request = Request::new("PATCH", PATH).body(body.to_string());
+    request.field("Content-Type", "application/merge-patch+json").field("If-Match", tag)
+}
+
+#[test]
+fn a_patch_of_other_members_is_merged_and_one_of_the_same_members_is_not() {
+    let upstream = Documents::start();
+    upstream.put(PATH, json!({ "plan": 1, "card": { "name": "a", "ends": 5 } }));
+    let gateway = gateway(&upstream, "versions = \"hash\"", "on_stale = \"merge\"");
+    let read = tag(&gateway, PATH);
+    let first = patch(json!({ "plan": 2 }), &read).send(gateway.port);
+    assert_eq!((first.status, first.get("onceward-merged")), (200, None), "nothing had changed");
+    let keyed = patch(json!({ "card": { "name": "b" } }), &read).field("Idempotency-Key", "k");
+    for is_replay in [false, true] {
+        let merged = keyed.send(gateway.port);
+        assert_eq!((merged.status, merged.replayed()), (200, is_replay));
+        assert_eq!(merged.get("onceward-merged"), Some("true"));
+    }
+    let current = json!({ "plan": 2, "card": { "name": "b", "ends": 5 } });
+    assert_eq!(upstream.get(PATH), Some(current.clone()));
+
+    let conflict = patch(json!({ "plan": 3, "new": 1 }), &read).send(gateway.port);
+    assert_eq!(refusal(&conflict), refused(412, "merge-conflict"));
+    assert_eq!(conflict.json()["members"], json!(["/plan"]));
+    assert_eq!(conflict.get("etag"), Some(tag(&gateway, PATH).as_str()));
+    let put = put(PATH, 3).field("If-Match", &read).send(gateway.port);
+    assert_eq!(refusal(&put), refused(412, "precondition-failed"), "only patches are merged");
+    let unknown = patch(json!({ "new": 1 }), "\"never-issued\"").send(gateway.port);
+    assert_eq!(refusal(&unknown), refused(412, "precondition-failed"));
+    let twice = Request::new("PATCH", PATH)
+        .body("{\"new\":1,\"new\":2}")
+        .field("Content-Type", "application/merge-patch+json")
+        .field("If-Match", &read);
+    assert_eq!(twice.send(gateway.port).status, 412, "a patch with duplicate members");
+    assert_eq!(upstream.get(PATH), Some(current));
+    let counted = "onceward_resource_merges_total{route=\"subscriptions\"}";
+    assert_eq!(gateway.metric(counted), 1.0);
+}
+
+#[test]
+fn only_the_last_eight_versions_are_kept_for_a_merge() {
+    let upstream = Documents::start();
+    let gateway = gateway(&upstream, "versions = \"hash\"", "on_stale = \"merge\"");
+    let mut tags = Vec::new();
+    for plan in 0..9 {
+        upstream.put(PATH, json!({ "plan": plan, "note": "a" }));
+        tags.push(tag(&gateway, PATH));
+    }
+    upstream.put(PATH, json!({ "plan": 10, "note": "a" }));
+    let write = |tag: &str| patch(json!({ "note": "b" }), tag).send(gateway.port);
+    // The refusal keeps the current version, too.
+    assert_eq!(write(&tags[0]).status, 412, "the oldest is gone");
+    let merged = write(&tags[8]);
+    assert_eq!((merged.status, merged.get("onceward-merged")), (200, Some("true")));
+    assert_eq!(upstream.get(PATH), Some(json!({ "plan": 10, "note": "b" })));
 }

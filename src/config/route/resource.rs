@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::header;
 use super::identity::{FRAMING, POINTER_EXPECTED};
@@ -22,10 +22,10 @@ const VERSIONS: [(&str, VersionWord); 2] =
     [("hash", VersionWord::Hash), ("upstream", VersionWord::Upstream)];
 const IF_MATCH: [(&str, IfMatchRule); 2] =
     [("required", IfMatchRule::Required), ("optional", IfMatchRule::Optional)];
-const ON_STALE: [(&str, OnStale); 2] =
-    [("reject", OnStale::Reject), ("overwrite", OnStale::Overwrite)];
+const ON_STALE: [(&str, OnStale); 3] =
+    [("reject", OnStale::Reject), ("overwrite", OnStale::Overwrite), ("merge", OnStale::Merge)];
 /// Words of `on_stale` that have no meaning yet.
-const ON_STALE_LATER: [&str; 2] = ["merge", "review"];
+const ON_STALE_LATER: [&str; 1] = ["review"];
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const BYTES: u64 = 256 << 10;
@@ -132,7 +132,7 @@ pub(super) fn complete(policy: &mut Policy, upstream: Option<&str>) {
 }
 
 /// Refuses what a route with `resource` can't be.
-pub(super) fn check(route: &Table<'_>, policy: &Policy) {
+pub(super) fn check(route: &Table<'_>, policy: &Policy, methods: &[Method]) {
     let (Some(_), Some(value)) = (&policy.resource, route.get("resource")) else { return };
     if policy.mode == Mode::Shadow {
         value.fault(
@@ -144,6 +144,15 @@ pub(super) fn check(route: &Table<'_>, policy: &Policy) {
         value.fault(
             "can't be used with on_failure = \"fail_open\": without the store no update can be \
              kept from being lost; set on_failure = \"fail_closed\" on the route",
+        );
+    }
+    if let (Some(rule), Some(value)) = (&policy.resource, route.get("on_stale"))
+        && rule.on_stale == OnStale::Merge
+        && !methods.contains(&Method::PATCH)
+    {
+        value.fault(
+            "only patches can be merged, and PATCH is not among the route's methods: add it, or \
+             set on_stale = \"reject\"",
         );
     }
     if let (Some(rule), Some(value)) = (&policy.resource, route.get("on_stale"))

@@ -3,36 +3,60 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 
-use super::{Attempt, Claimed, Forwarded};
-use crate::engine::{LockRequest, OnStale, Outcome, WriteVerdict};
+use super::{Attempt, Forwarded};
+use crate::engine::{LockRequest, OnStale, Outcome, Policy, WriteCondition, WriteVerdict};
 use crate::gate::answer::SettledAnswer;
 use crate::gate::budget::Hold;
-use crate::gate::payload::{AnswerBody, Payload};
+use crate::gate::payload::Payload;
 use crate::gate::resource_lock::{HeldLock, LockTimes, busy};
-use crate::gate::resource_write::{Look, ResourceWrite, look_request};
+use crate::gate::resource_write::{Denied, Look, ResourceWrite, look_request};
 use crate::gate::state::{Gate, ProtectedRoute};
 use crate::gate::upstream_service::UpstreamService;
-use crate::key::Slot;
-use crate::record::Reply;
+use crate::key::{MergeVerdict, Slot};
+use crate::record::{Reply, ReplyBody};
 use crate::refusal::{FailedCondition, Refusal};
 use crate::telemetry::Answer;
+
+/// The field of an answer to a patch that was merged into another version than its writer names.
+const MERGED: HeaderName = HeaderName::from_static("onceward-merged");
 
 /// The answer to a write that was not sent.
 pub(in crate::gate) enum Unsent<RB> {
     /// The write is refused.
     Refused(Refusal),
     /// The upstream does not let the writer read the resource.
-    Denied(Reply, Option<AnswerBody<RB>>),
+    Denied(Box<Denied<RB>>),
 }
 
 /// A lock that a write holds, and what the write does with the current version.
 struct Prepared {
     held: Option<HeldLock>,
-    /// The tag of a version that the write overwrites, although the writer names another one.
-    overwritten: Option<String>,
+    comparison: Comparison,
+}
+
+/// What a write that may be sent does with the current version.
+enum Comparison {
+    /// It changes a version that the writer names, or the writer names none.
+    AsNamed,
+    /// It overwrites the version with this tag, although the writer names another one.
+    Overwrites(String),
+    /// It is merged into a version that the writer does not name.
+    Merges,
+}
+
+/// What a look at the current version needs, besides the upstream.
+struct Compared<'w, B> {
+    write: &'w ResourceWrite,
+    resource: Slot,
+    /// The request that looks.
+    look: Request<Payload<B>>,
+    /// The body, if it is a merge patch.
+    patch: Option<Bytes>,
+    was_uncertain: bool,
 }
 
 impl<RB> From<Refusal> for Unsent<RB> {
@@ -46,12 +70,12 @@ impl<RB> Unsent<RB> {
     pub fn answer(self, slot: Slot, hold: Hold) -> Result<SettledAnswer<RB>, Refusal> {
         match self {
             Unsent::Refused(refusal) => Err(refusal),
-            Unsent::Denied(reply, body) => Ok(SettledAnswer {
+            Unsent::Denied(denied) => Ok(SettledAnswer {
                 slot,
                 answer: Answer::Released,
-                reply: Arc::new(reply),
+                reply: Arc::new(denied.reply),
                 first_fields: None,
-                body,
+                body: denied.body,
                 hold,
             }),
         }
@@ -68,13 +92,17 @@ impl<S, B> Attempt<S, B> {
         S: UpstreamService<B>,
     {
         let (held, forwarded) = match self.prepare_write(&write).await {
-            Ok(Prepared { held, overwritten }) => {
-                self.claimed.event_context.overwrote = overwritten;
+            Ok(Prepared { held, comparison }) => {
+                let is_merged = matches!(comparison, Comparison::Merges);
+                if let Comparison::Overwrites(tag) = comparison {
+                    self.claimed.event_context.overwrote = Some(tag);
+                }
                 let mut forwarded = self.forward_under_lease().await;
                 if let Outcome::Answered(reply) = &mut forwarded.outcome
                     && held.is_some()
                 {
-                    write.tag_answer(Arc::make_mut(reply), &self.guarded.route.policy);
+                    let (gate, policy) = (&self.gate, &self.guarded.route.policy);
+                    gate.complete_answer(policy, &write, Arc::make_mut(reply), is_merged).await;
                 }
                 (held, forwarded)
             }
@@ -86,7 +114,7 @@ impl<S, B> Attempt<S, B> {
         };
         let answer = self.conclude(forwarded).await;
         if let Some(held) = held {
-            // An attempt whose lease has ended may find a later attempt, which began from uncertain.
+            // After a later attempt has begun, this attempt's own write may still be executed.
             let is_open =
                 matches!(answer, Err(Refusal::OutcomeUncertain { .. } | Refusal::InFlight { .. }));
             held.end(!is_open);
@@ -109,7 +137,7 @@ impl<S, B> Attempt<S, B> {
             return Err((None, Refusal::PreconditionRequired.into()));
         }
         let Some(resource) = write.resource else {
-            return Ok(Prepared { held: None, overwritten: None });
+            return Ok(Prepared { held: None, comparison: Comparison::AsNamed });
         };
         let until = Instant::now() + write.rule.lock_timeout;
         // The write waits for the lock, looks, and is sent.
@@ -120,19 +148,24 @@ impl<S, B> Attempt<S, B> {
             was_uncertain: claimed.claim.uncertain_since_ms().is_some(),
         };
         let times = LockTimes { until, busy: busy_for };
-        let look = look_request(&write.rule, policy, request);
+        let compared = Compared {
+            write,
+            resource,
+            look: look_request(&write.rule, policy, request),
+            patch: write.is_patch.then(|| request.body().whole_bytes()).flatten(),
+            was_uncertain: lock_request.was_uncertain,
+        };
         let preparing = async {
             let mut held = gate
                 .take_lock(policy, &resource, &lock_request, times)
                 .await
                 .map_err(|refusal| (None, refusal.into()))?;
-            let compared = gate.compare(guarded, write, look, service, (&mut *hold, claimed)).await;
-            let overwritten = match compared {
-                Ok(overwritten) => overwritten,
+            let comparison = match gate.compare(guarded, compared, service, hold).await {
+                Ok(comparison) => comparison,
                 Err(unsent) => return Err((Some(held), unsent)),
             };
             match gate.mark_sent(policy, &mut held, busy_for).await {
-                Ok(()) => Ok(Prepared { held: Some(held), overwritten }),
+                Ok(()) => Ok(Prepared { held: Some(held), comparison }),
                 Err(refusal) => Err((None, refusal.into())),
             }
         };
@@ -147,48 +180,95 @@ impl<S, B> Attempt<S, B> {
 }
 
 impl Gate {
-    /// Compares the condition of a write with the current version. Returns the tag of the version
-    /// that the write overwrites, if the writer names another one.
+    /// Compares the condition of a write with the current version.
     async fn compare<S, B>(
         &self,
         guarded: &ProtectedRoute,
-        write: &ResourceWrite,
-        look: Request<Payload<B>>,
+        compared: Compared<'_, B>,
         service: &mut S,
-        (hold, claimed): (&mut Hold, &Claimed),
-    ) -> Result<Option<String>, Unsent<S::ResponseBody>>
+        hold: &mut Hold,
+    ) -> Result<Comparison, Unsent<S::ResponseBody>>
     where
         S: UpstreamService<B>,
     {
+        let Compared { write, resource, look, patch, was_uncertain } = compared;
         let policy = &guarded.route.policy;
-        let current = match self.look_at(guarded, &write.rule, look, service, hold).await {
-            Look::Found(current, _) => current,
-            Look::Denied(reply, body) => return Err(Unsent::Denied(reply, body)),
+        let (current, body) = match self.look_at(guarded, &write.rule, look, service, hold).await {
+            Look::Found(current, body) => (current, body),
+            Look::Denied(denied) => return Err(Unsent::Denied(denied)),
         };
         let failed = |current, why| Err(Refusal::PreconditionFailed { current, why }.into());
-        match write.condition.verdict(&current) {
-            WriteVerdict::Send => Ok(None),
-            WriteVerdict::Missing => failed(None, FailedCondition::Missing),
-            WriteVerdict::Exists(tag) => failed(tag, FailedCondition::Exists),
-            WriteVerdict::Unreadable => Err(Refusal::ResourceUnreadable.into()),
+        let tag = match write.condition.verdict(&current) {
+            WriteVerdict::Send => return Ok(Comparison::AsNamed),
+            WriteVerdict::Missing => return failed(None, FailedCondition::Missing),
+            WriteVerdict::Exists(tag) => return failed(tag, FailedCondition::Exists),
+            WriteVerdict::Unreadable => return Err(Refusal::ResourceUnreadable.into()),
+            WriteVerdict::Stale(tag) => tag,
+        };
+        match write.rule.on_stale {
             // The version may be the work of an earlier attempt of this very write.
-            WriteVerdict::Stale(tag) if claimed.claim.uncertain_since_ms().is_some() => {
-                failed(Some(tag), FailedCondition::Stale)
+            _ if was_uncertain => failed(Some(tag), FailedCondition::Stale),
+            OnStale::Reject => failed(Some(tag), FailedCondition::Stale),
+            OnStale::Overwrite => {
+                let text = tag.to_field().and_then(|tag| Some(tag.to_str().ok()?.to_owned()));
+                let text = text.unwrap_or_default();
+                guarded.meter.resources.count_overwrite();
+                tracing::info!(
+                    route = %policy.route,
+                    tag = text,
+                    "write overwrites a version that the writer does not name"
+                );
+                Ok(Comparison::Overwrites(text))
             }
-            WriteVerdict::Stale(tag) => match write.rule.on_stale {
-                OnStale::Reject => failed(Some(tag), FailedCondition::Stale),
-                OnStale::Overwrite => {
-                    let text = tag.to_field().and_then(|tag| Some(tag.to_str().ok()?.to_owned()));
-                    guarded.meter.count_overwrite();
-                    tracing::info!(
-                        route = %policy.route,
-                        operation = %claimed.slot,
-                        tag = text.as_deref().unwrap_or_default(),
-                        "write overwrites a version that the writer does not name"
-                    );
-                    Ok(text)
+            OnStale::Merge => {
+                let (Some(patch), Some(body)) = (patch, body) else {
+                    return failed(Some(tag), FailedCondition::Stale);
+                };
+                // The client gets the current tag with the refusal, and may name it next.
+                self.keep_version(policy, &write.rule, &resource, &tag, &body).await;
+                match self.merge_verdict(&resource, &write.condition, &patch, &body).await? {
+                    MergeVerdict::Apply => {
+                        guarded.meter.resources.count_merge();
+                        Ok(Comparison::Merges)
+                    }
+                    MergeVerdict::Conflict(members) => {
+                        Err(Refusal::MergeConflict { current: tag, members }.into())
+                    }
+                    MergeVerdict::Unclear => failed(Some(tag), FailedCondition::Stale),
                 }
-            },
+            }
         }
+    }
+
+    /// Completes the answer to a write that was sent.
+    async fn complete_answer(
+        &self,
+        policy: &Policy,
+        write: &ResourceWrite,
+        reply: &mut Reply,
+        is_merged: bool,
+    ) {
+        if is_merged {
+            reply.headers.insert(MERGED, HeaderValue::from_static("true"));
+        }
+        let tag = write.tag_answer(reply, policy);
+        if let (Some(tag), OnStale::Merge) = (tag, write.rule.on_stale)
+            && let (Some(resource), ReplyBody::Whole(body)) = (&write.resource, &reply.body)
+        {
+            self.keep_version(policy, &write.rule, resource, &tag, body).await;
+        }
+    }
+
+    /// Compares a merge patch with the version that its writer names, and with the current one.
+    async fn merge_verdict(
+        &self,
+        resource: &Slot,
+        condition: &WriteCondition,
+        patch: &[u8],
+        current: &[u8],
+    ) -> Result<MergeVerdict, Refusal> {
+        let WriteCondition::Matches(tags) = condition else { return Ok(MergeVerdict::Unclear) };
+        let kept = self.kept_version(resource, tags).await?;
+        Ok(kept.map_or(MergeVerdict::Unclear, |kept| kept.merge(patch, current)))
     }
 }

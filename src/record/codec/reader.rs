@@ -9,7 +9,7 @@ use super::{CodecError, EXTRA_LEAVES, EXTRA_LOST, EXTRA_RESOURCE, EXTRA_SAGA, EX
 use crate::key::{Slot, Space};
 use crate::record::{
     Announcements, Extras, Fence, Lock, LockPhase, PrivateContent, Publication, Reply, ReplyBody,
-    ReviewStage, SagaNote, SagaPhase, SpanId, State,
+    ReviewStage, SagaNote, SagaPhase, Settler, SpanId, State,
 };
 
 fn span(content: &[u8]) -> Result<SpanId, CodecError> {
@@ -110,6 +110,15 @@ impl RecordReader {
             _ => return Err(CodecError::Malformed),
         };
         Ok(State::Saga { phase, content: self.content()? })
+    }
+
+    pub(super) fn settler(&mut self) -> Result<Settler, CodecError> {
+        match self.u8()? {
+            1 => Ok(Settler::Upstream),
+            2 => Ok(Settler::Operator),
+            3 => Ok(Settler::Probe),
+            _ => Err(CodecError::Malformed),
+        }
     }
 
     pub(super) fn content(&mut self) -> Result<PrivateContent, CodecError> {

@@ -263,7 +263,7 @@ pub fn exchange(port: u16, request: &Request, method: &str, patience: Duration) 
 }
 
 /// Cuts connections at their next bytes.
-fn cut(ways: &[&FaultProxy], dice: &mut Dice) {
+pub fn cut(ways: &[&FaultProxy], dice: &mut Dice) {
     for way in ways {
         let direction = *dice.pick(&[Way::There, Way::Back]);
         way.arm(Cut { way: direction, keep: dice.next() as usize, reset: dice.percent(50) });

@@ -12,7 +12,7 @@
 
 mod checker;
 mod customers;
-mod fleet;
+pub mod fleet;
 mod naive;
 mod operator;
 mod plan;

@@ -5,8 +5,10 @@
 //! answer), `lose` (executed, closed without an answer), `late MS` (closed without an answer, and
 //! executed after this time), `slow MS` (executed after this time), `status CODE` (not executed),
 //! `hold` (executed when released). A read is answered as its `X-Read-Fault` field states: `hold`,
-//! `status CODE` or `drop`. `Prefer: return=representation` is applied, and
-//! `X-Locate: yes` adds a `Content-Location`.
+//! `status CODE`, `slow MS` or `drop`. `Prefer: return=representation` is applied, and
+//! `X-Locate: yes` adds a `Content-Location`. `X-Vary: yes` adds a member to a read document that
+//! differs in each read. A write with `X-Dedup: yes` is executed once for its `X-Write` field.
+//! `GET /by-write/ID` answers 200 if the write with this `X-Write` was executed.
 
 use std::collections::HashMap;
 use std::io::{BufReader, Write};
@@ -37,6 +39,16 @@ struct State {
     seen: Vec<ReceivedRequest>,
     held: usize,
     is_released: bool,
+    under_way: UnderWay,
+    reads: u64,
+}
+
+/// Requests of writers that have arrived, and were not answered yet.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UnderWay {
+    /// Reads with an `X-Write` field.
+    pub looks: usize,
+    pub writes: usize,
 }
 
 #[derive(Default)]
@@ -91,6 +103,12 @@ impl Documents {
         self.shared.state.lock().unwrap().held
     }
 
+    /// Returns the number of requests of writers that are not answered yet.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file look at that")]
+    pub fn under_way(&self) -> UnderWay {
+        self.shared.state.lock().unwrap().under_way
+    }
+
     /// Lets all held requests go on, also those that are to come.
     pub fn release(&self) {
         self.shared.state.lock().unwrap().is_released = true;
@@ -111,7 +129,13 @@ impl Shared {
     /// Executes a write. Returns the document that it wrote.
     fn execute(&self, request: &ReceivedRequest) -> Option<Value> {
         let (method, path) = target(request);
+        let write = request.get("x-write").unwrap_or_default().to_owned();
         let mut state = self.state.lock().unwrap();
+        if request.get("x-dedup").is_some()
+            && let Some(done) = state.ledger.iter().find(|done| done.write == write)
+        {
+            return done.after.clone();
+        }
         let before = state.documents.get(&path).cloned();
         let sent: Option<Value> = serde_json::from_slice(&request.body).ok();
         let after = match method.as_str() {
@@ -123,7 +147,6 @@ impl Shared {
             Some(document) => state.documents.insert(path.clone(), document.clone()),
             None => state.documents.remove(&path),
         };
-        let write = request.get("x-write").unwrap_or_default().to_owned();
         state.ledger.push(Execution { path, before, after: after.clone(), write });
         after
     }
@@ -161,10 +184,21 @@ fn serve(shared: &Shared, stream: TcpStream) {
     while let Some(request) = read(&mut reader) {
         shared.state.lock().unwrap().seen.push(request.clone());
         let (method, _) = target(&request);
-        let answered = match method.as_str() {
-            "GET" => answer_read(shared, &request, reader.get_mut()),
-            _ => answer_write(shared, &request, reader.get_mut()),
+        let is_read = method == "GET";
+        let count = |change: fn(usize) -> usize| {
+            let under_way = &mut shared.state.lock().unwrap().under_way;
+            if !is_read {
+                under_way.writes = change(under_way.writes);
+            } else if request.get("x-write").is_some() {
+                under_way.looks = change(under_way.looks);
+            }
         };
+        count(|count| count + 1);
+        let answered = match is_read {
+            true => answer_read(shared, &request, reader.get_mut()),
+            false => answer_write(shared, &request, reader.get_mut()),
+        };
+        count(|count| count - 1);
         if !answered {
             return;
         }
@@ -178,10 +212,27 @@ fn answer_read(shared: &Shared, request: &ReceivedRequest, stream: &mut TcpStrea
         "hold" => shared.hold(),
         "status" => return respond(stream, rest, "", br#"{"read":"refused"}"#),
         "drop" => return false,
+        "slow" => std::thread::sleep(Duration::from_millis(rest.parse().unwrap())),
         _ => {}
     }
     let (_, path) = target(request);
-    let document = shared.state.lock().unwrap().documents.get(&path).cloned();
+    let document = {
+        let mut state = shared.state.lock().unwrap();
+        state.reads += 1;
+        let mut document = match path.strip_prefix("/by-write/") {
+            Some(write) => {
+                let is_executed = state.ledger.iter().any(|done| done.write == write);
+                is_executed.then(|| json!({ "write": write }))
+            }
+            None => state.documents.get(&path).cloned(),
+        };
+        if let Some(Value::Object(document)) = &mut document
+            && request.get("x-vary").is_some()
+        {
+            document.insert("reads".into(), json!(state.reads));
+        }
+        document
+    };
     match document {
         Some(document) => respond(stream, "200", "", document.to_string().as_bytes()),
         None => respond(stream, "404", "", br#"{"error":"there is none"}"#),

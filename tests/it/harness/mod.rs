@@ -3,7 +3,7 @@
 
 pub mod browser;
 mod client;
-mod documents;
+pub mod documents;
 mod fleet;
 pub mod frame_origin;
 pub mod frames;
@@ -17,7 +17,7 @@ mod redis;
 mod streams;
 mod tls;
 pub mod tokens;
-mod upstream;
+pub mod upstream;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};

@@ -216,7 +216,7 @@ fn serve(shared: &Shared, stream: impl Close) {
     }
 }
 
-pub(super) fn read(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
+pub fn read(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
     let mut text = || {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|n| *n > 0).map(|_| line.trim_end().to_owned())
@@ -228,7 +228,7 @@ pub(super) fn read(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
         if line.is_empty() {
             break;
         }
-        let (name, value) = line.split_once(':').unwrap();
+        let (name, value) = line.split_once(':')?;
         fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
     let mut seen = ReceivedRequest { line, fields, body: vec![] };

@@ -1,0 +1,53 @@
+//! The example in config/examples/optimistic-locking, run as a new user runs it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/optimistic-locking");
+
+/// Runs the example with these arguments. It must have been built.
+fn play(arguments: &[&Path]) -> (Output, String) {
+    let gateway = PathBuf::from(env!("CARGO_BIN_EXE_onceward"));
+    let example = gateway.with_file_name("examples").join("optimistic-locking");
+    assert!(
+        example.exists(),
+        "{} is missing; `cargo build --example optimistic-locking` builds it, and so do `cargo \
+         test` without a choice of targets, and tests/run",
+        example.display()
+    );
+    let output = Command::new(example).args(arguments).output().expect("the example runs");
+    let printed = String::from_utf8(output.stdout.clone()).expect("text");
+    (output, printed)
+}
+
+#[test]
+fn the_second_writer_is_refused_and_a_patch_of_another_member_is_merged() {
+    let (output, printed) = play(&[]);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{printed}\n{complaints}", output.status);
+    assert_eq!(complaints, "", "nothing but the story");
+    for part in ["412 \"The resource has changed", "Onceward-Merged: true", "All three changes"] {
+        assert!(printed.contains(part), "no {part} in:\n{printed}");
+    }
+}
+
+#[test]
+fn the_example_fails_if_the_last_write_wins() {
+    let text = std::fs::read_to_string(format!("{FOLDER}/onceward.toml")).unwrap();
+    let text = text.replace("on_stale = \"merge\"", "on_stale = \"overwrite\"");
+    let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let (output, printed) = play(&[file.path()]);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("Wrong: expected"), "{printed}");
+}
+
+#[test]
+fn the_configuration_of_the_example_passes_the_check() {
+    let output = Command::new(env!("CARGO_BIN_EXE_onceward"))
+        .args(["check", "--config", &format!("{FOLDER}/onceward.toml")])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+}
