@@ -1,7 +1,7 @@
 //! Model checks of the protocol: within the bounds every order of steps is explored, not a sample.
 //!
 //! The events of an operation, and their relays, have a model of their own: see `outbox`. So have
-//! sagas: see `saga`.
+//! sagas: see `saga`, and the locks of resources: see `lock`.
 //!
 //! # What is modelled
 //!
