@@ -162,9 +162,9 @@ pub fn sent_lock(taken: &Record, policy: &Policy, busy: Duration) -> Option<Next
 }
 
 /// Returns how long the record of a lock is kept: until the write can't be executed any more,
-/// whatever becomes of its gateway, and for longer than [`LOCK_OUTLIVES_LEASE`] after the end of its
-/// lease. Nothing has to remove the record earlier, because the operation's record shows whether the
-/// lock is held.
+/// whatever becomes of its gateway, and for longer than [`LOCK_OUTLIVES_LEASE`] after the end of
+/// its lease. Nothing has to remove the record earlier, because the operation's record shows
+/// whether the lock is held.
 fn lock_lifetime(policy: &Policy, busy: Duration) -> Lifetime {
     let keep = busy + 2 * policy.lease + policy.uncertain_after + policy.marker_retention();
     Lifetime { keep, due: None, tombstone: None }
@@ -210,8 +210,8 @@ pub fn unsent_proof(
     }
 }
 
-/// How long a lock outlives the lease of its attempt, at least (see [`lock_lifetime`]). A freed lock
-/// is kept as long: longer than a store command can be in transit.
+/// How long a lock outlives the lease of its attempt, at least (see [`lock_lifetime`]). A freed
+/// lock is kept as long: longer than a store command can be in transit.
 const LOCK_OUTLIVES_LEASE: Duration = Duration::from_secs(60);
 
 /// Returns the released marker of an attempt that has ended, if nothing was sent.

@@ -161,8 +161,8 @@ impl Gate {
             .map(Intake::without_key)
     }
 
-    /// Identifies a request without a key, if it is a write on a resource: it is an operation of its
-    /// own, under a random key. Returns the route for it, too.
+    /// Identifies a request without a key, if it is a write on a resource: it is an operation of
+    /// its own, under a random key. Returns the route for it, too.
     ///
     /// # Errors
     /// The upstream compares versions itself, and the write has no condition.

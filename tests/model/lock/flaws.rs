@@ -71,8 +71,8 @@ fn a_lock_remembered_as_free_beside_an_attempt_from_uncertain_is_held() {
     breaks(Flaw::RemembersStale, FORWARD, NOT_LOST);
 }
 
-/// The sweeper reads the lock after it has seen the end of the lease, and from then on the send rule
-/// sends nothing.
+/// The sweeper reads the lock after it has seen the end of the lease, and from then on the send
+/// rule sends nothing.
 #[test]
 fn to_free_the_lock_of_a_write_that_died_looking_is_a_second_line_behind_the_send_rule() {
     survives(Flaw::ReleasesUnfreed, HOLD);

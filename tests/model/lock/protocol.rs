@@ -264,8 +264,8 @@ impl Protocol {
         let lock = state.locks[self.lock_slot(id)];
         let holder = |operation| state.operation(operation);
         let may = self.rules.lock_admission(lock.as_ref(), holder, self.request(state, id));
-        // Waiting changes nothing. An attempt that does not get the lock ends, which it may do at any
-        // time.
+        // Waiting changes nothing. An attempt that does not get the lock ends, which it may do at
+        // any time.
         let May::Take(over) = may else { return None };
         state.attempts[id].stage = Stage::Taking(over);
         Some(())
@@ -391,8 +391,8 @@ impl Protocol {
         Some(())
     }
 
-    /// A sweeper's reads are one step with its write, unless it frees a lock: if something changes in
-    /// between, the write fails.
+    /// A sweeper's reads are one step with its write, unless it frees a lock: if something changes
+    /// in between, the write fails.
     fn sweep(&self, state: &mut State, operation: Operation, way: Way) -> Option<()> {
         let found = *state.operation(operation)?;
         let lock = state.locks[self.slot_of(operation)];

@@ -1,6 +1,6 @@
 //! Makes states equal that differ only in what no later step reads, so that there are fewer states.
-//! Versions count from the current one: only whether a remembered version is the current one, or one
-//! of the last, makes a difference, because a slot never has the same version twice.
+//! Versions count from the current one: only whether a remembered version is the current one, or
+//! one of the last, makes a difference, because a slot never has the same version twice.
 
 use super::protocol::Protocol;
 use super::state::{
