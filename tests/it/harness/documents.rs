@@ -126,6 +126,15 @@ impl Shared {
         state.held -= 1;
     }
 
+    /// Returns whether the upstream deduplicates this write, and has received an earlier try of it.
+    fn is_known(&self, request: &ReceivedRequest) -> bool {
+        let same = |seen: &&ReceivedRequest| {
+            !seen.line.starts_with("GET ") && seen.get("x-write") == request.get("x-write")
+        };
+        request.get("x-dedup").is_some()
+            && self.state.lock().unwrap().seen.iter().filter(same).count() > 1
+    }
+
     /// Executes a write. Returns the document that it wrote.
     fn execute(&self, request: &ReceivedRequest) -> Option<Value> {
         let (method, path) = target(request);
@@ -245,7 +254,10 @@ fn answer_write(shared: &Shared, request: &ReceivedRequest, stream: &mut TcpStre
     let pause = || std::thread::sleep(Duration::from_millis(rest.parse().unwrap()));
     match verb {
         "drop" => return false,
-        "status" => return respond(stream, rest, "", br#"{"write":"refused"}"#),
+        // An upstream that deduplicates gives a later try no other answer.
+        "status" if !shared.is_known(request) => {
+            return respond(stream, rest, "", br#"{"write":"refused"}"#);
+        }
         "slow" => pause(),
         "hold" => shared.hold(),
         "late" => {
