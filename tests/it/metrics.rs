@@ -76,8 +76,8 @@ fn printed(text: &str) -> Metrics {
     metrics
 }
 
-/// Returns the metrics of a gateway after traffic on a protected and on a watched route. A third
-/// route has resources. The protected route publishes to a sink with a receiver, and to one
+/// Returns the metrics of a gateway after traffic on a protected and on a watched route. Three
+/// more have resources. The protected route publishes to a sink with a receiver, and to one
 /// without.
 fn seen() -> Metrics {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
@@ -101,7 +101,13 @@ fn seen() -> Metrics {
     let sinks = [sink("ledger", upstream.port), sink("nobody", free_port())].concat();
     let publish = "[[routes.publish]]\nto = [\"ledger\", \"nobody\"]\n";
     let watched = "[[routes]]\nname = \"watched\"\npath = \"/v1/watched\"\nmode = \"shadow\"\n";
-    let tagged = "[[routes]]\npath = \"/v1/plans\"\nmethods = [\"GET\"]\nresource = {}\n";
+    let tagged = ["reject", "overwrite", "merge"].map(|on_stale| {
+        format!(
+            "[[routes]]\npath = \"/v1/{on_stale}/plans\"\nmethods = [\"GET\", \"PATCH\"]\n\
+             resource = {{}}\non_stale = {on_stale:?}\n"
+        )
+    });
+    let tagged = tagged.concat();
     let gateway = Gateway::on(
         upstream.port,
         &redis.url(),
