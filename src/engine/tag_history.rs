@@ -31,15 +31,16 @@ struct KeptTag {
 }
 
 impl TagHistory {
-    /// Adds a version. Returns whether the history has changed: a tag that it has already stays
-    /// where it is.
+    /// Adds a version as the newest. A tag that the history has already becomes the newest, too.
+    /// Returns `false` if the version is too large to be kept.
     pub fn keep(&mut self, tag: &EntityTag, digests: &MemberDigests) -> bool {
         let Some(field) = tag.to_field() else { return false };
         let added =
             KeptTag { tag: Bytes::copy_from_slice(field.as_bytes()), digests: digests.encode() };
-        if self.0.iter().any(|kept| kept.tag == added.tag) || added.bytes() > HISTORY_BYTES_MAX {
+        if added.bytes() > HISTORY_BYTES_MAX {
             return false;
         }
+        self.0.retain(|kept| kept.tag != added.tag);
         self.0.push(added);
         while self.0.len() > TAGS_MAX
             || self.0.iter().map(KeptTag::bytes).sum::<usize>() > HISTORY_BYTES_MAX
@@ -50,7 +51,8 @@ impl TagHistory {
     }
 
     /// Returns whether the history has this tag.
-    pub fn has(&self, tag: &EntityTag) -> bool {
+    #[cfg(test)]
+    fn has(&self, tag: &EntityTag) -> bool {
         let field = tag.to_field();
         self.0.iter().any(|kept| field.as_ref().is_some_and(|field| kept.tag == field.as_bytes()))
     }
@@ -148,7 +150,7 @@ mod tests {
         let mut history = TagHistory::default();
         for n in 0..10 {
             assert!(history.keep(&tag(&n.to_string()), &digests(n)));
-            assert!(!history.keep(&tag(&n.to_string()), &digests(n)), "it is there");
+            assert!(history.keep(&tag(&n.to_string()), &digests(n)), "it is there once");
         }
         let history = TagHistory::decode(history.encode()).unwrap();
         assert_eq!(history.find(&[tag("1")]), None);
@@ -157,6 +159,15 @@ mod tests {
         let weak = EntityTag::parse(b"W/\"9\"").unwrap();
         assert_eq!(history.find(&[weak]), None, "a weak tag names no version");
         assert!(history.has(&tag("9")) && !history.has(&tag("0")));
+    }
+
+    #[test]
+    fn a_tag_that_is_given_out_again_is_the_newest() {
+        let mut history = TagHistory::default();
+        for n in (0..8).chain([0, 8]) {
+            history.keep(&tag(&n.to_string()), &digests(n));
+        }
+        assert!(history.has(&tag("0")) && !history.has(&tag("1")));
     }
 
     #[test]

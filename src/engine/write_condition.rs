@@ -9,7 +9,7 @@ use super::tag::{EntityTag, TagList};
 /// The condition of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteCondition {
-    /// There is none.
+    /// No condition.
     Absent,
     /// `If-Match: *`: the resource exists.
     Exists,

@@ -450,8 +450,7 @@ fn refused(slot: Slot, refusal: Refusal) -> (CallOutcome, Answer) {
         Refusal::RecordUnreadable { .. } => (true, Answer::StoreUnavailable),
         Refusal::BodyUnreadable => (false, Answer::BodyUnreadable),
         // `UnsupportedEncoding`: the key can't be written into an encoded body. The other refusals
-        // here concern a client's bytes, scope, path or saga, or a request without
-        // protection.
+        // here concern a client's bytes, scope, path or saga, or a request without protection.
         Refusal::ScopeMissing { .. }
         | Refusal::ScopeRepeated { .. }
         | Refusal::ScopeInvalid { .. }

@@ -1,37 +1,35 @@
-//! Remembers which versions of resources the store keeps.
+//! Remembers the newest version of each resource that the store keeps.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::engine::EntityTag;
 use crate::key::Slot;
 
-/// Versions of which this process remembers that the store has them.
+/// Most resources that are remembered.
 const REMEMBERED_MAX: usize = 4096;
 
-/// The versions of which this process knows that the store keeps them. Otherwise each read of a
-/// resource would read the store. Cheap to clone.
+/// The version of each resource that was written to the store last. Without this memory, each read
+/// of a resource would read the store. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct KeptVersions(Arc<Mutex<HashMap<(Slot, Bytes), Instant>>>);
+pub(super) struct KeptVersions(Arc<Mutex<HashMap<Slot, (EntityTag, Instant)>>>);
 
 impl KeptVersions {
-    /// Returns whether the store keeps a version at this time.
-    pub fn has(&self, version: &(Slot, Bytes), now: Instant) -> bool {
+    /// Returns whether this is the version that was written last, and the store still keeps it.
+    pub fn has(&self, slot: &Slot, tag: &EntityTag) -> bool {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(version).is_some_and(|until| now < *until)
+        kept.get(slot).is_some_and(|(last, until)| last == tag && Instant::now() < *until)
     }
 
-    pub fn remember(&self, version: (Slot, Bytes), now: Instant, until: Instant) {
+    /// Remembers the version that was written, until its time is over.
+    pub fn remember(&self, slot: Slot, tag: EntityTag, until: Instant) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= REMEMBERED_MAX {
-            kept.retain(|_, until| now < *until);
-        }
-        // After a burst of other resources, the oldest knowledge is not worth a search.
+        // What is forgotten is written once more.
         if kept.len() >= REMEMBERED_MAX {
             kept.clear();
         }
-        kept.insert(version, until);
+        kept.insert(slot, (tag, until));
     }
 }

@@ -169,16 +169,17 @@ impl Gate {
     fn identify_unkeyed<'g>(
         &self,
         guarded: &'g ProtectedRoute,
-        requester: Requester,
+        requester: Option<Requester>,
         parts: &Parts,
         content: &Content,
     ) -> Result<Option<(&'g Arc<ProtectedRoute>, Identified)>, Refusal> {
         let Some(rule) = &guarded.route.policy.resource else { return Ok(None) };
         require_condition(rule, &parts.method, &parts.headers)?;
         let unkeyed = guarded.unkeyed.as_ref().filter(|_| ResourceRule::is_write(&parts.method));
-        let Some(unkeyed) = unkeyed else { return Ok(None) };
+        let (Some(unkeyed), Some(requester)) = (unkeyed, requester) else { return Ok(None) };
         let (policy, hashing) = (&unkeyed.route.policy, &self.settings.hashing);
-        let key = std::array::from_fn(|_| self.entropy.next()).map(u64::to_be_bytes);
+        let (mut key, halves) = ([0; 32], [self.entropy.salt(), self.entropy.salt()]);
+        key.copy_from_slice(halves.as_flattened());
         let intake = Intake::without_key(requester);
         Ok(Some((unkeyed, intake.under_key(policy, hashing, parts, content, key))))
     }
@@ -226,7 +227,7 @@ impl Gate {
         let mut decoded = hold.beside();
         let limit = self.settings.request_body;
         let content = Content::read(&parts.headers, &body, limit, &mut decoded).await?;
-        let requester = *intake.requester();
+        let requester = policy.resource.as_ref().map(|_| *intake.requester());
         let identified = intake.with_body(policy, &self.settings.hashing, &parts, &content)?;
         let (guarded, identified) = match identified {
             Some(identified) => (guarded, identified),

@@ -34,7 +34,7 @@ impl<B> Payload<B> {
         Payload::Whole { bytes: Some(bytes).filter(|b| !b.is_empty()), rule }
     }
 
-    /// Returns the bytes of a buffered body of which nothing was read.
+    /// Returns the bytes of a buffered body, before its first frame is read.
     pub(super) fn whole_bytes(&self) -> Option<Bytes> {
         match self {
             Payload::Whole { bytes, .. } => bytes.clone(),

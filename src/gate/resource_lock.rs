@@ -26,6 +26,8 @@ pub(super) struct HeldLock {
     resource: Slot,
     record: Record,
     turn: ResourceTurn,
+    /// Longest time until the write has an outcome.
+    busy: Duration,
 }
 
 /// The times of a write.
@@ -70,7 +72,8 @@ impl Gate {
             let next = taken_lock(request, over, fresh, now_unix_ms, policy, times.busy);
             match self.write_lock(resource, over, &next).await? {
                 Swap::Stored => {
-                    return Ok(HeldLock { resource: *resource, record: next.record, turn });
+                    let (resource, record) = (*resource, next.record);
+                    return Ok(HeldLock { resource, record, turn, busy: times.busy });
                 }
                 Swap::Stale(lock) => {
                     over =
@@ -150,12 +153,11 @@ impl Gate {
         &self,
         policy: &Policy,
         held: &mut HeldLock,
-        busy_for: Duration,
     ) -> Result<(), Refusal> {
         if held.is_sent() {
             return Ok(());
         }
-        let next = sent_lock(&held.record, policy, busy_for).ok_or_else(busy)?;
+        let next = sent_lock(&held.record, policy, held.busy).ok_or_else(busy)?;
         match self.write_lock(&held.resource, Some(held.record.version), &next).await? {
             Swap::Stored => {
                 held.record = next.record;

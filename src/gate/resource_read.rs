@@ -26,9 +26,7 @@ use super::resource_write::resource_slot;
 use super::response::{is_event_stream, join};
 use super::share::AddressShare;
 use super::state::{Gate, ProtectedRoute};
-use crate::engine::{
-    EntityTag, OnStale, Policy, ReadConditions, ReadVerdict, ResourceRule, VersionSource,
-};
+use crate::engine::{EntityTag, Policy, ReadConditions, ReadVerdict, ResourceRule, VersionSource};
 use crate::key::Slot;
 use crate::refusal::{FailedCondition, Refusal};
 use crate::telemetry::{Answer, UntaggedReason};
@@ -42,8 +40,8 @@ pub struct ResourceRead {
     conditions: ReadConditions,
     /// Whether the client wants only the head.
     is_head: bool,
-    /// The slot of the resource, if the gateway keeps the versions of it.
-    resource: Option<Slot>,
+    /// The slot of the resource.
+    resource: Slot,
 }
 
 /// A representation, with its tag or without one.
@@ -82,7 +80,6 @@ impl ResourceRead {
         request: &mut Request<B>,
     ) -> Result<ResourceRead, Refusal> {
         let resource = resource_slot(policy, rule, request.uri().path(), request.headers())?;
-        let resource = Some(resource).filter(|_| rule.on_stale == OnStale::Merge);
         let headers = request.headers_mut();
         let conditions = ReadConditions::take(headers);
         headers.insert(ACCEPT, rule.accept.clone());
@@ -124,8 +121,9 @@ impl Gate {
             match found.tag {
                 Ok(tag) => {
                     parts.headers.extend(tag.to_field().map(|tag| (ETAG, tag)));
-                    if let (Some(resource), Some(whole)) = (&read.resource, &found.whole) {
-                        self.keep_version(&guarded.route.policy, rule, resource, &tag, whole).await;
+                    if let Some(whole) = &found.whole {
+                        let (policy, resource) = (&guarded.route.policy, &read.resource);
+                        self.keep_version(policy, rule, resource, &tag, whole).await;
                     }
                     match read.conditions.verdict(&tag) {
                         ReadVerdict::Whole => {}

@@ -1,11 +1,10 @@
 //! Keeps digests of the versions of a resource, one for each tag that a client got, and finds them
 //! for a merge.
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::state::Gate;
-use crate::engine::{EntityTag, Policy, ResourceRule, TagHistory, kept_versions};
+use crate::engine::{EntityTag, OnStale, Policy, ResourceRule, TagHistory, kept_versions};
 use crate::key::{MemberDigests, Slot};
 use crate::record::{Fence, Held, PrivateContent, State, Version};
 use crate::refusal::Refusal;
@@ -15,8 +14,9 @@ use crate::store::{Events, StoreError, Swap};
 const WRITES_MAX: usize = 4;
 
 impl Gate {
-    /// Keeps the digests of a version, because a client gets its tag. If the store fails, or the
-    /// representation has no digests, a write on this version is not merged later.
+    /// Keeps the digests of a version under `on_stale = "merge"`, because a client gets its tag. If
+    /// the store fails, or the representation has no digests, a write on this version is not merged
+    /// later.
     pub(super) async fn keep_version(
         &self,
         policy: &Policy,
@@ -25,17 +25,19 @@ impl Gate {
         tag: &EntityTag,
         representation: &[u8],
     ) {
-        let (slot, now) = (resource.of_versions(), Instant::now());
-        let Some(field) = tag.to_field() else { return };
-        let version = (slot, Bytes::copy_from_slice(field.as_bytes()));
-        if self.kept_versions.has(&version, now) {
+        let slot = resource.of_versions();
+        if rule.on_stale != OnStale::Merge || self.kept_versions.has(&slot, tag) {
             return;
         }
         let salt = self.entropy.salt();
         let Some(digests) = MemberDigests::of(representation, salt) else { return };
         match self.write_version(policy, rule, &slot, tag, &digests).await {
             // Written again after half of its time, so that it is kept for `keep` from each read.
-            Ok(()) => self.kept_versions.remember(version, now, now + rule.keep / 2),
+            Ok(true) => {
+                let until = Instant::now() + rule.keep / 2;
+                self.kept_versions.remember(slot, tag.clone(), until);
+            }
+            Ok(false) => {}
             Err(error) => {
                 self.meter.store_errors.inc();
                 tracing::debug!(route = %policy.route, %error, "version of a resource not kept");
@@ -43,6 +45,7 @@ impl Gate {
         }
     }
 
+    /// Returns whether the version was written.
     async fn write_version(
         &self,
         policy: &Policy,
@@ -50,12 +53,13 @@ impl Gate {
         slot: &Slot,
         tag: &EntityTag,
         digests: &MemberDigests,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut held = self.store.records.load(slot).await?;
         for _ in 0..WRITES_MAX {
             let mut history = held.as_ref().and_then(history_of).unwrap_or_default();
-            // A version that the record has already is written too: its time begins again.
-            history.keep(tag, digests);
+            if !history.keep(tag, digests) {
+                return Ok(false);
+            }
             let over = held.as_ref().map(|held| held.record.version);
             let random = (Fence(self.entropy.next()), Version(self.entropy.next()));
             let now_unix_ms = self.clock.unix_ms();
@@ -65,12 +69,12 @@ impl Gate {
             let records = &self.store.records;
             held =
                 match records.write(slot, over, &next.record, next.lifetime, Events::NONE).await? {
-                    Swap::Stored => return Ok(()),
+                    Swap::Stored => return Ok(true),
                     Swap::Stale(held) => held,
                     Swap::Large(_) => records.load(slot).await?,
                 };
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Returns the digests of the newest kept version with one of these tags.

@@ -103,8 +103,9 @@ impl ResourceWrite {
     }
 
     /// Gives the answer to the write a tag if it has the new representation, and removes the
-    /// upstream's own tag: the gateway would not recognise it. Returns the tag.
-    pub fn tag_answer(&self, reply: &mut Reply, policy: &Policy) -> Option<EntityTag> {
+    /// upstream's own tag: the gateway would not recognise it. Returns the tag and the
+    /// representation.
+    pub fn tag_answer(&self, reply: &mut Reply, policy: &Policy) -> Option<(EntityTag, Bytes)> {
         reply.headers.remove(ETAG);
         let ReplyBody::Whole(body) = &reply.body else { return None };
         let has_representation = reply.status.is_success()
@@ -116,8 +117,9 @@ impl ResourceWrite {
         let tag = has_representation
             .then(|| EntityTag::of_representation(&self.rule.versions, body))
             .flatten()?;
+        let body = body.clone();
         reply.headers.extend(tag.to_field().map(|tag| (ETAG, tag)));
-        Some(tag)
+        Some((tag, body))
     }
 
     /// Returns whether `Content-Location` names the resource itself (RFC 9110, section 8.7).
@@ -210,8 +212,25 @@ pub(super) fn look_request<B>(
 }
 
 impl Gate {
-    /// Looks at the current version of the resource of a write.
+    /// Looks at the current version of the resource of a write, for at most the response timeout:
+    /// the lock is kept only for so long.
     pub(super) async fn look_at<S, B>(
+        &self,
+        guarded: &ProtectedRoute,
+        rule: &ResourceRule,
+        look: Request<Payload<B>>,
+        service: &mut S,
+        hold: &mut Hold,
+    ) -> Look<S::ResponseBody>
+    where
+        S: UpstreamService<B>,
+    {
+        let looking = self.read_version(guarded, rule, look, service, hold);
+        let seen = timeout(guarded.response_timeout, looking).await;
+        seen.unwrap_or(Look::Found(CurrentVersion::Unknown, None))
+    }
+
+    async fn read_version<S, B>(
         &self,
         guarded: &ProtectedRoute,
         rule: &ResourceRule,
@@ -227,9 +246,7 @@ impl Gate {
             service.call(look).await
         };
         let unknown = Look::Found(CurrentVersion::Unknown, None);
-        let Ok(Ok(response)) = timeout(guarded.response_timeout, sent).await else {
-            return unknown;
-        };
+        let Ok(response) = sent.await else { return unknown };
         let (mut head, body) = response.into_parts();
         match head.status {
             StatusCode::OK => {

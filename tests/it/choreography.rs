@@ -1,24 +1,15 @@
 //! The example in config/examples/choreography, run as a new user runs it.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
+
+use crate::harness::run_example;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/choreography");
 
-/// Runs the example with these arguments. It must have been built.
 fn play(arguments: &[&Path]) -> (Output, String) {
-    let gateway = PathBuf::from(env!("CARGO_BIN_EXE_onceward"));
-    let example = gateway.with_file_name("examples").join("choreography");
-    assert!(
-        example.exists(),
-        "{} is missing; `cargo build --example choreography` builds it, and so do `cargo test` \
-         without a choice of targets, and tests/run",
-        example.display()
-    );
-    let output = Command::new(example).args(arguments).output().expect("the example runs");
-    let printed = String::from_utf8(output.stdout.clone()).expect("text");
-    (output, printed)
+    run_example("choreography", arguments)
 }
 
 /// The keys of the requests to a path, in the order of the lines.

@@ -1,23 +1,14 @@
 //! The example in config/examples/optimistic-locking, run as a new user runs it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
+
+use crate::harness::run_example;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/optimistic-locking");
 
-/// Runs the example with these arguments. It must have been built.
 fn play(arguments: &[&Path]) -> (Output, String) {
-    let gateway = PathBuf::from(env!("CARGO_BIN_EXE_onceward"));
-    let example = gateway.with_file_name("examples").join("optimistic-locking");
-    assert!(
-        example.exists(),
-        "{} is missing; `cargo build --example optimistic-locking` builds it, and so do `cargo \
-         test` without a choice of targets, and tests/run",
-        example.display()
-    );
-    let output = Command::new(example).args(arguments).output().expect("the example runs");
-    let printed = String::from_utf8(output.stdout.clone()).expect("text");
-    (output, printed)
+    run_example("optimistic-locking", arguments)
 }
 
 #[test]

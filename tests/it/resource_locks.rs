@@ -170,8 +170,8 @@ fn a_decision_frees_the_resource_at_once() {
     let operation = lost.json()["operation"].as_str().unwrap().to_owned();
     assert_eq!(write(3, "*").send(gateway.port).status, 409);
     let resolve = ["resolve", &operation, "--status", "200", "--reason", "seen"];
-    let (code, said) = cli(&gateway, &resolve);
-    assert_eq!(code, 0, "{said}");
+    let (code, printed) = cli(&gateway, &resolve);
+    assert_eq!(code, 0, "{printed}");
     assert_eq!(write(3, "*").send(gateway.port).status, 200);
     let (_, listed) = cli(&gateway, &["list"]);
     assert!(!listed.contains("lock"), "the record of the lock is no operation: {listed}");

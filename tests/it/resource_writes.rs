@@ -356,3 +356,53 @@ fn only_the_last_eight_versions_are_kept_for_a_merge() {
     assert_eq!((merged.status, merged.get("onceward-merged")), (200, Some("true")));
     assert_eq!(upstream.get(PATH), Some(json!({ "plan": 10, "note": "b" })));
 }
+
+#[test]
+fn the_oldest_kept_version_is_found_and_one_that_is_read_again_is_the_newest() {
+    let upstream = Documents::start();
+    let gateway = gateway(&upstream, "versions = \"hash\"", "on_stale = \"merge\"");
+    let read = |plan: u64| {
+        upstream.put(PATH, json!({ "plan": plan, "note": "a" }));
+        tag(&gateway, PATH)
+    };
+    let merges = |base: &str| {
+        let answer = patch(json!({ "note": "b" }), base).send(gateway.port);
+        (answer.status, answer.get("onceward-merged").is_some())
+    };
+    let tags: Vec<String> = (0..8).map(read).collect();
+    // Nobody has read this version, so no tag was given out for it.
+    upstream.put(PATH, json!({ "plan": 9, "note": "a" }));
+    assert_eq!(merges(&tags[0]), (200, true), "the oldest of eight");
+
+    assert_eq!(read(0), tags[0], "the same version again");
+    (20..27).for_each(|plan| drop(read(plan)));
+    upstream.put(PATH, json!({ "plan": 30, "note": "a" }));
+    assert_eq!(merges(&tags[0]), (200, true), "it was given out again, and seven after it");
+    assert_eq!(merges(&tags[7]), (412, false));
+}
+
+#[test]
+fn a_path_that_can_be_read_as_that_of_another_resource_is_refused() {
+    let upstream = Documents::start();
+    upstream.put(PATH, json!({ "plan": 1 }));
+    let gateway = gateway(&upstream, "versions = \"hash\"", "");
+    for path in ["/v1/subscriptions/s1;a=1", "/v1/subscriptions/s1%2f", "/v1/subscriptions/s1%253b"]
+    {
+        let answer = put(path, 2).field("If-Match", "*").send(gateway.port);
+        assert_eq!(refusal(&answer), refused(400, "path-ambiguous"), "{path}");
+    }
+    assert_eq!(upstream.seen().len(), 0);
+}
+
+#[test]
+fn a_look_ends_with_the_response_timeout() {
+    let upstream = Documents::start();
+    upstream.put(PATH, json!({ "plan": 1 }));
+    let soon = "[upstream]\nresponse_timeout = \"500ms\"\n";
+    let gateway = Gateway::with(upstream.port, soon, &route("versions = \"hash\"", ""));
+    let write = put(PATH, 2).field("If-Match", "\"a\"").field("X-Read-Fault", "hold");
+    let answer = write.send(gateway.port);
+    assert_eq!(refusal(&answer), refused(502, "resource-unreadable"));
+    upstream.release();
+    assert_eq!(upstream.ledger(), []);
+}

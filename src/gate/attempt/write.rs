@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 
 use super::{Attempt, Forwarded};
-use crate::engine::{LockRequest, OnStale, Outcome, Policy, WriteCondition, WriteVerdict};
+use crate::engine::{LockRequest, OnStale, Outcome, WriteCondition, WriteVerdict};
 use crate::gate::answer::SettledAnswer;
 use crate::gate::budget::Hold;
 use crate::gate::payload::Payload;
@@ -17,7 +17,6 @@ use crate::gate::resource_write::{Denied, Look, ResourceWrite, look_request};
 use crate::gate::state::{Gate, ProtectedRoute};
 use crate::gate::upstream_service::UpstreamService;
 use crate::key::{MergeVerdict, Slot};
-use crate::record::{Reply, ReplyBody};
 use crate::refusal::{FailedCondition, Refusal};
 use crate::telemetry::Answer;
 
@@ -91,18 +90,23 @@ impl<S, B> Attempt<S, B> {
     where
         S: UpstreamService<B>,
     {
+        let (gate, guarded) = (self.gate.clone(), self.guarded.clone());
+        let policy = &guarded.route.policy;
+        // The new version, if the client gets its tag.
+        let mut tagged = None;
         let (held, forwarded) = match self.prepare_write(&write).await {
             Ok(Prepared { held, comparison }) => {
                 let is_merged = matches!(comparison, Comparison::Merges);
-                if let Comparison::Overwrites(tag) = comparison {
-                    self.claimed.event_context.overwrote = Some(tag);
-                }
+                self.claimed.event_context.overwrote = guarded.note(comparison);
                 let mut forwarded = self.forward_under_lease().await;
                 if let Outcome::Answered(reply) = &mut forwarded.outcome
                     && held.is_some()
                 {
-                    let (gate, policy) = (&self.gate, &self.guarded.route.policy);
-                    gate.complete_answer(policy, &write, Arc::make_mut(reply), is_merged).await;
+                    let reply = Arc::make_mut(reply);
+                    if is_merged {
+                        reply.headers.insert(MERGED, HeaderValue::from_static("true"));
+                    }
+                    tagged = write.tag_answer(reply, policy);
                 }
                 (held, forwarded)
             }
@@ -113,6 +117,9 @@ impl<S, B> Attempt<S, B> {
             }
         };
         let answer = self.conclude(forwarded).await;
+        if let (Some(resource), Some((tag, body))) = (&write.resource, tagged) {
+            gate.keep_version(policy, &write.rule, resource, &tag, &body).await;
+        }
         if let Some(held) = held {
             // After a later attempt has begun, this attempt's own write may still be executed.
             let is_open =
@@ -164,7 +171,7 @@ impl<S, B> Attempt<S, B> {
                 Ok(comparison) => comparison,
                 Err(unsent) => return Err((Some(held), unsent)),
             };
-            match gate.mark_sent(policy, &mut held, busy_for).await {
+            match gate.mark_sent(policy, &mut held).await {
                 Ok(()) => Ok(Prepared { held: Some(held), comparison }),
                 Err(refusal) => Err((None, refusal.into())),
             }
@@ -175,6 +182,29 @@ impl<S, B> Attempt<S, B> {
             prepared = preparing => prepared,
             () = gate.keep_lease(claimed, policy, longest) => Err((None, busy().into())),
             () = gate.abandoned.cancelled() => Err((None, Refusal::Overloaded.into())),
+        }
+    }
+}
+
+impl ProtectedRoute {
+    /// Counts and logs what a write is about to do with a version that its writer does not name.
+    /// Returns the tag of the version that it overwrites.
+    fn note(&self, comparison: Comparison) -> Option<String> {
+        match comparison {
+            Comparison::AsNamed => None,
+            Comparison::Merges => {
+                self.meter.resources.count_merge();
+                None
+            }
+            Comparison::Overwrites(tag) => {
+                self.meter.resources.count_overwrite();
+                tracing::info!(
+                    route = %self.route.policy.route,
+                    tag,
+                    "write overwrites a version that the writer does not name"
+                );
+                Some(tag)
+            }
         }
     }
 }
@@ -211,51 +241,31 @@ impl Gate {
             OnStale::Reject => failed(Some(tag), FailedCondition::Stale),
             OnStale::Overwrite => {
                 let text = tag.to_field().and_then(|tag| Some(tag.to_str().ok()?.to_owned()));
-                let text = text.unwrap_or_default();
-                guarded.meter.resources.count_overwrite();
-                tracing::info!(
-                    route = %policy.route,
-                    tag = text,
-                    "write overwrites a version that the writer does not name"
-                );
-                Ok(Comparison::Overwrites(text))
+                Ok(Comparison::Overwrites(text.unwrap_or_default()))
             }
             OnStale::Merge => {
-                let (Some(patch), Some(body)) = (patch, body) else {
-                    return failed(Some(tag), FailedCondition::Stale);
+                let Some(body) = body else { return failed(Some(tag), FailedCondition::Stale) };
+                // Read before the current version is kept, which may displace the oldest one.
+                let verdict = match patch {
+                    Some(patch) => {
+                        self.merge_verdict(&resource, &write.condition, &patch, &body).await?
+                    }
+                    None => MergeVerdict::Unclear,
                 };
+                if verdict == MergeVerdict::Apply {
+                    return Ok(Comparison::Merges);
+                }
                 // The client gets the current tag with the refusal, and may name it next.
                 self.keep_version(policy, &write.rule, &resource, &tag, &body).await;
-                match self.merge_verdict(&resource, &write.condition, &patch, &body).await? {
-                    MergeVerdict::Apply => {
-                        guarded.meter.resources.count_merge();
-                        Ok(Comparison::Merges)
-                    }
+                match verdict {
                     MergeVerdict::Conflict(members) => {
                         Err(Refusal::MergeConflict { current: tag, members }.into())
                     }
-                    MergeVerdict::Unclear => failed(Some(tag), FailedCondition::Stale),
+                    MergeVerdict::Apply | MergeVerdict::Unclear => {
+                        failed(Some(tag), FailedCondition::Stale)
+                    }
                 }
             }
-        }
-    }
-
-    /// Completes the answer to a write that was sent.
-    async fn complete_answer(
-        &self,
-        policy: &Policy,
-        write: &ResourceWrite,
-        reply: &mut Reply,
-        is_merged: bool,
-    ) {
-        if is_merged {
-            reply.headers.insert(MERGED, HeaderValue::from_static("true"));
-        }
-        let tag = write.tag_answer(reply, policy);
-        if let (Some(tag), OnStale::Merge) = (tag, write.rule.on_stale)
-            && let (Some(resource), ReplyBody::Whole(body)) = (&write.resource, &reply.body)
-        {
-            self.keep_version(policy, &write.rule, resource, &tag, body).await;
         }
     }
 

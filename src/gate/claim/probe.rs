@@ -73,10 +73,11 @@ impl Gate {
         let finding = timeout(guarded.response_timeout, sending).await.unwrap_or(Finding::Unclear);
         self.count_finding(&finding);
         let mut belief = believe(held, finding, asked.fence, policy);
-        // A write on a resource that the upstream does not know is released first. If it was an
-        // attempt over an uncertain operation, another version of the resource could be its own
-        // work, and it would stay uncertain for ever.
-        let releases = duplicate.sender.only_asks() || policy.resource.is_some();
+        // A write on a resource that the upstream has not executed is released first. As an
+        // attempt over an uncertain operation it could take another version of the resource for
+        // its own work, and would stay uncertain for ever.
+        let takes_lock = held.record.extras.resource.is_some();
+        let releases = duplicate.sender.only_asks() || takes_lock;
         if releases && matches!(belief, Belief::Admit(Admission::Claim(_))) {
             // Not the fence of the request: it would take the marker for its own.
             let fence = Fence(self.entropy.next());

@@ -115,18 +115,16 @@ impl Intake {
         &self.requester
     }
 
-    /// Identifies a request by this random key. No other request has it, so its operation has no
-    /// record under another hashing secret.
+    /// Identifies a request by this random key. No other request has the key, so the operation has
+    /// no record under another hashing secret.
     pub(super) fn under_key(
         self,
         policy: &Policy,
         hashing: &Hashing,
         parts: &Parts,
         content: &Content,
-        random: [[u8; 8]; 4],
+        key: [u8; 32],
     ) -> Identified {
-        let mut key = [0; 32];
-        key.iter_mut().zip(random.as_flattened()).for_each(|(byte, random)| *byte = *random);
         let request = RequestReader::new(policy, parts, content);
         let mut identified = request.identify(hashing, OperationKey::Derived(key), &self.requester);
         identified.operation.others.clear();

@@ -140,6 +140,27 @@ async fn a_saga_is_sealed_except_its_phase_and_bound_to_its_slot() {
 }
 
 #[tokio::test]
+async fn the_versions_of_a_resource_are_sealed_and_without_their_key_they_stay_so() {
+    let (inner, slot) = (memory(), slot(Space::Enforced, 1));
+    let text = Bytes::from_static(b"tags and digests");
+    let state = State::Versions { content: PrivateContent::Open(text.clone()) };
+    let record = Record { state, ..claim(1, 1) };
+    sealed(&inner, vec![key("a", 1)]).swap(&slot, None, &record, LIFE).await.unwrap();
+    let content = |held: Held| match held.record.state {
+        State::Versions { content } => content,
+        state => panic!("{state:?}"),
+    };
+    let PrivateContent::Sealed(raw) = content(inner.load(&slot).await.unwrap().unwrap()) else {
+        panic!("sealed")
+    };
+    assert!(!raw.windows(4).any(|part| part == b"tags"));
+    let read = sealed(&inner, vec![key("b", 2), key("a", 1)]).load(&slot).await.unwrap();
+    assert_eq!(content(read.unwrap()), PrivateContent::Open(text));
+    let foreign = sealed(&inner, vec![key("b", 2)]).load(&slot).await.unwrap();
+    assert_eq!(content(foreign.unwrap()), PrivateContent::Sealed(raw));
+}
+
+#[tokio::test]
 async fn trailers_are_sealed_with_the_result_and_not_taken_away_or_added() {
     let (inner, slot) = (memory(), slot(Space::Enforced, 1));
     let store = sealed(&inner, vec![key("a", 1)]);

@@ -245,7 +245,7 @@ fn replaced(history: &History, write: &Write, execution: &Execution) -> Option<V
                 return if history.may_merge(write, tags, before?) { None } else { lost() };
             }
             if !tags.contains(&tag) && write.kind.overwrites() {
-                // The event of a write whose outcome its gateway did not see has no tag.
+                // If the gateway of a write has not seen the outcome, the write's event has no tag.
                 let is_logged = history.overwritten.contains(&tag)
                     || !write.was_seen() && history.logged.contains(tag.trim_matches('"'));
                 return (!is_logged).then_some(Violation::NotLogged { write: id });

@@ -4,6 +4,7 @@
 pub mod browser;
 mod client;
 pub mod documents;
+mod example;
 mod fleet;
 pub mod frame_origin;
 pub mod frames;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 pub use browser::Browser;
 pub use client::{Answer, Connection, Request, dial};
 pub use documents::Documents;
+pub use example::run_example;
 pub use fleet::{Cluster, Watched};
 pub use frame_origin::FrameOrigin;
 pub use frames::Frames;

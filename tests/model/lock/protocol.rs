@@ -27,7 +27,7 @@ pub struct Bounds {
     pub attempts: &'static [Place],
     /// Whether a duplicate of an uncertain operation is sent again.
     pub forwards: bool,
-    /// Operations whose writes have a condition. The others are compared with nothing.
+    /// Operations whose writes have a condition. The other writes are compared with no version.
     pub has_condition: [bool; OPERATIONS],
     pub sweepers: usize,
     pub budget: Budget,

@@ -24,7 +24,7 @@ pub enum Flaw {
     LooksBeforeLock,
     /// Each operation has a lock of its own, as if the lock belonged to a scope.
     LockPerScope,
-    /// An attempt from uncertain whose comparison fails releases its operation.
+    /// An attempt from uncertain releases its operation if its comparison fails.
     ReleasesAfterUncertain,
     /// The lock is marked as sent whatever its version is.
     MarksAnyVersion,
